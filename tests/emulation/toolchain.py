@@ -1,0 +1,253 @@
+"""Build and run CUDA kernel files with the host compiler, on the emulation in this folder.
+
+Used by the tests here and in tests/cuda (`from emulation.toolchain import build_program`). Kernel files (.cu)
+and drivers (.cpp) become either a program (`build_program`, then `run`) or a library of torch operators
+(`build_torch_ext`, then `torch.ops.load_library`). Builds live in build/emulation/<name>-<variant>/, where
+ninja brings them up to date, so that a second test run compiles nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ninja import BIN_DIR as NINJA_BIN_DIR
+
+REPO = Path(__file__).resolve().parents[2]
+BUILD_ROOT = REPO / "build" / "emulation"
+SCHEDULES = ("fifo", "lifo", "rand1", "rand2")
+"""Orders in which the emulation runs threads: a kernel's result must not depend on it."""
+
+_SANITIZER_FLAGS = {
+    None: [],
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "thread": ["-fsanitize=thread"],
+}
+_SANITIZER_RUNTIME = {"address": "libasan.so", "thread": "libtsan.so"}
+_SANITIZER_OPTIONS = {
+    # Fibers that a failing launch abandons never free what they own, so leaks are not looked for.
+    "ASAN_OPTIONS": "detect_leaks=0",
+    # What TSan says after the first race is noise: the emulation does not model an undone barrier.
+    "TSAN_OPTIONS": "halt_on_error=1",
+}
+
+
+class BuildError(RuntimeError):
+    """The compiler refused; the message is its output."""
+
+
+def compiler() -> str | None:
+    """The C++ compiler ($CXX, else g++), or None where there is none."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+@functools.cache
+def cuda_include_dirs() -> tuple[Path, ...]:
+    """Folders with CUDA's headers: of the toolkit, else of the nvidia-cuda-* wheels, else none."""
+    roots = [
+        Path(os.environ[name]) / "include" for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)
+    ]
+    if nvcc := shutil.which("nvcc"):
+        roots.append(Path(nvcc).resolve().parents[1] / "include")
+    roots.append(Path("/usr/local/cuda/include"))
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        roots.append(Path(folder) / "cu13" / "include")
+    for root in roots:
+        cccl = root / "cccl"
+        dirs = (root, cccl) if cccl.is_dir() else (root,)
+        needed = ("cuda_runtime.h", "cuda_bf16.h", "cuda_fp16.h", "crt/host_config.h", "nv/target")
+        if all(any((d / header).is_file() for d in dirs) for header in needed):
+            return dirs
+    return ()
+
+
+def why_unusable() -> str:
+    """Why nothing can be emulated on this machine, or '' when it can: the reason for a visible skip."""
+    if not compiler():
+        return "the CUDA emulation needs a C++ compiler: set CXX or install g++"
+    if not cuda_include_dirs():
+        return (
+            "the CUDA emulation needs CUDA's headers: set CUDA_HOME, or "
+            "pip install nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl (13.0.*)"
+        )
+    return ""
+
+
+def build_program(
+    name: str,
+    sources: Sequence[Path],
+    *,
+    sanitize: str | None = None,
+    coverage: bool = False,
+    defines: Mapping[str, str | int] | None = None,
+    opt: str = "-O1",
+    include_dirs: Sequence[Path] = (),
+) -> Path:
+    """Compile `sources` (.cu, .cpp) for the emulation and link them into a program.
+
+    Args:
+        name: names the build folder, build/emulation/<name>[-<sanitizer>][-coverage].
+        sanitize: None, 'address' (with the undefined-behaviour sanitizer) or 'thread'.
+        coverage: gcov instrumentation, at -O0; the .gcno and .gcda files lie beside the program.
+        defines: macros.
+        opt: optimisation flag.
+        include_dirs: searched besides csrc/, csrc/cuda/ and this folder.
+
+    Raises:
+        ValueError: `sanitize` is none of the above.
+        BuildError: with the compiler's output.
+    """
+    instrument = _instrument_flags(sanitize, coverage)
+    flags = _compile_flags(defines, "-O0" if coverage else opt, include_dirs)
+    return _build(_folder(name, sanitize, coverage) / "program", sources, [*instrument, *flags], instrument)
+
+
+def build_torch_ext(
+    name: str,
+    sources: Sequence[Path],
+    *,
+    sanitize: str | None = None,
+    coverage: bool = False,
+    defines: Mapping[str, str | int] | None = None,
+    opt: str = "-O1",
+    include_dirs: Sequence[Path] = (),
+) -> Path:
+    """Like `build_program`, but a shared library for `torch.ops.load_library`.
+
+    A sanitized one only loads into a Python that `run_python(..., sanitize=...)` started.
+    """
+    import torch  # so that programs can be built where torch is not installed
+    from torch.utils import cpp_extension
+
+    instrument = _instrument_flags(sanitize, coverage)
+    flags = _compile_flags(defines, "-O0" if coverage else opt, include_dirs)
+    flags += ["-fPIC", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+    flags += [f"-isystem{folder}" for folder in cpp_extension.include_paths()]
+    link = ["-shared"]
+    for folder in cpp_extension.library_paths():
+        link += [f"-L{folder}", f"-Wl,-rpath,{folder}"]
+    link += ["-lc10", "-ltorch_cpu", "-ltorch"]
+    return _build(
+        _folder(name, sanitize, coverage) / "lib.so", sources, [*instrument, *flags], [*instrument, *link]
+    )
+
+
+def environment(
+    *, schedule: str = "fifo", sanitize: str | None = None, preload: bool = False
+) -> dict[str, str]:
+    """os.environ for a process that runs emulated kernels.
+
+    `preload` loads the sanitizer's runtime ahead of a program that is not itself sanitized: Python.
+    """
+    env = {**os.environ, **_SANITIZER_OPTIONS, "EMU_SCHEDULE": schedule}
+    if preload and sanitize:
+        runtime = _SANITIZER_RUNTIME[sanitize]
+        found = subprocess.run(
+            [str(compiler()), f"-print-file-name={runtime}"], capture_output=True, text=True, check=True
+        )
+        env["LD_PRELOAD"] = found.stdout.strip()
+    return env
+
+
+def run(
+    program: Path, *args: str, schedule: str = "fifo", timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run a program that `build_program` built; its exit status is for the caller to judge."""
+    return subprocess.run(
+        [str(program), *args],
+        env=environment(schedule=schedule),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def run_python(
+    *args: str, sanitize: str | None = None, schedule: str = "fifo", timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run this Python with `args`, ready to load a `build_torch_ext(..., sanitize=sanitize)`."""
+    return subprocess.run(
+        [sys.executable, *args],
+        env=environment(schedule=schedule, sanitize=sanitize, preload=True),
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def _instrument_flags(sanitize: str | None, coverage: bool) -> list[str]:
+    if sanitize not in _SANITIZER_FLAGS:
+        raise ValueError(f"sanitize: expected one of {list(_SANITIZER_FLAGS)}, got {sanitize!r}")
+    return [*_SANITIZER_FLAGS[sanitize], *(["--coverage"] if coverage else [])]
+
+
+def _compile_flags(
+    defines: Mapping[str, str | int] | None, opt: str, include_dirs: Sequence[Path]
+) -> list[str]:
+    flags = [opt, "-g", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-tsan", "-DRNNDROP_EMULATE_CUDA"]
+    flags += [f"-D{key}={value}" for key, value in (defines or {}).items()]
+    own = [REPO / "csrc", REPO / "csrc" / "cuda", Path(__file__).resolve().parent, *include_dirs]
+    flags += [f"-I{folder}" for folder in own]
+    return flags + [f"-isystem{folder}" for folder in cuda_include_dirs()]
+
+
+def _folder(name: str, sanitize: str | None, coverage: bool) -> Path:
+    return BUILD_ROOT / "-".join(
+        [name, *([sanitize] if sanitize else []), *(["coverage"] if coverage else [])]
+    )
+
+
+def _build(target: Path, sources: Sequence[Path], compile_flags: list[str], link_flags: list[str]) -> Path:
+    if reason := why_unusable():
+        raise BuildError(reason)
+    folder = target.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes may want the same build
+        (folder / "build.ninja").write_text(_ninja_file(target.name, sources, compile_flags, link_flags))
+        ninja = [str(Path(NINJA_BIN_DIR) / "ninja"), "-C", str(folder), "-j", os.environ.get("MAX_JOBS", "2")]
+        done = subprocess.run(ninja, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{folder.name} does not build:\n{done.stdout}")
+    return target
+
+
+def _ninja_file(
+    target: str, sources: Sequence[Path], compile_flags: Sequence[str], link_flags: Sequence[str]
+) -> str:
+    def command(*words: str) -> str:
+        return shlex.join(words).replace("$", "$$")
+
+    def path(p: Path) -> str:
+        return str(p).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+    cxx = str(compiler())
+    lines = [
+        "rule compile",
+        f"  command = {command(cxx, *compile_flags)} -MMD -MF $out.d -x c++ -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        f"  command = {command(cxx)} $in -o $out {command(*link_flags)}",
+    ]
+    objects = []
+    for source in map(Path.resolve, sources):
+        # cpu/step.cpp and cuda/step.cpp need objects of two names
+        objects.append(f"{source.parent.name}-{source.name}.o")
+        lines.append(f"build {objects[-1]}: compile {path(source)}")
+    lines.append(f"build {target}: link {' '.join(objects)}")
+    return "\n".join(lines) + "\n"
