@@ -1,0 +1,257 @@
+// CPU kernels of the pointwise step: load a chunk of a row into the compute type, run the cell on it, store it.
+//
+// The loops are plain scalar C++ over arrays of a fixed length; the compiler vectorises them. Each kernel is compiled
+// three times (baseline, AVX2, AVX-512) by function attributes, so that one binary serves every x86-64 machine, and
+// the widest version is picked at run time. Cost: the GEMMs' results are read and written once; at H=128 the exps
+// take longer than the memory.
+#include "cpu/step_kernels.h"
+
+#include <ATen/Version.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <string>
+#include <type_traits>
+
+#include "lstm_cell.h"
+
+namespace rnndrop::cpu {
+namespace {
+
+// Forced inlining is what carries a kernel's target attribute into the code it is made of.
+#define INLINE inline __attribute__((always_inline))
+
+template <class scalar_t>
+using acc_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+
+constexpr int64_t kChunk = 64;
+
+template <class T>
+struct alignas(64) Chunk {
+  T data[kChunk];
+  INLINE T& operator[](int64_t k) { return data[k]; }
+};
+
+template <class scalar_t, class acc_t>
+INLINE void load(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
+  for (int64_t k = 0; k < n; ++k) out[k] = static_cast<acc_t>(in[k]);
+}
+
+template <class scalar_t, class acc_t>
+INLINE void load_or(Chunk<acc_t>& out, const scalar_t* in, acc_t absent, int64_t n) {
+  if (in) {
+    load(out, in, n);
+  } else {
+    for (int64_t k = 0; k < n; ++k) out[k] = absent;
+  }
+}
+
+template <class scalar_t, class acc_t>
+INLINE void store(scalar_t* out, Chunk<acc_t>& in, int64_t n) {
+  for (int64_t k = 0; k < n; ++k) out[k] = static_cast<scalar_t>(in[k]);
+}
+
+template <class T>
+INLINE const T* offset(const void* base, int64_t elements) {
+  return base ? static_cast<const T*>(base) + elements : nullptr;
+}
+template <class T>
+INLINE T* offset(void* base, int64_t elements) {
+  return base ? static_cast<T*>(base) + elements : nullptr;
+}
+
+template <class scalar_t, class acc_t>
+INLINE void load_pre_activation(Chunk<acc_t>& pre, const scalar_t* gemm, const scalar_t* b_ih, const scalar_t* b_hh,
+                                int64_t n) {
+  load(pre, gemm, n);
+  if (b_ih) {
+    for (int64_t k = 0; k < n; ++k) pre[k] += static_cast<acc_t>(b_ih[k]);
+  }
+  if (b_hh) {
+    for (int64_t k = 0; k < n; ++k) pre[k] += static_cast<acc_t>(b_hh[k]);
+  }
+}
+
+// h~ of the next step: mask_h * h, in the row's place.
+template <class scalar_t, class acc_t>
+INLINE void store_h_tilde(scalar_t* h_tilde, const scalar_t* mask_h, Chunk<acc_t>& h, int64_t n) {
+  if (!h_tilde) return;
+  Chunk<acc_t> mask;
+  load_or(mask, mask_h, acc_t(1), n);
+  for (int64_t k = 0; k < n; ++k) h_tilde[k] = static_cast<scalar_t>(mask[k] * h[k]);
+}
+
+template <class scalar_t>
+INLINE void forward_rows(const StepForward& step, int64_t begin, int64_t end) {
+  using acc_t = acc_type<scalar_t>;
+  const int64_t H = step.H;
+  const auto* b_ih = static_cast<const scalar_t*>(step.b_ih);
+  const auto* b_hh = static_cast<const scalar_t*>(step.b_hh);
+  for (int64_t b = begin; b < end; ++b) {
+    const bool past_end = step.lengths && step.t >= step.lengths[b];
+    for (int64_t j = 0; j < H; j += kChunk) {
+      const int64_t n = std::min(kChunk, H - j), at = b * H + j;
+      scalar_t* gates = static_cast<scalar_t*>(step.gates) + 4 * b * H + j;
+      scalar_t* y = static_cast<scalar_t*>(step.y) + at;
+      acc_t* c_out = static_cast<acc_t*>(step.c) + at;
+      scalar_t* h_state = offset<scalar_t>(step.h_state, at);
+      scalar_t* h_tilde_next = offset<scalar_t>(step.h_tilde_next, at);
+      const scalar_t* mask_h = offset<scalar_t>(step.mask_h, at);
+      Chunk<acc_t> h, c_prev;
+      load(c_prev, static_cast<const acc_t*>(step.c_prev) + at, n);
+
+      if (past_end) {
+        for (int64_t k = 0; k < n; ++k) {
+          gates[k] = gates[H + k] = gates[2 * H + k] = gates[3 * H + k] = scalar_t(0);
+          y[k] = scalar_t(0);
+        }
+        load(h, h_state, n);
+        store(c_out, c_prev, n);
+        store_h_tilde(h_tilde_next, mask_h, h, n);
+        continue;
+      }
+
+      Chunk<acc_t> i, f, g, o, m_g, c;
+      load_pre_activation(i, gates, b_ih ? b_ih + j : nullptr, b_hh ? b_hh + j : nullptr, n);
+      load_pre_activation(f, gates + H, b_ih ? b_ih + H + j : nullptr, b_hh ? b_hh + H + j : nullptr, n);
+      load_pre_activation(g, gates + 2 * H, b_ih ? b_ih + 2 * H + j : nullptr, b_hh ? b_hh + 2 * H + j : nullptr, n);
+      load_pre_activation(o, gates + 3 * H, b_ih ? b_ih + 3 * H + j : nullptr, b_hh ? b_hh + 3 * H + j : nullptr, n);
+      load_or(m_g, offset<scalar_t>(step.mask_g, b * step.mask_g_stride + j), acc_t(1), n);
+      for (int64_t k = 0; k < n; ++k) {
+        const CellForward<acc_t> cell = cell_forward(i[k], f[k], g[k], o[k], m_g[k], c_prev[k]);
+        i[k] = cell.i;
+        f[k] = cell.f;
+        g[k] = cell.g;
+        o[k] = cell.o;
+        c[k] = cell.c;
+        h[k] = cell.h;
+      }
+      store(gates, i, n);
+      store(gates + H, f, n);
+      store(gates + 2 * H, g, n);
+      store(gates + 3 * H, o, n);
+      store(c_out, c, n);
+      store(y, h, n);
+      if (h_state) store(h_state, h, n);
+      store_h_tilde(h_tilde_next, mask_h, h, n);
+    }
+  }
+}
+
+template <class scalar_t>
+INLINE void backward_rows(const StepBackward& step, int64_t begin, int64_t end) {
+  using acc_t = acc_type<scalar_t>;
+  const int64_t H = step.H;
+  for (int64_t b = begin; b < end; ++b) {
+    const bool past_end = step.lengths && step.t >= step.lengths[b];
+    for (int64_t j = 0; j < H; j += kChunk) {
+      const int64_t n = std::min(kChunk, H - j), at = b * H + j;
+      scalar_t* da = static_cast<scalar_t*>(step.da) + 4 * b * H + j;
+      acc_t* dh_carry = offset<acc_t>(step.dh_carry, at);
+
+      Chunk<acc_t> dh, from_gemm, mask_h;
+      load_or(dh, dh_carry, acc_t(0), n);
+      load_or(from_gemm, offset<scalar_t>(step.dh_tilde_next, at), acc_t(0), n);
+      load_or(mask_h, offset<scalar_t>(step.mask_h, at), acc_t(1), n);
+      for (int64_t k = 0; k < n; ++k) dh[k] += mask_h[k] * from_gemm[k];
+
+      if (past_end) {
+        for (int64_t k = 0; k < n; ++k) {
+          da[k] = da[H + k] = da[2 * H + k] = da[3 * H + k] = scalar_t(0);
+        }
+        store(dh_carry, dh, n);
+        continue;
+      }
+
+      const scalar_t* gates = static_cast<const scalar_t*>(step.gates) + 4 * b * H + j;
+      acc_t* dc_in_out = static_cast<acc_t*>(step.dc) + at;
+      Chunk<acc_t> i, f, g, o, m_g, c_prev, c, dy, dc;
+      load(i, gates, n);
+      load(f, gates + H, n);
+      load(g, gates + 2 * H, n);
+      load(o, gates + 3 * H, n);
+      load_or(m_g, offset<scalar_t>(step.mask_g, b * step.mask_g_stride + j), acc_t(1), n);
+      load(c_prev, static_cast<const acc_t*>(step.c_prev) + at, n);
+      load(c, static_cast<const acc_t*>(step.c) + at, n);
+      load_or(dy, offset<scalar_t>(step.dy, at), acc_t(0), n);
+      load(dc, dc_in_out, n);
+      for (int64_t k = 0; k < n; ++k) {
+        const CellBackward<acc_t> cell =
+            cell_backward(i[k], f[k], g[k], o[k], m_g[k], c_prev[k], c[k], dh[k] + dy[k], dc[k]);
+        i[k] = cell.di_pre;
+        f[k] = cell.df_pre;
+        g[k] = cell.dg_pre;
+        o[k] = cell.do_pre;
+        dc[k] = cell.dc_prev;
+      }
+      store(da, i, n);
+      store(da + H, f, n);
+      store(da + 2 * H, g, n);
+      store(da + 3 * H, o, n);
+      store(dc_in_out, dc, n);
+      if (dh_carry) {
+        for (int64_t k = 0; k < n; ++k) dh_carry[k] = 0;
+      }
+    }
+  }
+}
+
+using Forward = void (*)(const StepForward&, int64_t, int64_t);
+using Backward = void (*)(const StepBackward&, int64_t, int64_t);
+
+struct Kernels {
+  const char* isa;
+  Forward forward[4];    // by Dtype
+  Backward backward[4];
+};
+
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                  \
+  template <class scalar_t>                                                              \
+  ATTRIBUTE void forward_##NAME(const StepForward& step, int64_t begin, int64_t end) {   \
+    forward_rows<scalar_t>(step, begin, end);                                            \
+  }                                                                                      \
+  template <class scalar_t>                                                              \
+  ATTRIBUTE void backward_##NAME(const StepBackward& step, int64_t begin, int64_t end) { \
+    backward_rows<scalar_t>(step, begin, end);                                           \
+  }                                                                                      \
+  constexpr Kernels kernels_##NAME{                                                      \
+      #NAME,                                                                             \
+      {forward_##NAME<double>, forward_##NAME<float>, forward_##NAME<c10::BFloat16>,     \
+       forward_##NAME<c10::Half>},                                                       \
+      {backward_##NAME<double>, backward_##NAME<float>, backward_##NAME<c10::BFloat16>,  \
+       backward_##NAME<c10::Half>}};
+
+DEFINE_KERNELS(baseline, )
+#if defined(__x86_64__) && defined(__GNUC__)
+DEFINE_KERNELS(AVX2, __attribute__((target("avx2,fma,f16c"))))
+DEFINE_KERNELS(AVX512,
+               __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"))))
+#endif
+
+// Follows torch's own choice, so that ATEN_CPU_CAPABILITY governs both.
+const Kernels& kernels() {
+  static const Kernels& chosen = []() -> const Kernels& {
+#if defined(__x86_64__) && defined(__GNUC__)
+    const std::string capability = at::get_cpu_capability();
+    if (capability == "AVX512") return kernels_AVX512;
+    if (capability == "AVX2") return kernels_AVX2;
+#endif
+    return kernels_baseline;
+  }();
+  return chosen;
+}
+
+}  // namespace
+
+void step_forward(const StepForward& step, int64_t begin, int64_t end) {
+  kernels().forward[static_cast<int>(step.dtype)](step, begin, end);
+}
+
+void step_backward(const StepBackward& step, int64_t begin, int64_t end) {
+  kernels().backward[static_cast<int>(step.dtype)](step, begin, end);
+}
+
+const char* vector_isa() { return kernels().isa; }
+
+}  // namespace rnndrop::cpu

@@ -1,0 +1,298 @@
+// The op `rnndrop::lstm_layer`: every check that memory safety needs, and the time loop over GEMM + pointwise step,
+// written once for all backends.
+//
+//   x~_t = m_x * x_t    h~ = m_h * h_{t-1}    a_t = W_ih x~_t + W_hh h~ + b_ih + b_hh    then lstm_cell.h
+//
+// A mask shared by the batch (m_x[I], m_h[H]) multiplies the columns of the weight instead: the same product, and
+// neither x nor h is touched. A mask a sample (m_x[B,I], m_h[B,H]) multiplies x once, and h inside the step kernel.
+#include "lstm_layer.h"
+
+#include <ATen/ATen.h>
+
+#include <sstream>
+
+namespace rnndrop {
+namespace {
+
+using at::Tensor;
+
+// ---------------------------------------------------------------- checks
+
+Dtype dtype_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kDouble: return Dtype::float64;
+    case at::kFloat: return Dtype::float32;
+    case at::kBFloat16: return Dtype::bfloat16;
+    case at::kHalf: return Dtype::float16;
+    default:
+      TORCH_CHECK_VALUE(false, "x: expected dtype float64, float32, bfloat16 or float16, got ", x.scalar_type());
+  }
+}
+
+at::ScalarType acc_type_of(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+void check_like(const char* name, const Tensor& tensor, const Tensor& x, at::ScalarType dtype) {
+  TORCH_CHECK(tensor.device() == x.device(), name, ": expected a tensor on ", x.device(), " like x, got ",
+              tensor.device());
+  TORCH_CHECK_VALUE(tensor.scalar_type() == dtype, name, ": expected dtype ", dtype, ", got ", tensor.scalar_type());
+  TORCH_CHECK(tensor.layout() == at::kStrided, name, ": expected a strided tensor, got layout ", tensor.layout());
+}
+
+void check_shape(const char* name, const Tensor& tensor, std::initializer_list<at::IntArrayRef> allowed) {
+  for (const at::IntArrayRef shape : allowed) {
+    if (tensor.sizes() == shape) return;
+  }
+  std::ostringstream expected;
+  for (const at::IntArrayRef shape : allowed) expected << (expected.tellp() > 0 ? " or " : "") << shape;
+  TORCH_CHECK(false, name, ": expected shape ", expected.str(), ", got ", tensor.sizes());
+}
+
+struct Sizes {
+  int64_t T, B, I, H;
+};
+
+// Everything the kernels take for granted about what comes in. The user's own mistakes are named, in more words, by
+// rnndrop_cuda.functional before they come here; this guards the op itself.
+Sizes check_inputs(const Tensor& x, const Tensor& h_0, const Tensor& W_ih, const Tensor& W_hh,
+                   const OptionalTensor& mask_x, const OptionalTensor& mask_h, const OptionalTensor& mask_g,
+                   const OptionalTensor& lengths) {
+  dtype_of(x);
+  TORCH_CHECK(x.dim() == 3, "x: expected shape [T, B, I], got ", x.sizes());
+  TORCH_CHECK(W_hh.dim() == 2, "W_hh: expected shape [4H, H], got ", W_hh.sizes());
+  const int64_t T = x.size(0), B = x.size(1), I = x.size(2), H = W_hh.size(1);
+  TORCH_CHECK(T > 0, "x: expected a sequence of at least one step, got shape ", x.sizes());
+  TORCH_CHECK(H > 0, "W_hh: expected a hidden size of at least 1, got shape ", W_hh.sizes());
+
+  const auto check = [&](const char* name, const Tensor& tensor, std::initializer_list<at::IntArrayRef> shapes) {
+    check_like(name, tensor, x, x.scalar_type());
+    check_shape(name, tensor, shapes);
+  };
+  check_like("x", x, x, x.scalar_type());
+  check("h_0", h_0, {{B, H}});
+  check("W_ih", W_ih, {{4 * H, I}});
+  check("W_hh", W_hh, {{4 * H, H}});
+  if (mask_x) check("mask_x", *mask_x, {{I}, {B, I}});
+  if (mask_h) check("mask_h", *mask_h, {{H}, {B, H}});
+  if (mask_g) check("mask_g", *mask_g, {{H}, {B, H}, {T, B, H}});
+  if (lengths) {
+    check_like("lengths", *lengths, x, at::kLong);
+    check_shape("lengths", *lengths, {{B}});
+  }
+  return {T, B, I, H};
+}
+
+// ---------------------------------------------------------------- masks and the order of time
+
+bool per_sample(const OptionalTensor& mask) { return mask && mask->dim() == 2; }
+
+// W with the columns of dropped units zeroed (and the others scaled), where the mask is shared by the batch.
+Tensor masked_columns(const Tensor& W, const OptionalTensor& mask) {
+  return mask && mask->dim() == 1 ? W * *mask : W.contiguous();
+}
+
+// m_x * x as a matrix [T*B, I], where the mask is a sample's own.
+Tensor masked_rows(const Tensor& x, const OptionalTensor& mask) {
+  const Tensor masked = per_sample(mask) ? x * *mask : x.contiguous();
+  return masked.view({x.size(0) * x.size(1), x.size(2)});
+}
+
+OptionalTensor contiguous(const OptionalTensor& tensor) {
+  return tensor ? OptionalTensor(tensor->contiguous()) : std::nullopt;
+}
+
+const void* pointer(const OptionalTensor& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
+
+// mask_g of one step: [H] and [B,H] serve every step, [T,B,H] has one of its own for each.
+struct CandidateMask {
+  explicit CandidateMask(const OptionalTensor& mask) : mask(contiguous(mask)) {}
+  const void* at_step(int64_t t) const {
+    if (!mask) return nullptr;
+    return mask->dim() == 3 ? mask->select(0, t).const_data_ptr() : mask->const_data_ptr();
+  }
+  int64_t row_stride() const { return mask && mask->dim() > 1 ? mask->size(-1) : 0; }
+  OptionalTensor mask;
+};
+
+// Where the state of step t lies in c[T+1,B,H], and which step comes before and after it in the direction of time.
+struct TimeOrder {
+  int64_t T;
+  bool reverse;
+  int64_t first() const { return reverse ? T - 1 : 0; }
+  int64_t last() const { return reverse ? 0 : T - 1; }
+  int64_t next(int64_t t) const { return reverse ? t - 1 : t + 1; }
+  int64_t slot(int64_t t) const { return reverse ? t : t + 1; }
+  int64_t slot_before(int64_t t) const { return reverse ? t + 1 : t; }
+};
+
+}  // namespace
+
+// ---------------------------------------------------------------- forward
+
+ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const Tensor& h_0, const Tensor& c_0,
+                                 const Tensor& W_ih, const Tensor& W_hh, const OptionalTensor& b_ih,
+                                 const OptionalTensor& b_hh, const OptionalTensor& mask_x,
+                                 const OptionalTensor& mask_h, const OptionalTensor& mask_g,
+                                 const OptionalTensor& lengths, bool reverse) {
+  const auto [T, B, I, H] = check_inputs(x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths);
+  const auto check = [&](const char* name, const Tensor& tensor, std::initializer_list<at::IntArrayRef> shapes) {
+    check_like(name, tensor, x, x.scalar_type());
+    check_shape(name, tensor, shapes);
+  };
+  check("c_0", c_0, {{B, H}});
+  if (b_ih) check("b_ih", *b_ih, {{4 * H}});
+  if (b_hh) check("b_hh", *b_hh, {{4 * H}});
+
+  const TimeOrder order{T, reverse};
+  const Tensor W_hh_t = masked_columns(W_hh, mask_h).t();
+  const OptionalTensor b_ih_dense = contiguous(b_ih), b_hh_dense = contiguous(b_hh);
+  const OptionalTensor lengths_dense = contiguous(lengths);
+  const OptionalTensor mask_h_rows = per_sample(mask_h) ? contiguous(mask_h) : std::nullopt;
+  const CandidateMask mask_g_steps(mask_g);
+
+  Tensor y = at::empty({T, B, H}, x.options());
+  Tensor gates = at::empty({T, B, 4 * H}, x.options());
+  Tensor c = at::empty({T + 1, B, H}, x.options().dtype(acc_type_of(x)));
+  c.select(0, order.slot_before(order.first())).copy_(c_0);
+  // With lengths y is 0 where h is carried on, so h lives in h_n, and the GEMM reads it from h_tilde.
+  const bool keeps_h_tilde = mask_h_rows || lengths;
+  Tensor h_tilde = at::empty(keeps_h_tilde ? at::IntArrayRef({T, B, H}) : at::IntArrayRef({0}), x.options());
+  if (keeps_h_tilde) {
+    Tensor first = h_tilde.select(0, order.first());
+    mask_h_rows ? at::mul_out(first, h_0, *mask_h_rows) : first.copy_(h_0);
+  }
+  Tensor h_n = lengths ? h_0.clone(at::MemoryFormat::Contiguous) : Tensor();
+
+  backend.gemm(gates.view({T * B, 4 * H}), masked_rows(x, mask_x), masked_columns(W_ih, mask_x).t(), false);
+  Tensor h_in = keeps_h_tilde ? h_tilde.select(0, order.first()) : h_0.contiguous();
+  for (int64_t k = 0, t = order.first(); k < T; ++k, t = order.next(t)) {
+    const Tensor gates_t = gates.select(0, t), y_t = y.select(0, t);
+    const Tensor h_tilde_next =
+        keeps_h_tilde && t != order.last() ? h_tilde.select(0, order.next(t)) : Tensor();
+    backend.gemm(gates_t, h_in, W_hh_t, true);
+
+    StepForward step{};
+    step.dtype = dtype_of(x);
+    step.B = B;
+    step.H = H;
+    step.t = t;
+    step.b_ih = pointer(b_ih_dense);
+    step.b_hh = pointer(b_hh_dense);
+    step.mask_h = pointer(mask_h_rows);
+    step.mask_g = mask_g_steps.at_step(t);
+    step.mask_g_stride = mask_g_steps.row_stride();
+    step.lengths = static_cast<const int64_t*>(pointer(lengths_dense));
+    step.gates = gates_t.data_ptr();
+    step.c_prev = c.select(0, order.slot_before(t)).const_data_ptr();
+    step.c = c.select(0, order.slot(t)).data_ptr();
+    step.y = y_t.data_ptr();
+    step.h_state = h_n.defined() ? h_n.data_ptr() : nullptr;
+    step.h_tilde_next = h_tilde_next.defined() ? h_tilde_next.data_ptr() : nullptr;
+    backend.step_forward(step);
+
+    h_in = keeps_h_tilde ? h_tilde_next : y_t;
+  }
+  if (!lengths) h_n = y.select(0, order.last()).clone();
+  const Tensor c_n = c.select(0, order.slot(order.last())).to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+  return {y, h_n, c_n, gates, c, h_tilde};
+}
+
+// ---------------------------------------------------------------- backward
+
+BackwardResult lstm_layer_backward(const Backend& backend, const OptionalTensor& dy, const OptionalTensor& dh_n,
+                                   const OptionalTensor& dc_n, const Tensor& x, const Tensor& h_0,
+                                   const Tensor& W_ih, const Tensor& W_hh, const OptionalTensor& mask_x,
+                                   const OptionalTensor& mask_h, const OptionalTensor& mask_g,
+                                   const OptionalTensor& lengths, bool reverse, const Tensor& y, const Tensor& gates,
+                                   const Tensor& c, const Tensor& h_tilde, bool need_dx, bool need_dW) {
+  const auto [T, B, I, H] = check_inputs(x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths);
+  const auto check = [&](const char* name, const Tensor& tensor, at::ScalarType dtype,
+                         std::initializer_list<at::IntArrayRef> shapes) {
+    check_like(name, tensor, x, dtype);
+    check_shape(name, tensor, shapes);
+  };
+  const at::ScalarType dtype = x.scalar_type(), acc_dtype = acc_type_of(x);
+  const bool keeps_h_tilde = per_sample(mask_h) || lengths;
+  if (dy) check("dy", *dy, dtype, {{T, B, H}});
+  if (dh_n) check("dh_n", *dh_n, dtype, {{B, H}});
+  if (dc_n) check("dc_n", *dc_n, dtype, {{B, H}});
+  check("y", y, dtype, {{T, B, H}});
+  check("gates", gates, dtype, {{T, B, 4 * H}});
+  check("c", c, acc_dtype, {{T + 1, B, H}});
+  if (keeps_h_tilde) check("h_tilde", h_tilde, dtype, {{T, B, H}});
+
+  const TimeOrder order{T, reverse};
+  const Tensor W_hh_masked = masked_columns(W_hh, mask_h);
+  const OptionalTensor dy_dense = contiguous(dy), lengths_dense = contiguous(lengths);
+  const OptionalTensor mask_h_rows = per_sample(mask_h) ? contiguous(mask_h) : std::nullopt;
+  const CandidateMask mask_g_steps(mask_g);
+  const Tensor gates_dense = gates.contiguous(), c_dense = c.contiguous();
+
+  const auto acc_options = x.options().dtype(acc_dtype);
+  Tensor da = at::empty({T, B, 4 * H}, x.options());
+  Tensor dh_tilde = at::empty({B, H}, x.options());
+  Tensor dh_carry = at::zeros({B, H}, acc_options), dc = at::zeros({B, H}, acc_options);
+  if (dh_n) dh_carry.copy_(*dh_n);
+  if (dc_n) dc.copy_(*dc_n);
+
+  const TimeOrder backwards{T, !reverse};
+  for (int64_t k = 0, t = backwards.first(); k < T; ++k, t = backwards.next(t)) {
+    const Tensor da_t = da.select(0, t);
+
+    StepBackward step{};
+    step.dtype = dtype_of(x);
+    step.B = B;
+    step.H = H;
+    step.t = t;
+    step.mask_h = pointer(mask_h_rows);
+    step.mask_g = mask_g_steps.at_step(t);
+    step.mask_g_stride = mask_g_steps.row_stride();
+    step.lengths = static_cast<const int64_t*>(pointer(lengths_dense));
+    step.gates = gates_dense.select(0, t).const_data_ptr();
+    step.c_prev = c_dense.select(0, order.slot_before(t)).const_data_ptr();
+    step.c = c_dense.select(0, order.slot(t)).const_data_ptr();
+    step.dy = dy_dense ? dy_dense->select(0, t).const_data_ptr() : nullptr;
+    step.dh_tilde_next = k > 0 ? dh_tilde.const_data_ptr() : nullptr;
+    // Without lengths only the first of these steps has a gradient to take from it: dh_n.
+    step.dh_carry = k == 0 || lengths ? dh_carry.data_ptr() : nullptr;
+    step.dc = dc.data_ptr();
+    step.da = da_t.data_ptr();
+    backend.step_backward(step);
+
+    backend.gemm(dh_tilde, da_t, W_hh_masked, false);
+  }
+
+  Tensor dh_0 = mask_h_rows ? dh_tilde * *mask_h_rows : dh_tilde;
+  if (lengths) dh_0 = (dh_0.to(acc_dtype) + dh_carry).to(dtype);
+
+  const Tensor da_rows = da.view({T * B, 4 * H});
+  Tensor dx = at::empty({0}, x.options());
+  if (need_dx) {
+    dx = at::empty({T, B, I}, x.options());
+    backend.gemm(dx.view({T * B, I}), da_rows, masked_columns(W_ih, mask_x), false);
+    if (per_sample(mask_x)) dx.mul_(*mask_x);
+  }
+
+  Tensor dW_ih = at::empty({0}, x.options()), dW_hh = at::empty({0}, x.options()), db = at::empty({0}, x.options());
+  if (need_dW) {
+    dW_ih = at::empty({4 * H, I}, x.options());
+    backend.gemm(dW_ih, da_rows.t(), masked_rows(x, mask_x), false);
+    if (mask_x && !per_sample(mask_x)) dW_ih.mul_(*mask_x);
+
+    dW_hh = at::empty({4 * H, H}, x.options());
+    if (keeps_h_tilde) {
+      backend.gemm(dW_hh, da_rows.t(), h_tilde.contiguous().view({T * B, H}), false);
+    } else {
+      // h_{t-1} is h_0 at the first step and y, shifted by one step, at all others.
+      const Tensor da_first = da.select(0, order.first());
+      const Tensor da_others = da.narrow(0, reverse ? 0 : 1, T - 1).view({(T - 1) * B, 4 * H});
+      const Tensor y_before = y.contiguous().narrow(0, reverse ? 1 : 0, T - 1).view({(T - 1) * B, H});
+      backend.gemm(dW_hh, da_first.t(), h_0.contiguous(), false);
+      backend.gemm(dW_hh, da_others.t(), y_before, true);
+    }
+    if (mask_h && !mask_h_rows) dW_hh.mul_(*mask_h);
+    db = da_rows.sum(0);
+  }
+  return {dx, dh_0, dc.to(dtype), dW_ih, dW_hh, db};
+}
+
+}  // namespace rnndrop
