@@ -1,0 +1,3 @@
+"""LSTM layers with dropout inside the recurrence, at the speed of nn.LSTM."""
+
+from rnndrop_cuda import functional
