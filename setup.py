@@ -1,8 +1,8 @@
 """Build of `rnndrop_cuda._C`: the CPU kernels, and with nvcc and a CUDA torch the CUDA kernels too.
 
-What cannot be built for want of a tool is left out, and the reason is recorded for `rnndrop info`; a source that
-does not compile is an error. Options, all environment variables: FORCE_CUDA=1 makes a missing CUDA build an
-error, RNNDROP_SKIP_CUDA=1 leaves it out; TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME, CC and CXX as everywhere.
+What cannot be built for want of a tool is left out, and the reason is kept for `rnndrop info`; a source that does
+not compile is an error. Options, all environment variables: FORCE_CUDA=1 makes a missing CUDA build an error,
+RNNDROP_SKIP_CUDA=1 leaves it out; TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME, CC and CXX as everywhere.
 """
 
 from __future__ import annotations
@@ -13,31 +13,50 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 from glob import glob
 from pathlib import Path
 
 import torch
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 from torch.utils import cpp_extension
 
-# Ampere and Hopper; the PTX lets newer GPUs compile the kernels when they first load them.
+# Ampere and Hopper; from the PTX a newer GPU's driver compiles the kernels when they are first loaded.
 DEFAULT_ARCH_LIST = "8.0;9.0+PTX"
 
 
 def find_compiler() -> tuple[str, str]:
     """The C++ compiler's command, and what is missing for a build ("" when nothing is)."""
-    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    command = next((c for c in candidates if shutil.which(shlex.split(c)[0])), "")
+    asked = os.environ.get("CXX")
+    likely = [asked] if asked else ["c++", "g++", "clang++"]
+    command = next((c for c in likely if shutil.which(shlex.split(c)[0])), "")
     if not command:
-        return "", f"no C++ compiler (looked for {', '.join(candidates)})"
+        return "", f"no C++ compiler was found (looked for {', '.join(likely)})"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        return command, f"Python's own headers (Python.h) are not in {sysconfig.get_path('include')}"
+        return command, f"Python's C headers are missing (no Python.h in {sysconfig.get_path('include')})"
     return command, ""
 
 
-def why_no_cuda(cpp_missing: str) -> str:
+def compile_and_link_with(command: str) -> None:
+    """Let torch, which reads CXX, and setuptools, which also reads LDCXXSHARED, use the same compiler."""
+    linker = shlex.split(sysconfig.get_config_var("LDCXXSHARED"))
+    os.environ["CXX"] = command
+    os.environ.setdefault("LDCXXSHARED", f"{command} {shlex.join(linker[1:])}")
+
+
+def find_cuda_toolkit() -> str | None:
+    """The CUDA toolkit's folder: as asked, else a likely one that has nvcc, preferably with headers."""
+    asked = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    # torch only looks around the nvcc on PATH; where that one is a wrapper script the toolkit is elsewhere.
+    likely = [asked] if asked else [cpp_extension.CUDA_HOME, "/usr/local/cuda"]
+    homes = [home for home in likely if home and Path(home, "bin", "nvcc").exists()]
+    homes.sort(key=lambda home: not Path(home, "include", "cuda_runtime_api.h").exists())
+    return homes[0] if homes else None
+
+
+def why_no_cuda(toolkit: str | None, cpp_missing: str) -> str:
     """Why the CUDA kernels are left out, or "" when they are built."""
     if os.environ.get("RNNDROP_SKIP_CUDA") == "1":
         return "RNNDROP_SKIP_CUDA=1 was set"
@@ -45,18 +64,17 @@ def why_no_cuda(cpp_missing: str) -> str:
         return cpp_missing
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is a build without CUDA"
-    home = cpp_extension.CUDA_HOME
-    nvcc = Path(home or "", "bin", "nvcc")
-    if home is None or not nvcc.exists():
-        return "nvcc was not found (neither on PATH nor under CUDA_HOME)"
+    if toolkit is None:
+        return f"no nvcc was found (CUDA_HOME={os.environ.get('CUDA_HOME', '')!r}, PATH, /usr/local/cuda)"
+    nvcc = Path(toolkit, "bin", "nvcc")
     banner = subprocess.run([nvcc, "--version"], check=True, capture_output=True, text=True).stdout
     release = re.search(r"release (\d+)\.(\d+)", banner)
     if release is None:
-        return f"{nvcc} --version names no release"
+        return f"`{nvcc} --version` names no release"
     if release[1] != torch.version.cuda.split(".")[0]:
         return (
-            f"nvcc is CUDA {release[1]}.{release[2]} but torch {torch.__version__} was built with CUDA "
-            f"{torch.version.cuda}: the first number of both must be the same"
+            f"{nvcc} is of CUDA {release[1]}.{release[2]}, but torch {torch.__version__} was built with CUDA "
+            f"{torch.version.cuda}; the number before the point has to be the same"
         )
     return ""
 
@@ -70,53 +88,39 @@ def cuda_arch_list() -> str:
     return ";".join(f"{major}.{minor}" for major, minor in visible) + "+PTX" if visible else DEFAULT_ARCH_LIST
 
 
-compiler, cpp_missing = find_compiler()
-no_cuda = why_no_cuda(cpp_missing)
-if no_cuda and os.environ.get("FORCE_CUDA") == "1":
-    raise SystemExit(f"FORCE_CUDA=1, but the CUDA kernels cannot be built: {no_cuda}.")
-
-facts = {
-    "torch": torch.__version__,
-    "compiler": compiler,
-    "cpu_missing": cpp_missing,
-    "cuda": torch.version.cuda if not no_cuda else "",
-    "cuda_missing": no_cuda,
-    "cuda_arch_list": cuda_arch_list() if not no_cuda else "",
-}
-
-
-def extension():
-    """The extension module, with the CUDA sources unless there is a reason against."""
+def extension(with_cuda: bool) -> Extension:
+    """The one extension module; its sources are found by folder."""
     sources = glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp")
-    flags = {"cxx": ["-O3"], "nvcc": ["-O3"]}
-    if no_cuda:
-        return cpp_extension.CppExtension(
-            "rnndrop_cuda._C", sorted(sources), include_dirs=[os.path.abspath("csrc")], extra_compile_args=flags
-        )
-    os.environ["TORCH_CUDA_ARCH_LIST"] = facts["cuda_arch_list"]
-    ext = cpp_extension.CUDAExtension(
-        "rnndrop_cuda._C",
-        sorted(sources + glob("csrc/cuda/*.cpp") + glob("csrc/cuda/*.cu")),
-        include_dirs=[os.path.abspath("csrc")],
-        define_macros=[("RNNDROP_WITH_CUDA", None)],
-        extra_compile_args=flags,
-    )
-    # Many toolkits lack the cublas and cusparse headers that torch's own headers include; torch's wheels bring them.
-    ext.include_dirs += sorted(glob(str(Path(torch.__file__).parents[1] / "nvidia" / "*" / "include")))
+    options = {
+        "include_dirs": [os.path.abspath("csrc")],
+        "extra_compile_args": {"cxx": ["-O3"], "nvcc": ["-O3"]},
+    }
+    if not with_cuda:
+        return cpp_extension.CppExtension("rnndrop_cuda._C", sorted(sources), **options)
+    sources += glob("csrc/cuda/*.cpp") + glob("csrc/cuda/*.cu")
+    macros = [("RNNDROP_WITH_CUDA", None)]
+    ext = cpp_extension.CUDAExtension("rnndrop_cuda._C", sorted(sources), define_macros=macros, **options)
+    # torch's headers include those of cuBLAS and cuSPARSE, which many toolkits lack and torch's wheels bring along.
+    ext.include_dirs += sorted(glob(f"{Path(torch.__file__).parents[1]}/nvidia/*/include"))
     return ext
 
 
 class BuildExt(cpp_extension.BuildExtension):
-    """Compiles with `build_facts.h` on the include path."""
+    """Compiles with a generated build_facts.h on the include path."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # Kept from build to build, editable ones too: only what changed is compiled again.
+        self.build_temp = os.path.join("build", f"{sys.implementation.cache_tag}-torch-{torch.__version__}")
 
     def build_extensions(self) -> None:
-        header = Path(self.build_temp, "build_facts.h")
+        header = Path(self.build_temp, "build_facts.h").absolute()
         header.parent.mkdir(parents=True, exist_ok=True)
         text = f"#define RNNDROP_BUILD_FACTS {json.dumps(json.dumps(facts))}\n"
-        if not header.exists() or header.read_text() != text:  # an untouched header spares a recompilation
+        if not header.exists() or header.read_text() != text:
             header.write_text(text)
         for ext in self.extensions:
-            ext.include_dirs.insert(0, str(header.parent.resolve()))
+            ext.include_dirs.insert(0, str(header.parent))
         super().build_extensions()
 
 
@@ -124,20 +128,37 @@ class BuildPy(build_py):
     """Puts the build facts beside the Python files, for an install that has no extension to ask."""
 
     def run(self) -> None:
+        package = Path("rnndrop_cuda")
+        if not self.editable_mode:
+            # What an earlier build left there, an extension for another torch say, would end up in the wheel.
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+            package = Path(self.build_lib, package)
         super().run()
-        package = Path("rnndrop_cuda") if self.editable_mode else Path(self.build_lib, "rnndrop_cuda")
-        package.mkdir(parents=True, exist_ok=True)
         (package / "_build_facts.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-if cpp_missing:
-    print(f"rnndrop: Python path only, no kernels: {cpp_missing}.")
-elif no_cuda:
-    print(f"rnndrop: building the CPU kernels with {compiler}; no CUDA kernels: {no_cuda}.")
-else:
-    print(f"rnndrop: building the CPU and CUDA kernels ({facts['cuda_arch_list']}) with {compiler}.")
+compiler, cpp_missing = find_compiler()
+if compiler:
+    compile_and_link_with(compiler)
+cpp_extension.CUDA_HOME = find_cuda_toolkit()
+cuda_missing = why_no_cuda(cpp_extension.CUDA_HOME, cpp_missing)
+if cuda_missing and os.environ.get("FORCE_CUDA") == "1":
+    raise SystemExit(f"FORCE_CUDA=1, but the CUDA kernels cannot be built: {cuda_missing}.")
+os.environ["TORCH_CUDA_ARCH_LIST"] = cuda_arch_list()
+
+facts = {
+    "torch": torch.__version__,
+    "compiler": compiler,
+    "cpu_missing": cpp_missing,
+    "cuda": "" if cuda_missing else torch.version.cuda,
+    "cuda_missing": cuda_missing,
+    "cuda_arch_list": "" if cuda_missing else cuda_arch_list(),
+}
+print(f"rnndrop_cuda against torch {torch.__version__}, C++ compiler: {compiler or 'none'}")
+print(f"  CPU kernels:  {cpp_missing or 'built'}")
+print(f"  CUDA kernels: {cuda_missing or 'built for ' + facts['cuda_arch_list']}")
 
 setup(
-    ext_modules=[] if cpp_missing else [extension()],
+    ext_modules=[] if cpp_missing else [extension(with_cuda=not cuda_missing)],
     cmdclass={"build_ext": BuildExt, "build_py": BuildPy},
 )
