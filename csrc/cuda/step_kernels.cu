@@ -1,0 +1,283 @@
+// CUDA kernels of the pointwise step: all of an LSTM step but its GEMMs, fused into one launch each way.
+//
+// A thread owns V neighbouring elements of one row: it loads everything it needs, runs the cell in acc_t, stores.
+// No shared memory, no atomics, no reduction: results do not depend on the order in which threads run. V is 16 bytes'
+// worth of scalars where H and every pointer allow, else 1.
+//
+// Cost, bytes an element of [B,H] (s = sizeof(scalar_t), a = sizeof(acc_t)), each read or written once:
+//   forward   9s + 2a + masks: gates in and out, y; c_prev in, c out      (+ s where h_tilde_next is not y itself)
+//   backward 10s + 4a + masks: gates in, da out, dy, dh_tilde_next; c_prev, c in, dc in and out   (+ 2a: dh_carry)
+// Floor = bytes / bandwidth: float32, B = H = 128, is 0.7 MB forward, 0.15 us at 4.8 TB/s: there a launch costs more
+// than the pass, so what fusion saves is launches.
+#include "step_kernels.h"
+
+#include <algorithm>
+#include <initializer_list>
+#include <type_traits>
+
+#include "lstm_cell.h"
+#include "portable.cuh"
+
+namespace rnndrop::cuda {
+namespace {
+
+template <class scalar_t>
+using acc_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+
+constexpr int kVectorBytes = 16;
+// Two warps still fill an SM (32 blocks of 64 are its 2048 threads) and spread a small step over more SMs.
+constexpr int kThreads = 64;
+// As many blocks an SM as leave a thread 128 registers: enough to have all of its loads under way at once.
+constexpr int kMinBlocks = 8;
+
+// By name, not by cast: torch's build flags switch the implicit conversions of the half types off.
+__device__ __forceinline__ double to_acc(double v) { return v; }
+__device__ __forceinline__ float to_acc(float v) { return v; }
+__device__ __forceinline__ float to_acc(__nv_bfloat16 v) { return __bfloat162float(v); }
+__device__ __forceinline__ float to_acc(__half v) { return __half2float(v); }
+
+__device__ __forceinline__ void from_acc(double& out, double v) { out = v; }
+__device__ __forceinline__ void from_acc(float& out, float v) { out = v; }
+__device__ __forceinline__ void from_acc(__nv_bfloat16& out, float v) { out = __float2bfloat16_rn(v); }
+__device__ __forceinline__ void from_acc(__half& out, float v) { out = __float2half_rn(v); }
+
+// V elements as they lie in memory: one access of 16 bytes, or two where acc_t is wider than scalar_t.
+template <class T, int V>
+struct alignas(V * sizeof(T) < kVectorBytes ? V * sizeof(T) : kVectorBytes) Pack {
+  T data[V];
+};
+
+template <class T, class acc_t, int V>
+__device__ __forceinline__ void load(acc_t (&out)[V], const T* in) {
+  const Pack<T, V> pack = *reinterpret_cast<const Pack<T, V>*>(in);
+#pragma unroll
+  for (int k = 0; k < V; ++k) out[k] = to_acc(pack.data[k]);
+}
+
+template <class T, class acc_t, int V>
+__device__ __forceinline__ void load_or(acc_t (&out)[V], const T* in, acc_t absent) {
+  if (in) {
+    load(out, in);
+  } else {
+#pragma unroll
+    for (int k = 0; k < V; ++k) out[k] = absent;
+  }
+}
+
+template <class T, class acc_t, int V>
+__device__ __forceinline__ void store(T* out, const acc_t (&in)[V]) {
+  Pack<T, V> pack;
+#pragma unroll
+  for (int k = 0; k < V; ++k) from_acc(pack.data[k], in[k]);
+  *reinterpret_cast<Pack<T, V>*>(out) = pack;
+}
+
+// Null stays null: the argument is absent.
+template <class T>
+__device__ __forceinline__ const T* offset(const void* base, int64_t elements) {
+  return base ? static_cast<const T*>(base) + elements : nullptr;
+}
+template <class T>
+__device__ __forceinline__ T* offset(void* base, int64_t elements) {
+  return base ? static_cast<T*>(base) + elements : nullptr;
+}
+
+// pre = W_ih x~ + W_hh h~ (what the GEMMs left) + b_ih + b_hh; column is within the row's [4H]
+template <class scalar_t, class acc_t, int V>
+__device__ __forceinline__ void load_pre_activation(acc_t (&pre)[V], const StepForward& step, const scalar_t* gates,
+                                                    int64_t column) {
+  acc_t b_ih[V], b_hh[V];
+  load(pre, gates + column);
+  load_or(b_ih, offset<scalar_t>(step.b_ih, column), acc_t(0));
+  load_or(b_hh, offset<scalar_t>(step.b_hh, column), acc_t(0));
+#pragma unroll
+  for (int k = 0; k < V; ++k) pre[k] += b_ih[k] + b_hh[k];
+}
+
+// h~ of the next step: mask_h * h
+template <class scalar_t, class acc_t, int V>
+__device__ __forceinline__ void store_h_tilde(const StepForward& step, int64_t at, const acc_t (&h)[V]) {
+  if (!step.h_tilde_next) return;
+  acc_t h_tilde[V];
+  load_or(h_tilde, offset<scalar_t>(step.mask_h, at), acc_t(1));
+#pragma unroll
+  for (int k = 0; k < V; ++k) h_tilde[k] *= h[k];
+  store(offset<scalar_t>(step.h_tilde_next, at), h_tilde);
+}
+
+// The row and the first column of this thread.
+struct Place {
+  int64_t b, j;
+};
+
+template <int V>
+__device__ __forceinline__ Place my_place() {
+  return {int64_t(blockIdx.x) * blockDim.y + threadIdx.y, (int64_t(blockIdx.y) * blockDim.x + threadIdx.x) * V};
+}
+
+template <class scalar_t, int V>
+__global__ void __launch_bounds__(kThreads, kMinBlocks) forward_kernel(const StepForward step) {
+  using acc_t = acc_type<scalar_t>;
+  const int64_t H = step.H;
+  const auto [b, j] = my_place<V>();
+  if (b >= step.B || j >= H) return;
+  const int64_t at = b * H + j;
+  const int64_t column_i = j, column_f = H + j, column_g = 2 * H + j, column_o = 3 * H + j;
+  scalar_t* gates = offset<scalar_t>(step.gates, 4 * b * H);
+  scalar_t* y = offset<scalar_t>(step.y, at);
+  acc_t c_prev[V];
+  load(c_prev, offset<acc_t>(step.c_prev, at));
+
+  if (step.lengths && step.t >= step.lengths[b]) {
+    const acc_t zero[V] = {};
+    store(gates + column_i, zero);
+    store(gates + column_f, zero);
+    store(gates + column_g, zero);
+    store(gates + column_o, zero);
+    store(y, zero);
+    store(offset<acc_t>(step.c, at), c_prev);
+    acc_t h[V];
+    load(h, offset<scalar_t>(step.h_state, at));
+    store_h_tilde<scalar_t>(step, at, h);
+    return;
+  }
+
+  acc_t i[V], f[V], g[V], o[V], m_g[V], c[V], h[V];
+  load_pre_activation(i, step, gates, column_i);
+  load_pre_activation(f, step, gates, column_f);
+  load_pre_activation(g, step, gates, column_g);
+  load_pre_activation(o, step, gates, column_o);
+  load_or(m_g, offset<scalar_t>(step.mask_g, b * step.mask_g_stride + j), acc_t(1));
+#pragma unroll
+  for (int k = 0; k < V; ++k) {
+    const CellForward<acc_t> cell = cell_forward(i[k], f[k], g[k], o[k], m_g[k], c_prev[k]);
+    i[k] = cell.i;
+    f[k] = cell.f;
+    g[k] = cell.g;
+    o[k] = cell.o;
+    c[k] = cell.c;
+    h[k] = cell.h;
+  }
+  store(gates + column_i, i);
+  store(gates + column_f, f);
+  store(gates + column_g, g);
+  store(gates + column_o, o);
+  store(offset<acc_t>(step.c, at), c);
+  store(y, h);
+  if (step.h_state) store(offset<scalar_t>(step.h_state, at), h);
+  store_h_tilde<scalar_t>(step, at, h);
+}
+
+template <class scalar_t, int V>
+__global__ void __launch_bounds__(kThreads, kMinBlocks) backward_kernel(const StepBackward step) {
+  using acc_t = acc_type<scalar_t>;
+  const int64_t H = step.H;
+  const auto [b, j] = my_place<V>();
+  if (b >= step.B || j >= H) return;
+  const int64_t at = b * H + j;
+  const int64_t column_i = j, column_f = H + j, column_g = 2 * H + j, column_o = 3 * H + j;
+  scalar_t* da = offset<scalar_t>(step.da, 4 * b * H);
+  acc_t* dh_carry = offset<acc_t>(step.dh_carry, at);
+  const acc_t zero[V] = {};
+
+  // dh = what the step after hands down: dL/dh~ through the mask, and what came past every GEMM
+  acc_t dh[V], dh_tilde_next[V], mask_h[V];
+  load_or(dh, dh_carry, acc_t(0));
+  load_or(dh_tilde_next, offset<scalar_t>(step.dh_tilde_next, at), acc_t(0));
+  load_or(mask_h, offset<scalar_t>(step.mask_h, at), acc_t(1));
+#pragma unroll
+  for (int k = 0; k < V; ++k) dh[k] += mask_h[k] * dh_tilde_next[k];
+
+  if (step.lengths && step.t >= step.lengths[b]) {
+    store(da + column_i, zero);
+    store(da + column_f, zero);
+    store(da + column_g, zero);
+    store(da + column_o, zero);
+    store(dh_carry, dh);
+    return;
+  }
+
+  const scalar_t* gates = offset<scalar_t>(step.gates, 4 * b * H);
+  acc_t* dc_in_out = offset<acc_t>(step.dc, at);
+  acc_t i[V], f[V], g[V], o[V], m_g[V], c_prev[V], c[V], dy[V], dc[V];
+  load(i, gates + column_i);
+  load(f, gates + column_f);
+  load(g, gates + column_g);
+  load(o, gates + column_o);
+  load_or(m_g, offset<scalar_t>(step.mask_g, b * step.mask_g_stride + j), acc_t(1));
+  load(c_prev, offset<acc_t>(step.c_prev, at));
+  load(c, offset<acc_t>(step.c, at));
+  load_or(dy, offset<scalar_t>(step.dy, at), acc_t(0));
+  load(dc, dc_in_out);
+#pragma unroll
+  for (int k = 0; k < V; ++k) {
+    const CellBackward<acc_t> cell =
+        cell_backward(i[k], f[k], g[k], o[k], m_g[k], c_prev[k], c[k], dh[k] + dy[k], dc[k]);
+    i[k] = cell.di_pre;
+    f[k] = cell.df_pre;
+    g[k] = cell.dg_pre;
+    o[k] = cell.do_pre;
+    dc[k] = cell.dc_prev;
+  }
+  store(da + column_i, i);
+  store(da + column_f, f);
+  store(da + column_g, g);
+  store(da + column_o, o);
+  store(dc_in_out, dc);
+  if (dh_carry) store(dh_carry, zero);
+}
+
+bool aligned(std::initializer_list<const void*> pointers) {
+  return std::all_of(pointers.begin(), pointers.end(),
+                     [](const void* p) { return reinterpret_cast<uintptr_t>(p) % kVectorBytes == 0; });
+}
+
+// One thread for each V columns. A block covers as much of a row as it can and is filled up with further rows.
+template <class Step>
+cudaError_t launch(const char* name, void (*kernel)(Step), const Step& step, int V, cudaStream_t stream) {
+  if (step.B == 0 || step.H == 0) return cudaSuccess;
+  const int64_t columns = (step.H + V - 1) / V;
+  unsigned across = 1;
+  while (across < kThreads && across < columns) across *= 2;
+  const unsigned rows = kThreads / across;
+  LaunchCfg config;
+  config.grid = dim3((step.B + rows - 1) / rows, (columns + across - 1) / across);
+  config.block = dim3(across, rows);
+  config.stream = stream;
+  return launch_kernel(config, name, kernel, step);
+}
+
+template <class scalar_t>
+cudaError_t forward(const StepForward& step, cudaStream_t stream) {
+  constexpr int V = kVectorBytes / sizeof(scalar_t);
+  const bool vector = step.H % V == 0 && aligned({step.b_ih, step.b_hh, step.mask_h, step.mask_g, step.gates,
+                                                  step.c_prev, step.c, step.y, step.h_state, step.h_tilde_next});
+  return vector ? launch("forward_kernel", forward_kernel<scalar_t, V>, step, V, stream)
+                : launch("forward_kernel", forward_kernel<scalar_t, 1>, step, 1, stream);
+}
+
+template <class scalar_t>
+cudaError_t backward(const StepBackward& step, cudaStream_t stream) {
+  constexpr int V = kVectorBytes / sizeof(scalar_t);
+  const bool vector = step.H % V == 0 && aligned({step.mask_h, step.mask_g, step.gates, step.c_prev, step.c, step.dy,
+                                                  step.dh_tilde_next, step.dh_carry, step.dc, step.da});
+  return vector ? launch("backward_kernel", backward_kernel<scalar_t, V>, step, V, stream)
+                : launch("backward_kernel", backward_kernel<scalar_t, 1>, step, 1, stream);
+}
+
+using Forward = cudaError_t (*)(const StepForward&, cudaStream_t);
+using Backward = cudaError_t (*)(const StepBackward&, cudaStream_t);
+constexpr Forward kForward[] = {forward<double>, forward<float>, forward<__nv_bfloat16>, forward<__half>};  // by Dtype
+constexpr Backward kBackward[] = {backward<double>, backward<float>, backward<__nv_bfloat16>, backward<__half>};
+
+}  // namespace
+
+cudaError_t step_forward(const StepForward& step, cudaStream_t stream) {
+  return kForward[static_cast<int>(step.dtype)](step, stream);
+}
+
+cudaError_t step_backward(const StepBackward& step, cudaStream_t stream) {
+  return kBackward[static_cast<int>(step.dtype)](step, stream);
+}
+
+}  // namespace rnndrop::cuda
