@@ -33,10 +33,24 @@ def find_compiler() -> tuple[str, str]:
     likely = [asked] if asked else ["c++", "g++", "clang++"]
     command = next((c for c in likely if shutil.which(shlex.split(c)[0])), "")
     if not command:
-        return "", f"no C++ compiler was found (looked for {', '.join(likely)})"
+        return "", (
+            f"no C++ compiler was found (looked for {', '.join(likely)}); install one, on Debian or Ubuntu by "
+            "`apt install g++`, and install rnndrop_cuda again"
+        )
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        return command, f"Python's C headers are missing (no Python.h in {sysconfig.get_path('include')})"
+        return command, (
+            f"Python's C headers are missing (no Python.h in {sysconfig.get_path('include')}); install them, on "
+            "Debian or Ubuntu by `apt install python3-dev`, and install rnndrop_cuda again"
+        )
     return command, ""
+
+
+def describe_compiler(command: str) -> str:
+    """The compiler's own name and version, "" without a compiler."""
+    if not command:
+        return ""
+    banner = subprocess.run([*shlex.split(command), "--version"], check=True, capture_output=True, text=True).stdout
+    return banner.splitlines()[0]
 
 
 def compile_and_link_with(command: str) -> None:
@@ -59,13 +73,19 @@ def find_cuda_toolkit() -> str | None:
 def why_no_cuda(toolkit: str | None, cpp_missing: str) -> str:
     """Why the CUDA kernels are left out, or "" when they are built."""
     if os.environ.get("RNNDROP_SKIP_CUDA") == "1":
-        return "RNNDROP_SKIP_CUDA=1 was set"
+        return "RNNDROP_SKIP_CUDA=1 was set; install rnndrop_cuda again without it"
     if cpp_missing:
         return cpp_missing
     if torch.version.cuda is None:
-        return f"torch {torch.__version__} is a build without CUDA"
+        return (
+            f"torch {torch.__version__} is a build without CUDA; install a CUDA build of torch, then rnndrop_cuda again"
+        )
     if toolkit is None:
-        return f"no nvcc was found (CUDA_HOME={os.environ.get('CUDA_HOME', '')!r}, PATH, /usr/local/cuda)"
+        where = f"in CUDA_HOME={asked}" if (asked := os.environ.get("CUDA_HOME")) else "on PATH"
+        return (
+            f"no nvcc was found {where}; install the CUDA toolkit {torch.version.cuda} or let CUDA_HOME name its "
+            "folder, then install rnndrop_cuda again"
+        )
     nvcc = Path(toolkit, "bin", "nvcc")
     banner = subprocess.run([nvcc, "--version"], check=True, capture_output=True, text=True).stdout
     release = re.search(r"release (\d+)\.(\d+)", banner)
@@ -74,7 +94,8 @@ def why_no_cuda(toolkit: str | None, cpp_missing: str) -> str:
     if release[1] != torch.version.cuda.split(".")[0]:
         return (
             f"{nvcc} is of CUDA {release[1]}.{release[2]}, but torch {torch.__version__} was built with CUDA "
-            f"{torch.version.cuda}; the number before the point has to be the same"
+            f"{torch.version.cuda}, and both have to be of one major version; install the CUDA toolkit "
+            f"{torch.version.cuda} or another build of torch, then rnndrop_cuda again"
         )
     return ""
 
@@ -143,18 +164,18 @@ if compiler:
 cpp_extension.CUDA_HOME = find_cuda_toolkit()
 cuda_missing = why_no_cuda(cpp_extension.CUDA_HOME, cpp_missing)
 if cuda_missing and os.environ.get("FORCE_CUDA") == "1":
-    raise SystemExit(f"FORCE_CUDA=1, but the CUDA kernels cannot be built: {cuda_missing}.")
+    raise SystemExit(f"FORCE_CUDA=1, but the CUDA kernels cannot be built: {cuda_missing}")
 os.environ["TORCH_CUDA_ARCH_LIST"] = cuda_arch_list()
 
 facts = {
     "torch": torch.__version__,
-    "compiler": compiler,
+    "compiler": describe_compiler(compiler),
     "cpu_missing": cpp_missing,
     "cuda": "" if cuda_missing else torch.version.cuda,
     "cuda_missing": cuda_missing,
     "cuda_arch_list": "" if cuda_missing else cuda_arch_list(),
 }
-print(f"rnndrop_cuda against torch {torch.__version__}, C++ compiler: {compiler or 'none'}")
+print(f"rnndrop_cuda against torch {torch.__version__}, C++ compiler: {facts['compiler'] or 'none'}")
 print(f"  CPU kernels:  {cpp_missing or 'built'}")
 print(f"  CUDA kernels: {cuda_missing or 'built for ' + facts['cuda_arch_list']}")
 

@@ -1,0 +1,113 @@
+"""``rnndrop info``: what was built, what is usable here, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rnndrop_cuda import functional, ops
+
+BUILD_FACTS_FILE = Path(__file__).with_name("_build_facts.json")
+
+
+def build_facts() -> dict[str, str] | None:
+    """What setup.py knew when it built this package, None where it never did.
+
+    Keys: ``torch`` built against, ``compiler``; ``cpu_missing`` and ``cuda_missing``, why the kernels were left out
+    ("" where they were built); ``cuda``, torch's CUDA version, and ``cuda_arch_list``, both "" without CUDA kernels.
+    """
+    facts: dict[str, str]
+    if not ops.WHY_NOT_LOADED:
+        from rnndrop_cuda import _C
+
+        facts = json.loads(_C.build_facts_json())
+    elif BUILD_FACTS_FILE.exists():
+        facts = json.loads(BUILD_FACTS_FILE.read_text())
+    else:
+        return None
+    return facts
+
+
+def report() -> str:
+    """Everything about this installation that a bug report should say, as text of some 20 lines."""
+    facts = build_facts()
+    sections = {
+        f"rnndrop_cuda {_package_version()}": _environment(),
+        "built": _built(facts),
+        "usable here": _usable(),
+        "missing, and how to get it": _missing(facts) or ["nothing"],
+    }
+    return "\n".join(f"{title}\n" + "\n".join(f"  {line}" for line in lines) for title, lines in sections.items())
+
+
+def _package_version() -> str:
+    try:
+        return importlib.metadata.version("rnndrop-cuda")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed, run from its source folder)"
+
+
+def _environment() -> list[str]:
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [
+        f"folder   {Path(__file__).parent}",
+        f"python   {platform.python_version()} on {platform.system()} {platform.machine()}",
+        f"torch    {torch.__version__}, CUDA {torch.version.cuda or 'none'}",
+        f"cpu      {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        *[f"gpu      {gpu.name}, compute capability {gpu.major}.{gpu.minor}" for gpu in gpus],
+    ]
+
+
+def _built(facts: dict[str, str] | None) -> list[str]:
+    if facts is None:
+        return ["nothing: the source folder was never built"]
+    return [
+        f"against        torch {facts['torch']}, compiler {facts['compiler'] or 'none'}",
+        f"CPU kernels    {'no' if facts['cpu_missing'] else 'yes'}",
+        f"CUDA kernels   {'no' if facts['cuda_missing'] else 'yes, for ' + facts['cuda_arch_list']}",
+    ]
+
+
+def _usable() -> list[str]:
+    lines = [f"{name:8} {f'no: {why}' if why else 'yes'}" for name, why in functional.usable_backends().items()]
+    if not ops.WHY_NOT_LOADED:
+        from rnndrop_cuda import _C
+
+        lines.append(f"the CPU kernels use {_C.vector_isa()} code on this machine")
+    return lines
+
+
+def _missing(facts: dict[str, str] | None) -> list[str]:
+    if facts is None:
+        return ["all kernels: run `pip install .` in the source folder"]
+    if facts["cpu_missing"]:
+        return [f"all kernels: {facts['cpu_missing']}"]
+    lines = []
+    if ops.WHY_NOT_LOADED:
+        lines.append(
+            f"all kernels: they were built for torch {facts['torch']} and do not load with torch {torch.__version__}; "
+            "install rnndrop_cuda again"
+        )
+    if facts["cuda_missing"]:
+        lines.append(f"CUDA kernels: {facts['cuda_missing']}")
+    elif not torch.cuda.is_available():
+        lines.append("a GPU: torch sees none; `nvidia-smi` has to list one, and CUDA_VISIBLE_DEVICES not to hide it")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``rnndrop info``."""
+    parser = argparse.ArgumentParser(
+        prog="rnndrop info",
+        description="Print what of rnndrop_cuda was built, which backends are usable here, and for what is missing, "
+        "why and how to get it.",
+    )
+    parser.parse_args(argv)
+    print(report())
+    return 0
