@@ -1,0 +1,36 @@
+// Barriers of a block, a cluster and a grid, and giving way to other threads, as a kernel calls them.
+#pragma once
+
+#include "machine.h"
+
+namespace emu {
+
+EMU_UNCHECKED inline void wait_at(Barrier& barrier, State state, Caller at) {
+  char* order = &barrier.order[barrier.generation % 2];
+  release(order);
+  suspend(state, at);
+  acquire(order);
+}
+
+EMU_UNCHECKED inline void sync_block(Caller at) { wait_at(current->block->barrier, State::kAtBlockBarrier, at); }
+
+EMU_UNCHECKED inline void sync_cluster(Caller at) {
+  wait_at(current->block->cluster->barrier, State::kAtClusterBarrier, at);
+}
+
+EMU_UNCHECKED inline void sync_grid(Caller at) {
+  if (!running->launch.cooperative) die("grid.sync at %s:%d in a launch that is not cooperative", at.file, at.line);
+  wait_at(running->barrier, State::kAtGridBarrier, at);
+}
+
+// Every loop that waits for another thread must call it, or it would wait for ever.
+EMU_UNCHECKED inline void spin_pause(Caller at = Caller::here()) { suspend(State::kSpinning, at); }
+
+// Before an atomic: under a random schedule, now and then, others go first.
+EMU_UNCHECKED inline void maybe_preempt() {
+  if (running->schedule.order != Order::kRandom) return;
+  running->dice = running->dice * 1664525u + 1013904223u;
+  if (running->dice >> 29 == 0) suspend(State::kPreempted, {});
+}
+
+}  // namespace emu

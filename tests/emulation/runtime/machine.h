@@ -1,0 +1,211 @@
+// The machine that is emulated: threads, warps, blocks, clusters and the grid of one launch, as plain data.
+//
+// Everything runs on one OS thread. The scheduler (scheduler.h) has that thread's own stack; a CUDA thread that must
+// wait notes what for in its `state` and switches back to it. Only the scheduler decides who goes on.
+#pragma once
+
+#include <cuda_runtime.h>  // the host half of the toolkit's headers: dim3, float4, cudaStream_t ...
+
+#include <cstdarg>
+#include <cstdio>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "config.h"
+#include "fiber.h"
+
+namespace emu {
+
+constexpr int kWarpSize = 32;
+constexpr unsigned kMaxBlockThreads = 1024;
+constexpr unsigned kMaxClusterBlocks = 16;
+// Limits of an H100 and H200.
+constexpr size_t kMaxSharedBytes = 232448;
+constexpr unsigned kMultiprocessors = 132;
+constexpr unsigned kMultiprocessorThreads = 2048;
+constexpr size_t kReservedSharedBytes = 1024;  // taken by the system from every block
+// Limits of the emulation.
+constexpr int kMaxSharedArrays = 32;
+constexpr size_t kMaxDepositBytes = 64;  // what a lane brings to a warp collective
+
+// Where in the kernel's source something was called; the default argument that makes it so is Caller::here().
+struct Caller {
+  const char* file = "";
+  int line = 0;
+
+  static Caller here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
+};
+
+enum class State {
+  kRunnable,
+  kPreempted,  // runnable, but others go first
+  kSpinning,
+  kAtBlockBarrier,
+  kAtWarpCollective,
+  kAtClusterBarrier,
+  kAtGridBarrier,
+  kAllocating,
+  kFailed,
+  kExited,
+};
+
+inline const char* describe(State state) {
+  switch (state) {
+    case State::kSpinning: return "spins";
+    case State::kAtBlockBarrier: return "waits in __syncthreads";
+    case State::kAtWarpCollective: return "waits in a warp collective";
+    case State::kAtClusterBarrier: return "waits in cluster.sync";
+    case State::kAtGridBarrier: return "waits in grid.sync";
+    case State::kExited: return "has exited";
+    default: return "is runnable";
+  }
+}
+
+struct Block;
+struct Cluster;
+struct Thread;
+
+// `order` is for the race checker, one variable each for even and odd generations: a thread already at the next
+// barrier must not look ordered before one still leaving this one.
+struct Barrier {
+  std::vector<Thread*> members;
+  size_t arrived = 0;
+  Thread* first = nullptr;  // the first that arrived
+  unsigned generation = 0;
+  char order[2] = {};
+};
+
+struct AsyncCopy {
+  void* to;
+  const void* from;
+  int bytes, valid_bytes;  // the rest becomes zeros
+};
+
+struct WarpRequest {
+  const char* name = "";
+  unsigned mask = 0;
+  const void* deposit = nullptr;
+  size_t bytes = 0;
+  unsigned done = 0;      // collectives this thread has been in
+  unsigned snapshot = 0;  // the number of the collective that answered
+};
+
+struct SharedRequest {
+  Block* block = nullptr;
+  const void* key = nullptr;
+  size_t bytes = 0;
+};
+
+struct Thread {
+  Fiber fiber;
+  Block* block = nullptr;
+  uint3 index{};
+  int rank = 0;  // in its block
+  State state = State::kRunnable;
+  Caller at;
+  std::string error;  // of kFailed
+  WarpRequest warp_request;
+  SharedRequest shared_request;
+  std::vector<AsyncCopy> open_copies;                  // not yet committed
+  std::deque<std::vector<AsyncCopy>> committed_copies;  // groups, oldest first
+
+  int lane() const { return rank % kWarpSize; }
+};
+
+struct Warp {
+  static constexpr unsigned kSnapshots = 8;  // lanes may still read older collectives' answers
+  alignas(16) char snapshots[kSnapshots][kWarpSize * kMaxDepositBytes];
+  unsigned collectives = 0;
+  char order[2] = {};
+};
+
+// `key` tells a kernel's arrays apart; the dynamic one has none.
+struct SharedArray {
+  const void* key = nullptr;
+  char* data = nullptr;
+  size_t bytes = 0;
+};
+
+struct Block {
+  uint3 index{};
+  Cluster* cluster = nullptr;
+  size_t alive = 0;  // threads
+  std::vector<std::unique_ptr<Thread>> threads;
+  std::vector<std::unique_ptr<Warp>> warps;
+  Barrier barrier;
+  SharedArray shared[1 + kMaxSharedArrays];  // [0] is the dynamic one
+  int shared_count = 0;
+  char shared_order = 0;
+};
+
+struct Cluster {
+  std::vector<std::unique_ptr<Block>> blocks;
+  Barrier barrier;
+  size_t exited_blocks = 0;
+};
+
+struct Launch {
+  dim3 grid, block;
+  size_t shared_bytes = 0;
+  bool cooperative = false;
+  unsigned cluster = 1;  // blocks
+  const char* name = "";
+};
+
+struct Grid {
+  Launch launch;
+  Schedule schedule;
+  std::function<void()> body;  // the kernel, its arguments bound
+  std::vector<std::unique_ptr<Cluster>> clusters;
+  Barrier barrier;
+  Fiber scheduler;
+  unsigned dice = 1;  // state of the generator behind maybe_preempt
+  char start_order = 0, end_order = 0;
+};
+
+inline Grid* running = nullptr;    // the launch in progress
+inline Thread* current = nullptr;  // the thread in progress; null while the scheduler runs
+
+EMU_UNCHECKED inline Thread& this_thread() { return *current; }
+EMU_UNCHECKED inline const uint3& thread_index() { return current->index; }
+EMU_UNCHECKED inline const uint3& block_index() { return current->block->index; }
+EMU_UNCHECKED inline const dim3& block_dim() { return running->launch.block; }
+EMU_UNCHECKED inline const dim3& grid_dim() { return running->launch.grid; }
+EMU_UNCHECKED inline int lane() { return current->lane(); }
+
+__attribute__((format(printf, 1, 0))) inline std::string vformat(const char* text, va_list arguments) {
+  char buffer[1024];
+  vsnprintf(buffer, sizeof buffer, text, arguments);
+  return buffer;
+}
+
+__attribute__((format(printf, 1, 2))) inline std::string format(const char* text, ...) {
+  va_list arguments;
+  va_start(arguments, text);
+  std::string result = vformat(text, arguments);
+  va_end(arguments);
+  return result;
+}
+
+// Back to the scheduler; returns when it lets this thread go on.
+EMU_UNCHECKED inline void suspend(State state, Caller at) {
+  Thread* thread = current;
+  thread->state = state;
+  thread->at = at;
+  switch_fiber(thread->fiber, running->scheduler, state == State::kExited);
+}
+
+// Ends the launch: LAUNCH throws this message.
+[[noreturn]] __attribute__((format(printf, 1, 2))) inline void die(const char* text, ...) {
+  va_list arguments;
+  va_start(arguments, text);
+  this_thread().error = vformat(text, arguments);
+  va_end(arguments);
+  suspend(State::kFailed, {});
+  abort();
+}
+
+}  // namespace emu
