@@ -70,6 +70,12 @@ def find_cuda_toolkit() -> str | None:
     return homes[0] if homes else None
 
 
+def cuda_include_dirs(toolkit: str) -> list[str]:
+    """Folders of CUDA headers: the toolkit's, conda's way of it, and torch's wheels for what a small toolkit lacks."""
+    wheels = f"{Path(torch.__file__).parents[1]}/nvidia/*/include"
+    return [f"{toolkit}/include", *glob(f"{toolkit}/targets/*/include"), *sorted(glob(wheels))]
+
+
 def why_no_cuda(toolkit: str | None, cpp_missing: str) -> str:
     """Why the CUDA kernels are left out, or "" when they are built."""
     if os.environ.get("RNNDROP_SKIP_CUDA") == "1":
@@ -97,6 +103,11 @@ def why_no_cuda(toolkit: str | None, cpp_missing: str) -> str:
             f"{torch.version.cuda}, and both have to be of one major version; install the CUDA toolkit "
             f"{torch.version.cuda} or another build of torch, then rnndrop_cuda again"
         )
+    if not any(Path(folder, "cublas_v2.h").exists() for folder in cuda_include_dirs(toolkit)):
+        return (
+            f"the cuBLAS headers (cublas_v2.h) are not in {toolkit}; install the toolkit's cuBLAS development package "
+            "or `pip install nvidia-cublas`, then rnndrop_cuda again"
+        )
     return ""
 
 
@@ -121,8 +132,7 @@ def extension(with_cuda: bool) -> Extension:
     sources += glob("csrc/cuda/*.cpp") + glob("csrc/cuda/*.cu")
     macros = [("RNNDROP_WITH_CUDA", None)]
     ext = cpp_extension.CUDAExtension("rnndrop_cuda._C", sorted(sources), define_macros=macros, **options)
-    # torch's headers include those of cuBLAS and cuSPARSE, which many toolkits lack and torch's wheels bring along.
-    ext.include_dirs += sorted(glob(f"{Path(torch.__file__).parents[1]}/nvidia/*/include"))
+    ext.include_dirs += cuda_include_dirs(cpp_extension.CUDA_HOME)
     return ext
 
 

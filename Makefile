@@ -1,0 +1,70 @@
+# `make demo` and `make test` do all the set-up on a machine with Python and a C++ compiler; `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Run rather than looked up: a version manager's shim may be on PATH for a Python that it then cannot start.
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+VENV_CUDA := .venv-cuda
+PIP_INSTALL = $(1)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
+
+BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard build_backend/*.py csrc/* csrc/cpu/* csrc/cuda/*)
+CXX_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+
+.PHONY: help demo test lint format bench cuda-link clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/demo.stamp ## install into .venv and compare the LSTM layers on real reviews
+	@echo "==> rnndrop compare: training the classifier with every layer on movie reviews"
+	$(VENV)/bin/rnndrop compare $(ARGS)
+
+test: $(VENV)/dev.stamp ## install into .venv and run the whole test suite
+	@echo "==> pytest: the whole test suite"
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp ## check style and types
+	@echo "==> ruff, mypy, clang-format"
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(VENV)/dev.stamp ## rewrite the sources in the house style
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(CXX_FILES)
+
+bench: $(VENV)/demo.stamp ## time every backend against nn.LSTM
+	@echo "==> bench.lstm: verify, then time"
+	$(VENV)/bin/python -m bench.lstm $(ARGS)
+
+cuda-link: ## build, link and import the CUDA extension; needs nvcc 13 and a 3 GB download, no GPU
+	@.ci/cuda-link "$(PYTHON)" "$(VENV_CUDA)"
+
+clean: ## remove everything that was made
+	rm -rf $(VENV) $(VENV_CUDA) build dist *.egg-info rnndrop_cuda/*.so rnndrop_cuda/_build_facts.json
+
+$(VENV)/bin/python:
+	@echo "==> Creating $(VENV)"
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 or later was found; name one: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# First and by itself, so that the extension is built against this torch.
+$(VENV)/torch.stamp: constraints.txt | $(VENV)/bin/python
+	@echo "==> Installing torch into $(VENV)"
+	$(call PIP_INSTALL,$(VENV)) torch numpy
+	@touch $@
+
+$(VENV)/demo.stamp: $(VENV)/torch.stamp $(BUILD_INPUTS)
+	@echo "==> Building the kernels and installing rnndrop_cuda, editable, with what the demo needs"
+	$(call PIP_INSTALL,$(VENV)) -e '.[demo]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/torch.stamp $(BUILD_INPUTS)
+	@echo "==> Building the kernels and installing rnndrop_cuda, editable, with what the demo, tests and checks need"
+	$(call PIP_INSTALL,$(VENV)) -e '.[dev]'
+	@touch $@ $(VENV)/demo.stamp
