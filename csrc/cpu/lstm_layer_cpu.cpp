@@ -1,8 +1,9 @@
-// The CPU backend: GEMMs through ATen (its BLAS and oneDNN), the step kernels spread over ATen's threads.
+// The CPU backend of the layer op; the step kernels are spread over ATen's threads.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include "cpu/gemm.h"
 #include "cpu/step_kernels.h"
 #include "lstm_layer.h"
 
@@ -12,12 +13,7 @@ namespace {
 class CpuBackend final : public Backend {
  public:
   void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) const override {
-    at::Tensor result = out;
-    if (accumulate) {
-      at::addmm_out(result, result, a, b);
-    } else {
-      at::mm_out(result, a, b);
-    }
+    cpu::gemm(out, a, b, accumulate);
   }
 
   void step_forward(const StepForward& step) const override {

@@ -1,0 +1,54 @@
+"""Drawing dropout masks with torch's generators.
+
+A mask holds 0 with probability p and 1/(1-p) otherwise, so that its mean is 1. It is an ordinary tensor: it obeys
+``torch.manual_seed`` and ``generator=``, and can be kept, given back and compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LayerMasks(NamedTuple):
+    """The masks of one layer in one direction; None where there is none."""
+
+    x: Tensor | None = None
+    """``[I]`` or ``[B, I]``, on the input: Gal & Ghahramani."""
+    h: Tensor | None = None
+    """``[H]`` or ``[B, H]``, on the hidden state where the recurrence uses it: Gal & Ghahramani."""
+    g: Tensor | None = None
+    """``[H]``, ``[B, H]`` or ``[T, B, H]``, on the candidate: Semeniuta et al."""
+
+
+def check_probability(name: str, p: float) -> float:
+    """``p`` itself, a probability of dropping.
+
+    Raises:
+        ValueError: p is not a number in [0, 1]; NaN and bool are none. The message names the argument.
+    """
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1 or math.isnan(p):
+        raise ValueError(f"{name}: expected a probability, a number in [0, 1], got {p!r}")
+    return float(p)
+
+
+def dropout_mask(
+    shape: Sequence[int],
+    p: float,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """A mask of independent entries: 0 with probability p, else 1/(1-p). p=1 gives zeros.
+
+    Raises:
+        ValueError: p is not a probability.
+    """
+    keep = 1 - check_probability("p", p)
+    mask = torch.empty(tuple(shape), dtype=dtype, device=device).bernoulli_(keep, generator=generator)
+    return mask.div_(keep) if keep > 0 else mask
