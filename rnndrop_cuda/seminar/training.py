@@ -67,9 +67,7 @@ def train_epoch(
 
 
 @torch.no_grad()
-def evaluate(
-    test_loader: Iterable[Batch], model: nn.Module, lossfun: nn.Module, device: torch.device | str
-) -> Score:
+def evaluate(test_loader: Iterable[Batch], model: nn.Module, lossfun: nn.Module, device: torch.device | str) -> Score:
     """One pass without updates, dropout off."""
     model.eval()
     return _pass(test_loader, model, lossfun, device, None)
@@ -96,18 +94,19 @@ def train(
     model.to(device)
     history = History([], [], [], [])
     for epoch in range(1, num_epochs + 1):
-        scores = (*train_epoch(train_loader, model, lossfun, optimizer, device),)
-        scores += (*evaluate(test_loader, model, lossfun, device),)
-        for values, score in zip(history, scores, strict=True):
+        trained = train_epoch(train_loader, model, lossfun, optimizer, device)
+        tested = evaluate(test_loader, model, lossfun, device)
+        for values, score in zip(history, (*trained, *tested), strict=True):
             values.append(score)
-        print(f"epoch {epoch}/{num_epochs}: {format_scores(*scores)}", flush=True)
+        print(f"epoch {epoch}/{num_epochs}: {format_scores(trained, tested)}", flush=True)
     return history
 
 
-def format_scores(train_loss: float, train_accuracy: float, test_loss: float, test_accuracy: float) -> str:
+def format_scores(trained: Score, tested: Score) -> str:
+    """The line an epoch is reported with."""
     return (
-        f"train loss {train_loss:.4f} accuracy {train_accuracy:.4f}, "
-        f"test loss {test_loss:.4f} accuracy {test_accuracy:.4f}"
+        f"train loss {trained.loss:.4f} accuracy {trained.accuracy:.4f}, "
+        f"test loss {tested.loss:.4f} accuracy {tested.accuracy:.4f}"
     )
 
 

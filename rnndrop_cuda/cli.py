@@ -1,0 +1,51 @@
+"""The command `rnndrop`: finds the subcommand's module, imports only that, and hands it the other arguments."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+COMMANDS = {
+    "info": ("rnndrop_cuda.info", "what was built, what is usable here, and why not"),
+    "compare": ("rnndrop_cuda.seminar.compare", "train the review classifier with each layer and compare them"),
+    "bench": ("bench.lstm", "time the layer on every backend (needs the source checkout)"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `rnndrop argv...` and returns its exit status: 0 done, 1 failed, 2 wrong input."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog="rnndrop",
+        description="LSTM layers with dropout inside the recurrence.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<9}{what}" for name, (_, what) in COMMANDS.items())
+        + "\n\n`rnndrop COMMAND --help` says more about each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("command", nargs="?", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    args = parser.parse_args(argv[:1])
+    if args.version:
+        print(f"rnndrop_cuda {importlib.metadata.version('rnndrop-cuda')}")
+        return 0
+    if args.command is None:
+        parser.error("a COMMAND is missing")
+    module_name, _ = COMMANDS[args.command]
+    if args.command == "bench" and not _bench_importable():
+        print("rnndrop bench: needs the source checkout (the folder bench/ is not installed)", file=sys.stderr)
+        return 2
+    return importlib.import_module(module_name).main(argv[1:]) or 0
+
+
+def _bench_importable() -> bool:
+    """Whether bench/ lies beside the package or in the current folder; puts that checkout on the import path."""
+    for root in (Path(__file__).parents[1], Path.cwd()):
+        if (root / "bench" / "lstm.py").is_file() and (root / "rnndrop_cuda" / "cli.py").is_file():
+            sys.path.insert(0, str(root))
+            return True
+    return False
