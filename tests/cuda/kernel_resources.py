@@ -1,0 +1,133 @@
+"""What nvcc says each CUDA kernel takes of a GPU: registers, stack, shared memory and spills.
+
+`python tests/cuda/kernel_resources.py` compiles every kernel file (no GPU needed) and writes
+bench/results/cuda_resources.csv; the test beside it holds the kernels to that file and to no spills.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from torch.utils import cpp_extension
+
+REPO = Path(__file__).resolve().parents[2]
+CSV = REPO / "bench" / "results" / "cuda_resources.csv"
+ARCHITECTURES = ("80", "90")
+
+
+@dataclass(frozen=True, order=True)
+class Resources:
+    """One kernel on one architecture; registers are a thread's, the rest bytes."""
+
+    file: str
+    kernel: str
+    arch: str
+    registers: int
+    stack: int
+    spill_stores: int
+    spill_loads: int
+    shared_memory: int
+
+
+def find_nvcc() -> str | None:
+    """The nvcc of $CUDA_HOME, of $PATH, or of the usual place; None where there is none."""
+    homes = [os.environ.get("CUDA_HOME", ""), os.environ.get("CUDA_PATH", ""), "/usr/local/cuda"]
+    likely = [f"{home}/bin/nvcc" for home in homes if home]
+    return next((path for name in ("nvcc", *likely) if (path := shutil.which(name))), None)
+
+
+def nvcc_version(nvcc: str) -> str:
+    """As "13.0.88"."""
+    banner = subprocess.run([nvcc, "--version"], check=True, capture_output=True, text=True).stdout
+    version = re.search(r"V(\d+\.\d+\.\d+)", banner)
+    if version is None:
+        raise RuntimeError(f"{nvcc} --version names no version:\n{banner}")
+    return version[1]
+
+
+def flags() -> list[str]:
+    """Those of setup.py's build, and ptxas' report."""
+    generate = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
+    return ["-O3", *cpp_extension.COMMON_NVCC_FLAGS, *generate, "-Xptxas=-v"]
+
+
+def measure(nvcc: str) -> list[Resources]:
+    """Compile every kernel file for every architecture.
+
+    Raises:
+        RuntimeError: a file does not compile; the message is the compiler's output.
+    """
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for source in sorted((REPO / "csrc" / "cuda").glob("*.cu")):
+            command = [nvcc, *flags(), f"-I{REPO / 'csrc'}", "-c", source, "-o", Path(folder, "out.o")]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{source.name} does not compile:\n{done.stdout}")
+            found += _parse(source.name, done.stdout)
+    return sorted(found)
+
+
+def _parse(file: str, ptxas_output: str) -> list[Resources]:
+    readable = subprocess.run(["c++filt"], input=ptxas_output, check=True, capture_output=True, text=True).stdout
+    return [_parse_entry(file, entry) for entry in readable.split("Compiling entry function ")[1:]]
+
+
+def _parse_entry(file: str, entry: str) -> Resources:
+    def find(pattern: str) -> str:
+        match = re.search(pattern, entry)
+        if match is None:
+            raise RuntimeError(f"{file}: ptxas' report has nothing like {pattern!r}:\n{entry}")
+        return match[1]
+
+    signature = find(r"'(.*)' for").replace("(anonymous namespace)::", "")
+    return Resources(
+        file=file,
+        kernel=signature.partition("(")[0].rpartition("::")[2],
+        arch=find(r"' for 'sm_(\d+)"),
+        registers=int(find(r"Used (\d+) registers")),
+        stack=int(find(r"(\d+) bytes stack frame")),
+        spill_stores=int(find(r"(\d+) bytes spill stores")),
+        spill_loads=int(find(r"(\d+) bytes spill loads")),
+        # ptxas is silent about what a kernel has none of.
+        shared_memory=int(find(r"(\d+) bytes smem")) if " bytes smem" in entry else 0,
+    )
+
+
+def read_csv() -> tuple[dict[str, str], list[Resources]]:
+    """The committed report: its header of facts, and its rows."""
+    lines = CSV.read_text().splitlines()
+    facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+    rows = csv.DictReader(line for line in lines if not line.startswith("# "))
+    return facts, [
+        Resources(**{f.name: row[f.name] if f.type == "str" else int(row[f.name]) for f in fields(Resources)})
+        for row in rows
+    ]
+
+
+def main() -> None:
+    """Write the report."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise SystemExit("no nvcc was found: set CUDA_HOME")
+    rows = measure(nvcc)
+    CSV.parent.mkdir(parents=True, exist_ok=True)
+    with CSV.open("w", newline="") as file:
+        file.write(f"# command: python tests/cuda/kernel_resources.py\n# nvcc: {nvcc_version(nvcc)}\n")
+        file.write(f"# flags: {' '.join(flags())}\n")
+        writer = csv.DictWriter(file, [f.name for f in fields(Resources)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, rows))
+    spilled = sum(r.spill_stores + r.spill_loads for r in rows)
+    print(f"{CSV.relative_to(REPO)}: {len(rows)} kernels, {spilled} bytes spilled")
+
+
+if __name__ == "__main__":
+    main()

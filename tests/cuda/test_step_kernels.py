@@ -1,0 +1,45 @@
+"""The step kernels in a program of their own: against the definition, under the sanitizers, and with every line run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.emulation import toolchain
+
+KERNELS = toolchain.REPO / "csrc/cuda/step_kernels.cu"
+DRIVER = [KERNELS, toolchain.REPO / "tests/cuda/step_driver.cpp"]
+
+pytestmark = pytest.mark.skipif(bool(toolchain.why_unusable()), reason=toolchain.why_unusable())
+
+
+@pytest.mark.parametrize("schedule", toolchain.SCHEDULES)
+def test_definition(schedule):
+    done = toolchain.run(toolchain.build_program("step_driver", DRIVER), "1000", schedule=schedule)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("sanitize", "steps"), [("address", 300), ("thread", 8)])
+def test_sanitizers_find_nothing(sanitize, steps):
+    program = toolchain.build_program("step_driver", DRIVER, sanitize=sanitize)
+    done = toolchain.run(program, str(steps), schedule="rand1")
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_line_of_the_kernels_runs(tmp_path):
+    pytest.importorskip("gcovr", reason="line coverage needs gcovr: pip install gcovr")
+    program = toolchain.build_program("step_driver", DRIVER, coverage=True)
+    for stale in program.parent.rglob("*.gcda"):
+        stale.unlink()
+    done = toolchain.run(program, "60")
+    assert done.returncode == 0, done.stdout
+    report = tmp_path / "coverage.json"
+    gcovr = [sys.executable, "-m", "gcovr", "--root", toolchain.REPO, "--object-directory", program.parent]
+    subprocess.run([*gcovr, "--filter", KERNELS, "--json", report, program.parent], check=True)
+    (file,) = json.loads(report.read_text())["files"]
+    assert len(file["lines"]) > 100
+    missed = [line["line_number"] for line in file["lines"] if line["count"] == 0]
+    assert missed == [], f"lines of {KERNELS.name} that no test runs"
