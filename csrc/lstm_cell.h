@@ -9,7 +9,7 @@
 namespace rnndrop {
 
 // i = sigmoid(i_pre)    f = sigmoid(f_pre)    g = tanh(g_pre)    o = sigmoid(o_pre)
-// c = f * c_prev + i * (m_g * g)                                   Semeniuta et al. 2016, eq. 6
+// c = f * c_prev + i * (m_g * g)                        m_g: Semeniuta et al. 2016
 // h = o * tanh(c)
 template <class acc_t>
 struct CellForward {

@@ -92,8 +92,8 @@ Tensor masked_columns(const Tensor& W, const OptionalTensor& mask) {
 
 // m_x * x as a matrix [T*B, I], where the mask is a sample's own.
 Tensor masked_rows(const Tensor& x, const OptionalTensor& mask) {
-  const Tensor masked = per_sample(mask) ? x * *mask : x.contiguous();
-  return masked.view({x.size(0) * x.size(1), x.size(2)});
+  const Tensor masked = per_sample(mask) ? x * *mask : x;
+  return masked.contiguous().view({x.size(0) * x.size(1), x.size(2)});
 }
 
 OptionalTensor contiguous(const OptionalTensor& tensor) {

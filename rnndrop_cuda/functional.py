@@ -52,9 +52,10 @@ def lstm_layer(
         h_t &= o \odot \tanh(c_t)
 
     ``mask_x`` and ``mask_h`` are the variational dropout of Gal & Ghahramani, "A Theoretically Grounded Application
-    of Dropout in Recurrent Neural Networks" (arXiv 1512.05287, eq. 7); ``mask_g`` is the recurrent dropout of
-    Semeniuta, Severyn & Barth, "Recurrent Dropout without Memory Loss" (COLING 2016, eq. 8). A mask holds 0 or
-    1/(1-p), or any other multiplicative noise. Masks are constants: no gradient flows to them.
+    of Dropout in Recurrent Neural Networks" (arXiv 1512.05287): d(x_t) and d(h_{t-1}), the same d at every step.
+    ``mask_g`` is the recurrent dropout of Semeniuta, Severyn & Barth, "Recurrent Dropout without Memory Loss"
+    (COLING 2016, C16-1165): c_t = f * c_{t-1} + i * d(g). A mask holds 0 or 1/(1-p), or any other multiplicative
+    noise. Masks are constants: no gradient flows to them.
 
     Args:
         x: ``[T, B, I]``, time first; T >= 1, B may be 0.

@@ -26,8 +26,8 @@ class LSTM(nn.Module):
         h_t &= o \odot \tanh(c_t)
 
     ``input_dropout`` and ``hidden_dropout`` draw :math:`m_x` and :math:`m_h`, once for the whole sequence: the
-    variational dropout of Gal & Ghahramani (arXiv 1512.05287, eq. 7). ``candidate_dropout`` draws :math:`m_g`: the
-    recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, eq. 8). They may be combined. Dropout acts in
+    variational dropout of Gal & Ghahramani (arXiv 1512.05287). ``candidate_dropout`` draws :math:`m_g`: the
+    recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165). They may be combined. Dropout acts in
     training only. The returned h is not masked.
 
     Parameters, their names, order, shapes and initialisation are nn.LSTM's, so that a ``state_dict`` goes both ways
@@ -223,10 +223,10 @@ class LSTM(nn.Module):
 
 
 class GalLSTM(LSTM):
-    """An LSTM with the variational dropout of Gal & Ghahramani (arXiv 1512.05287, eq. 7).
+    """An LSTM with the variational dropout of Gal & Ghahramani (arXiv 1512.05287).
 
-    One mask on x and one on h, the same at every step, dropped with probability ``dropout`` each. The fused
-    counterpart of the seminar's ``RNNLayer`` and ``FastRNNLayer``. Further keywords as :class:`LSTM`.
+    d(x_t) and d(h_{t-1}): one mask on x and one on h, each with drop probability ``dropout``, the same at every
+    step. The fused counterpart of the seminar's ``RNNLayer`` and ``FastRNNLayer``. Further keywords as :class:`LSTM`.
     """
 
     def __init__(self, input_size: int, hidden_size: int, dropout: float = 0.0, **kwargs: Any) -> None:
@@ -235,9 +235,9 @@ class GalLSTM(LSTM):
 
 
 class SemeniutaLSTM(LSTM):
-    """An LSTM with the recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, eq. 8).
+    """An LSTM with the recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165).
 
-    A fresh mask on the candidate g at every step, dropped with probability ``dropout``. The fused counterpart of the
+    c_t = f * c_{t-1} + i * d(g): a fresh mask at every step, with drop probability ``dropout``. The fused counterpart of the
     seminar's ``MyLSTM``. Further keywords as :class:`LSTM`.
     """
 

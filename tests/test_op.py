@@ -1,0 +1,272 @@
+"""The op on the CPU kernels against the reference: every output, every gradient, every mask kind, every dtype."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from problems import INPUTS, MASK_KINDS, OUTPUTS, Problem, assert_equals_reference, random_problem, relative_error
+
+from rnndrop_cuda import ops, reference
+from rnndrop_cuda.functional import lstm_layer
+
+pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
+
+# Ones, odd sizes, and sizes below, at and past the 64 elements that a kernel takes at once.
+SIZES = [(1, 1, 1, 1), (5, 3, 4, 6), (2, 7, 1, 31), (3, 2, 33, 64), (2, 5, 3, 129)]
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5}
+
+
+def cpu_layer(*args, **kwargs):
+    return lstm_layer(*args, backend="cpu", **kwargs)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("masks", MASK_KINDS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_equals_reference(dtype, masks, lengths, reverse):
+    for sizes in SIZES:
+        problem = random_problem(*sizes, masks=masks, lengths=lengths, reverse=reverse, dtype=dtype)
+        assert_equals_reference(problem, cpu_layer, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("p", [0, 0.25, 0.5, 1])
+@pytest.mark.parametrize("masks", ["gal-batch", "gal-sample", "semeniuta-step", "both"])
+def test_equals_reference_at_every_p(masks, p):
+    problem = random_problem(masks=masks, p=p)
+    assert_equals_reference(problem, cpu_layer, 1e-13)
+
+
+def test_equals_reference_where_matrices_are_large():
+    """Large enough for the float32 GEMM library and for several threads."""
+    problem = random_problem(4, 128, 300, 128, masks="both", dtype=torch.float32)
+    assert_equals_reference(problem, cpu_layer, 1e-5)
+
+
+@pytest.mark.parametrize("bias", ["b_ih", "b_hh", "neither"])
+def test_equals_reference_without_biases(bias):
+    problem = random_problem()
+    for name in ("b_ih", "b_hh"):
+        if name != bias:
+            problem.inputs[name] = None
+    assert_equals_reference(problem, cpu_layer, 1e-13)
+
+
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "semeniuta-step", "both"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_error_at_most_twice_that_of_plain_torch(dtype, masks):
+    """The same rounded inputs through the kernel and through plain torch in this dtype, both against float64."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        problem = random_problem(6, 8, 32, 48, masks=masks, dtype=dtype)
+        exact = problem.to(torch.float64).solve(reference.lstm_layer)
+        plain, fused = problem.solve(reference.lstm_layer), problem.solve(cpu_layer)
+        for name in exact:
+            ours, theirs = (relative_error(result[name], exact[name]) for result in (fused, plain))
+            assert ours <= 2 * theirs + 1e-7, f"{name}: {ours:.3g} against {theirs:.3g}"
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("masks", MASK_KINDS)
+def test_gradcheck(masks, reverse):
+    problem = random_problem(3, 2, 2, 3, masks=masks, lengths=True, reverse=reverse)
+    inputs = [problem.inputs[name].requires_grad_() for name in INPUTS]
+    assert torch.autograd.gradcheck(lambda *inputs: cpu_layer(*inputs, **problem.options), inputs)
+
+
+def test_double_backward_equals_the_reference():
+    problem = random_problem(3, 2, 2, 3, masks="both", lengths=True)
+
+    def second_derivatives(layer):
+        inputs = [problem.inputs[name].detach().clone().requires_grad_() for name in INPUTS]
+        outputs = layer(*inputs, **problem.options)
+        first = torch.autograd.grad(outputs, inputs, [problem.upstream[k] for k in OUTPUTS], create_graph=True)
+        return torch.autograd.grad([g.sin().sum() for g in first], inputs)
+
+    for ours, theirs in zip(second_derivatives(cpu_layer), second_derivatives(reference.lstm_layer), strict=True):
+        assert relative_error(ours, theirs) < 1e-12
+
+
+def test_double_backward_where_inputs_depend_on_each_other():
+    """W_hh made from W_ih: the way through it must be counted once."""
+    problem = random_problem(2, 2, 3, 3)
+
+    def second_derivative(layer):
+        leaf = problem.inputs["W_ih"].detach().clone().requires_grad_()
+        inputs = [problem.inputs[name] for name in INPUTS]
+        y, _, _ = layer(*inputs[:3], leaf, leaf**2, *inputs[5:])
+        (first,) = torch.autograd.grad(y.sum(), leaf, create_graph=True)
+        (second,) = torch.autograd.grad(first.sin().sum(), leaf)
+        return first, second
+
+    for ours, theirs in zip(second_derivative(cpu_layer), second_derivative(reference.lstm_layer), strict=True):
+        assert relative_error(ours, theirs) < 1e-12
+
+
+@pytest.mark.parametrize("used", [["y"], ["h_n"], ["c_n"], ["h_n", "c_n"]])
+def test_upstream_gradients_may_be_missing(used):
+    problem = random_problem(masks="both", lengths=True)
+    unused = {name: torch.zeros_like(grad) for name, grad in problem.upstream.items() if name not in used}
+    expected = Problem(problem.inputs, problem.options, problem.upstream | unused).solve(reference.lstm_layer)
+    leaves = {k: v.clone().requires_grad_() for k, v in problem.inputs.items()}
+    outputs = dict(zip(OUTPUTS, cpu_layer(*leaves.values(), **problem.options), strict=True))
+    gradients = torch.autograd.grad(
+        [outputs[k] for k in used], list(leaves.values()), [problem.upstream[k] for k in used]
+    )
+    for name, gradient in zip(leaves, gradients, strict=True):
+        assert relative_error(gradient, expected["d" + name]) < 1e-12, name
+
+
+@pytest.mark.parametrize("wanted", [["x"], ["h_0"], ["c_0"], ["W_ih"], ["W_hh"], ["b_ih"], ["b_hh"], ["x", "b_hh"]])
+def test_gradients_of_a_subset_of_the_inputs(wanted):
+    problem = random_problem(masks="gal-sample")
+    expected = problem.solve(reference.lstm_layer)
+    inputs = {k: v.clone().requires_grad_(k in wanted) for k, v in problem.inputs.items()}
+    outputs = cpu_layer(*inputs.values(), **problem.options)
+    gradients = torch.autograd.grad(outputs, [inputs[k] for k in wanted], [problem.upstream[k] for k in OUTPUTS])
+    for name, gradient in zip(wanted, gradients, strict=True):
+        assert relative_error(gradient, expected["d" + name]) < 1e-12, name
+
+
+def test_backward_twice_through_one_graph():
+    problem = random_problem(masks="both")
+    inputs = [problem.inputs[name].requires_grad_() for name in INPUTS]
+    y, _, _ = cpu_layer(*inputs, **problem.options)
+    first = torch.autograd.grad(y.sum(), inputs, retain_graph=True)
+    second = torch.autograd.grad(y.sum(), inputs)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_changed_output_is_noticed_in_backward():
+    problem = random_problem()
+    inputs = [problem.inputs[name].requires_grad_() for name in INPUTS]
+    y, h_n, _ = cpu_layer(*inputs)
+    with torch.no_grad():
+        y.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        h_n.sum().backward()
+
+
+@pytest.mark.parametrize("name", [*INPUTS, "mask_x", "mask_h", "mask_g"])
+def test_strides_do_not_matter(name):
+    """Transposed, every other element, expanded: the same numbers as a dense copy."""
+    for masks in ("gal-batch", "gal-sample", "semeniuta-step"):
+        problem = random_problem(masks=masks)
+        place = problem.options if name.startswith("mask") else problem.inputs
+        if name not in place:
+            continue
+        dense = place[name]
+        views = [dense.mT.contiguous().mT if dense.dim() > 1 else dense,
+                 torch.stack([dense, dense + 1], dim=-1)[..., 0],
+                 dense.flatten()[:1].expand(dense.shape)]  # fmt: skip
+        for view in views:
+            place[name] = view.contiguous()
+            expected = [*reference.lstm_layer(*problem.inputs.values(), **problem.options)]
+            place[name] = view
+            actual = [*cpu_layer(*problem.inputs.values(), **problem.options)]
+            assert all(relative_error(a, e) < 1e-13 for a, e in zip(actual, expected, strict=True))
+
+
+def test_expanded_upstream_gradient():
+    """What y.sum() hands back: one number, expanded."""
+    problem = random_problem(masks="both")
+    upstream = {k: torch.ones((), dtype=torch.float64).expand(v.shape) for k, v in problem.upstream.items()}
+    assert_equals_reference(Problem(problem.inputs, problem.options, upstream), cpu_layer, 1e-13)
+
+
+@pytest.mark.parametrize("masks", ["none", "gal-sample", "semeniuta-step"])
+def test_empty_batch(masks):
+    problem = random_problem(4, 0, 3, 5, masks=masks, lengths=masks == "none")
+    result = problem.solve(cpu_layer)
+    assert result["y"].shape == (4, 0, 5)
+    assert result["dW_hh"].shape == (20, 5)
+    assert all(not result[name].any() for name in ("dW_ih", "dW_hh", "db_ih", "db_hh"))
+
+
+def test_no_input_features():
+    assert_equals_reference(random_problem(3, 2, 0, 4, masks="mask_h-only"), cpu_layer, 1e-13)
+
+
+@pytest.mark.parametrize("masks", ["none", "both"])
+def test_bit_for_bit_the_same_on_every_run(masks):
+    problem = random_problem(6, 40, 33, 65, masks=masks, dtype=torch.float32)
+    first = problem.solve(cpu_layer)
+    for _ in range(3):
+        again = problem.solve(cpu_layer)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_dropped_columns_get_no_gradient_and_no_nan():
+    problem = random_problem(masks="gal-batch", p=1)
+    result = problem.solve(cpu_layer)
+    assert not result["dx"].any()
+    assert not result["dW_ih"].any()
+    assert not result["dW_hh"].any()
+    assert all(value.isfinite().all() for value in result.values())
+
+
+def test_large_pre_activations_saturate():
+    problem = random_problem(dtype=torch.float32)
+    problem.inputs["x"] = problem.inputs["x"].sign() * 1e4
+    problem.inputs["W_ih"] = torch.ones_like(problem.inputs["W_ih"])
+    result = problem.solve(cpu_layer)
+    assert all(value.isfinite().all() for value in result.values())
+
+
+def test_nan_stays_visible():
+    problem = random_problem()
+    problem.inputs["x"][0, 0, 0] = float("nan")
+    y, _, _ = cpu_layer(*problem.inputs.values())
+    assert y[:, 0].isnan().all()
+    assert y[:, 1:].isfinite().all()
+
+
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "both"])
+def test_opcheck(masks):
+    problem = random_problem(masks=masks, lengths=masks == "both")
+    masks = [problem.options.get(name) for name in ("mask_x", "mask_h", "mask_g", "lengths")]
+    inputs = [problem.inputs[name].requires_grad_() for name in INPUTS]
+    torch.library.opcheck(torch.ops.rnndrop.lstm_layer, (*inputs, *masks, False))
+
+    x, h_0, _, W_ih, W_hh, *_ = (tensor.detach() for tensor in inputs)
+    y, _, _, gates, c, h_tilde = (
+        t.detach() for t in torch.ops.rnndrop.lstm_layer(*(t.detach() for t in inputs), *masks, False)
+    )
+    upstream = [problem.upstream[name] for name in OUTPUTS]
+    for need_dx, need_dW in ((True, True), (False, True), (True, False)):  # noqa: N806
+        torch.library.opcheck(
+            torch.ops.rnndrop.lstm_layer_backward,
+            (*upstream, x, h_0, W_ih, W_hh, *masks, False, y, gates, c, h_tilde, need_dx, need_dW),
+        )
+
+
+def test_compiles_without_graph_break():
+    problem = random_problem(masks="gal-batch", dtype=torch.float32)
+    compiled = torch.compile(cpu_layer, fullgraph=True, backend="aot_eager")
+    assert_equals_reference(problem, compiled, 1e-5)
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_every_vector_width(capability):
+    """The kernel for each width that torch may pick; in a process of its own, since it is picked once."""
+    program = (
+        "import sys, torch; sys.path.insert(0, 'tests')\n"
+        "from problems import *; from rnndrop_cuda import functional, _C\n"
+        "for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-5), (torch.bfloat16, 5e-2)):\n"
+        "    problem = random_problem(3, 5, 7, 129, masks='both', lengths=True, dtype=dtype)\n"
+        "    assert_equals_reference(problem, functional.lstm_layer, tolerance, backend='cpu')\n"
+        "print(_C.vector_isa())"
+    )
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": capability}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=os.path.dirname(os.path.dirname(__file__)),
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    widest = torch.backends.cpu.get_cpu_capability()
+    asked = {"default": "baseline", "avx2": "AVX2", "avx512": "AVX512"}[capability]
+    order = ["baseline", "AVX2", "AVX512"]
+    if widest in order and order.index(asked) <= order.index(widest):
+        assert done.stdout.strip() == asked
