@@ -162,7 +162,7 @@ class MyLSTM(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, inp: Tensor, hidden: State | None = None, *, masks: tuple[Tensor] | None = None) -> Output:
+    def forward(self, inp: Tensor, hidden: State | None = None, *, masks: Sequence[LayerMasks] | None = None) -> Output:
         """inp [T, B, I], hidden (h_0, c_0) each [1, B, H] or None for zeros -> out [T, B, H], (h_n, c_n).
 
         masks: [LayerMasks(g=[T, B, H], [B, H] or [H])] to use, in training and in evaluation alike; None draws
