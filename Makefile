@@ -62,9 +62,11 @@ $(VENV)/torch.stamp: constraints.txt | $(VENV)/bin/python
 $(VENV)/demo.stamp: $(VENV)/torch.stamp $(BUILD_INPUTS)
 	@echo "==> Building the kernels and installing rnndrop_cuda, editable, with what the demo needs"
 	$(call PIP_INSTALL,$(VENV)) -e '.[demo]'
+	$(VENV)/bin/rnndrop info
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/torch.stamp $(BUILD_INPUTS)
 	@echo "==> Building the kernels and installing rnndrop_cuda, editable, with what the demo, tests and checks need"
 	$(call PIP_INSTALL,$(VENV)) -e '.[dev]'
+	$(VENV)/bin/rnndrop info
 	@touch $@ $(VENV)/demo.stamp
