@@ -1,0 +1,107 @@
+"""Random calls of the layer: shapes, masks, dtypes, strides, lengths, right and wrong. None may crash the process."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from problems import INPUTS, OUTPUTS, relative_error
+
+from rnndrop_cuda import ops, reference
+from rnndrop_cuda.functional import lstm_layer
+
+pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
+
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 0.05}
+
+
+def strided(tensor: torch.Tensor, stride: str) -> torch.Tensor:
+    """The same numbers at other places in memory."""
+    if stride == "transposed" and tensor.dim() > 1:
+        return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+    if stride == "gaps":
+        return torch.stack([tensor, tensor], dim=-1)[..., 0]
+    if stride == "offset":
+        return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+    return tensor
+
+
+@st.composite
+def calls(draw):
+    T, B, I, H = (draw(st.integers(low, high)) for low, high in ((1, 5), (0, 6), (0, 9), (1, 70)))  # noqa: E741
+    dtype = draw(st.sampled_from(list(TOLERANCE)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+
+    def normal(*shape):
+        values = torch.randn(*shape, generator=generator, dtype=torch.float64) * 0.5
+        return strided(values.to(dtype), draw(st.sampled_from(["dense", "transposed", "gaps", "offset"])))
+
+    def mask(*shape):
+        p = draw(st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+        keep = torch.full(shape, 1 - p, dtype=torch.float64)
+        values = torch.bernoulli(keep, generator=generator) / ((1 - p) or 1)
+        return strided(values.to(dtype), draw(st.sampled_from(["dense", "transposed", "gaps", "offset"])))
+
+    bias = draw(st.booleans())
+    inputs = {
+        "x": normal(T, B, I), "h_0": normal(B, H), "c_0": normal(B, H), "W_ih": normal(4 * H, I),
+        "W_hh": normal(4 * H, H), "b_ih": normal(4 * H) if bias else None, "b_hh": normal(4 * H) if bias else None,
+    }  # fmt: skip
+    options = {"reverse": draw(st.booleans())}
+    for name, shapes in (("mask_x", [(I,), (B, I)]), ("mask_h", [(H,), (B, H)]), ("mask_g", [(H,), (B, H), (T, B, H)])):
+        shape = draw(st.sampled_from([None, *shapes]))
+        options[name] = None if shape is None else mask(*shape)
+    if draw(st.booleans()):
+        options["lengths"] = torch.randint(0, T + 1, (B,), generator=generator)
+    upstream = [normal(T, B, H), normal(B, H), normal(B, H)]
+    return inputs, options, upstream
+
+
+def solve(layer, inputs, options, upstream):
+    leaves = {k: v.detach().requires_grad_() for k, v in inputs.items() if v is not None}
+    outputs = layer(*(leaves.get(name) for name in INPUTS), **options)
+    gradients = torch.autograd.grad(outputs, list(leaves.values()), upstream)
+    return dict(zip([*OUTPUTS, *leaves], [*outputs, *gradients], strict=True))
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(calls())
+def test_any_good_call_equals_the_reference(call):
+    inputs, options, upstream = call
+    exact = solve(
+        reference.lstm_layer,
+        {k: v if v is None else v.double() for k, v in inputs.items()},
+        {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in options.items()},
+        [v.double() for v in upstream],
+    )
+    actual = solve(lambda *a, **k: lstm_layer(*a, backend="cpu", **k), inputs, options, upstream)
+    tolerance = TOLERANCE[inputs["x"].dtype]
+    for name, value in actual.items():
+        size = exact[name].norm()
+        assert relative_error(value, exact[name]) <= tolerance or size < 1e-3 * tolerance, name
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    calls(),
+    st.sampled_from([*INPUTS, "mask_x", "mask_h", "mask_g", "lengths"]),
+    st.sampled_from([(), (0,), (1,), (3,), (2, 5), (1, 1, 1), (2, 3, 4), (1, 2, 3, 4)]),
+    st.sampled_from([torch.float64, torch.float32, torch.int64, torch.bool, torch.complex64]),
+)
+def test_any_wrong_argument_is_refused_or_right(call, name, shape, dtype):
+    """Any tensor in any place: an exception, or a result of the right shapes; by the function and by the op."""
+    inputs, options, _ = call
+    arguments = inputs | options
+    arguments[name] = torch.ones(shape, dtype=dtype)
+    order = [*INPUTS, "mask_x", "mask_h", "mask_g", "lengths", "reverse"]
+    for layer in (
+        lambda: lstm_layer(**arguments, backend="cpu"),
+        lambda: torch.ops.rnndrop.lstm_layer(*(arguments.get(k) for k in order)),
+    ):
+        try:
+            y, h_n, *_ = layer()
+        except (RuntimeError, ValueError) as error:
+            assert str(error)
+        else:
+            T, B, _ = arguments["x"].shape
+            assert y.shape == (T, B, arguments["W_hh"].shape[1])
+            assert h_n.shape == arguments["h_0"].shape

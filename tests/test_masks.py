@@ -1,0 +1,116 @@
+"""Statistics of every mask that the layers draw: keep rate, scale, shared where it must be, fresh where it must be."""
+
+import pytest
+import torch
+
+from rnndrop_cuda import LSTM, GalLSTM, SemeniutaLSTM, dropout_mask
+from rnndrop_cuda.masks import LayerMasks
+
+T, B, I, H = 40, 50, 30, 20
+P = 0.3
+
+
+def assert_is_dropout_mask(mask, shape, p):
+    """Right shape and values, and a keep rate within five standard deviations."""
+    assert mask.shape == shape
+    kept = mask != 0
+    assert torch.equal(mask[kept], torch.full_like(mask[kept], 1 / (1 - p)))
+    n = mask.numel()
+    assert abs(kept.double().mean() - (1 - p)) <= 5 * (p * (1 - p) / n) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_mask(p, dtype):
+    mask = dropout_mask((200, 300), p, dtype=dtype)
+    assert mask.dtype == dtype
+    assert_is_dropout_mask(mask, (200, 300), p)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_dropout_mask_in_half_precision(dtype):
+    mask = dropout_mask((200, 300), 0.5, dtype=dtype)
+    assert mask.dtype == dtype
+    assert set(mask.unique().tolist()) == {0.0, 2.0}
+
+
+def test_dropout_mask_at_the_ends():
+    assert torch.equal(dropout_mask((3, 4), 0), torch.ones(3, 4))
+    assert torch.equal(dropout_mask((3, 4), 1), torch.zeros(3, 4))
+    assert torch.equal(dropout_mask((3, 4), 1.0), torch.zeros(3, 4))
+
+
+def test_dropout_mask_entries_are_independent():
+    """Correlation between neighbours along each axis within five standard deviations of 0."""
+    mask = dropout_mask((400, 400), 0.5, dtype=torch.float64) - 1
+    for a, b in ((mask[1:], mask[:-1]), (mask[:, 1:], mask[:, :-1])):
+        assert abs((a * b).mean()) <= 5 / a.numel() ** 0.5
+
+
+def test_generator_and_seed_decide():
+    first = dropout_mask((50,), 0.5, generator=torch.Generator().manual_seed(7))
+    again = dropout_mask((50,), 0.5, generator=torch.Generator().manual_seed(7))
+    other = dropout_mask((50,), 0.5, generator=torch.Generator().manual_seed(8))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+    layer, x = GalLSTM(I, H, dropout=P), torch.randn(T, B, I)
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(layer(x)[0])
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("scope", ["batch", "sample"])
+def test_gal_masks(scope):
+    layer = GalLSTM(1000, 1000, dropout=P, mask_scope=scope, dtype=torch.float64)
+    (masks,) = layer.draw_masks(T, B)
+    batch = () if scope == "batch" else (B,)
+    assert_is_dropout_mask(masks.x, (*batch, 1000), P)
+    assert_is_dropout_mask(masks.h, (*batch, 1000), P)
+    assert masks.g is None
+    assert not torch.equal(masks.x, masks.h)
+    if scope == "sample":
+        assert not torch.equal(masks.x[0], masks.x[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "scope", "shape"),
+    [("step", "batch", (T, B, H)), ("step", "sample", (T, B, H)), ("sequence", "batch", (H,)),
+     ("sequence", "sample", (B, H))],
+)  # fmt: skip
+def test_semeniuta_masks(kind, scope, shape):
+    layer = SemeniutaLSTM(I, H, dropout=P, candidate_mask=kind, mask_scope=scope, dtype=torch.float64)
+    (masks,) = layer.draw_masks(T, B)
+    assert masks.x is None
+    assert masks.h is None
+    assert_is_dropout_mask(masks.g, shape, P)
+    if kind == "step":
+        assert not torch.equal(masks.g[0], masks.g[1])
+        assert not torch.equal(masks.g[:, 0], masks.g[:, 1])
+
+
+def test_fresh_masks_at_every_forward():
+    layer = LSTM(I, H, input_dropout=P)
+    assert not torch.equal(layer.draw_masks(T, B)[0].x, layer.draw_masks(T, B)[0].x)
+
+
+@pytest.mark.parametrize("layer", [GalLSTM(I, H, dropout=P), SemeniutaLSTM(I, H, dropout=P)])
+def test_no_dropout_in_eval(layer):
+    x, plain = torch.randn(T, B, I), LSTM(I, H)
+    plain.load_state_dict(layer.state_dict())
+    layer.eval()
+    before = torch.get_rng_state()
+    assert torch.equal(layer(x)[0], plain(x)[0])
+    assert torch.equal(torch.get_rng_state(), before), "eval must draw nothing"
+    layer.train()
+    assert not torch.equal(layer(x)[0], plain(x)[0])
+
+
+def test_no_dropout_draws_nothing():
+    layer = LSTM(I, H)
+    before = torch.get_rng_state()
+    assert layer.draw_masks(T, B) == [LayerMasks()]
+    assert torch.equal(torch.get_rng_state(), before)
