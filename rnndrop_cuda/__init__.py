@@ -1,3 +1,36 @@
-"""LSTM layers with dropout inside the recurrence, at the speed of nn.LSTM."""
+"""LSTM layers with dropout inside the recurrence, at the speed of nn.LSTM.
+
+``LSTM``, ``GalLSTM`` and ``SemeniutaLSTM`` are the layers, ``functional.lstm_layer`` is the function under them;
+the other names are the seminar's.
+"""
 
 from rnndrop_cuda import functional
+from rnndrop_cuda.lstm import LSTM, GalLSTM, SemeniutaLSTM
+from rnndrop_cuda.masks import LayerMasks, dropout_mask
+from rnndrop_cuda.seminar import (
+    FastRNNLayer,
+    MyLSTM,
+    RNNClassifier,
+    RNNLayer,
+    gen_dropout_mask,
+    init_h0_c0,
+    load_matrix_imdb,
+    train,
+)
+
+__all__ = [
+    "LSTM",
+    "FastRNNLayer",
+    "GalLSTM",
+    "LayerMasks",
+    "MyLSTM",
+    "RNNClassifier",
+    "RNNLayer",
+    "SemeniutaLSTM",
+    "dropout_mask",
+    "functional",
+    "gen_dropout_mask",
+    "init_h0_c0",
+    "load_matrix_imdb",
+    "train",
+]
