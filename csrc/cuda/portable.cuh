@@ -12,8 +12,8 @@
 #include "cuda_emulation.h"
 
 #define HAS_CLUSTERS 1
-#define SHARED(name, ...)                                                        \
-  static char name##_key;                                                        \
+#define SHARED(name, ...) \
+  static char name##_key; \
   auto& name = *static_cast<std::add_pointer_t<__VA_ARGS__>>(::emu::static_shared(&name##_key, sizeof(__VA_ARGS__)))
 #define DYN_SHARED(T, name) T* name = static_cast<T*>(::emu::dynamic_shared())
 
@@ -58,8 +58,8 @@ template <class T>
 using shared_type = T;
 // SHARED(tile, float[16][17]) is a static array; DYN_SHARED(float, smem) points to the launch's dynamic bytes.
 #define SHARED(name, ...) __shared__ shared_type<__VA_ARGS__> name
-#define DYN_SHARED(T, name)                                             \
-  extern __shared__ __align__(1024) unsigned char dyn_shared_bytes[];   \
+#define DYN_SHARED(T, name)                                           \
+  extern __shared__ __align__(1024) unsigned char dyn_shared_bytes[]; \
   T* name = reinterpret_cast<T*>(dyn_shared_bytes)
 
 // Ordering between blocks comes from this pair alone: a fence with a relaxed atomic is beyond the race checker.
@@ -76,10 +76,10 @@ __device__ inline void spin_pause() {}
 
 // 16 bytes from global to shared memory, zeros unless valid; both addresses 16-byte aligned.
 __device__ inline void cp_async16(void* to_shared, const void* from, bool valid = true) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<unsigned>(__cvta_generic_to_shared(to_shared))),
-               "l"(from), "r"(valid ? 16 : 0)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to_shared))),
+      "l"(from), "r"(valid ? 16 : 0)
+      : "memory");
 }
 __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kGroupsLeft>
@@ -88,7 +88,9 @@ __device__ inline void cp_async_wait() {
 }
 
 // d[16,8] += A[16,8] B[8,8] of one warp. With g = lane / 4 and t = lane % 4:
-//   d[i]  row g + 8 (i/2)  column 2t + i%2      a[i]  row g + 8 (i%2)  column t + 4 (i/2)      b[i]  row t + 4i  column g
+//   d[i]  row g + 8 (i/2)  column 2t + i%2
+//   a[i]  row g + 8 (i%2)  column t + 4 (i/2)
+//   b[i]  row t + 4i       column g
 __device__ inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -96,7 +98,8 @@ __device__ inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], c
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 // d[16,8] += A[16,16] B[16,8]; d as above, a and b hold two neighbours along k, the lower half first:
-//   a[i]  row g + 8 (i%2)  columns 2t + 8 (i/2) + {0,1}      b[i]  rows 2t + 8i + {0,1}  column g
+//   a[i]  row g + 8 (i%2)       columns 2t + 8 (i/2) + {0,1}
+//   b[i]  rows 2t + 8i + {0,1}  column g
 __device__ inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -138,8 +141,8 @@ cudaError_t launch_kernel(const LaunchCfg& cfg, [[maybe_unused]] const char* nam
 #else
   constexpr size_t kSmemWithoutAsking = 48 * 1024;
   if (cfg.smem > kSmemWithoutAsking) {
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(cfg.smem));
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(cfg.smem));
     if (error != cudaSuccess) return error;
   }
   cudaLaunchAttribute attributes[2];

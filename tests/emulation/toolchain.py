@@ -26,16 +26,19 @@ BUILD_ROOT = REPO / "build" / "emulation"
 SCHEDULES = ("fifo", "lifo", "rand1", "rand2")
 """Orders in which the emulation runs threads: a kernel's result must not depend on it."""
 
+_SANITIZED_VARIABLE = "EMU_SANITIZED_PYTHON"
+SANITIZED = _SANITIZED_VARIABLE in os.environ
+"""Whether this process was started by `run_python(..., sanitize=True)`."""
+
 _SANITIZER_FLAGS = {
     None: [],
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
     "thread": ["-fsanitize=thread"],
 }
-_SANITIZER_RUNTIME = {"address": "libasan.so", "thread": "libtsan.so"}
 _SANITIZER_OPTIONS = {
-    # Fibers that a failing launch abandons never free what they own, so leaks are not looked for.
+    # Threads of a failed launch never free what they own, and Python leaks anyway.
     "ASAN_OPTIONS": "detect_leaks=0",
-    # What TSan says after the first race is noise: the emulation does not model an undone barrier.
+    # One race is enough; a kernel without its barrier has thousands.
     "TSAN_OPTIONS": "halt_on_error=1",
 }
 
@@ -52,9 +55,7 @@ def compiler() -> str | None:
 @functools.cache
 def cuda_include_dirs() -> tuple[Path, ...]:
     """Folders with CUDA's headers: of the toolkit, else of the nvidia-cuda-* wheels, else none."""
-    roots = [
-        Path(os.environ[name]) / "include" for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)
-    ]
+    roots = [Path(os.environ[name]) / "include" for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     if nvcc := shutil.which("nvcc"):
         roots.append(Path(nvcc).resolve().parents[1] / "include")
     roots.append(Path("/usr/local/cuda/include"))
@@ -115,7 +116,6 @@ def build_torch_ext(
     name: str,
     sources: Sequence[Path],
     *,
-    sanitize: str | None = None,
     coverage: bool = False,
     defines: Mapping[str, str | int] | None = None,
     opt: str = "-O1",
@@ -123,11 +123,12 @@ def build_torch_ext(
 ) -> Path:
     """Like `build_program`, but a shared library for `torch.ops.load_library`.
 
-    A sanitized one only loads into a Python that `run_python(..., sanitize=...)` started.
+    It is sanitized where this process is, by `run_python(..., sanitize=True)`: no other could load it.
     """
     import torch  # so that programs can be built where torch is not installed
     from torch.utils import cpp_extension
 
+    sanitize = "address" if SANITIZED else None
     instrument = _instrument_flags(sanitize, coverage)
     flags = _compile_flags(defines, "-O0" if coverage else opt, include_dirs)
     flags += ["-fPIC", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
@@ -136,50 +137,29 @@ def build_torch_ext(
     for folder in cpp_extension.library_paths():
         link += [f"-L{folder}", f"-Wl,-rpath,{folder}"]
     link += ["-lc10", "-ltorch_cpu", "-ltorch"]
-    return _build(
-        _folder(name, sanitize, coverage) / "lib.so", sources, [*instrument, *flags], [*instrument, *link]
-    )
+    return _build(_folder(name, sanitize, coverage) / "lib.so", sources, [*instrument, *flags], [*instrument, *link])
 
 
-def environment(
-    *, schedule: str = "fifo", sanitize: str | None = None, preload: bool = False
-) -> dict[str, str]:
-    """os.environ for a process that runs emulated kernels.
-
-    `preload` loads the sanitizer's runtime ahead of a program that is not itself sanitized: Python.
-    """
-    env = {**os.environ, **_SANITIZER_OPTIONS, "EMU_SCHEDULE": schedule}
-    if preload and sanitize:
-        runtime = _SANITIZER_RUNTIME[sanitize]
-        found = subprocess.run(
-            [str(compiler()), f"-print-file-name={runtime}"], capture_output=True, text=True, check=True
-        )
-        env["LD_PRELOAD"] = found.stdout.strip()
-    return env
-
-
-def run(
-    program: Path, *args: str, schedule: str = "fifo", timeout: float = 120
-) -> subprocess.CompletedProcess[str]:
+def run(program: Path, *args: str, schedule: str = "fifo", timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a program that `build_program` built; its exit status is for the caller to judge."""
-    return subprocess.run(
-        [str(program), *args],
-        env=environment(schedule=schedule),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    return _run([str(program), *args], {"EMU_SCHEDULE": schedule}, timeout)
 
 
-def run_python(
-    *args: str, sanitize: str | None = None, schedule: str = "fifo", timeout: float = 300
-) -> subprocess.CompletedProcess[str]:
-    """Run this Python with `args`, ready to load a `build_torch_ext(..., sanitize=sanitize)`."""
+def run_python(*args: str, sanitize: bool, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run this Python with `args`, under AddressSanitizer if `sanitize`; the exit status is for the caller to judge."""
+    if not sanitize:
+        return _run([sys.executable, *args], {}, timeout)
+    # Python is not sanitized itself, so the runtime that the library needs must be there before.
+    command = [str(compiler()), "-print-file-name=libasan.so"]
+    runtime = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return _run([sys.executable, *args], {"LD_PRELOAD": runtime, _SANITIZED_VARIABLE: "1"}, timeout)
+
+
+def _run(command: Sequence[str], variables: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **_SANITIZER_OPTIONS, **variables}
     return subprocess.run(
-        [sys.executable, *args],
-        env=environment(schedule=schedule, sanitize=sanitize, preload=True),
+        command,
+        env=env,
         cwd=REPO,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -195,9 +175,7 @@ def _instrument_flags(sanitize: str | None, coverage: bool) -> list[str]:
     return [*_SANITIZER_FLAGS[sanitize], *(["--coverage"] if coverage else [])]
 
 
-def _compile_flags(
-    defines: Mapping[str, str | int] | None, opt: str, include_dirs: Sequence[Path]
-) -> list[str]:
+def _compile_flags(defines: Mapping[str, str | int] | None, opt: str, include_dirs: Sequence[Path]) -> list[str]:
     flags = [opt, "-g", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-tsan", "-DRNNDROP_EMULATE_CUDA"]
     flags += [f"-D{key}={value}" for key, value in (defines or {}).items()]
     own = [REPO / "csrc", REPO / "csrc" / "cuda", Path(__file__).resolve().parent, *include_dirs]
@@ -206,9 +184,7 @@ def _compile_flags(
 
 
 def _folder(name: str, sanitize: str | None, coverage: bool) -> Path:
-    return BUILD_ROOT / "-".join(
-        [name, *([sanitize] if sanitize else []), *(["coverage"] if coverage else [])]
-    )
+    return BUILD_ROOT / "-".join([name, *([sanitize] if sanitize else []), *(["coverage"] if coverage else [])])
 
 
 def _build(target: Path, sources: Sequence[Path], compile_flags: list[str], link_flags: list[str]) -> Path:
@@ -226,9 +202,7 @@ def _build(target: Path, sources: Sequence[Path], compile_flags: list[str], link
     return target
 
 
-def _ninja_file(
-    target: str, sources: Sequence[Path], compile_flags: Sequence[str], link_flags: Sequence[str]
-) -> str:
+def _ninja_file(target: str, sources: Sequence[Path], compile_flags: Sequence[str], link_flags: Sequence[str]) -> str:
     def command(*words: str) -> str:
         return shlex.join(words).replace("$", "$$")
 

@@ -54,6 +54,7 @@ enum class State {
 
 inline const char* describe(State state) {
   switch (state) {
+    case State::kPreempted: return "is at an atomic";
     case State::kSpinning: return "spins";
     case State::kAtBlockBarrier: return "waits in __syncthreads";
     case State::kAtWarpCollective: return "waits in a warp collective";
@@ -109,7 +110,7 @@ struct Thread {
   std::string error;  // of kFailed
   WarpRequest warp_request;
   SharedRequest shared_request;
-  std::vector<AsyncCopy> open_copies;                  // not yet committed
+  std::vector<AsyncCopy> open_copies;                   // not yet committed
   std::deque<std::vector<AsyncCopy>> committed_copies;  // groups, oldest first
 
   int lane() const { return rank % kWarpSize; }

@@ -93,8 +93,8 @@ class Scheduler {
       fail(format("%zu bytes of dynamic shared memory, the limit is %zu", launch.shared_bytes, kMaxSharedBytes));
     }
     if (!launch.cluster || launch.cluster > kMaxClusterBlocks || launch.grid.x % launch.cluster) {
-      fail(format("cluster of %u blocks: at most %u, and a divisor of the grid's %u", launch.cluster,
-                  kMaxClusterBlocks, launch.grid.x));
+      fail(format("cluster of %u blocks: at most %u, and a divisor of the grid's %u", launch.cluster, kMaxClusterBlocks,
+                  launch.grid.x));
     }
     const size_t by_memory = kMaxSharedBytes / (launch.shared_bytes + kReservedSharedBytes);
     const size_t at_once = std::max<size_t>(1, std::min<size_t>(kMultiprocessorThreads / threads, by_memory));
@@ -134,7 +134,9 @@ class Scheduler {
         thread.rank = static_cast<int>(i);
         thread.index = {i % extent.x, i / extent.x % extent.y, i / extent.x / extent.y};
         start_fiber(thread.fiber, thread_main);
-        for (Barrier* barrier : {&block->barrier, &cluster.barrier, &grid_.barrier}) barrier->members.push_back(&thread);
+        block->barrier.members.push_back(&thread);
+        cluster.barrier.members.push_back(&thread);
+        grid_.barrier.members.push_back(&thread);
         ready_.push_back(&thread);
       }
     }
@@ -226,11 +228,12 @@ class Scheduler {
       Thread& member = *block.threads[base + i];
       if (member.state == State::kExited) fail(describe_collective(thread) + format(": lane %d has exited", i));
       members.push_back(&member);
-      if (member.state != State::kAtWarpCollective) {
+      const WarpRequest& its = member.warp_request;
+      // A lane in a collective that does not need this one, of half the warp perhaps, comes here later.
+      if (member.state != State::kAtWarpCollective || !(its.mask >> thread.lane() & 1)) {
         complete = false;
         continue;
       }
-      const WarpRequest& its = member.warp_request;
       if (its.mask != asked.mask || member.at.line != thread.at.line || its.bytes != asked.bytes ||
           std::strcmp(its.name, asked.name)) {
         fail("divergent warp collective: " + describe_collective(member) + ", " + describe_collective(thread));

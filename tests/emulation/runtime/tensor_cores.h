@@ -1,4 +1,4 @@
-// mma and ldmatrix. Products are summed in double and rounded once, which no tensor core does: compare with a tolerance.
+// mma and ldmatrix. Products are summed in double and rounded once, as no tensor core does: compare with a tolerance.
 //
 // Fragment layouts: PTX ISA, "Matrix fragments for mma.m16n8k8" and ".m16n8k16"; g = lane / 4, t = lane % 4:
 //   C, D f32   c[i]  row g + 8 (i/2)   column 2t + i%2
@@ -44,7 +44,7 @@ inline const MmaOperands* exchange_operands(const uint32_t (&a)[4], const uint32
 inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                              Caller at = Caller::here()) {
   const MmaOperands* warp = exchange_operands(a, b, "mma_m16n8k8_tf32", at);
-  multiply_accumulate(
+  multiply_accumulate(  // row g of A and column g of B are held by the lanes of group g
       d, 8, [&](int row, int k) { return tf32_value(warp[row % 8 * 4 + k % 4].a[row / 8 + 2 * (k / 4)]); },
       [&](int k, int column) { return tf32_value(warp[column * 4 + k % 4].b[k / 4]); });
 }
@@ -53,8 +53,7 @@ inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint3
                               Caller at = Caller::here()) {
   const MmaOperands* warp = exchange_operands(a, b, "mma_m16n8k16_bf16", at);
   multiply_accumulate(
-      d, 16,
-      [&](int row, int k) { return bf16_value(warp[row % 8 * 4 + k % 8 / 2].a[row / 8 + 2 * (k / 8)], k % 2); },
+      d, 16, [&](int row, int k) { return bf16_value(warp[row % 8 * 4 + k % 8 / 2].a[row / 8 + 2 * (k / 8)], k % 2); },
       [&](int k, int column) { return bf16_value(warp[column * 4 + k % 8 / 2].b[k / 8], k % 2); });
 }
 

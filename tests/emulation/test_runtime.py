@@ -1,0 +1,90 @@
+"""The emulation itself: CUDA's names give CUDA's answers, schedules differ, and misuse is reported as what it is."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.emulation import toolchain
+
+HERE = Path(__file__).parent
+
+MISUSE = {
+    "divergent_collective": r"divergent warp collective: lane \d+ in __\w+_sync at .*misuse\.cu:\d+ mask f{8}, lane",
+    "collective_after_exit": r"lane 3 has exited|deadlock:",
+    "not_in_own_mask": r"lane 0 in __syncwarp at .* mask fffffffe: not in its own mask",
+    "shuffle_from_outside": r"__shfl_sync at .*misuse\.cu:\d+ reads lane 20, which is not in mask 0000ffff",
+    "one_block_leaves": r"deadlock:\n(?=(.|\n)*32 thread\(s\), first block 1 thread 0: has exited)"
+    r"(?=(.|\n)*32 thread\(s\), first block 0 thread 0: waits in grid\.sync at .*misuse\.cu)",
+    "spin_for_ever": r"livelock: threads only spin:\n(.|\n)*first block 0 thread 0: spins at .*misuse\.cu",
+    "grid_sync": r"grid\.sync at .*misuse\.cu:\d+ in a launch that is not cooperative \[block 0 thread \d+\]",
+    "no_threads": r"bad launch: 1 blocks of 0 threads",
+    "too_many_threads": r"bad launch: 1 blocks of 1025 threads",
+    "dynamic_shared_too_large": r"232449 bytes of dynamic shared memory, the limit is 232448",
+    "static_shared_too_large": r"262144 bytes of shared memory, the limit is 232448",
+    "too_many_shared_arrays": r"over 32 shared arrays",
+    "cluster_does_not_divide": r"cluster of 2 blocks: at most 16, and a divisor of the grid's 3",
+    "cluster_too_large": r"cluster of 32 blocks: at most 16",
+    "cooperative_too_large": r"cooperative launch of 265 blocks, at most 264 run at once",
+    "misaligned_copy": r"cp\.async of 16 bytes: .* is misaligned",
+    "forgotten_copy": r"thread exits with a cp\.async not waited for",
+    "misaligned_ldmatrix": r"ldmatrix at .*misuse\.cu:\d+: row address .* is not 16-byte aligned",
+    "rank_outside_cluster": r"map_shared_rank at .*misuse\.cu:\d+: rank 2 of a cluster of 2",
+    "map_of_local_memory": r"map_shared_rank at .*misuse\.cu:\d+: not a shared-memory address",
+}
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Path:
+    return toolchain.build_program("vocabulary", [HERE / "vocabulary.cu"])
+
+
+@pytest.fixture(scope="module")
+def misuse() -> Path:
+    return toolchain.build_program("misuse", [HERE / "misuse.cu"])
+
+
+@pytest.mark.parametrize("schedule", toolchain.SCHEDULES)
+def test_vocabulary(vocabulary: Path, schedule: str) -> None:
+    done = toolchain.run(vocabulary, schedule=schedule)
+    assert (done.returncode, done.stdout) == (0, "ok\n")
+
+
+def test_schedules_differ_and_repeat(vocabulary: Path) -> None:
+    def order(schedule: str) -> list[int]:
+        return [int(i) for i in toolchain.run(vocabulary, "order", schedule=schedule).stdout.split()]
+
+    threads = list(range(64))
+    assert order("fifo") == threads
+    assert order("lifo") == threads[::-1]
+    first, second = order("rand1"), order("rand2")
+    assert sorted(first) == sorted(second) == threads
+    assert first != second and threads not in (first, first[::-1], second, second[::-1])
+    assert order("rand1") == first
+
+
+@pytest.mark.parametrize("schedule", ["random", "rand", "rand-1", "FIFO", ""])
+def test_bad_schedule_is_named(misuse: Path, schedule: str) -> None:
+    done = toolchain.run(misuse, "nothing", schedule=schedule)
+    assert f"expected fifo, lifo or rand<seed>, got '{schedule}'" in done.stdout
+
+
+@pytest.mark.parametrize("case", MISUSE)
+def test_misuse_is_reported(misuse: Path, case: str) -> None:
+    # Under fifo a cp.async arrives at once, so that one who forgets to wait does not notice.
+    schedules = toolchain.SCHEDULES[1:] if case == "forgotten_copy" else toolchain.SCHEDULES
+    for schedule in schedules:
+        done = toolchain.run(misuse, case, schedule=schedule)
+        assert done.returncode == 0, f"{schedule}: the second run of the case differs from the first"
+        assert re.match(rf"CUDA emulation: .*{MISUSE[case]}", done.stdout), f"{schedule}: {done.stdout}"
+
+
+def test_nothing_wrong_is_not_reported(misuse: Path) -> None:
+    assert toolchain.run(misuse, "nothing").stdout == "\n"
+
+
+def test_stack_overflow_meets_a_guard_page(misuse: Path) -> None:
+    assert toolchain.run(misuse, "stack_overflow").returncode == -signal.SIGSEGV
