@@ -24,11 +24,11 @@ template <>
 struct ExpConstants<float> {
   using Bits = uint32_t;
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
-  static constexpr float lowest = -87.f;            // e^x and 2^n stay normal numbers down to here
+  static constexpr float lowest = -87.f;  // e^x and 2^n stay normal numbers down to here
   static constexpr float log2_e = 1.44269504f;
-  static constexpr float ln2_high = 0.693359375f;   // few bits, so that n * ln2_high is exact
+  static constexpr float ln2_high = 0.693359375f;  // few bits, so that n * ln2_high is exact
   static constexpr float ln2_low = -2.12194440e-4f;
-  static constexpr float to_whole = 12582912.f;     // 1.5 * 2^23: adding it rounds to a whole number
+  static constexpr float to_whole = 12582912.f;  // 1.5 * 2^23: adding it rounds to a whole number
 };
 
 template <>

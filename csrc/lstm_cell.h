@@ -35,8 +35,8 @@ struct CellBackward {
 };
 
 template <class acc_t>
-HOST_DEVICE CellBackward<acc_t> cell_backward(acc_t i, acc_t f, acc_t g, acc_t o, acc_t m_g, acc_t c_prev,
-                                              acc_t c, acc_t dh, acc_t dc) {
+HOST_DEVICE CellBackward<acc_t> cell_backward(acc_t i, acc_t f, acc_t g, acc_t o, acc_t m_g, acc_t c_prev, acc_t c,
+                                              acc_t dh, acc_t dc) {
   const acc_t tanh_c = tanh(c);
   const acc_t do_ = dh * tanh_c;
   const acc_t dc_total = dc + dh * o * (1 - tanh_c * tanh_c);

@@ -24,8 +24,7 @@ Dtype dtype_of(const Tensor& x) {
     case at::kFloat: return Dtype::float32;
     case at::kBFloat16: return Dtype::bfloat16;
     case at::kHalf: return Dtype::float16;
-    default:
-      TORCH_CHECK_VALUE(false, "x: expected dtype float64, float32, bfloat16 or float16, got ", x.scalar_type());
+    default: TORCH_CHECK_VALUE(false, "x: expected dtype float64, float32, bfloat16 or float16, got ", x.scalar_type());
   }
 }
 
@@ -130,9 +129,8 @@ struct TimeOrder {
 
 ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const Tensor& h_0, const Tensor& c_0,
                                  const Tensor& W_ih, const Tensor& W_hh, const OptionalTensor& b_ih,
-                                 const OptionalTensor& b_hh, const OptionalTensor& mask_x,
-                                 const OptionalTensor& mask_h, const OptionalTensor& mask_g,
-                                 const OptionalTensor& lengths, bool reverse) {
+                                 const OptionalTensor& b_hh, const OptionalTensor& mask_x, const OptionalTensor& mask_h,
+                                 const OptionalTensor& mask_g, const OptionalTensor& lengths, bool reverse) {
   const auto [T, B, I, H] = check_inputs(x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths);
   const auto check = [&](const char* name, const Tensor& tensor, std::initializer_list<at::IntArrayRef> shapes) {
     check_like(name, tensor, x, x.scalar_type());
@@ -166,8 +164,7 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
   Tensor h_in = keeps_h_tilde ? h_tilde.select(0, order.first()) : h_0.contiguous();
   for (int64_t k = 0, t = order.first(); k < T; ++k, t = order.next(t)) {
     const Tensor gates_t = gates.select(0, t), y_t = y.select(0, t);
-    const Tensor h_tilde_next =
-        keeps_h_tilde && t != order.last() ? h_tilde.select(0, order.next(t)) : Tensor();
+    const Tensor h_tilde_next = keeps_h_tilde && t != order.last() ? h_tilde.select(0, order.next(t)) : Tensor();
     backend.gemm(gates_t, h_in, W_hh_t, true);
 
     StepForward step{};
@@ -199,11 +196,11 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
 // ---------------------------------------------------------------- backward
 
 BackwardResult lstm_layer_backward(const Backend& backend, const OptionalTensor& dy, const OptionalTensor& dh_n,
-                                   const OptionalTensor& dc_n, const Tensor& x, const Tensor& h_0,
-                                   const Tensor& W_ih, const Tensor& W_hh, const OptionalTensor& mask_x,
-                                   const OptionalTensor& mask_h, const OptionalTensor& mask_g,
-                                   const OptionalTensor& lengths, bool reverse, const Tensor& y, const Tensor& gates,
-                                   const Tensor& c, const Tensor& h_tilde, bool need_dx, bool need_dW) {
+                                   const OptionalTensor& dc_n, const Tensor& x, const Tensor& h_0, const Tensor& W_ih,
+                                   const Tensor& W_hh, const OptionalTensor& mask_x, const OptionalTensor& mask_h,
+                                   const OptionalTensor& mask_g, const OptionalTensor& lengths, bool reverse,
+                                   const Tensor& y, const Tensor& gates, const Tensor& c, const Tensor& h_tilde,
+                                   bool need_dx, bool need_dW) {
   const auto [T, B, I, H] = check_inputs(x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths);
   const auto check = [&](const char* name, const Tensor& tensor, at::ScalarType dtype,
                          std::initializer_list<at::IntArrayRef> shapes) {

@@ -46,9 +46,9 @@ using BackwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor
 
 ForwardResult lstm_layer_forward(const Backend& backend, const at::Tensor& x, const at::Tensor& h_0,
                                  const at::Tensor& c_0, const at::Tensor& W_ih, const at::Tensor& W_hh,
-                                 const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-                                 const OptionalTensor& mask_x, const OptionalTensor& mask_h,
-                                 const OptionalTensor& mask_g, const OptionalTensor& lengths, bool reverse);
+                                 const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& mask_x,
+                                 const OptionalTensor& mask_h, const OptionalTensor& mask_g,
+                                 const OptionalTensor& lengths, bool reverse);
 
 BackwardResult lstm_layer_backward(const Backend& backend, const OptionalTensor& dy, const OptionalTensor& dh_n,
                                    const OptionalTensor& dc_n, const at::Tensor& x, const at::Tensor& h_0,

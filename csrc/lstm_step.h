@@ -44,15 +44,15 @@ struct StepBackward {
   int64_t mask_g_stride;
   const int64_t* lengths;
 
-  const void* gates;         // scalar [B,4H] activated i, f, g, o
-  const void* c_prev;        // acc [B,H] c_{t-1}
-  const void* c;             // acc [B,H] c_t
-  const void* dy;            // scalar [B,H] or null: dL/dy_t
-  const void* dh_tilde_next; // scalar [B,H] or null: dL/dh~ of the step after this, from its GEMM with W_hh
-  void* dh_carry;            // acc [B,H] in/out or null: gradient on h_t that no GEMM brings (dL/dh_n, and what steps
-                             // past the end hand on); out: 0 where this step took it, else what it hands on
-  void* dc;                  // acc [B,H] in: dL/dc_t, out: dL/dc_{t-1}
-  void* da;                  // scalar [B,4H] out: dL/d(pre-activations), 0 past the end
+  const void* gates;          // scalar [B,4H] activated i, f, g, o
+  const void* c_prev;         // acc [B,H] c_{t-1}
+  const void* c;              // acc [B,H] c_t
+  const void* dy;             // scalar [B,H] or null: dL/dy_t
+  const void* dh_tilde_next;  // scalar [B,H] or null: dL/dh~ of the step after this, from its GEMM with W_hh
+  void* dh_carry;             // acc [B,H] in/out or null: gradient on h_t that no GEMM brings (dL/dh_n, and what steps
+                              // past the end hand on); out: 0 where this step took it, else what it hands on
+  void* dc;                   // acc [B,H] in: dL/dc_t, out: dL/dc_{t-1}
+  void* da;                   // scalar [B,4H] out: dL/d(pre-activations), 0 past the end
 };
 
 }  // namespace rnndrop

@@ -6,6 +6,7 @@ The checks of everything a caller can get wrong are here, in front of every back
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from rnndrop_cuda import ops, reference
 
 BACKENDS = ("auto", "cuda", "cpu", "python")
+Result = tuple[Tensor, Tensor, Tensor]
 KERNEL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -42,7 +44,7 @@ def lstm_layer(
     lengths: Tensor | None = None,
     reverse: bool = False,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Result:
     r"""One layer, one direction of an LSTM, with multiplicative masks inside the recurrence.
 
     .. math::
@@ -92,16 +94,12 @@ def lstm_layer(
     )  # fmt: skip
 
 
-def _fused(
-    x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, *, mask_x, mask_h, mask_g, lengths, reverse
-) -> tuple[Tensor, Tensor, Tensor]:
-    y, h_n, c_n, *_ = torch.ops.rnndrop.lstm_layer(
-        x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, mask_x, mask_h, mask_g, lengths, reverse
-    )
+def _fused(*tensors: Tensor | None, mask_x: Any, mask_h: Any, mask_g: Any, lengths: Any, reverse: bool) -> Result:
+    y, h_n, c_n, *_ = torch.ops.rnndrop.lstm_layer(*tensors, mask_x, mask_h, mask_g, lengths, reverse)
     return y, h_n, c_n
 
 
-def _choose(backend: str, x: Tensor, tensors: dict[str, Tensor | None]) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+def _choose(backend: str, x: Tensor, tensors: dict[str, Tensor | None]) -> Callable[..., Result]:
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "python":
@@ -139,8 +137,8 @@ def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
         raise RuntimeError(f"x: expected shape [T, B, I], got {list(x.shape)}")
     if W_hh.dim() != 2 or W_hh.shape[0] != 4 * W_hh.shape[1] or W_hh.shape[1] == 0:
         raise RuntimeError(f"W_hh: expected shape [4H, H] with H >= 1, got {list(W_hh.shape)}")
-    T, B, I = x.shape  # noqa: E741, N806
-    H = W_hh.shape[1]  # noqa: N806
+    T, B, I = x.shape
+    H = W_hh.shape[1]
     if T == 0:
         raise RuntimeError(f"x: expected a sequence of at least one step, got shape {list(x.shape)}")
     if not (x.is_floating_point() or x.is_complex()):

@@ -208,7 +208,7 @@ class LSTM(nn.Module):
 
     def _initial_state(self, x: Tensor, hx: tuple[Tensor, Tensor] | None, batched: bool) -> tuple[Tensor, Tensor]:
         """``(h_0, c_0)``, each ``[B, H]``."""
-        B, H = x.shape[1], self.hidden_size  # noqa: N806
+        B, H = x.shape[1], self.hidden_size
         if hx is None:
             zeros = x.new_zeros(B, H)
             return zeros, zeros
@@ -237,8 +237,8 @@ class GalLSTM(LSTM):
 class SemeniutaLSTM(LSTM):
     """An LSTM with the recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165).
 
-    c_t = f * c_{t-1} + i * d(g): a fresh mask at every step, with drop probability ``dropout``. The fused counterpart of the
-    seminar's ``MyLSTM``. Further keywords as :class:`LSTM`.
+    c_t = f * c_{t-1} + i * d(g): a fresh mask at every step, with drop probability ``dropout``. The fused
+    counterpart of the seminar's ``MyLSTM``. Further keywords as :class:`LSTM`.
     """
 
     def __init__(self, input_size: int, hidden_size: int, dropout: float = 0.0, **kwargs: Any) -> None:

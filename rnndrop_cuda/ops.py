@@ -51,8 +51,9 @@ def acc_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _lstm_layer_fake(
-    x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, mask_x, mask_h, mask_g, lengths, reverse
-) -> tuple[Tensor, ...]:
+    x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
+    mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, lengths: Tensor | None, reverse: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
     T, B, _ = x.shape
     H = W_hh.shape[1]
     keeps_h_tilde = lengths is not None or (mask_h is not None and mask_h.dim() == 2)
@@ -67,11 +68,12 @@ def _lstm_layer_fake(
 
 
 def _lstm_layer_backward_fake(
-    dy, dh_n, dc_n, x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths, reverse, y, gates, c, h_tilde, need_dx, need_dW
-) -> tuple[Tensor, ...]:
-    nothing = x.new_empty(0)
+    dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, x: Tensor, h_0: Tensor, W_ih: Tensor, W_hh: Tensor,
+    mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, lengths: Tensor | None, reverse: bool,
+    y: Tensor, gates: Tensor, c: Tensor, h_tilde: Tensor, need_dx: bool, need_dW: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
     return (
-        x.new_empty(x.shape) if need_dx else nothing,
+        x.new_empty(x.shape) if need_dx else x.new_empty(0),
         x.new_empty(h_0.shape),
         x.new_empty(h_0.shape),
         x.new_empty(W_ih.shape) if need_dW else x.new_empty(0),
@@ -109,11 +111,11 @@ def _backward(
 
 
 def _replayed_backward(
-    inputs: list[Tensor | None], needs: tuple[bool, ...], reverse: bool, upstream: tuple[Tensor | None, ...]
+    inputs: list[Any], needs: tuple[bool, ...], reverse: bool, upstream: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     """The gradients as a graph of plain torch operations, for derivatives of higher order."""
     # Aliases, so that a dependence of one input on another outside of this layer is not counted here.
-    aliases = [t.view_as(t) if t is not None else None for t in inputs]
+    aliases: list[Any] = [t.view_as(t) if t is not None else None for t in inputs]
     x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, mask_x, mask_h, mask_g, lengths = aliases
     outputs = reference.lstm_layer(
         x, h_0, c_0, W_ih, W_hh, b_ih, b_hh,

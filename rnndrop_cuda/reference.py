@@ -52,7 +52,7 @@ def lstm_layer(
     lengths: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What :func:`rnndrop_cuda.functional.lstm_layer` computes, without its checks; arguments and results are the same."""
+    """What :func:`rnndrop_cuda.functional.lstm_layer` computes, same arguments and results, without its checks."""
     T = x.shape[0]
     h, c = h_0, c_0
     y: list[Tensor] = [x] * T

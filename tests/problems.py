@@ -63,7 +63,7 @@ MASK_KINDS: dict[str, dict[str, str]] = {
 def random_problem(
     T: int = 5,
     B: int = 3,
-    I: int = 4,  # noqa: E741
+    I: int = 4,
     H: int = 6,
     *,
     masks: str = "none",

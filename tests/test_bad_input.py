@@ -122,7 +122,7 @@ def test_the_backward_op_checks_by_itself():
     arguments = good_arguments()
     order = [*INPUTS, "mask_x", "mask_h", "mask_g", "lengths"]
     y, h_n, c_n, gates, c, h_tilde = torch.ops.rnndrop.lstm_layer(*(arguments[k] for k in order), False)
-    x, h_0, _, W_ih, W_hh, _, _, *masks = (arguments[k] for k in order)  # noqa: N806
+    x, h_0, _, W_ih, W_hh, _, _, *masks = (arguments[k] for k in order)
     good = {"dy": y, "dh_n": h_n, "dc_n": c_n, "y": y, "gates": gates, "c": c, "h_tilde": h_tilde}
 
     def call(dy, dh_n, dc_n, y, gates, c, h_tilde):
@@ -152,7 +152,7 @@ def test_dtype_without_a_kernel():
         k: v.to(torch.complex64) if torch.is_tensor(v) and v.is_floating_point() else v
         for k, v in good_arguments().items()
     }
-    with pytest.raises(ValueError, match="backend='cpu' has no kernel for dtype torch.complex64"):
+    with pytest.raises(ValueError, match=r"backend='cpu' has no kernel for dtype torch\.complex64"):
         lstm_layer(**arguments, backend="cpu")
     y, _, _ = lstm_layer(**arguments)  # auto takes the Python path
     assert y.dtype == torch.complex64
@@ -202,7 +202,7 @@ def test_bad_constructor_argument(arguments, error, message):
         (torch.zeros(5, 3, 7), None, RuntimeError, "input: expected size(-1) to be input_size=4, got 7"),
         (torch.zeros(0, 3, 4), None, RuntimeError, "x: expected a sequence of at least one step"),
         (torch.zeros(5, 3, 4, dtype=torch.float64), None, ValueError, "W_ih: expected dtype torch.float64 like x"),
-        (torch.zeros(5, 3, 4), torch.zeros(1, 3, 6), TypeError, "hx: expected a pair of tensors (h_0, c_0), got Tensor"),
+        (torch.zeros(5, 3, 4), torch.zeros(1, 3, 6), TypeError, "hx: expected a pair of tensors (h_0, c_0), got T"),
         (torch.zeros(5, 3, 4), (torch.zeros(1, 2, 6), torch.zeros(1, 3, 6)), RuntimeError,
          "hx: expected h_0 of shape [1, 3, 6], got [1, 2, 6]"),
         (torch.zeros(5, 3, 4), (torch.zeros(1, 3, 6), torch.zeros(1, 3, 5)), RuntimeError,

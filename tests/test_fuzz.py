@@ -27,7 +27,7 @@ def strided(tensor: torch.Tensor, stride: str) -> torch.Tensor:
 
 @st.composite
 def calls(draw):
-    T, B, I, H = (draw(st.integers(low, high)) for low, high in ((1, 5), (0, 6), (0, 9), (1, 70)))  # noqa: E741
+    T, B, I, H = (draw(st.integers(low, high)) for low, high in ((1, 5), (0, 6), (0, 9), (1, 70)))
     dtype = draw(st.sampled_from(list(TOLERANCE)))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
 
@@ -99,9 +99,8 @@ def test_any_wrong_argument_is_refused_or_right(call, name, shape, dtype):
     ):
         try:
             y, h_n, *_ = layer()
-        except (RuntimeError, ValueError) as error:
-            assert str(error)
-        else:
-            T, B, _ = arguments["x"].shape
-            assert y.shape == (T, B, arguments["W_hh"].shape[1])
-            assert h_n.shape == arguments["h_0"].shape
+        except (RuntimeError, ValueError):
+            continue
+        T, B, _ = arguments["x"].shape
+        assert y.shape == (T, B, arguments["W_hh"].shape[1])
+        assert h_n.shape == arguments["h_0"].shape

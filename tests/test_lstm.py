@@ -93,9 +93,7 @@ def test_given_masks_are_used(scope, candidate_mask):
     torch.manual_seed(5)
     masks = layer.draw_masks(T, B)
     (m,) = masks
-    expected, _, _ = reference.lstm_layer(
-        x, zeros, zeros, *layer.parameters(), mask_x=m.x, mask_h=m.h, mask_g=m.g
-    )
+    expected, _, _ = reference.lstm_layer(x, zeros, zeros, *layer.parameters(), mask_x=m.x, mask_h=m.h, mask_g=m.g)
     torch.manual_seed(5)
     assert relative_error(layer(x)[0], expected) < 1e-12
     layer.eval()

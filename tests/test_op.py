@@ -235,7 +235,7 @@ def test_opcheck(masks):
         t.detach() for t in torch.ops.rnndrop.lstm_layer(*(t.detach() for t in inputs), *masks, False)
     )
     upstream = [problem.upstream[name] for name in OUTPUTS]
-    for need_dx, need_dW in ((True, True), (False, True), (True, False)):  # noqa: N806
+    for need_dx, need_dW in ((True, True), (False, True), (True, False)):
         torch.library.opcheck(
             torch.ops.rnndrop.lstm_layer_backward,
             (*upstream, x, h_0, W_ih, W_hh, *masks, False, y, gates, c, h_tilde, need_dx, need_dW),

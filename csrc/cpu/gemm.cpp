@@ -45,7 +45,8 @@ constexpr int64_t kOneDnnMinimum = 1 << 20;
 
 void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) {
   if (multiplied_in_float32(out.scalar_type())) {
-    const at::Tensor product = accumulate ? out.to(at::kFloat) : at::empty(out.sizes(), out.options().dtype(at::kFloat));
+    const at::Tensor product =
+        accumulate ? out.to(at::kFloat) : at::empty(out.sizes(), out.options().dtype(at::kFloat));
     gemm(product, a.to(at::kFloat), b.to(at::kFloat), accumulate);
     out.copy_(product);
     return;

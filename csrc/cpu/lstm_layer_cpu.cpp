@@ -44,8 +44,8 @@ BackwardResult backward(const OptionalTensor& dy, const OptionalTensor& dh_n, co
                         const OptionalTensor& mask_x, const OptionalTensor& mask_h, const OptionalTensor& mask_g,
                         const OptionalTensor& lengths, bool reverse, const at::Tensor& y, const at::Tensor& gates,
                         const at::Tensor& c, const at::Tensor& h_tilde, bool need_dx, bool need_dW) {
-  return lstm_layer_backward(CpuBackend(), dy, dh_n, dc_n, x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths,
-                             reverse, y, gates, c, h_tilde, need_dx, need_dW);
+  return lstm_layer_backward(CpuBackend(), dy, dh_n, dc_n, x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths, reverse,
+                             y, gates, c, h_tilde, need_dx, need_dW);
 }
 
 }  // namespace

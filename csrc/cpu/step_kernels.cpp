@@ -202,25 +202,23 @@ using Backward = void (*)(const StepBackward&, int64_t, int64_t);
 
 struct Kernels {
   const char* isa;
-  Forward forward[4];    // by Dtype
+  Forward forward[4];  // by Dtype
   Backward backward[4];
 };
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                  \
-  template <class scalar_t>                                                              \
-  ATTRIBUTE void forward_##NAME(const StepForward& step, int64_t begin, int64_t end) {   \
-    forward_rows<scalar_t>(step, begin, end);                                            \
-  }                                                                                      \
-  template <class scalar_t>                                                              \
-  ATTRIBUTE void backward_##NAME(const StepBackward& step, int64_t begin, int64_t end) { \
-    backward_rows<scalar_t>(step, begin, end);                                           \
-  }                                                                                      \
-  constexpr Kernels kernels_##NAME{                                                      \
-      #NAME,                                                                             \
-      {forward_##NAME<double>, forward_##NAME<float>, forward_##NAME<c10::BFloat16>,     \
-       forward_##NAME<c10::Half>},                                                       \
-      {backward_##NAME<double>, backward_##NAME<float>, backward_##NAME<c10::BFloat16>,  \
-       backward_##NAME<c10::Half>}};
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                          \
+  template <class scalar_t>                                                                                      \
+  ATTRIBUTE void forward_##NAME(const StepForward& step, int64_t begin, int64_t end) {                           \
+    forward_rows<scalar_t>(step, begin, end);                                                                    \
+  }                                                                                                              \
+  template <class scalar_t>                                                                                      \
+  ATTRIBUTE void backward_##NAME(const StepBackward& step, int64_t begin, int64_t end) {                         \
+    backward_rows<scalar_t>(step, begin, end);                                                                   \
+  }                                                                                                              \
+  constexpr Kernels kernels_##NAME{                                                                              \
+      #NAME,                                                                                                     \
+      {forward_##NAME<double>, forward_##NAME<float>, forward_##NAME<c10::BFloat16>, forward_##NAME<c10::Half>}, \
+      {backward_##NAME<double>, backward_##NAME<float>, backward_##NAME<c10::BFloat16>, backward_##NAME<c10::Half>}};
 
 DEFINE_KERNELS(baseline, )
 #if defined(__x86_64__) && defined(__GNUC__)
