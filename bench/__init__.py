@@ -1,0 +1,1 @@
+"""Benchmarks of the layer and the README's tables; part of the checkout, not of the package."""

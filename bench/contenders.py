@@ -1,0 +1,294 @@
+"""What the benchmark times, all on one `Problem`: the same x, states, weights and upstream gradients for each.
+
+nn.LSTM, a Python loop over nn.LSTMCell, rnndrop_cuda's functional layer, and the floor: the GEMMs of a dense LSTM
+alone. A layer that has dropout draws its masks on every call, as training does, so drawing is in its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bench.correctness import in_float64, relative_error, tolerance
+from bench.records import FORWARD, FORWARD_BACKWARD, GEMMS, NN_LSTM
+from rnndrop_cuda import LayerMasks, dropout_mask, functional
+
+Output = tuple[Tensor, Tensor, Tensor]
+Layer = Callable[["Problem", LayerMasks], Output]
+
+
+class Size(NamedTuple):
+    """Steps, batch, input features, hidden features."""
+
+    T: int
+    B: int
+    I: int
+    H: int
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in self._asdict().items())
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """A kind of dropout: p on x and h (Gal & Ghahramani), p_g on the candidate (Semeniuta et al.)."""
+
+    name: str
+    p: float = 0.0
+    p_g: float = 0.0
+    per_sample: bool = False
+
+    def __str__(self) -> str:
+        rates = [f"{name}={rate:g}" for name, rate in (("p", self.p), ("p_g", self.p_g)) if rate]
+        return " ".join([self.name, *rates])
+
+    def draw(self, size: Size, dtype: torch.dtype, device: torch.device) -> LayerMasks:
+        """Fresh masks: x and h for the whole sequence, g for each of its steps."""
+        T, B, I, H = size
+        rows = (B,) if self.per_sample else ()
+
+        def mask(p: float, *shape: int) -> Tensor | None:
+            return dropout_mask(shape, p, dtype=dtype, device=device) if p else None
+
+        return LayerMasks(mask(self.p, *rows, I), mask(self.p, *rows, H), mask(self.p_g, T, B, H))
+
+
+NO_DROPOUT = Dropout("none")
+
+
+def dropouts(ps: Iterable[float], ps_g: Iterable[float]) -> list[Dropout]:
+    """No dropout, and each kind at each of its probabilities."""
+    ps, ps_g = list(ps), list(ps_g)
+    return [
+        NO_DROPOUT,
+        *(Dropout("Gal batch", p) for p in ps),
+        *(Dropout("Gal sample", p, per_sample=True) for p in ps),
+        *(Dropout("Semeniuta step", p_g=p_g) for p_g in ps_g),
+        *(Dropout("both", p, p_g) for p, p_g in product(ps, ps_g)),
+    ]
+
+
+class Problem:
+    """One size in one dtype on one device: random input, states and weights, and fresh upstream gradients on demand."""
+
+    def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
+        self.size, self.dtype, self.device = size, dtype, device
+        T, B, I, H = size
+        # The weights live in an nn.LSTM: on CUDA only there are they laid out as cuDNN wants them.
+        self.lstm = nn.LSTM(I, H, dtype=dtype, device=device)
+        self.x = self.random(T, B, I).requires_grad_()
+        self.h_0, self.c_0 = self.random(B, H), self.random(B, H)
+        self.new_upstream()
+
+    def random(self, *shape: int) -> Tensor:
+        return torch.randn(shape, dtype=self.dtype, device=self.device)
+
+    def new_upstream(self) -> None:
+        """New gradients on y, h_n and c_n."""
+        T, B, _, H = self.size
+        self.upstream = (self.random(T, B, H), self.random(B, H), self.random(B, H))
+
+    @property
+    def leaves(self) -> dict[str, Tensor]:
+        """What gradients are asked for."""
+        return {"x": self.x, **dict(zip(("W_ih", "W_hh", "b_ih", "b_hh"), self.lstm.parameters(), strict=True))}
+
+    def gradients(self, output: Output) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(output, list(self.leaves.values()), self.upstream)
+
+
+class Contender(Protocol):
+    """Something to be timed; `calls` are what is timed, by phase. The first three are columns of its timings."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def dropout(self) -> Dropout: ...
+    @property
+    def calls(self) -> dict[str, Callable[[], object]]: ...
+
+
+@dataclass(frozen=True)
+class LayerContender:
+    name: str
+    backend: str
+    dropout: Dropout
+    layer: Layer
+    problem: Problem
+
+    def __str__(self) -> str:
+        return ", ".join(part for part in (self.name, self.backend, f"dropout {self.dropout}") if part)
+
+    @property
+    def calls(self) -> dict[str, Callable[[], object]]:
+        return {FORWARD: self.forward, FORWARD_BACKWARD: lambda: self.problem.gradients(self.forward())}
+
+    def forward(self) -> Output:
+        problem = self.problem
+        return self.layer(problem, self.dropout.draw(problem.size, problem.dtype, problem.device))
+
+
+def layers(problem: Problem, backends: Iterable[str], kinds: list[Dropout]) -> list[LayerContender]:
+    """nn.LSTM and the LSTMCell loop, then each backend of ours with each kind of dropout.
+
+    The python backend is timed with the first kind and the last only: its time is that of its step loop, and a run
+    is to end in minutes.
+    """
+    cell_loop = lstm_cell_loop(problem)
+    gal = [kind for kind in kinds if kind.p and not kind.p_g and not kind.per_sample]
+    contenders = [
+        LayerContender(NN_LSTM, "", NO_DROPOUT, nn_lstm, problem),
+        *(LayerContender("nn.LSTMCell loop", "", kind, cell_loop, problem) for kind in (NO_DROPOUT, *gal)),
+    ]
+    for backend in backends:
+        timed = [kinds[0], kinds[-1]] if backend == "python" else kinds
+        contenders += [LayerContender("rnndrop", backend, kind, rnndrop(backend), problem) for kind in timed]
+    return contenders
+
+
+def nn_lstm(problem: Problem, _: LayerMasks) -> Output:
+    y, (h_n, c_n) = problem.lstm(problem.x, (problem.h_0.unsqueeze(0), problem.c_0.unsqueeze(0)))
+    return y, h_n.squeeze(0), c_n.squeeze(0)
+
+
+def lstm_cell_loop(problem: Problem) -> Layer:
+    """What one writes by hand: nn.LSTMCell step by step, Gal's masks on x and h."""
+    cell = nn.LSTMCell(problem.size.I, problem.size.H, dtype=problem.dtype, device=problem.device)
+    cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh = problem.lstm.parameters()
+
+    def layer(problem: Problem, masks: LayerMasks) -> Output:
+        x = problem.x if masks.x is None else problem.x * masks.x
+        h, c, y = problem.h_0, problem.c_0, []
+        for x_t in x.unbind():
+            h, c = cell(x_t, (h if masks.h is None else h * masks.h, c))
+            y.append(h)
+        return torch.stack(y), h, c
+
+    return layer
+
+
+def rnndrop(backend: str) -> Layer:
+    """Our layer on that backend by its name, so that it cannot fall back to another."""
+
+    def layer(problem: Problem, masks: LayerMasks) -> Output:
+        return functional.lstm_layer(
+            problem.x, problem.h_0, problem.c_0, *problem.lstm.parameters(),
+            **by_name(masks), backend=backend,
+        )  # fmt: skip
+
+    return layer
+
+
+# ---------------------------------------------------------------- correctness
+
+
+class VerificationError(Exception):
+    """A contender computes something else than the reference."""
+
+
+def verify(problem: Problem, contenders: Iterable[LayerContender]) -> None:
+    """Compares outputs and gradients of each with the reference in float64, given the same masks.
+
+    Raises:
+        VerificationError: one of them differs by more than its dtype allows. The message says which, where and by
+            how much.
+    """
+    allowed = tolerance(problem.dtype, problem.device)
+    inputs = [problem.x, problem.h_0, problem.c_0, *problem.lstm.parameters()]
+    names = ("y", "h_n", "c_n", *(f"the gradient of {name}" for name in problem.leaves))
+    expectations: dict[Dropout, tuple[LayerMasks, list[Tensor]]] = {}
+    for contender in contenders:
+        if contender.dropout not in expectations:
+            masks = contender.dropout.draw(problem.size, problem.dtype, problem.device)
+            expected = in_float64(inputs, problem.upstream, by_name(masks))
+            expectations[contender.dropout] = masks, expected
+        masks, expected = expectations[contender.dropout]
+        output = contender.layer(problem, masks)
+        for name, result, wanted in zip(names, (*output, *problem.gradients(output)), expected, strict=True):
+            error = relative_error(result, wanted)
+            if error > allowed:
+                raise VerificationError(
+                    f"{contender} ({problem.size}, {problem.dtype}) is wrong and was not timed: {name} is off by "
+                    f"{error:.2e} of its norm, {allowed:.0e} is allowed"
+                )
+
+
+def by_name(masks: LayerMasks) -> dict[str, Any]:
+    return {f"mask_{name}": mask for name, mask in masks._asdict().items()}
+
+
+# ---------------------------------------------------------------- the floor
+
+Multiply = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+
+
+def aten(out: Tensor, a: Tensor, b: Tensor, accumulate: bool) -> Tensor:
+    """out = a b, or out += a b."""
+    return torch.addmm(out, a, b, out=out) if accumulate else torch.mm(a, b, out=out)
+
+
+def onednn(out: Tensor, a: Tensor, b: Tensor, accumulate: bool) -> Tensor:
+    """The same by oneDNN, which Python reaches only through a fused linear layer that allocates its result."""
+    if accumulate:
+        return torch.ops.mkldnn._linear_pointwise(a, out, b.t(), None, "add")
+    return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+
+
+class Gemms:
+    """The matrix products of a dense LSTM and nothing else: no dense LSTM on the same library is faster.
+
+    Random matrices of the products' shapes, allocated once, each laid out as the library likes it best.
+    """
+
+    name = GEMMS
+    dropout = NO_DROPOUT
+    # glibc hands larger blocks back to the system, and a fresh one costs more than the product's own writes.
+    LARGEST_RESULT = 16 << 20
+
+    def __init__(self, problem: Problem, library: str, multiply: Multiply) -> None:
+        T, B, I, H = problem.size
+        self.backend, self.multiply, self.T = library, multiply, T
+        self.W_ih, self.W_hh = problem.random(4 * H, I), problem.random(4 * H, H)
+        self.x, self.h, self.h_all = problem.random(T * B, I), problem.random(B, H), problem.random(T * B, H)
+        self.da, self.da_t, self.da_step = (problem.random(*s) for s in ((T * B, 4 * H), (4 * H, T * B), (B, 4 * H)))
+        self.gates, self.dx, self.dh = (torch.randn_like(like) for like in (self.da, self.x, self.h))
+        self.dW_ih, self.dW_hh = torch.randn_like(self.W_ih), torch.randn_like(self.W_hh)
+        self.rows = max(1, self.LARGEST_RESULT // (4 * max(4 * H, I)))
+
+    @property
+    def calls(self) -> dict[str, Callable[[], object]]:
+        return {FORWARD: self.forward, FORWARD_BACKWARD: self.forward_backward}
+
+    def forward(self) -> None:
+        self.multiply_rows(self.gates, self.x, self.W_ih.t())
+        for gates in self.gates.chunk(self.T):
+            self.multiply(gates, self.h, self.W_hh.t(), True)
+
+    def forward_backward(self) -> None:
+        self.forward()
+        for _ in range(self.T):
+            self.multiply(self.dh, self.da_step, self.W_hh, False)
+        self.multiply_rows(self.dx, self.da, self.W_ih)
+        self.multiply(self.dW_ih, self.da_t, self.x, False)
+        self.multiply(self.dW_hh, self.da_t, self.h_all, False)
+
+    def multiply_rows(self, out: Tensor, a: Tensor, b: Tensor) -> None:
+        for out_rows, a_rows in zip(out.split(self.rows), a.split(self.rows), strict=True):
+            self.multiply(out_rows, a_rows, b, False)
+
+
+def floors(problem: Problem) -> list[Gemms]:
+    """The GEMMs by each library that can be reached from Python; the floor is the fastest of them."""
+    if problem.device.type == "cuda":
+        return [Gemms(problem, "cuBLAS", aten)]
+    gemms = [Gemms(problem, "ATen", aten)]
+    if problem.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        gemms.append(Gemms(problem, "oneDNN", onednn))
+    return gemms

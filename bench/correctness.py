@@ -1,0 +1,49 @@
+"""How right a layer has to be before it is timed: against the reference in float64, by dtype."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnndrop_cuda import reference
+
+# Of ||out - ref|| / ||ref||: some five times what the worst of the contenders was seen to reach on a CPU, where T was
+# at most 100. A mask ignored, or used a step too late, is off by 0.1 and more.
+TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+TF32_TOLERANCE = 5e-3  # of float16, which has TF32's 10 bits, the worst seen was 3e-3
+
+
+def tolerance(dtype: torch.dtype, device: torch.device) -> float:
+    tf32 = device.type == "cuda" and dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    return TF32_TOLERANCE if tf32 else TOLERANCES[dtype]
+
+
+def in_float64(inputs: Sequence[Tensor], upstream: Sequence[Tensor], options: Mapping[str, Any]) -> list[Tensor]:
+    """The reference's y, h_n, c_n, and the gradients of those inputs that require one.
+
+    Args:
+        inputs: x, h_0, c_0, W_ih, W_hh, b_ih, b_hh in any dtype.
+        upstream: gradients on y, h_n and c_n.
+        options: the reference's masks, lengths and reverse.
+    """
+    inputs = [t.detach().double().requires_grad_(t.requires_grad) for t in inputs]
+    options = {name: _to_double(value) if name.startswith("mask") else value for name, value in options.items()}
+    output = reference.lstm_layer(*inputs, **options)
+    wanted = [t for t in inputs if t.requires_grad]
+    gradients = torch.autograd.grad(output, wanted, [t.double() for t in upstream])
+    return [result.detach() for result in (*output, *gradients)]
+
+
+def _to_double(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else mask.double()
+
+
+def relative_error(result: Tensor, expected: Tensor) -> float:
+    """||result - expected|| / ||expected||: 0 where both are zero, infinite where the result has a NaN."""
+    difference = (result.detach().double() - expected).norm()
+    error = float(difference / expected.norm().clamp_min(1e-300))
+    return math.inf if math.isnan(error) else error
