@@ -37,9 +37,13 @@ MISUSE = {
 }
 
 
+def build_vocabulary(sanitize: str | None) -> Path:
+    return toolchain.build_program("vocabulary", [HERE / "vocabulary.cu"], sanitize=sanitize)
+
+
 @pytest.fixture(scope="module")
 def vocabulary() -> Path:
-    return toolchain.build_program("vocabulary", [HERE / "vocabulary.cu"])
+    return build_vocabulary(None)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +52,15 @@ def misuse() -> Path:
 
 
 @pytest.mark.parametrize("schedule", toolchain.SCHEDULES)
-def test_vocabulary(vocabulary: Path, schedule: str) -> None:
-    done = toolchain.run(vocabulary, schedule=schedule)
+@pytest.mark.parametrize("sanitize", [None, "address", "thread"])
+def test_vocabulary(sanitize: str | None, schedule: str) -> None:
+    done = toolchain.run(build_vocabulary(sanitize), schedule=schedule)
     assert (done.returncode, done.stdout) == (0, "ok\n")
+
+
+def test_half_a_warp_orders_no_more_than_itself() -> None:
+    done = toolchain.run(build_vocabulary("thread"), "race", schedule="fifo")
+    assert re.search(r"SUMMARY: ThreadSanitizer: data race \S*vocabulary\.cu:\d+ in half_warp_kernel", done.stdout)
 
 
 def test_schedules_differ_and_repeat(vocabulary: Path) -> None:

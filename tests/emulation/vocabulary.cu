@@ -2,6 +2,7 @@
 // hand; and the order in which schedules run threads. Prints "ok", or the first line that failed.
 #include <cmath>
 #include <cstdio>
+#include <string>
 #include <vector>
 
 #include "portable.cuh"
@@ -35,6 +36,21 @@ __global__ void warp_kernel(int* first_failure) {
   }
   __syncwarp();
   EXPECT(warpSize == 32);
+}
+
+// The lower half meets more often than the upper one before all do. With `racy` it then reads the upper half's cells
+// without having met it, which only a race checker sees.
+__global__ void half_warp_kernel(int* first_failure, bool racy) {
+  SHARED(cells, int[32]);
+  const int lane = threadIdx.x;
+  cells[lane] = lane;
+  if (lane < 16) {
+    __syncwarp(0x0000ffffu);
+    EXPECT(cells[lane ^ 15] == (lane ^ 15));
+    if (racy) EXPECT(cells[31 - lane] != 32);
+  }
+  __syncwarp();
+  EXPECT(cells[31 - lane] == 31 - lane);
 }
 
 // 40 threads: the second warp has 8 lanes, and full masks mean those.
@@ -109,6 +125,7 @@ int check_vocabulary() {
   float total = 0;
   alignas(16) const float values[4] = {1, 2, 3, 4};
   LAUNCH((LaunchCfg{dim3(1), dim3(32)}), warp_kernel, &line);
+  LAUNCH((LaunchCfg{dim3(1), dim3(32)}), half_warp_kernel, &line, false);
   LAUNCH((LaunchCfg{dim3(1), dim3(40)}), partial_warp_kernel, &line);
   LAUNCH((LaunchCfg{dim3(1), dim3(32)}), memory_kernel, &line, cells.data(), &total);
   LAUNCH((LaunchCfg{dim3(1), dim3(1)}), arithmetic_kernel, &line);
@@ -129,9 +146,12 @@ int check_vocabulary() {
 
 }  // namespace
 
-// program: the checks. program order: the order in which 64 threads came.
-int main(int argc, char**) {
-  if (argc == 1) return check_vocabulary();
+// program: the checks. program race: a data race. program order: the order in which 64 threads came.
+int main(int argc, char** argv) {
+  const std::string what = argc > 1 ? argv[1] : "checks";
+  if (what == "checks") return check_vocabulary();
+  int line = 0;
+  if (what == "race") return LAUNCH((LaunchCfg{dim3(1), dim3(32)}), half_warp_kernel, &line, true);
   std::vector<int> order(64, -1);
   int next = 0;
   LAUNCH((LaunchCfg{dim3(1), dim3(64)}), order_kernel, order.data(), &next);

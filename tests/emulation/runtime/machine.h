@@ -90,8 +90,8 @@ struct WarpRequest {
   unsigned mask = 0;
   const void* deposit = nullptr;
   size_t bytes = 0;
-  unsigned done = 0;      // collectives this thread has been in
-  unsigned snapshot = 0;  // the number of the collective that answered
+  unsigned full_done = 0;  // collectives of the whole warp that this thread has been in
+  unsigned snapshot = 0;   // the number of the collective that answered
 };
 
 struct SharedRequest {
@@ -109,6 +109,7 @@ struct Thread {
   Caller at;
   std::string error;  // of kFailed
   WarpRequest warp_request;
+  char warp_order = 0;
   SharedRequest shared_request;
   std::vector<AsyncCopy> open_copies;                   // not yet committed
   std::deque<std::vector<AsyncCopy>> committed_copies;  // groups, oldest first
@@ -119,6 +120,7 @@ struct Thread {
 struct Warp {
   static constexpr unsigned kSnapshots = 8;  // lanes may still read older collectives' answers
   alignas(16) char snapshots[kSnapshots][kWarpSize * kMaxDepositBytes];
+  unsigned lanes = 0;  // mask of those that exist
   unsigned collectives = 0;
   char order[2] = {};
 };

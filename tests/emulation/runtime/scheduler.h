@@ -128,6 +128,7 @@ class Scheduler {
       block->alive = block_threads();
       for (unsigned i = 0; i < block->alive; i++) {
         if (i % kWarpSize == 0) block->warps.push_back(std::make_unique<Warp>());
+        block->warps.back()->lanes |= 1u << i % kWarpSize;
         block->threads.push_back(std::make_unique<Thread>());
         Thread& thread = *block->threads.back();
         thread.block = block.get();
@@ -215,15 +216,13 @@ class Scheduler {
   void on_warp_collective(Thread& thread) {
     Block& block = *thread.block;
     const int base = thread.rank / kWarpSize * kWarpSize;
-    const int lanes = std::min(kWarpSize, static_cast<int>(block.threads.size()) - base);
     Warp& warp = *block.warps[thread.rank / kWarpSize];
-    WarpRequest& asked = thread.warp_request;
-    if (lanes < kWarpSize) asked.mask &= (1u << lanes) - 1;
+    const WarpRequest& asked = thread.warp_request;
     if (!(asked.mask >> thread.lane() & 1)) fail(describe_collective(thread) + ": not in its own mask");
 
     std::vector<Thread*> members;
     bool complete = true;
-    for (int i = 0; i < lanes; i++) {
+    for (int i = 0; i < kWarpSize; i++) {
       if (!(asked.mask >> i & 1)) continue;
       Thread& member = *block.threads[base + i];
       if (member.state == State::kExited) fail(describe_collective(thread) + format(": lane %d has exited", i));

@@ -7,21 +7,36 @@
 
 namespace emu {
 
+// For the race checker. All lanes are in every collective of the whole warp, so two variables in turn do, as in a
+// Barrier. In one of a part of it each lane has a variable of its own; lanes that run ahead may then order a little
+// too much, which hides a race but never invents one.
+EMU_UNCHECKED inline void acquire_lanes(unsigned mask) {
+  const auto& threads = current->block->threads;
+  const int base = current->rank / kWarpSize * kWarpSize;
+  for (int i = 0; i < kWarpSize; i++) {
+    if (mask >> i & 1) acquire(&threads[base + i]->warp_order);
+  }
+}
+
 // The deposits of all 32 lanes, `bytes` apart; those outside the mask are undefined.
 EMU_UNCHECKED inline const char* exchange(unsigned mask, const void* deposit, size_t bytes, const char* name,
                                           Caller at) {
   WarpRequest& request = current->warp_request;
-  Warp* warp = current->block->warps[current->rank / kWarpSize].get();
-  char* order = &warp->order[request.done % 2];  // exact for full masks, which is what the race checker models
+  Warp& warp = *current->block->warps[current->rank / kWarpSize];
   request.name = name;
-  request.mask = mask;
+  request.mask = mask & warp.lanes;
   request.deposit = deposit;
   request.bytes = bytes;
-  request.done++;
+  const bool whole = request.mask == warp.lanes;
+  char* order = whole ? &warp.order[request.full_done++ % 2] : &current->warp_order;
   release(order);
   suspend(State::kAtWarpCollective, at);
-  acquire(order);
-  return warp->snapshots[request.snapshot % Warp::kSnapshots];
+  if (whole) {
+    acquire(order);
+  } else {
+    acquire_lanes(request.mask);
+  }
+  return warp.snapshots[request.snapshot % Warp::kSnapshots];
 }
 
 inline void sync_warp(unsigned mask, Caller at) { exchange(mask, nullptr, 0, "__syncwarp", at); }
