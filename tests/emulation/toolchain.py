@@ -1,6 +1,6 @@
 """Build and run CUDA kernel files with the host compiler, on the emulation in this folder.
 
-Used by the tests here and in tests/cuda (`from emulation.toolchain import build_program`). Kernel files (.cu)
+Used by the tests here and in tests/cuda (`from tests.emulation import toolchain`). Kernel files (.cu)
 and drivers (.cpp) become either a program (`build_program`, then `run`) or a library of torch operators
 (`build_torch_ext`, then `torch.ops.load_library`). Builds live in build/emulation/<name>-<variant>/, where
 ninja brings them up to date, so that a second test run compiles nothing.
@@ -47,9 +47,10 @@ class BuildError(RuntimeError):
     """The compiler refused; the message is its output."""
 
 
-def compiler() -> str | None:
-    """The C++ compiler ($CXX, else g++), or None where there is none."""
-    return shutil.which(os.environ.get("CXX", "g++"))
+def compiler() -> list[str]:
+    """The command of the C++ compiler ($CXX, else g++), or [] where there is none."""
+    command = shlex.split(os.environ.get("CXX", "g++"))
+    return command if shutil.which(command[0]) else []
 
 
 @functools.cache
@@ -150,7 +151,7 @@ def run_python(*args: str, sanitize: bool, timeout: float = 300) -> subprocess.C
     if not sanitize:
         return _run([sys.executable, *args], {}, timeout)
     # Python is not sanitized itself, so the runtime that the library needs must be there before.
-    command = [str(compiler()), "-print-file-name=libasan.so"]
+    command = [*compiler(), "-print-file-name=libasan.so"]
     runtime = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return _run([sys.executable, *args], {"LD_PRELOAD": runtime, _SANITIZED_VARIABLE: "1"}, timeout)
 
@@ -176,7 +177,7 @@ def _instrument_flags(sanitize: str | None, coverage: bool) -> list[str]:
 
 
 def _compile_flags(defines: Mapping[str, str | int] | None, opt: str, include_dirs: Sequence[Path]) -> list[str]:
-    flags = [opt, "-g", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-tsan", "-DRNNDROP_EMULATE_CUDA"]
+    flags = [opt, "-g1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-tsan", "-DRNNDROP_EMULATE_CUDA"]
     flags += [f"-D{key}={value}" for key, value in (defines or {}).items()]
     own = [REPO / "csrc", REPO / "csrc" / "cuda", Path(__file__).resolve().parent, *include_dirs]
     flags += [f"-I{folder}" for folder in own]
@@ -209,14 +210,13 @@ def _ninja_file(target: str, sources: Sequence[Path], compile_flags: Sequence[st
     def path(p: Path) -> str:
         return str(p).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
-    cxx = str(compiler())
     lines = [
         "rule compile",
-        f"  command = {command(cxx, *compile_flags)} -MMD -MF $out.d -x c++ -c $in -o $out",
+        f"  command = {command(*compiler(), *compile_flags)} -MMD -MF $out.d -x c++ -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
-        f"  command = {command(cxx)} $in -o $out {command(*link_flags)}",
+        f"  command = {command(*compiler())} $in -o $out {command(*link_flags)}",
     ]
     objects = []
     for source in map(Path.resolve, sources):

@@ -1,7 +1,7 @@
 // Fibers: a stack of its own for each CUDA thread, and the switch between two of them on one OS thread.
 //
-// The x86-64 switch saves the six registers that a call preserves and costs some 80 ns with the scheduling around it;
-// other machines (or -DEMU_UCONTEXT) take swapcontext, 8 to 10 times slower because it also saves the signal mask.
+// The x86-64 switch saves the six registers that a call preserves; other machines (or -DEMU_UCONTEXT) take swapcontext,
+// 10 times slower because it also saves the signal mask.
 #pragma once
 
 #include <sys/mman.h>
