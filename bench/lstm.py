@@ -56,7 +56,7 @@ SHORTEST_MEASUREMENT_MS = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `python -m bench.lstm argv...`; returns 0, 1 when a contender is wrong, 2 on wrong input."""
+    """Runs `python -m bench.lstm argv...`; returns 0, 1 when a contender is wrong, 2 on wrong input, 130 on Ctrl-C."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parser().parse_args(argv)
     try:
@@ -94,6 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VerificationError as error:
         print(f"bench.lstm: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        kept = f"; {args.out} has the sizes that were finished" if args.out and timings else ""
+        print(f"bench.lstm: stopped{kept}", file=sys.stderr)
+        return 130
     if args.out:
         print(f"\nwritten: {args.out}")
     return 0

@@ -74,7 +74,8 @@ def table(name: str, results: Path) -> str:
 
 def provenance(facts: dict[str, str]) -> str:
     device = "" if facts["device"] == "cpu" else f"{facts['device']}; "
-    return f"{device}{facts['machine']}; torch {facts['torch']}; commit {facts['commit'][:12]}; `{facts['command']}`."
+    commit, dirty, _ = facts["commit"].partition("-dirty")
+    return f"{device}{facts['machine']}; torch {facts['torch']}; commit {commit[:12]}{dirty}; `{facts['command']}`."
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

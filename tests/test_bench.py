@@ -127,6 +127,10 @@ def test_fill_replaces_what_is_marked_and_nothing_else(tmp_path: Path) -> None:
     assert tables.fill(filled, tmp_path) == filled
 
 
+def test_a_table_of_uncommitted_code_says_so() -> None:
+    assert "commit 0123456789ab-dirty;" in tables.provenance({**FACTS, "commit": "0123456789abcdef-dirty"})
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
