@@ -168,7 +168,9 @@ def curves(results: Results) -> bytes:
             for part, style in (("test", "-" if i < len(COLOURS) else "--"), ("train", ":")):
                 values = [epoch[f"{part}_{what}"] for epoch in layer["epochs"]]
                 label = name if part == "test" else None
-                axes.plot(epochs, values, style, color=colour, label=label, linewidth=width, marker="o", markersize=width)
+                axes.plot(
+                    epochs, values, style, color=colour, label=label, linewidth=width, marker="o", markersize=width
+                )
         axes.set_xlabel("epoch")
         axes.set_ylabel(what)
         axes.set_title(f"{what}: test (full line), train (dotted)")

@@ -111,9 +111,7 @@ def test_semeniuta_layers_agree_with_the_same_mask(size, p, kind):
     mask_g = torch.nn.functional.dropout(torch.ones(shape, dtype=torch.float64), p)
     written_out, fused = alike(MyLSTM(*size[2:]), SemeniutaLSTM(*size[2:], dropout=0.1))
     masks = [LayerMasks(g=mask_g)]
-    assert_same(
-        outputs_and_gradients(fused, size, masks=masks), outputs_and_gradients(written_out, size, masks=masks)
-    )
+    assert_same(outputs_and_gradients(fused, size, masks=masks), outputs_and_gradients(written_out, size, masks=masks))
 
 
 def test_masks_of_a_sample_each_act_in_the_loop():
@@ -220,12 +218,12 @@ def test_fast_layer_trains_its_raw_weights():
 @pytest.mark.parametrize("make", SEMINAR_LAYERS)
 @pytest.mark.parametrize("p", [-0.1, 1.1, math.nan, "0.5"])
 def test_dropout_must_be_a_probability(make, p):
-    with pytest.raises(ValueError, match="dropout.*probability"):
+    with pytest.raises(ValueError, match=r"dropout.*probability"):
         make(3, 6, dropout=p)
 
 
 def test_mask_probability_is_checked_even_in_evaluation():
-    with pytest.raises(ValueError, match="p: expected a probability"):
+    with pytest.raises(ValueError, match=r"p: expected a probability"):
         gen_dropout_mask(3, 6, False, math.nan, torch.empty(0))
 
 
@@ -246,7 +244,7 @@ def test_wrong_masks_are_refused(make, masks, message):
 
 
 def test_masks_must_be_of_one_layer():
-    with pytest.raises(ValueError, match="one LayerMasks, got 2"):
+    with pytest.raises(ValueError, match=r"one LayerMasks, got 2"):
         MyLSTM(3, 6)(torch.randn(7, 5, 3), masks=[LayerMasks(g=torch.ones(6))] * 2)
 
 

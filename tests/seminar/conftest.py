@@ -1,0 +1,34 @@
+"""Reviews small enough for a test: an npz of the structure of Keras' imdb.npz, and the ranks that it holds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from object_arrays import object_array
+
+Ranks = list[list[int]]
+
+
+@pytest.fixture(scope="session")
+def ranks() -> tuple[Ranks, Ranks]:
+    """48 training and 32 test reviews of 0 to 11 words, ranks 1 to 29; the first of each is empty."""
+    rng = np.random.default_rng(0)
+
+    def reviews(n: int) -> Ranks:
+        return [[]] + [rng.integers(1, 30, size=rng.integers(1, 12)).tolist() for _ in range(n - 1)]
+
+    return reviews(48), reviews(32)
+
+
+@pytest.fixture
+def npz(tmp_path: Path, ranks: tuple[Ranks, Ranks]) -> Path:
+    train, test = ranks
+    path = tmp_path / "reviews.npz"
+    np.savez(
+        path,
+        x_train=object_array(train),
+        y_train=np.arange(len(train)) % 2,
+        x_test=object_array(test),
+        y_test=np.arange(len(test)) % 2,
+    )
+    return path
