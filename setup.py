@@ -175,7 +175,8 @@ cpp_extension.CUDA_HOME = find_cuda_toolkit()
 cuda_missing = why_no_cuda(cpp_extension.CUDA_HOME, cpp_missing)
 if cuda_missing and os.environ.get("FORCE_CUDA") == "1":
     raise SystemExit(f"FORCE_CUDA=1, but the CUDA kernels cannot be built: {cuda_missing}")
-os.environ["TORCH_CUDA_ARCH_LIST"] = cuda_arch_list()
+arch_list = cuda_arch_list()
+os.environ["TORCH_CUDA_ARCH_LIST"] = arch_list
 
 facts = {
     "torch": torch.__version__,
@@ -183,11 +184,11 @@ facts = {
     "cpu_missing": cpp_missing,
     "cuda": "" if cuda_missing else torch.version.cuda,
     "cuda_missing": cuda_missing,
-    "cuda_arch_list": "" if cuda_missing else cuda_arch_list(),
+    "cuda_arch_list": "" if cuda_missing else arch_list,
 }
 print(f"rnndrop_cuda against torch {torch.__version__}, C++ compiler: {facts['compiler'] or 'none'}")
 print(f"  CPU kernels:  {cpp_missing or 'built'}")
-print(f"  CUDA kernels: {cuda_missing or 'built for ' + facts['cuda_arch_list']}")
+print(f"  CUDA kernels: {cuda_missing or 'built for ' + arch_list}")
 
 setup(
     ext_modules=[] if cpp_missing else [extension(with_cuda=not cuda_missing)],
