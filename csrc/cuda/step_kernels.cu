@@ -9,14 +9,13 @@
 //   backward 10s + 4a + masks: gates in, da out, dy, dh_tilde_next; c_prev, c in, dc in and out   (+ 2a: dh_carry)
 // Floor = bytes / bandwidth: float32, B = H = 128, is 0.7 MB forward, 0.15 us at 4.8 TB/s: there a launch costs more
 // than the pass, so what fusion saves is launches.
-#include "step_kernels.h"
-
 #include <algorithm>
 #include <initializer_list>
 #include <type_traits>
 
 #include "lstm_cell.h"
 #include "portable.cuh"
+#include "step_kernels.h"
 
 namespace rnndrop::cuda {
 namespace {

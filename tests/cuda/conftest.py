@@ -1,6 +1,8 @@
-"""The emulated op, built once for all tests here."""
+"""What all tests here share: the layer on the emulated CUDA backend, and float32 that means float32."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +14,55 @@ SOURCES = ("csrc/lstm_layer.cpp", "csrc/cuda/step_kernels.cu", "tests/cuda/emula
 
 @pytest.fixture(scope="session")
 def op():
-    """`torch.ops.rnndrop_emulated`: the ops of `torch.ops.rnndrop` on CPU tensors, through the CUDA kernels."""
+    """`torch.ops.rnndrop_emulated`: the ops of `torch.ops.rnndrop` on CPU tensors, through the CUDA backend."""
     if reason := toolchain.why_unusable():
         pytest.skip(reason)
-    torch.ops.load_library(toolchain.build_torch_ext("step_kernels", [toolchain.REPO / s for s in SOURCES]))
+    sources = [toolchain.REPO / source for source in SOURCES]
+    fake = Path(__file__).parent / "fake_torch_cuda"
+    torch.ops.load_library(toolchain.build_torch_ext("emulated_backend", sources, include_dirs=[fake]))
     return torch.ops.rnndrop_emulated
+
+
+class EmulatedLayer(torch.autograd.Function):
+    """The two ops put together, in the least that a backward takes."""
+
+    @staticmethod
+    def forward(ctx, *args):
+        y, h_n, c_n, *saved = torch.ops.rnndrop_emulated.lstm_layer(*args)
+        ctx.set_materialize_grads(False)
+        ctx.args, ctx.saved = args, (y.detach(), *saved)
+        return y, h_n, c_n
+
+    @staticmethod
+    def backward(ctx, dy, dh_n, dc_n):
+        x, h_0, _, W_ih, W_hh, b_ih, b_hh, *masks = ctx.args
+        dx, dh_0, dc_0, dW_ih, dW_hh, db = torch.ops.rnndrop_emulated.lstm_layer_backward(
+            dy, dh_n, dc_n, x, h_0, W_ih, W_hh, *masks, *ctx.saved, True, True
+        )
+        db_ih, db_hh = (db if bias is not None else None for bias in (b_ih, b_hh))
+        return dx, dh_0, dc_0, dW_ih, dW_hh, db_ih, db_hh, *[None] * len(masks)
+
+
+@pytest.fixture(scope="session")
+def emulated(op):
+    """`functional.lstm_layer` on the emulated backend."""
+
+    def lstm_layer(
+        x, h_0, c_0, W_ih, W_hh, b_ih=None, b_hh=None, *,
+        mask_x=None, mask_h=None, mask_g=None, lengths=None, reverse=False,
+    ):  # fmt: skip
+        return EmulatedLayer.apply(x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, mask_x, mask_h, mask_g, lengths, reverse)
+
+    return lstm_layer
+
+
+@pytest.fixture(autouse=True)
+def exact_float32():
+    """TF32 off, by both of torch's switches, for a test and put back behind it."""
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    yield
+    for switch, value in zip(switches, before, strict=True):
+        switch.allow_tf32 = value

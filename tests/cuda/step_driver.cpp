@@ -71,8 +71,9 @@ int64_t failures = 0;
 void expect(const char* what, const Shape& shape, int64_t at, double actual, double expected, double tolerance) {
   if (std::fabs(actual - expected) <= tolerance * std::fmax(1, std::fabs(expected))) return;
   if (++failures > 20) return;
-  std::printf("FAIL %s[%ld]: %.9g, expected %.9g (B %ld, H %ld, aligned %d, mask_h %d, mask_g %d, lengths %d)\n", what, at,
-              actual, expected, shape.B, shape.H, shape.aligned, shape.has_mask_h, shape.has_mask_g, shape.has_lengths);
+  std::printf("FAIL %s[%ld]: %.9g, expected %.9g (B %ld, H %ld, aligned %d, mask_h %d, mask_g %d, lengths %d)\n", what,
+              at, actual, expected, shape.B, shape.H, shape.aligned, shape.has_mask_h, shape.has_mask_g,
+              shape.has_lengths);
 }
 
 void expect_launched(cudaError_t error) {
@@ -128,8 +129,7 @@ void check_forward(Dtype dtype, double tolerance) {
     std::array<double, 4> pre_activation;
     for (int gate = 0; gate < 4; ++gate) {
       const int64_t column = gate * H + j;
-      pre_activation[gate] =
-          pre[b * 4 * H + column] + (has_b_ih ? b_ih[column] : 0) + (has_b_hh ? b_hh[column] : 0);
+      pre_activation[gate] = pre[b * 4 * H + column] + (has_b_ih ? b_ih[column] : 0) + (has_b_hh ? b_hh[column] : 0);
     }
     const double m_g = shape.has_mask_g ? mask_g[b * shape.mask_g_stride + j] : 1;
     const bool past_end = shape.past_end(b);

@@ -1,25 +1,25 @@
-"""The CUDA kernels under the CUDA emulation, inside the real time loop, against the reference in float64."""
+"""The CUDA kernels and backend under the CUDA emulation, in the real time loop, against the reference in float64."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from layer_problem import (
-    Problem,
-    assert_close,
+from layer_checks import (
+    ALL_FEATURES,
+    UNUSED_OUTPUTS,
+    assert_correct_with_unused_outputs,
     assert_errs_at_most_twice_as_much_as_plain_torch,
+    assert_same_bits,
+    assert_tf32_follows_the_switch_of_nn_lstm,
     make_problem,
-    run_op,
-    run_reference,
+    map_tensors,
 )
 
 from tests.emulation import toolchain
+from tests.problems import assert_equals_reference
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 HALVES = (torch.bfloat16, torch.float16)
-ALL_FEATURES = {"mask_x": "BI", "mask_h": "BH", "mask_g": "TBH", "lengths": True}
 
 
 @pytest.fixture(params=toolchain.SCHEDULES)
@@ -30,98 +30,94 @@ def schedule(op, request):
     op.set_schedule(toolchain.SCHEDULES[0])
 
 
-def check(op, problem: Problem) -> None:
-    assert_close(run_op(op, problem), run_reference(problem), TOLERANCE[problem.x.dtype])
-
-
 @pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
 @pytest.mark.parametrize("lengths", [False, True], ids=["", "lengths"])
 @pytest.mark.parametrize("mask_g", ["", "H", "BH", "TBH"], ids="g{}".format)
 @pytest.mark.parametrize("mask_h", ["", "H", "BH"], ids="h{}".format)
 @pytest.mark.parametrize("mask_x", ["", "I", "BI"], ids="x{}".format)
-def test_every_combination(op, mask_x, mask_h, mask_g, lengths, reverse):
-    options = {"mask_x": mask_x, "mask_h": mask_h, "mask_g": mask_g, "lengths": lengths, "reverse": reverse}
-    check(op, make_problem(4, 3, 5, 8, **options))
+def test_every_combination(emulated, mask_x, mask_h, mask_g, lengths, reverse):
+    masks = {"mask_x": mask_x, "mask_h": mask_h, "mask_g": mask_g}
+    assert_equals_reference(make_problem(4, 3, 5, 8, lengths=lengths, reverse=reverse, **masks), emulated, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("T, B, I, H", [(1, 1, 1, 1), (3, 5, 4, 16), (4, 2, 3, 7), (2, 3, 6, 33), (2, 2, 3, 264)])
-def test_sizes(op, schedule, T, B, I, H, dtype):
-    check(op, make_problem(T, B, I, H, dtype=dtype, **ALL_FEATURES))
-    check(op, make_problem(T, B, I, H, dtype=dtype, reverse=True))
+def test_sizes(emulated, schedule, T, B, I, H, dtype):
+    for options in (ALL_FEATURES, {"reverse": True}):
+        problem = make_problem(T, B, I, H, dtype=dtype, **options)
+        assert_equals_reference(problem, emulated, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("b_ih, b_hh", [(False, False), (True, False), (False, True)])
-def test_without_biases(op, b_ih, b_hh):
-    check(op, make_problem(3, 2, 5, 8, b_ih=b_ih, b_hh=b_hh))
+@pytest.mark.parametrize("without", [("b_ih", "b_hh"), ("b_ih",), ("b_hh",)], ids="+".join)
+def test_without_biases(emulated, without):
+    assert_equals_reference(make_problem(3, 2, 5, 8, without=without), emulated, 1e-5)
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
-def test_drops_nothing_or_everything(op, p):
-    check(op, make_problem(3, 2, 5, 8, p=p, **ALL_FEATURES))
+def test_drops_nothing_or_everything(emulated, p):
+    assert_equals_reference(make_problem(3, 2, 5, 8, p=p, **ALL_FEATURES), emulated, 1e-5)
 
 
-@pytest.mark.parametrize(
-    "used", [("dy",), ("dh_n",), ("dc_n",), ("dy", "dh_n"), ("dy", "dc_n"), ("dh_n", "dc_n")], ids="+".join
-)
+@pytest.mark.parametrize("unused", UNUSED_OUTPUTS, ids="+".join)
 @pytest.mark.parametrize("lengths", [False, True], ids=["", "lengths"])
-def test_outputs_that_nobody_uses(op, used, lengths):
-    unused = {name: None for name in ("dy", "dh_n", "dc_n") if name not in used}
-    check(op, replace(make_problem(3, 2, 5, 8, mask_h="BH", lengths=lengths), **unused))
+def test_outputs_that_nobody_uses(emulated, unused, lengths):
+    problem = make_problem(3, 2, 5, 8, mask_h="BH", lengths=lengths, dtype=torch.float64)
+    assert_correct_with_unused_outputs(emulated, problem, unused)
 
 
 @pytest.mark.parametrize("H", [16, 45])
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_halves_err_at_most_twice_as_much_as_plain_torch(op, schedule, dtype, H):
-    problems = [
-        make_problem(6, 8, 24, H, dtype=dtype, seed=seed, reverse=seed % 2 == 1, **ALL_FEATURES) for seed in range(4)
-    ]
-    assert_errs_at_most_twice_as_much_as_plain_torch(op, problems)
+def test_halves_err_at_most_twice_as_much_as_plain_torch(emulated, schedule, dtype, H):
+    problems = [make_problem(6, 8, 24, H, dtype=dtype, reverse=reverse, **ALL_FEATURES) for reverse in (False, True)]
+    assert_errs_at_most_twice_as_much_as_plain_torch(emulated, problems)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALVES], ids=str)
-def test_same_bits_under_every_schedule(op, dtype):
-    results = []
+@pytest.mark.parametrize("dtype", [*TOLERANCE, *HALVES], ids=str)
+def test_same_bits_under_every_schedule(op, emulated, dtype):
+    problem = make_problem(3, 5, 6, 40, dtype=dtype, **ALL_FEATURES)
+    expected = problem.solve(emulated)
     for schedule in (*toolchain.SCHEDULES, toolchain.SCHEDULES[0]):
         op.set_schedule(schedule)
-        results.append(run_op(op, make_problem(3, 5, 6, 40, dtype=dtype, **ALL_FEATURES)))
-    for name, value in results[0].items():
-        assert all(torch.equal(value, other[name]) for other in results[1:]), name
+        assert_same_bits(problem.solve(emulated), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALVES], ids=str)
-def test_unaligned_tensors_give_the_same_bits(op, dtype):
+@pytest.mark.parametrize("dtype", [*TOLERANCE, *HALVES], ids=str)
+def test_unaligned_tensors_give_the_same_bits(emulated, dtype):
     """A dense view may start anywhere; 16-byte accesses to it would fault on a GPU."""
 
-    def off_by_one(tensor):
+    def one_element_on(tensor):
         return torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape).copy_(tensor)
 
+    def on_unaligned_inputs(*args, **kwargs):
+        args = [one_element_on(a) if torch.is_tensor(a) else a for a in args]
+        return emulated(*args, **kwargs)
+
     problem = make_problem(3, 2, 5, 16, dtype=dtype, **ALL_FEATURES)
-    unaligned = problem.map(off_by_one)
-    assert unaligned.mask_g.data_ptr() % 16
-    expected = run_op(op, problem)
-    for name, value in run_op(op, unaligned).items():
-        assert torch.equal(value, expected[name]), name
+    unaligned = map_tensors(problem, one_element_on)
+    assert unaligned.options["mask_g"].data_ptr() % 16
+    assert_same_bits(unaligned.solve(on_unaligned_inputs), problem.solve(emulated))
 
 
-def test_lengths_out_of_range_are_clamped(op):
+def test_lengths_out_of_range_are_clamped(emulated):
     problem = make_problem(3, 4, 5, 8, mask_h="BH", lengths=True)
-    inside = replace(problem, lengths=torch.tensor([0, 3, 0, 3]))
-    outside = replace(problem, lengths=torch.tensor([-1, 4, -(2**62), 2**62]))
-    expected = run_op(op, inside)
-    for name, value in run_op(op, outside).items():
-        assert torch.equal(value, expected[name]), name
+    problem.options["lengths"] = torch.tensor([0, 3, 0, 3])
+    expected = problem.solve(emulated)
+    problem.options["lengths"] = torch.tensor([-1, 4, -(2**62), 2**62])
+    assert_same_bits(problem.solve(emulated), expected)
 
 
-def test_one_launch_a_step_and_direction(op):
+def test_tf32_follows_the_switch_of_nn_lstm(emulated):
+    assert_tf32_follows_the_switch_of_nn_lstm(emulated, make_problem(3, 4, 16, 8))
+
+
+def test_one_launch_a_step_and_direction(op, emulated):
     problem = make_problem(7, 2, 3, 8, **ALL_FEATURES)
     before = op.launches()
-    run_op(op, problem)
+    problem.solve(emulated)
     assert op.launches() - before == 2 * 7
 
 
-def test_an_empty_batch_launches_nothing(op):
-    problem = make_problem(3, 0, 5, 8, **ALL_FEATURES)
+def test_an_empty_batch_launches_nothing(op, emulated):
     before = op.launches()
-    check(op, problem)
+    assert_equals_reference(make_problem(3, 0, 5, 8, **ALL_FEATURES), emulated, 1e-5)
     assert op.launches() == before

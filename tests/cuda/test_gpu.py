@@ -1,56 +1,36 @@
-"""The real CUDA op on a real GPU, against the reference in float64 on the same GPU. Skips where there is none."""
+"""The real CUDA layer on a real GPU, against the reference in float64 on the same GPU. Skips where there is none."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import functools
 
 import pytest
 import torch
-from layer_problem import (
-    DIFFERENTIABLE,
-    OUTPUTS,
-    Problem,
-    assert_close,
+from layer_checks import (
+    ALL_FEATURES,
+    UNUSED_OUTPUTS,
+    assert_correct_with_unused_outputs,
     assert_errs_at_most_twice_as_much_as_plain_torch,
-    error,
+    assert_same_bits,
+    assert_tf32_follows_the_switch_of_nn_lstm,
     make_problem,
-    run_op,
-    run_reference,
+    map_tensors,
 )
 
 from rnndrop_cuda import functional
+from tests.problems import INPUTS, assert_equals_reference
 
 if why_not := functional.usable_backends()["cuda"]:
-    pytest.skip(f"the real CUDA op needs a GPU: {why_not}", allow_module_level=True)
+    pytest.skip(f"the real CUDA layer needs a GPU: {why_not}", allow_module_level=True)
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+pytestmark = pytest.mark.gpu
+
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5}
-ALL_FEATURES = {"mask_x": "BI", "mask_h": "BH", "mask_g": "TBH", "lengths": True}
+HALVES = (torch.bfloat16, torch.float16)
 SIZES = [(1, 1, 1, 1), (5, 3, 7, 8), (4, 129, 31, 45), (6, 16, 24, 264), (3, 130, 300, 128)]
 
-
-def cuda_problem(*sizes: int, **options) -> Problem:
-    return make_problem(*sizes, device="cuda", **options)
-
-
-@pytest.fixture(autouse=True)
-def exact_float32():
-    """TF32 off for the reference and, as cuDNN's switch says, for the op; put back afterwards."""
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = False
-    yield
-    for switch, value in zip(switches, before, strict=True):
-        switch.allow_tf32 = value
-
-
-def check(problem: Problem) -> None:
-    assert_close(run_op(torch.ops.rnndrop, problem), run_reference(problem), TOLERANCE[problem.x.dtype])
-
-
-def assert_same_bits(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
+cuda_layer = functools.partial(functional.lstm_layer, backend="cuda")
+cuda_problem = functools.partial(make_problem, device="cuda")
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
@@ -59,68 +39,73 @@ def assert_same_bits(actual: dict[str, torch.Tensor], expected: dict[str, torch.
 @pytest.mark.parametrize("mask_h", ["", "H", "BH"], ids="h{}".format)
 @pytest.mark.parametrize("mask_x", ["", "I", "BI"], ids="x{}".format)
 def test_every_combination(mask_x, mask_h, mask_g, lengths, reverse):
-    options = {"mask_x": mask_x, "mask_h": mask_h, "mask_g": mask_g, "lengths": lengths, "reverse": reverse}
-    check(cuda_problem(4, 3, 5, 8, **options))
+    masks = {"mask_x": mask_x, "mask_h": mask_h, "mask_g": mask_g}
+    assert_equals_reference(cuda_problem(4, 3, 5, 8, lengths=lengths, reverse=reverse, **masks), cuda_layer, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_sizes(sizes, dtype):
-    check(cuda_problem(*sizes, dtype=dtype, **ALL_FEATURES))
-    check(cuda_problem(*sizes, dtype=dtype, reverse=True, b_hh=False))
+    for options in (ALL_FEATURES, {"reverse": True, "without": ("b_hh",)}):
+        assert_equals_reference(cuda_problem(*sizes, dtype=dtype, **options), cuda_layer, TOLERANCE[dtype])
 
 
 def test_empty_batch():
-    check(cuda_problem(3, 0, 5, 8, **ALL_FEATURES))
+    assert_equals_reference(cuda_problem(3, 0, 5, 8, **ALL_FEATURES), cuda_layer, 1e-5)
+
+
+@pytest.mark.parametrize("unused", UNUSED_OUTPUTS, ids="+".join)
+def test_outputs_that_nobody_uses(unused):
+    problem = cuda_problem(3, 2, 5, 8, mask_h="BH", dtype=torch.float64)
+    assert_correct_with_unused_outputs(cuda_layer, problem, unused)
 
 
 @pytest.mark.parametrize("H", [45, 128])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_halves_err_at_most_twice_as_much_as_plain_torch(dtype, H):
-    problems = [
-        cuda_problem(6, 16, 24, H, dtype=dtype, seed=seed, reverse=seed % 2 == 1, **ALL_FEATURES) for seed in range(4)
-    ]
-    assert_errs_at_most_twice_as_much_as_plain_torch(torch.ops.rnndrop, problems)
+    problems = [cuda_problem(6, 16, 24, H, dtype=dtype, reverse=reverse, **ALL_FEATURES) for reverse in (False, True)]
+    assert_errs_at_most_twice_as_much_as_plain_torch(cuda_layer, problems)
+
+
+def test_equals_nn_lstm():
+    problem = cuda_problem(6, 5, 7, 16)
+    lstm = torch.nn.LSTM(7, 16, device="cuda")
+    x, h_0, c_0, *parameters = (problem.inputs[name] for name in INPUTS)
+    with torch.no_grad():
+        for parameter, value in zip(lstm.parameters(), parameters, strict=True):
+            parameter.copy_(value)
+        expected, (h_n, c_n) = lstm(x, (h_0[None], c_0[None]))
+    results = problem.solve(cuda_layer)
+    for name, value in (("y", expected), ("h_n", h_n[0]), ("c_n", c_n[0])):
+        torch.testing.assert_close(results[name], value, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def test_tf32_follows_the_switch_of_nn_lstm():
-    """That is cuDNN's; cuda.matmul's has no say."""
-    problem = cuda_problem(4, 64, 128, 256)
-    results = {}
-    for cudnn_switch in (False, True):
-        for matmul_switch in (False, True):
-            torch.backends.cudnn.allow_tf32 = cudnn_switch
-            torch.backends.cuda.matmul.allow_tf32 = matmul_switch
-            results[cudnn_switch, matmul_switch] = run_op(torch.ops.rnndrop, problem)
-    expected = run_reference(problem)
-    assert_same_bits(results[False, True], results[False, False])
-    assert_same_bits(results[True, True], results[True, False])
-    assert_close(results[False, True], expected, TOLERANCE[torch.float32])
-    assert_close(results[True, False], expected, 1e-2)
-    assert error(results[True, False]["y"], expected["y"]) > 1e-5
+    assert_tf32_follows_the_switch_of_nn_lstm(cuda_layer, cuda_problem(4, 64, 128, 256))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [*TOLERANCE, *HALVES], ids=str)
 def test_same_bits_on_every_run(dtype):
     problem = cuda_problem(8, 33, 20, 128, dtype=dtype, **ALL_FEATURES)
-    expected = run_op(torch.ops.rnndrop, problem)
+    expected = problem.solve(cuda_layer)
     for _ in range(10):
-        assert_same_bits(run_op(torch.ops.rnndrop, problem), expected)
+        assert_same_bits(problem.solve(cuda_layer), expected)
 
 
 def test_runs_on_the_callers_stream():
     """The inputs come late on the caller's stream; whoever works on another one reads the zeros before them."""
     problem = cuda_problem(8, 64, 64, 256, **ALL_FEATURES)
-    expected = run_op(torch.ops.rnndrop, problem)
-    late = problem.map(torch.zeros_like)
+    expected = problem.solve(cuda_layer)
+    late = map_tensors(problem, torch.zeros_like)
     stream = torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(100_000_000)
-        for name in vars(problem):
-            if isinstance(value := getattr(late, name), torch.Tensor):
-                value.copy_(getattr(problem, name))
-        results = run_op(torch.ops.rnndrop, late)
+        for part in ("inputs", "options", "upstream"):
+            for name, value in getattr(problem, part).items():
+                if torch.is_tensor(value):
+                    getattr(late, part)[name].copy_(value)
+        results = late.solve(cuda_layer)
     stream.synchronize()
     assert_same_bits(results, expected)
 
@@ -128,10 +113,10 @@ def test_runs_on_the_callers_stream():
 def test_can_be_captured_in_a_cuda_graph():
     """Which also shows that nothing waits for the GPU: a capture does not allow it."""
     problem = cuda_problem(5, 16, 24, 64, **ALL_FEATURES)
-    expected = run_op(torch.ops.rnndrop, problem)
+    expected = problem.solve(cuda_layer)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = run_op(torch.ops.rnndrop, problem)
+        results = {name: value.detach() for name, value in problem.solve(cuda_layer).items()}
     for value in results.values():
         value.zero_()
     graph.replay()
@@ -141,9 +126,10 @@ def test_can_be_captured_in_a_cuda_graph():
 
 def test_lengths_out_of_range_are_clamped():
     problem = cuda_problem(3, 4, 5, 8, mask_h="BH", lengths=True)
-    inside = replace(problem, lengths=torch.tensor([0, 3, 0, 3], device="cuda"))
-    outside = replace(problem, lengths=torch.tensor([-1, 4, -(2**62), 2**62], device="cuda"))
-    assert_same_bits(run_op(torch.ops.rnndrop, outside), run_op(torch.ops.rnndrop, inside))
+    problem.options["lengths"] = torch.tensor([0, 3, 0, 3], device="cuda")
+    expected = problem.solve(cuda_layer)
+    problem.options["lengths"] = torch.tensor([-1, 4, -(2**62), 2**62], device="cuda")
+    assert_same_bits(problem.solve(cuda_layer), expected)
 
 
 def test_offsets_beyond_32_bits():
@@ -152,55 +138,32 @@ def test_offsets_beyond_32_bits():
     if torch.cuda.get_device_properties(0).total_memory < 60 * 2**30:
         pytest.skip("needs a GPU with 60 GiB of memory")
     small = cuda_problem(1, 4, I, H, dtype=torch.float16, mask_h="BH", mask_g="TBH", lengths=True)
-    of_rows = dict.fromkeys(("x", "mask_g", "dy"), 1) | dict.fromkeys(("h_0", "c_0", "mask_h", "dh_n", "dc_n"), 0)
+    weights = [small.inputs[name] for name in ("W_ih", "W_hh", "b_ih", "b_hh")]
 
-    def padded(tensor: torch.Tensor, dim: int) -> torch.Tensor:
+    def padded(tensor: torch.Tensor) -> torch.Tensor:
+        """Zeros in front of the four samples; the batch is the dimension before the last of all but lengths."""
+        if any(tensor is weight for weight in weights):
+            return tensor
+        dim = max(tensor.dim() - 2, 0)
         shape = list(tensor.shape)
         shape[dim] = B - 4
         return torch.cat([tensor.new_zeros(shape), tensor], dim)
 
-    large = replace(small, **{name: padded(getattr(small, name), dim) for name, dim in of_rows.items()})
-    large = replace(large, lengths=padded(small.lengths, 0))
-    expected, actual = run_op(torch.ops.rnndrop, small), run_op(torch.ops.rnndrop, large)
+    expected, actual = small.solve(cuda_layer), map_tensors(small, padded).solve(cuda_layer)
     for name in ("y", "h_n", "c_n", "dx", "dh_0", "dc_0"):
-        last = actual[name].narrow(1 if name in ("y", "dx") else 0, B - 4, 4)
+        last = actual[name].narrow(-2, B - 4, 4)
         torch.testing.assert_close(last, expected[name], rtol=1e-2, atol=1e-2, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def test_on_another_device_than_the_current_one():
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
-    problem = make_problem(4, 3, 5, 8, device="cuda:1", **ALL_FEATURES)
-    assert torch.cuda.current_device() == 0
-    check(problem)
+    assert_equals_reference(make_problem(4, 3, 5, 8, device="cuda:1", **ALL_FEATURES), cuda_layer, 1e-5)
     assert torch.cuda.current_device() == 0
 
 
-def test_x_on_the_cpu_is_refused():
+def test_the_op_refuses_x_on_the_cpu():
     problem = cuda_problem(2, 3, 4, 8)
+    x, *others = (problem.inputs[name] for name in INPUTS)
     with pytest.raises(RuntimeError, match="x: expected a CUDA tensor"):
-        run_op(torch.ops.rnndrop, replace(problem, x=problem.x.cpu()))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_through_the_public_function_and_autograd(dtype):
-    problem = cuda_problem(4, 3, 5, 8, dtype=dtype, **ALL_FEATURES)
-    leaves = {name: getattr(problem, name).clone().requires_grad_() for name in DIFFERENTIABLE}
-    constants = {name: getattr(problem, name) for name in ("mask_x", "mask_h", "mask_g", "lengths", "reverse")}
-    outputs = functional.lstm_layer(**leaves, **constants, backend="cuda")
-    gradients = torch.autograd.grad(outputs, list(leaves.values()), [problem.dy, problem.dh_n, problem.dc_n])
-    results = dict(zip(OUTPUTS, outputs, strict=True))
-    results |= {f"d{name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
-    assert_close(results, run_reference(problem), TOLERANCE[dtype])
-
-
-def test_equals_nn_lstm():
-    problem = cuda_problem(6, 5, 7, 16)
-    lstm = torch.nn.LSTM(7, 16, device="cuda")
-    with torch.no_grad():
-        for parameter, value in zip(lstm.parameters(), DIFFERENTIABLE[3:], strict=True):  # W_ih, W_hh, b_ih, b_hh
-            parameter.copy_(getattr(problem, value))
-        y, (h_n, c_n) = lstm(problem.x, (problem.h_0[None], problem.c_0[None]))
-    results = run_op(torch.ops.rnndrop, problem)
-    expected = {"y": y, "h_n": h_n[0], "c_n": c_n[0]}
-    assert_close({name: results[name] for name in expected}, {k: v.double() for k, v in expected.items()}, 1e-5)
+        torch.ops.rnndrop.lstm_layer(x.cpu(), *others, None, None, None, None, False)

@@ -1,4 +1,4 @@
-"""gemm_arguments.h: what cuBLAS is told of row-major matrices, acted on by a plain column-major GEMM."""
+"""What the CUDA backend tells cuBLAS of row-major matrices, acted on by a plain column-major GEMM."""
 
 from __future__ import annotations
 

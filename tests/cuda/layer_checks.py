@@ -1,0 +1,110 @@
+"""Problems and checks that the tests of the emulated and of the real CUDA layer share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnndrop_cuda import reference
+from tests.problems import OUTPUTS, Problem, random_mask, random_problem, relative_error
+
+Layer = Callable[..., tuple[Tensor, Tensor, Tensor]]
+ALL_FEATURES = {"mask_x": "BI", "mask_h": "BH", "mask_g": "TBH", "lengths": True}
+UNUSED_OUTPUTS = [("y",), ("h_n",), ("c_n",), ("y", "h_n"), ("y", "c_n"), ("h_n", "c_n")]
+
+
+def make_problem(
+    T: int,
+    B: int,
+    I: int,
+    H: int,
+    *,
+    mask_x: str = "",
+    mask_h: str = "",
+    mask_g: str = "",
+    p: float = 0.4,
+    without: tuple[str, ...] = (),
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    **options: bool,
+) -> Problem:
+    """A random problem with any mix of masks, each asked for by its shape: `mask_g="TBH"`, or "" for none.
+
+    Drawn on the CPU, so that it is the same on every device. `without` names biases that are None.
+    """
+    size = {"T": T, "B": B, "I": I, "H": H}
+    shapes = {"mask_x": mask_x, "mask_h": mask_h, "mask_g": mask_g}
+    masks = {name: random_mask(tuple(size[s] for s in shape), p) for name, shape in shapes.items() if shape}
+    problem = random_problem(T, B, I, H, **options)
+    inputs = {name: None if name in without else value for name, value in problem.inputs.items()}
+    problem = replace(problem, inputs=inputs, options=problem.options | masks)
+    return map_tensors(problem.to(dtype), lambda tensor: tensor.to(device))
+
+
+def map_tensors(problem: Problem, change: Callable[[Tensor], Tensor]) -> Problem:
+    """The problem with every tensor changed."""
+
+    def changed(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: change(value) if torch.is_tensor(value) else value for name, value in values.items()}
+
+    return Problem(changed(problem.inputs), changed(problem.options), changed(problem.upstream))
+
+
+def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """No result differs in a single bit."""
+    assert actual.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
+
+
+def leaving_unused(unused: tuple[str, ...], layer: Layer) -> Layer:
+    """The layer with some outputs cut off from it, whose gradients then are None."""
+
+    def cut(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        outputs = dict(zip(OUTPUTS, layer(*args, **kwargs), strict=True))
+        nothing = next(0 * output.sum() for name, output in outputs.items() if name not in unused)
+        return tuple(output.detach() + nothing if name in unused else output for name, output in outputs.items())
+
+    return cut
+
+
+def assert_correct_with_unused_outputs(layer: Layer, problem: Problem, unused: tuple[str, ...]) -> None:
+    """`problem` is in float64."""
+    expected = problem.solve(leaving_unused(unused, reference.lstm_layer))
+    for name, value in problem.solve(leaving_unused(unused, layer)).items():
+        assert relative_error(value, expected[name]) <= 1e-11, name
+
+
+def assert_errs_at_most_twice_as_much_as_plain_torch(layer: Layer, problems: Iterable[Problem]) -> None:
+    """Against float64, by result, in the mean over the problems: chance has too much say in a single one."""
+    ours: Counter[str] = Counter()
+    torchs: Counter[str] = Counter()
+    for problem in problems:
+        expected = problem.to(torch.float64).solve(reference.lstm_layer)
+        for errors, results in ((ours, problem.solve(layer)), (torchs, problem.solve(reference.lstm_layer))):
+            for name, value in expected.items():
+                assert results[name].dtype == problem.upstream["y"].dtype, name
+                errors[name] += relative_error(results[name], value)
+    assert {name: ours[name] / torchs[name] for name in ours if not ours[name] <= 2 * torchs[name]} == {}
+
+
+def assert_tf32_follows_the_switch_of_nn_lstm(layer: Layer, problem: Problem) -> None:
+    """That is cuDNN's, or where cuDNN is switched off cuda.matmul's. `problem` is in float32."""
+
+    def results(*, cudnn: bool, matmul: bool) -> dict[str, Tensor]:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
+        return problem.solve(layer)
+
+    exact, rounded = results(cudnn=False, matmul=False), results(cudnn=True, matmul=True)
+    expected = problem.to(torch.float64).solve(reference.lstm_layer)
+    assert max(relative_error(exact[name], expected[name]) for name in expected) < 1e-5
+    assert 1e-5 < relative_error(rounded["y"], exact["y"]) < 1e-2
+    assert_same_bits(results(cudnn=False, matmul=True), exact)
+    assert_same_bits(results(cudnn=True, matmul=False), rounded)
+    with torch.backends.cudnn.flags(enabled=False):
+        assert_same_bits(results(cudnn=True, matmul=False), exact)
+        assert_same_bits(results(cudnn=False, matmul=True), rounded)
