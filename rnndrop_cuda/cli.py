@@ -15,6 +15,8 @@ COMMANDS = {
     "bench": ("bench.lstm", "time the layer on every backend (needs the source checkout)"),
 }
 
+DEMO_EXTRA = {"matplotlib", "rich", "tqdm"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `rnndrop argv...` and returns its exit status: 0 done, 1 failed, 2 wrong input."""
@@ -39,7 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "bench" and not _bench_importable():
         print("rnndrop bench: needs the source checkout (the folder bench/ is not installed)", file=sys.stderr)
         return 2
-    return importlib.import_module(module_name).main(argv[1:]) or 0
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in DEMO_EXTRA:
+            raise
+        print(f"rnndrop {args.command}: {missing} is missing: pip install rnndrop_cuda[demo]", file=sys.stderr)
+        return 2
+    return module.main(argv[1:]) or 0
 
 
 def _bench_importable() -> bool:

@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rnndrop_cuda.lstm import GalLSTM, SemeniutaLSTM
+from rnndrop_cuda.seminar import report
 from rnndrop_cuda.seminar.data import CSV_SOURCES, IMDB_SHA256, Reviews, load_reviews
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, lstm_weights
 from rnndrop_cuda.seminar.model import RNNClassifier
@@ -116,10 +118,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings(**{**chosen, **{k: v for k, v in PRESETS[preset].items() if chosen[k] is None}})
     out = Path(args.out or f"results/compare{'' if preset == 'default' else '-' + preset}")
     layers = list(dict.fromkeys(args.layers))  # a layer named twice is one layer
-    try:
-        from rnndrop_cuda.seminar import report  # here: its libraries come with the demo extra only
-    except ModuleNotFoundError as error:
-        return _fail(f"{error.name} is not installed: pip install rnndrop_cuda[demo]")
     try:
         device = _usable_device(args.device)
         check_writable(out)
@@ -270,8 +268,6 @@ def _train_all(
     results: Results,
     out: Path,
 ) -> None:
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
     X_train, y_train, X_test, y_test = (
         torch.from_numpy(array).to(device)
         for array in (reviews.X_train, reviews.y_train, reviews.X_test, reviews.y_test)
@@ -312,7 +308,7 @@ def _train_all(
                 bar.write(line, file=sys.stderr)
 
 
-def _watched(batches: Iterable[Batch], bar: Any) -> Iterator[Batch]:
+def _watched(batches: Iterable[Batch], bar: tqdm) -> Iterator[Batch]:
     for batch in batches:
         yield batch
         bar.update()

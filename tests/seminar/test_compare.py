@@ -1,0 +1,299 @@
+"""`rnndrop compare` and `rnndrop`: the whole command on a few reviews, what it leaves behind, and its errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnndrop_cuda import cli
+from rnndrop_cuda.seminar import compare, report, results
+from rnndrop_cuda.seminar.layers import lstm_weights
+
+SMALL = ["--unverified-data", "--vocab-size", "20", "--seq-len", "8", "--n-emb", "6", "--n-hidden", "4"]
+SMALL += ["--batch-size", "16", "--epochs", "2", "--learning-rate", "0.01", "--device", "cpu"]
+TWO_LAYERS = ["--layers", "nn.LSTM", "GalLSTM:0.5"]
+
+
+@pytest.fixture
+def command(npz: Path, tmp_path: Path) -> list[str]:
+    return ["--data", str(npz), "--out", str(tmp_path / "out"), *SMALL]
+
+
+def read(out: Path) -> dict:
+    return json.loads((out / "results.json").read_text())
+
+
+def test_the_whole_command(npz, tmp_path):
+    """Every layer, in a process of its own; the data's name would break the page if it were not escaped."""
+    awkward = npz.rename(npz.with_name("<script>&.npz"))
+    out = tmp_path / "a" / "out"
+    run = subprocess.run(
+        [sys.executable, "-m", "rnndrop_cuda", "compare", "--data", awkward, "--out", out, *SMALL],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    found = read(out)
+    layers = found["layers"]
+    assert list(layers) == [compare.Layer.parse(text).label for text in compare.COMPARED]
+    for name, layer in layers.items():
+        assert layer["parameters"] == 4 * 4 * (6 + 4 + 2), name
+        assert len(layer["epochs"]) == 2, name
+        assert all(0 <= epoch[key] <= 1 for epoch in layer["epochs"] for key in ("train_accuracy", "test_accuracy"))
+        assert all(epoch[key] > 0 for epoch in layer["epochs"] for key in ("train_loss", "test_loss", "seconds"))
+        assert name in run.stdout
+    assert found["data"]["train reviews"] == 48
+    assert found["data"]["test reviews"] == 32
+    assert found["settings"]["n_emb"] == 6
+    assert found["facts"]["torch"] == torch.__version__
+    assert found["facts"]["command"].startswith("rnndrop compare --data")
+
+    # The same maths from the same weights, reviews and masks: the same figures.
+    for same in (["nn.LSTM", "RNNLayer 0", "MyLSTM 0"], ["RNNLayer 0.5", "FastRNNLayer 0.5", "GalLSTM 0.5"]):
+        for name in same[1:]:
+            for epoch, expected in zip(layers[name]["epochs"], layers[same[0]]["epochs"], strict=True):
+                for key in ("train_loss", "test_loss"):
+                    assert epoch[key] == pytest.approx(expected[key], rel=1e-4), f"{name}, {key}"
+    assert layers["RNNLayer 0.5"]["epochs"][0]["train_loss"] != layers["RNNLayer 0"]["epochs"][0]["train_loss"]
+
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;&amp;.npz" in page
+    assert 'src="data:image/png;base64,' in page
+    assert page.count("http") == 0, "loads nothing"
+    assert {path.name for path in out.iterdir()} == {"results.json", "curves.png", "report.html"}
+
+
+def test_every_layer_starts_from_the_same_weights():
+    settings = compare.Settings("", None, 20, 8, 6, 4, 16, 0.01, 2, seed=3)
+    models = [compare.Layer.parse(text).build(settings) for text in compare.COMPARED]
+    torch.manual_seed(3)
+    expected = compare.RNNClassifier(6, 4, 20, 1, 16)
+    for model in models:
+        assert torch.equal(model.word_embeddings.weight, expected.word_embeddings.weight)
+        assert torch.equal(model.output.weight, expected.output.weight)
+        for weight, first in zip(lstm_weights(model.rec_layer), lstm_weights(expected.rec_layer), strict=True):
+            assert torch.equal(weight, first)
+
+
+def test_the_same_command_repeats_no_finished_layer(command, tmp_path, capsys):
+    assert compare.main([*command, *TWO_LAYERS]) == 0
+    first = read(tmp_path / "out")["layers"]
+    assert compare.main([*command, *TWO_LAYERS, "RNNLayer:0.5"]) == 0
+    second = read(tmp_path / "out")["layers"]
+    assert list(second) == ["nn.LSTM", "GalLSTM 0.5", "RNNLayer 0.5"]
+    assert {name: second[name] for name in first} == first, "the seconds too: they were not trained again"
+    assert "taken over" in capsys.readouterr().err
+
+
+def test_a_run_cut_short_goes_on(command, tmp_path, monkeypatch, capsys):
+    evaluations = []
+
+    def interrupted(*args):
+        evaluations.append(args)
+        if len(evaluations) == 4:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    original = compare.evaluate
+    monkeypatch.setattr(compare, "evaluate", interrupted)
+    assert compare.main([*command, *TWO_LAYERS]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    cut_short = read(tmp_path / "out")["layers"]
+    assert [len(layer["epochs"]) for layer in cut_short.values()] == [2, 1], "only the epoch in flight is lost"
+
+    monkeypatch.setattr(compare, "evaluate", original)
+    assert compare.main([*command, *TWO_LAYERS]) == 0
+    whole = read(tmp_path / "out")["layers"]
+    assert whole["nn.LSTM"] == cut_short["nn.LSTM"]
+    assert len(whole["GalLSTM 0.5"]["epochs"]) == 2
+    assert whole["GalLSTM 0.5"]["epochs"][0]["test_loss"] == cut_short["GalLSTM 0.5"]["epochs"][0]["test_loss"]
+
+
+@pytest.mark.parametrize("change", [["--seed", "1"], ["--epochs", "1"], ["--fresh"]])
+def test_results_of_another_run_are_kept_aside(command, tmp_path, change):
+    out = tmp_path / "out"
+    assert compare.main([*command, *TWO_LAYERS]) == 0
+    first = (out / "results.json").read_text()
+    assert compare.main([*command, *TWO_LAYERS, *change]) == 0
+    assert (out / "results.1.json").read_text() == first
+    assert read(out)["layers"].keys() == json.loads(first)["layers"].keys()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"layers": 1}', '{"layers": {"nn.LSTM": {"epochs": [1]}}}'])
+def test_a_file_that_is_no_results_is_kept_aside(command, tmp_path, content):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "results.json").write_text(content)
+    assert compare.main([*command, "--layers", "nn.LSTM"]) == 0
+    assert (out / "results.1.json").read_text() == content
+    assert list(read(out)["layers"]) == ["nn.LSTM"]
+
+
+def test_another_commit_or_machine_is_another_run(command, tmp_path, monkeypatch):
+    for name in ("_commit", "_cpu_model"):
+        monkeypatch.setattr(results, name, lambda: "another")
+        assert compare.main([*command, "--layers", "nn.LSTM"]) == 0
+    assert (tmp_path / "out" / "results.1.json").exists()
+
+
+def test_reviews_and_seed_are_options(command, tmp_path):
+    losses = []
+    for seed in ("0", "0", "1"):
+        assert compare.main([*command, "--layers", "nn.LSTM", "--reviews", "20", "--seed", seed, "--fresh"]) == 0
+        found = read(tmp_path / "out")
+        losses.append([epoch["train_loss"] for epoch in found["layers"]["nn.LSTM"]["epochs"]])
+        assert (found["data"]["train reviews"], found["data"]["test reviews"]) == (20, 5)
+    assert losses[0] == losses[1] != losses[2]
+
+
+def fails_with_one_line(argv: list[str], capsys) -> str:
+    """Exit status 2 and a last line that says why; argparse puts its usage before it."""
+    try:
+        status = compare.main(argv)
+    except SystemExit as error:
+        status = error.code
+    captured = capsys.readouterr()
+    assert status == 2
+    assert "Traceback" not in captured.err
+    *usage, message = captured.err.splitlines()
+    assert not usage or usage[0].startswith("usage:")
+    return message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--layers", "GRU"], "no layer 'GRU': choose from nn.LSTM, RNNLayer"),
+        (["--layers", "GalLSTM:1.5"], "must be a dropout probability in [0, 1], got '1.5'"),
+        (["--layers", "GalLSTM:nan"], "must be a dropout probability in [0, 1], got 'nan'"),
+        (["--layers", "nn.LSTM:0.5"], "nn.LSTM has no dropout inside"),
+        (["--epochs", "0"], "--epochs: must be a whole number of at least 1, got '0'"),
+        (["--batch-size", "x"], "--batch-size: must be a whole number of at least 1, got 'x'"),
+        (["--vocab-size", "3"], "--vocab-size: must be a whole number of at least 4, got '3'"),
+        (["--learning-rate", "nan"], "--learning-rate: must be a finite number above 0, got 'nan'"),
+        (["--device", "abacus"], "--device abacus cannot be used"),
+        (["--device", "cuda:99"], "--device cuda:99 cannot be used"),
+        (["--data", "absent.npz"], "or the path of an npz file, got 'absent.npz'"),
+        (["--reviews", "49"], "--reviews must be at most 48"),
+        (["--quick", "--paper"], "--paper: not allowed with argument --quick"),
+    ],
+)
+def test_wrong_input_is_one_line(command, options, message, capsys):
+    assert message in fails_with_one_line([*command, *options], capsys)
+
+
+def test_an_unverified_file_is_one_line(command, capsys):
+    command.remove("--unverified-data")
+    assert "is not the file expected" in fails_with_one_line(command, capsys)
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_folder_that_cannot_be_written_is_one_line(command, tmp_path, below, capsys):
+    (tmp_path / "file").write_text("in the way")
+    argv = [*command, "--out", str(tmp_path / "file" / below)]
+    message = fails_with_one_line(argv, capsys)
+    assert message.startswith("rnndrop compare: out must be a folder that can be written, ")
+    assert str(tmp_path / "file") in message
+
+
+def test_a_folder_that_vanishes_is_one_line(command, tmp_path, monkeypatch, capsys):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compare, "save", full)
+    assert compare.main([*command, "--layers", "nn.LSTM"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("No space left on device")
+
+
+def test_the_missing_extra_is_one_line(command, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "rnndrop_cuda.seminar.compare")
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert cli.main(["compare", *command]) == 2
+    assert capsys.readouterr().err == "rnndrop compare: tqdm is missing: pip install rnndrop_cuda[demo]\n"
+
+
+def epoch(train: float, test: float, seconds: float) -> dict[str, float]:
+    return {
+        "train_accuracy": train,
+        "test_accuracy": test,
+        "train_loss": 1 - train,
+        "test_loss": 1 - test,
+        "seconds": seconds,
+    }
+
+
+@pytest.fixture
+def overfitted() -> dict:
+    return {
+        "settings": {"data": "movie-reviews", "epochs": 3},
+        "data": {"train reviews": 20000, "test reviews": 5000},
+        "facts": {"command": "rnndrop compare"},
+        "layers": {
+            "nn.LSTM": {"epochs": [epoch(0.6, 0.65, 4.0), epoch(0.8, 0.7, 2.0), epoch(0.95, 0.68, 2.5)]},
+            "GalLSTM 0.5": {"epochs": [epoch(0.6, 0.6, 2.0), epoch(0.65, 0.69, 2.0), epoch(0.72, 0.71, 1.0)]},
+        },
+    }
+
+
+def test_the_table_and_the_sentences_are_the_figures(overfitted):
+    base, gal = report.rows(overfitted)
+    assert (base.best_test_accuracy, base.best_epoch, base.test_accuracy) == (0.7, 2, 0.68)
+    assert (base.seconds, base.ratio) == (2.5, 1.0), "the median, not the first epoch's warming up"
+    assert (gal.seconds, gal.ratio) == (2.0, 0.8)
+    text = " ".join(report.findings(overfitted))
+    assert "best test accuracy is 71.0%, by GalLSTM 0.5 in epoch 3" in text
+    assert "standard error is 0.6 points" in text
+    assert "ends at 95.0% on the training reviews and 68.0% on the test reviews, a gap of 27.0 points" in text
+    assert "GalLSTM 0.5 1.0" in text
+    assert "fastest at 0.80 times" in text
+
+
+def test_a_report_without_nn_lstm_has_no_ratios(overfitted):
+    del overfitted["layers"]["nn.LSTM"]
+    (row,) = report.rows(overfitted)
+    assert row.cells()[-1] == "-"
+    assert len(report.findings(overfitted)) == 1
+
+
+def test_cli_lists_its_commands(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in cli.COMMANDS)
+    for wrong in ([], ["nonsense"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(wrong)
+        assert stop.value.code == 2
+
+
+def test_cli_hands_the_arguments_on(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: rnndrop compare")
+    assert all(option in text for option in ("--quick", "--paper", "--seed", "--device", "--layers", "--n-hidden"))
+
+
+def test_cli_bench_needs_the_checkout(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "rnndrop_cuda" / "cli.py"))
+    assert cli.main(["bench"]) == 2
+    assert "needs the source checkout" in capsys.readouterr().err
+
+
+def test_the_seminar_imports_without_the_extra():
+    """A plain install has no matplotlib, rich, tqdm: the layers must not need them."""
+    program = """
+import sys
+sys.modules.update(dict.fromkeys(["matplotlib", "rich", "tqdm", "pandas", "movie_reviews"]))  # None: no such module
+import rnndrop_cuda.cli
+assert rnndrop_cuda.cli.main(["info"]) == 0
+"""
+    subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, check=True)
