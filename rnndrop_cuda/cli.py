@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,14 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         + "\n\n`rnndrop COMMAND --help` says more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    parser.add_argument("command", nargs="?", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     args = parser.parse_args(argv[:1])
-    if args.version:
-        print(f"rnndrop_cuda {importlib.metadata.version('rnndrop-cuda')}")
-        return 0
-    if args.command is None:
-        parser.error("a COMMAND is missing")
     module_name, _ = COMMANDS[args.command]
     if args.command == "bench" and not _bench_importable():
         print("rnndrop bench: needs the source checkout (the folder bench/ is not installed)", file=sys.stderr)

@@ -198,7 +198,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--reviews", type=positive, metavar="N", help="train on the first N reviews, test on N/4")
     run.add_argument("--epochs", type=positive, metavar="N", help="(default: 5; --quick: 2; --paper: 15)")
-    run.add_argument("--seed", type=int, default=0, help="of weights, dropout and order of batches (default: 0)")
+    seed = _number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2**63)
+    run.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="of weights, dropout and order of batches (default: 0)"
+    )
     run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     run.add_argument("--out", metavar="DIR", help="folder of the results (default: results/compare[-quick|-paper])")
     run.add_argument("--fresh", action="store_true", help="train every layer anew; earlier results are kept aside")
@@ -239,6 +242,8 @@ def _usable_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("only cpu and cuda are")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # a CPU-only torch asserts
         raise ValueError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
@@ -246,6 +251,8 @@ def _usable_device(name: str) -> torch.device:
 
 
 def _first(reviews: Reviews, n: int | None) -> Reviews:
+    if not len(reviews.y_train) or not len(reviews.y_test):
+        raise ValueError(f"--data {reviews.name} must hold a review to train on and one to test on")
     if n is None:
         return reviews
     if n > len(reviews.y_train):

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from object_arrays import object_array
 
 from rnndrop_cuda import cli
 from rnndrop_cuda.seminar import compare, report, results
@@ -177,6 +179,8 @@ def fails_with_one_line(argv: list[str], capsys) -> str:
         (["--vocab-size", "3"], "--vocab-size: must be a whole number of at least 4, got '3'"),
         (["--learning-rate", "nan"], "--learning-rate: must be a finite number above 0, got 'nan'"),
         (["--device", "abacus"], "--device abacus cannot be used"),
+        (["--device", "meta"], "--device meta cannot be used: only cpu and cuda are"),
+        (["--seed", "-1"], "--seed: must be a whole number in [0, 2**63), got '-1'"),
         (["--device", "cuda:99"], "--device cuda:99 cannot be used"),
         (["--data", "absent.npz"], "or the path of an npz file, got 'absent.npz'"),
         (["--reviews", "49"], "--reviews must be at most 48"),
@@ -185,6 +189,12 @@ def fails_with_one_line(argv: list[str], capsys) -> str:
 )
 def test_wrong_input_is_one_line(command, options, message, capsys):
     assert message in fails_with_one_line([*command, *options], capsys)
+
+
+def test_no_review_to_test_on_is_one_line(command, npz, capsys):
+    some, none = object_array([[5]]), object_array([])
+    np.savez(npz, x_train=some, y_train=np.zeros(1), x_test=none, y_test=np.zeros(0))
+    assert "a review to train on and one to test on" in fails_with_one_line(command, capsys)
 
 
 def test_an_unverified_file_is_one_line(command, capsys):
