@@ -20,11 +20,16 @@ def assert_is_dropout_mask(mask, shape, p):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.3, 0.5, 0.9, 0.999])
 def test_dropout_mask(p, dtype):
-    mask = dropout_mask((200, 300), p, dtype=dtype)
+    mask = dropout_mask((201, 303), p, dtype=dtype)
     assert mask.dtype == dtype
-    assert_is_dropout_mask(mask, (200, 300), p)
+    assert_is_dropout_mask(mask, (201, 303), p)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0), (2, 3, 5)])
+def test_dropout_mask_of_any_shape(shape):
+    assert dropout_mask(shape, 0.5).shape == shape
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -41,9 +46,11 @@ def test_dropout_mask_at_the_ends():
 
 
 def test_dropout_mask_entries_are_independent():
-    """Correlation between neighbours along each axis within five standard deviations of 0."""
+    """Correlation of neighbours, and of the four entries that share a draw, within five standard deviations of 0."""
     mask = dropout_mask((400, 400), 0.5, dtype=torch.float64) - 1
-    for a, b in ((mask[1:], mask[:-1]), (mask[:, 1:], mask[:, :-1])):
+    fours = mask.view(-1, 4)
+    pairs = [(fours[:, a], fours[:, b]) for a in range(4) for b in range(a)]
+    for a, b in ((mask[1:], mask[:-1]), (mask[:, 1:], mask[:, :-1]), *pairs):
         assert abs((a * b).mean()) <= 5 / a.numel() ** 0.5
 
 
