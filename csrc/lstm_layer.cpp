@@ -195,11 +195,11 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
 
 // ---------------------------------------------------------------- backward
 
-BackwardResult lstm_layer_backward(const Backend& backend, const OptionalTensor& dy, const OptionalTensor& dh_n,
-                                   const OptionalTensor& dc_n, const Tensor& x, const Tensor& h_0, const Tensor& W_ih,
+BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, const Tensor& h_0, const Tensor& W_ih,
                                    const Tensor& W_hh, const OptionalTensor& mask_x, const OptionalTensor& mask_h,
                                    const OptionalTensor& mask_g, const OptionalTensor& lengths, bool reverse,
                                    const Tensor& y, const Tensor& gates, const Tensor& c, const Tensor& h_tilde,
+                                   const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
                                    bool need_dx, bool need_dW) {
   const auto [T, B, I, H] = check_inputs(x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths);
   const auto check = [&](const char* name, const Tensor& tensor, at::ScalarType dtype,

@@ -18,9 +18,9 @@ inline constexpr const char* kLayerSchema =
     "Tensor? mask_x, Tensor? mask_h, Tensor? mask_g, Tensor? lengths, bool reverse) "
     "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor c, Tensor h_tilde)";
 inline constexpr const char* kLayerBackwardSchema =
-    "lstm_layer_backward(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor h_0, Tensor W_ih, Tensor W_hh, "
-    "Tensor? mask_x, Tensor? mask_h, Tensor? mask_g, Tensor? lengths, bool reverse, Tensor y, Tensor gates, "
-    "Tensor c, Tensor h_tilde, bool need_dx, bool need_dW) "
+    "lstm_layer_backward(Tensor x, Tensor h_0, Tensor W_ih, Tensor W_hh, Tensor? mask_x, Tensor? mask_h, "
+    "Tensor? mask_g, Tensor? lengths, bool reverse, Tensor y, Tensor gates, Tensor c, Tensor h_tilde, Tensor? dy, "
+    "Tensor? dh_n, Tensor? dc_n, bool need_dx, bool need_dW) "
     "-> (Tensor dx, Tensor dh_0, Tensor dc_0, Tensor dW_ih, Tensor dW_hh, Tensor db)";
 
 class Backend {
@@ -50,12 +50,20 @@ ForwardResult lstm_layer_forward(const Backend& backend, const at::Tensor& x, co
                                  const OptionalTensor& mask_h, const OptionalTensor& mask_g,
                                  const OptionalTensor& lengths, bool reverse);
 
-BackwardResult lstm_layer_backward(const Backend& backend, const OptionalTensor& dy, const OptionalTensor& dh_n,
-                                   const OptionalTensor& dc_n, const at::Tensor& x, const at::Tensor& h_0,
+BackwardResult lstm_layer_backward(const Backend& backend, const at::Tensor& x, const at::Tensor& h_0,
                                    const at::Tensor& W_ih, const at::Tensor& W_hh, const OptionalTensor& mask_x,
                                    const OptionalTensor& mask_h, const OptionalTensor& mask_g,
                                    const OptionalTensor& lengths, bool reverse, const at::Tensor& y,
                                    const at::Tensor& gates, const at::Tensor& c, const at::Tensor& h_tilde,
+                                   const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
                                    bool need_dx, bool need_dW);
+
+// One of the two above as an op's kernel, on the backend that make_backend(x) gives; the other arguments pass through.
+template <auto layer, auto make_backend>
+struct OpKernel;
+template <class Result, class... Args, Result (*layer)(const Backend&, const at::Tensor&, Args...), auto make_backend>
+struct OpKernel<layer, make_backend> {
+  static Result call(const at::Tensor& x, Args... args) { return layer(make_backend(x), x, args...); }
+};
 
 }  // namespace rnndrop

@@ -68,9 +68,9 @@ def _lstm_layer_fake(
 
 
 def _lstm_layer_backward_fake(
-    dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, x: Tensor, h_0: Tensor, W_ih: Tensor, W_hh: Tensor,
-    mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, lengths: Tensor | None, reverse: bool,
-    y: Tensor, gates: Tensor, c: Tensor, h_tilde: Tensor, need_dx: bool, need_dW: bool,
+    x: Tensor, h_0: Tensor, W_ih: Tensor, W_hh: Tensor, mask_x: Tensor | None, mask_h: Tensor | None,
+    mask_g: Tensor | None, lengths: Tensor | None, reverse: bool, y: Tensor, gates: Tensor, c: Tensor, h_tilde: Tensor,
+    dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, need_dx: bool, need_dW: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     return (
         x.new_empty(x.shape) if need_dx else x.new_empty(0),
@@ -103,8 +103,8 @@ def _backward(
 
     x, h_0, _, W_ih, W_hh, _, _, mask_x, mask_h, mask_g, lengths = inputs
     dx, dh_0, dc_0, dW_ih, dW_hh, db = torch.ops.rnndrop.lstm_layer_backward(
-        dy, dh_n, dc_n, x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths, ctx.reverse,
-        y, gates, c, h_tilde, needs[0], any(needs[3:7]),
+        x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths, ctx.reverse, y, gates, c, h_tilde,
+        dy, dh_n, dc_n, needs[0], any(needs[3:7]),
     )  # fmt: skip
     gradients = (dx, dh_0, dc_0, dW_ih, dW_hh, db, db)
     return *(g if need else None for g, need in zip(gradients, needs, strict=False)), None, None, None, None, None

@@ -127,7 +127,7 @@ def test_the_backward_op_checks_by_itself():
 
     def call(dy, dh_n, dc_n, y, gates, c, h_tilde):
         return torch.ops.rnndrop.lstm_layer_backward(
-            dy, dh_n, dc_n, x, h_0, W_ih, W_hh, *masks, False, y, gates, c, h_tilde, True, True
+            x, h_0, W_ih, W_hh, *masks, False, y, gates, c, h_tilde, dy, dh_n, dc_n, True, True
         )
 
     call(**good)

@@ -238,7 +238,7 @@ def test_opcheck(masks):
     for need_dx, need_dW in ((True, True), (False, True), (True, False)):
         torch.library.opcheck(
             torch.ops.rnndrop.lstm_layer_backward,
-            (*upstream, x, h_0, W_ih, W_hh, *masks, False, y, gates, c, h_tilde, need_dx, need_dW),
+            (x, h_0, W_ih, W_hh, *masks, False, y, gates, c, h_tilde, *upstream, need_dx, need_dW),
         )
 
 

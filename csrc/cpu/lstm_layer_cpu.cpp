@@ -31,28 +31,13 @@ class CpuBackend final : public Backend {
   static int64_t rows_per_task(int64_t H) { return std::max<int64_t>(1, 4096 / H); }
 };
 
-ForwardResult forward(const at::Tensor& x, const at::Tensor& h_0, const at::Tensor& c_0, const at::Tensor& W_ih,
-                      const at::Tensor& W_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-                      const OptionalTensor& mask_x, const OptionalTensor& mask_h, const OptionalTensor& mask_g,
-                      const OptionalTensor& lengths, bool reverse) {
-  return lstm_layer_forward(CpuBackend(), x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, mask_x, mask_h, mask_g, lengths,
-                            reverse);
-}
-
-BackwardResult backward(const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
-                        const at::Tensor& x, const at::Tensor& h_0, const at::Tensor& W_ih, const at::Tensor& W_hh,
-                        const OptionalTensor& mask_x, const OptionalTensor& mask_h, const OptionalTensor& mask_g,
-                        const OptionalTensor& lengths, bool reverse, const at::Tensor& y, const at::Tensor& gates,
-                        const at::Tensor& c, const at::Tensor& h_tilde, bool need_dx, bool need_dW) {
-  return lstm_layer_backward(CpuBackend(), dy, dh_n, dc_n, x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths, reverse,
-                             y, gates, c, h_tilde, need_dx, need_dW);
-}
+CpuBackend make_backend(const at::Tensor& /*x*/) { return {}; }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(rnndrop, CPU, m) {
-  m.impl("lstm_layer", forward);
-  m.impl("lstm_layer_backward", backward);
+  m.impl("lstm_layer", OpKernel<lstm_layer_forward, make_backend>::call);
+  m.impl("lstm_layer_backward", OpKernel<lstm_layer_backward, make_backend>::call);
 }
 
 }  // namespace rnndrop

@@ -37,7 +37,7 @@ class EmulatedLayer(torch.autograd.Function):
     def backward(ctx, dy, dh_n, dc_n):
         x, h_0, _, W_ih, W_hh, b_ih, b_hh, *masks = ctx.args
         dx, dh_0, dc_0, dW_ih, dW_hh, db = torch.ops.rnndrop_emulated.lstm_layer_backward(
-            dy, dh_n, dc_n, x, h_0, W_ih, W_hh, *masks, *ctx.saved, True, True
+            x, h_0, W_ih, W_hh, *masks, *ctx.saved, dy, dh_n, dc_n, True, True
         )
         db_ih, db_hh = (db if bias is not None else None for bias in (b_ih, b_hh))
         return dx, dh_0, dc_0, dW_ih, dW_hh, db_ih, db_hh, *[None] * len(masks)

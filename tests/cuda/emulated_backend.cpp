@@ -11,15 +11,10 @@ namespace {
 
 const c10::Device kDevice(c10::kCUDA, 0);
 
-template <auto layer>
-struct Emulated;
-template <class Result, class... Args, Result (*layer)(const Backend&, Args...)>
-struct Emulated<layer> {
-  static Result call(Args... args) { return layer(cuda::CudaBackend(kDevice), args...); }
-};
+cuda::CudaBackend make_backend(const at::Tensor& /*x*/) { return cuda::CudaBackend(kDevice); }
 
 void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) {
-  cuda::CudaBackend(kDevice).gemm(out, a, b, accumulate);
+  make_backend(out).gemm(out, a, b, accumulate);
 }
 
 }  // namespace
@@ -33,8 +28,8 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
 }
 
 TORCH_LIBRARY_IMPL(rnndrop_emulated, CPU, m) {
-  m.impl("lstm_layer", Emulated<lstm_layer_forward>::call);
-  m.impl("lstm_layer_backward", Emulated<lstm_layer_backward>::call);
+  m.impl("lstm_layer", OpKernel<lstm_layer_forward, make_backend>::call);
+  m.impl("lstm_layer_backward", OpKernel<lstm_layer_backward, make_backend>::call);
   m.impl("gemm", gemm);
 }
 
