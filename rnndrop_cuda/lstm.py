@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnndrop_cuda.functional import BACKENDS, lstm_layer
 from rnndrop_cuda.masks import LayerMasks, check_probability, dropout_mask
 
 MASK_SCOPES = ("batch", "sample")
 CANDIDATE_MASKS = ("step", "sequence")
+State = tuple[Tensor, Tensor]
 
 
-class LSTM(nn.Module):
-    r"""An LSTM layer like :class:`torch.nn.LSTM`, with dropout inside the recurrence at no cost in speed.
+class LSTM(nn.RNNBase):
+    r"""An LSTM like :class:`torch.nn.LSTM`, with dropout inside the recurrence at no cost in speed.
 
     .. math::
         \tilde x_t &= m_x \odot x_t \qquad \tilde h = m_h \odot h_{t-1} \\
@@ -27,20 +28,24 @@ class LSTM(nn.Module):
 
     ``input_dropout`` and ``hidden_dropout`` draw :math:`m_x` and :math:`m_h`, once for the whole sequence: the
     variational dropout of Gal & Ghahramani (arXiv 1512.05287). ``candidate_dropout`` draws :math:`m_g`: the
-    recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165). They may be combined. Dropout acts in
-    training only. The returned h is not masked.
+    recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165). They may be combined, with each other and
+    with ``dropout`` between layers. Every layer and direction draws masks of its own. Dropout acts in training only.
+    The returned h is not masked.
 
     Parameters, their names, order, shapes and initialisation are nn.LSTM's, so that a ``state_dict`` goes both ways
-    and the same seed gives the same weights.
+    and the same seed gives the same weights. So are the positional arguments, the checks, the errors and the warnings.
 
     Args:
         input_size: features of the input, I.
         hidden_size: features of the state, H.
-        num_layers: 1; more layers are not there yet.
-        bias: whether there are ``bias_ih_l0`` and ``bias_hh_l0``.
+        num_layers: layers, each on the output of the one below.
+        bias: whether there are ``bias_ih_l0`` and ``bias_hh_l0`` ...
         batch_first: input and output are ``[B, T, ...]`` instead of ``[T, B, ...]``.
+        dropout: probability of dropping in nn.LSTM's own dropout, on the output of each layer but the last.
+        bidirectional: a second direction in each layer, from the last step to the first; outputs are concatenated.
+        proj_size: 0; projections are not there yet.
         device, dtype: of the parameters.
-        input_dropout: probability of dropping a unit of the input.
+        input_dropout: probability of dropping a unit of a layer's input.
         hidden_dropout: probability of dropping a unit of h on its way into the next step.
         candidate_dropout: probability of dropping a unit of the candidate g.
         mask_scope: ``"batch"`` draws one :math:`m_x` and :math:`m_h` for the whole batch, as masking the weights
@@ -51,9 +56,9 @@ class LSTM(nn.Module):
         backend: ``"auto"``, ``"cuda"``, ``"cpu"`` or ``"python"``, see :func:`rnndrop_cuda.functional.lstm_layer`.
 
     Raises:
-        TypeError: a size is not an int.
+        TypeError: a size or a flag is not of its type.
         ValueError: a size is not positive, a probability is not in [0, 1], or a name is none of those above.
-        NotImplementedError: num_layers is not 1.
+        NotImplementedError: proj_size is not 0.
     """
 
     def __init__(
@@ -63,9 +68,12 @@ class LSTM(nn.Module):
         num_layers: int = 1,
         bias: bool = True,
         batch_first: bool = False,
-        *,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
         input_dropout: float = 0.0,
         hidden_dropout: float = 0.0,
         candidate_dropout: float = 0.0,
@@ -73,22 +81,15 @@ class LSTM(nn.Module):
         candidate_mask: str = "step",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        for name, size, least in (("input_size", input_size, 0), ("hidden_size", hidden_size, 1)):
-            if not isinstance(size, int) or isinstance(size, bool):
-                raise TypeError(f"{name}: expected an int, got {type(size).__name__}")
-            if size < least:
-                raise ValueError(f"{name}: expected at least {least}, got {size}")
-        if num_layers != 1:
-            raise NotImplementedError(f"num_layers: only 1 is implemented, got {num_layers!r}")
+        if proj_size:
+            raise NotImplementedError(f"proj_size: only 0 is implemented, got {proj_size!r}")
         _check_choice("mask_scope", mask_scope, MASK_SCOPES)
         _check_choice("candidate_mask", candidate_mask, CANDIDATE_MASKS)
         _check_choice("backend", backend, BACKENDS)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.bias = bias
-        self.batch_first = batch_first
+        super().__init__(
+            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            device=device, dtype=dtype,
+        )  # fmt: skip
         self.input_dropout = check_probability("input_dropout", input_dropout)
         self.hidden_dropout = check_probability("hidden_dropout", hidden_dropout)
         self.candidate_dropout = check_probability("candidate_dropout", candidate_dropout)
@@ -96,137 +97,201 @@ class LSTM(nn.Module):
         self.candidate_mask = candidate_mask
         self.backend = backend
 
-        def parameter(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+    @staticmethod
+    def from_torch(lstm: nn.LSTM, **ours: Any) -> LSTM:
+        """An LSTM with the sizes, options, weights, device, dtype and mode of an nn.LSTM, and our keywords.
 
-        self.weight_ih_l0 = parameter(4 * hidden_size, input_size)
-        self.weight_hh_l0 = parameter(4 * hidden_size, hidden_size)
-        if bias:
-            self.bias_ih_l0 = parameter(4 * hidden_size)
-            self.bias_hh_l0 = parameter(4 * hidden_size)
-        self.reset_parameters()
+        Raises:
+            TypeError: lstm is not an nn.LSTM, or a keyword is unknown.
+        """
+        if not isinstance(lstm, nn.LSTM):
+            raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")
+        copy = LSTM(*_torch_arguments(lstm), **ours)
+        copy.load_state_dict(lstm.state_dict())
+        return copy.train(lstm.training)
 
-    def reset_parameters(self) -> None:
-        """Draw all parameters from uniform(-1/sqrt(H), 1/sqrt(H)), as nn.LSTM does."""
-        bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+    def to_torch(self) -> nn.LSTM:
+        """The nn.LSTM with the same sizes, options, weights, device, dtype and mode; dropout inside is lost."""
+        copy = nn.LSTM(*_torch_arguments(self))
+        copy.load_state_dict(self.state_dict())
+        return copy.train(self.training)
+
+    def flatten_parameters(self) -> None:
+        """Nothing: the kernels take every weight where it lies. There for code written for nn.LSTM."""
 
     def extra_repr(self) -> str:
-        parts = [f"{self.input_size}, {self.hidden_size}"]
         defaults = {
-            "bias": True, "batch_first": False, "input_dropout": 0.0, "hidden_dropout": 0.0,
-            "candidate_dropout": 0.0, "mask_scope": "batch", "candidate_mask": "step", "backend": "auto",
+            "input_dropout": 0.0, "hidden_dropout": 0.0, "candidate_dropout": 0.0, "mask_scope": "batch",
+            "candidate_mask": "step", "backend": "auto",
         }  # fmt: skip
-        for name, default in defaults.items():
-            value = getattr(self, name)
-            if value != default:
-                parts.append(f"{name}={value!r}")
-        return ", ".join(parts)
+        ours = [f"{name}={getattr(self, name)!r}" for name, usual in defaults.items() if getattr(self, name) != usual]
+        return ", ".join([super().extra_repr(), *ours])
 
     def draw_masks(self, T: int, B: int, generator: torch.Generator | None = None) -> list[LayerMasks]:
-        """The masks that a forward in training would draw for T steps and a batch of B: one entry a layer.
+        """The masks that a forward in training would draw for T steps and a batch of B.
 
-        They are on the parameters' device and in their dtype. A dropout of 0 draws nothing.
+        One entry for each layer and direction, in the order of the parameters; on their device and in their dtype. A
+        dropout of 0 draws nothing.
         """
-        like = self.weight_hh_l0
+        like: Tensor = self.all_weights[0][1]
+        batch = () if self.mask_scope == "batch" else (B,)
+        g_shape = (T, B) if self.candidate_mask == "step" else batch
 
         def draw(p: float, *shape: int) -> Tensor | None:
             if p == 0:
                 return None
             return dropout_mask(shape, p, dtype=like.dtype, device=like.device, generator=generator)
 
-        batch = () if self.mask_scope == "batch" else (B,)
-        g_shape = (T, B) if self.candidate_mask == "step" else batch
         return [
             LayerMasks(
-                x=draw(self.input_dropout, *batch, self.input_size),
+                x=draw(self.input_dropout, *batch, weights[0].shape[1]),
                 h=draw(self.hidden_dropout, *batch, self.hidden_size),
                 g=draw(self.candidate_dropout, *g_shape, self.hidden_size),
             )
+            for weights in self.all_weights
         ]
 
+    @overload
     def forward(
         self,
         input: Tensor,
-        hx: tuple[Tensor, Tensor] | None = None,
+        hx: State | None = None,
         *,
+        lengths: Tensor | Sequence[int] | None = None,
         masks: Sequence[LayerMasks] | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run the layer over a sequence.
+    ) -> tuple[Tensor, State]: ...
+
+    @overload
+    def forward(
+        self, input: PackedSequence, hx: State | None = None, *, masks: Sequence[LayerMasks] | None = None
+    ) -> tuple[PackedSequence, State]: ...
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        masks: Sequence[LayerMasks] | None = None,
+    ) -> tuple[Tensor | PackedSequence, State]:
+        """Run the layers over a sequence.
 
         Args:
-            input: ``[T, B, I]``, ``[B, T, I]`` with batch_first, or ``[T, I]`` for a single unbatched sequence.
-            hx: ``(h_0, c_0)``, each ``[1, B, H]`` (``[1, H]`` unbatched); zeros when absent.
-            masks: one :class:`~rnndrop_cuda.masks.LayerMasks` a layer to use instead of drawing them, in training
-                and in eval alike. Shapes as :func:`rnndrop_cuda.functional.lstm_layer` says.
+            input: ``[T, B, I]``, ``[B, T, I]`` with batch_first, ``[T, I]`` for a single unbatched sequence, or a
+                PackedSequence.
+            hx: ``(h_0, c_0)``, each ``[D * num_layers, B, H]`` (``[D * num_layers, H]`` unbatched), D=2 where
+                bidirectional, else 1; zeros when absent. In the caller's order also where the input is packed.
+            lengths: int64 ``[B]`` on any device, or a list; each in [0, T]. Past its length a sample's state is
+                carried unchanged and the output is 0, in both directions, so that h_n and c_n are those of its own
+                end. Not together with a PackedSequence, which has its own.
+            masks: one :class:`~rnndrop_cuda.masks.LayerMasks` for each layer and direction to use instead of drawing
+                them, in training and in eval alike. Shapes as :func:`rnndrop_cuda.functional.lstm_layer` says.
 
         Returns:
-            ``output, (h_n, c_n)``: output is ``[T, B, H]`` (or as the input's form), h_n and c_n as hx.
+            ``output, (h_n, c_n)``: output is ``[T, B, D * H]``, or of the input's form; h_n and c_n are as hx.
 
         Raises:
-            TypeError: input or hx is not of a type said above.
-            ValueError: input is not 2-D or 3-D, dtypes differ, or masks has the wrong number of entries.
+            TypeError: input, hx or lengths is not of a type said above.
+            ValueError: input is not 2-D or 3-D, dtypes differ, a length is out of range, or masks has the wrong number
+                of entries.
             RuntimeError: a size does not fit.
         """
+        if isinstance(input, PackedSequence):
+            if lengths is not None:
+                raise ValueError("lengths: expected none with a PackedSequence, which has its own")
+            return self._forward_packed(input, hx, masks)
         if not isinstance(input, Tensor):
-            raise TypeError(f"input: expected a Tensor, got {type(input).__name__}")
+            raise TypeError(f"input: expected a Tensor or a PackedSequence, got {type(input).__name__}")
         if input.dim() not in (2, 3):
-            raise ValueError(f"input: expected 2-D (unbatched) or 3-D (batched), got {input.dim()}-D")
-        if input.size(-1) != self.input_size:
-            raise RuntimeError(f"input: expected size(-1) to be input_size={self.input_size}, got {input.size(-1)}")
+            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
         batched = input.dim() == 3
-        x = input if batched else input.unsqueeze(1)
-        if batched and self.batch_first:
-            x = x.transpose(0, 1)
-        T, B = x.shape[0], x.shape[1]
+        batch_dim = 0 if self.batch_first else 1
+        x = input if batched else input.unsqueeze(batch_dim)
+        _check_hx(hx, 3 if batched else 2)
+        if hx is not None and not batched:
+            hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+        if hx is None:
+            hx = self._zeros(x, x.shape[batch_dim])
+        self._check_sizes(x, x.shape[batch_dim], hx, None)
 
-        h_0, c_0 = self._initial_state(x, hx, batched)
-        if masks is None:
-            masks = self.draw_masks(T, B) if self.training else [LayerMasks()]
-        if len(masks) != 1:
-            raise ValueError(f"masks: expected one LayerMasks a layer, that is 1, got {len(masks)}")
-        mask_x, mask_h, mask_g = masks[0]
-        y, h_n, c_n = lstm_layer(
-            x,
-            h_0,
-            c_0,
-            self.weight_ih_l0,
-            self.weight_hh_l0,
-            self.bias_ih_l0 if self.bias else None,
-            self.bias_hh_l0 if self.bias else None,
-            mask_x=mask_x,
-            mask_h=mask_h,
-            mask_g=mask_g,
-            backend=self.backend,
-        )
-        if not batched:
-            return y.squeeze(1), (h_n, c_n)
+        if self.batch_first:
+            x = x.transpose(0, 1)
+        y, (h_n, c_n) = self._run(x, hx, _lengths_of(x, lengths), masks)
         if self.batch_first:
             y = y.transpose(0, 1)
-        return y, (h_n.unsqueeze(0), c_n.unsqueeze(0))
+        if batched:
+            return y, (h_n, c_n)
+        return y.squeeze(batch_dim), (h_n.squeeze(1), c_n.squeeze(1))
 
-    def _initial_state(self, x: Tensor, hx: tuple[Tensor, Tensor] | None, batched: bool) -> tuple[Tensor, Tensor]:
-        """``(h_0, c_0)``, each ``[B, H]``."""
-        B, H = x.shape[1], self.hidden_size
+    def _forward_packed(
+        self, input: PackedSequence, hx: State | None, masks: Sequence[LayerMasks] | None
+    ) -> tuple[PackedSequence, State]:
+        """Padded, in the caller's order, run with lengths, and packed again as it came."""
+        x, lengths = pad_packed_sequence(input)
+        _check_hx(hx, 3)
         if hx is None:
-            zeros = x.new_zeros(B, H)
-            return zeros, zeros
-        if not isinstance(hx, (tuple, list)) or len(hx) != 2 or not all(isinstance(state, Tensor) for state in hx):
-            raise TypeError(f"hx: expected a pair of tensors (h_0, c_0), got {type(hx).__name__}")
-        expected = [1, B, H] if batched else [1, H]
-        for name, state in zip(("h_0", "c_0"), hx, strict=True):
-            if list(state.shape) != expected:
-                raise RuntimeError(f"hx: expected {name} of shape {expected}, got {list(state.shape)}")
-        h_0, c_0 = hx
-        return h_0.view(B, H) if batched else h_0, c_0.view(B, H) if batched else c_0
+            hx = self._zeros(x, x.shape[1])
+        self._check_sizes(input.data, x.shape[1], hx, input.batch_sizes)
+        y, state = self._run(x, hx, lengths.to(x.device), masks)
+        if input.sorted_indices is not None:
+            y, lengths = y.index_select(1, input.sorted_indices), lengths[input.sorted_indices.cpu()]
+        data, batch_sizes = torch._VF._pack_padded_sequence(y, lengths, False)
+        return PackedSequence(data, batch_sizes, input.sorted_indices, input.unsorted_indices), state
+
+    def _check_sizes(self, input: Tensor, B: int, hx: State, batch_sizes: Tensor | None) -> None:
+        """nn.LSTM's checks, with its messages; also of hx where the input is packed, which nn.LSTM misses."""
+        self.check_input(input, batch_sizes)
+        for k, state in enumerate(hx):
+            expected = (len(self.all_weights), B, self.hidden_size)
+            self.check_hidden_size(state, expected, f"Expected hidden[{k}] size {{}}, got {{}}")
+
+    def _zeros(self, x: Tensor, B: int) -> State:
+        zeros = x.new_zeros(len(self.all_weights), B, self.hidden_size)
+        return zeros, zeros
+
+    def _run(
+        self, x: Tensor, hx: State, lengths: Tensor | None, masks: Sequence[LayerMasks] | None
+    ) -> tuple[Tensor, State]:
+        """The stack over x [T, B, I]; hx is checked. Under autocast everything is computed in its dtype."""
+        T, B = x.shape[0], x.shape[1]
+        runs = len(self.all_weights)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+        def cast(tensor: Any) -> Any:
+            return None if tensor is None else tensor.to(dtype)
+
+        if masks is None:
+            masks = self.draw_masks(T, B) if self.training else [LayerMasks()] * runs
+        if len(masks) != runs:
+            raise ValueError(f"masks: expected one LayerMasks a layer and direction, that is {runs}, got {len(masks)}")
+        directions = 2 if self.bidirectional else 1
+        final_h, final_c = [], []
+        for layer in range(self.num_layers):
+            if layer > 0 and self.training and self.dropout > 0:
+                x = x * dropout_mask(x.shape, self.dropout, dtype=x.dtype, device=x.device)
+            outputs = []
+            for direction in range(directions):
+                k = layer * directions + direction
+                mask_x, mask_h, mask_g = masks[k]
+                y, h_n, c_n = lstm_layer(
+                    *map(cast, (x, hx[0][k], hx[1][k], *self.all_weights[k])),
+                    mask_x=cast(mask_x), mask_h=cast(mask_h), mask_g=cast(mask_g),
+                    lengths=lengths, reverse=direction == 1, backend=self.backend,
+                )  # fmt: skip
+                outputs.append(y)
+                final_h.append(h_n)
+                final_c.append(c_n)
+            x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
+        return x, (torch.stack(final_h), torch.stack(final_c))
 
 
 class GalLSTM(LSTM):
     """An LSTM with the variational dropout of Gal & Ghahramani (arXiv 1512.05287).
 
     d(x_t) and d(h_{t-1}): one mask on x and one on h, each with drop probability ``dropout``, the same at every
-    step. The fused counterpart of the seminar's ``RNNLayer`` and ``FastRNNLayer``. Further keywords as :class:`LSTM`.
+    step. The fused counterpart of the seminar's ``RNNLayer`` and ``FastRNNLayer``. Further keywords as :class:`LSTM`,
+    but for nn.LSTM's dropout between layers.
     """
 
     def __init__(self, input_size: int, hidden_size: int, dropout: float = 0.0, **kwargs: Any) -> None:
@@ -238,7 +303,8 @@ class SemeniutaLSTM(LSTM):
     """An LSTM with the recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165).
 
     c_t = f * c_{t-1} + i * d(g): a fresh mask at every step, with drop probability ``dropout``. The fused
-    counterpart of the seminar's ``MyLSTM``. Further keywords as :class:`LSTM`.
+    counterpart of the seminar's ``MyLSTM``. Further keywords as :class:`LSTM`, but for nn.LSTM's dropout between
+    layers.
     """
 
     def __init__(self, input_size: int, hidden_size: int, dropout: float = 0.0, **kwargs: Any) -> None:
@@ -248,3 +314,35 @@ class SemeniutaLSTM(LSTM):
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _torch_arguments(lstm: nn.RNNBase) -> tuple[Any, ...]:
+    """nn.LSTM's positional arguments, read off a module."""
+    like: Tensor = lstm.all_weights[0][0]
+    return (
+        lstm.input_size, lstm.hidden_size, lstm.num_layers, lstm.bias, lstm.batch_first, lstm.dropout,
+        lstm.bidirectional, lstm.proj_size, like.device, like.dtype,
+    )  # fmt: skip
+
+
+def _check_hx(hx: State | None, dim: int) -> None:
+    """That hx is a pair of tensors of the input's kind; their sizes are nn.LSTM's to check."""
+    if hx is None:
+        return
+    if not isinstance(hx, (tuple, list)) or len(hx) != 2 or not all(isinstance(state, Tensor) for state in hx):
+        raise TypeError(f"hx: expected a pair of tensors (h_0, c_0), got {type(hx).__name__}")
+    if any(state.dim() != dim for state in hx):
+        kind = "batched 3-D" if dim == 3 else "unbatched 2-D"
+        raise RuntimeError(
+            f"For {kind} input, hx and cx should also be {dim}-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+        )
+
+
+def _lengths_of(x: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor | None:
+    """lengths as int64 on x's device."""
+    if lengths is None:
+        return None
+    lengths = torch.as_tensor(lengths)
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
+    return lengths.to(device=x.device, dtype=torch.int64)

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from problems import INPUTS, random_problem
+from torch.nn.utils.rnn import pack_sequence
 
 import rnndrop_cuda
 from rnndrop_cuda import ops
@@ -178,11 +179,14 @@ def test_bad_probability_of_the_presets(layer, p):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (((4.0, 6), {}), TypeError, "input_size: expected an int, got float"),
-        (((4, "6"), {}), TypeError, "hidden_size: expected an int, got str"),
-        (((4, 0), {}), ValueError, "hidden_size: expected at least 1, got 0"),
-        (((-1, 6), {}), ValueError, "input_size: expected at least 0, got -1"),
-        (((4, 6, 2), {}), NotImplementedError, "num_layers: only 1 is implemented, got 2"),
+        (((4.0, 6), {}), TypeError, "input_size should be of type int, got: float"),
+        (((4, "6"), {}), TypeError, "hidden_size should be of type int, got: str"),
+        (((4, 0), {}), ValueError, "hidden_size must be greater than zero"),
+        (((-1, 6), {}), ValueError, "input_size must be greater than zero"),
+        (((4, 6, 0), {}), ValueError, "num_layers must be greater than zero"),
+        (((4, 6), {"dropout": 1.5}), ValueError, "dropout should be a number in range [0, 1]"),
+        (((4, 6), {"bias": 1}), TypeError, "bias should be of type bool, got: int"),
+        (((4, 6), {"proj_size": 2}), NotImplementedError, "proj_size: only 0 is implemented, got 2"),
         (((4, 6), {"mask_scope": "all"}), ValueError, "mask_scope: expected one of 'batch', 'sample', got 'all'"),
         (((4, 6), {"candidate_mask": "x"}), ValueError, "candidate_mask: expected one of 'step', 'sequence', got 'x'"),
         (((4, 6), {"backend": "gpu"}), ValueError, "backend: expected one of 'auto', 'cuda', 'cpu', 'python'"),
@@ -197,16 +201,24 @@ def test_bad_constructor_argument(arguments, error, message):
 @pytest.mark.parametrize(
     ("x", "hx", "error", "message"),
     [
-        ("text", None, TypeError, "input: expected a Tensor, got str"),
-        (torch.zeros(3), None, ValueError, "input: expected 2-D (unbatched) or 3-D (batched), got 1-D"),
-        (torch.zeros(5, 3, 7), None, RuntimeError, "input: expected size(-1) to be input_size=4, got 7"),
+        ("text", None, TypeError, "input: expected a Tensor or a PackedSequence, got str"),
+        (torch.zeros(3), None, ValueError, "LSTM: Expected input to be 2D or 3D, got 1D instead"),
+        (torch.zeros(5, 3, 7), None, RuntimeError,
+         "input.size(-1) must be equal to input_size. Expected 4, got 7"),
         (torch.zeros(0, 3, 4), None, RuntimeError, "x: expected a sequence of at least one step"),
-        (torch.zeros(5, 3, 4, dtype=torch.float64), None, ValueError, "W_ih: expected dtype torch.float64 like x"),
+        (torch.zeros(5, 3, 4, dtype=torch.float64), None, ValueError,
+         "RNN input dtype (torch.float64) does not match weight dtype (torch.float32)"),
         (torch.zeros(5, 3, 4), torch.zeros(1, 3, 6), TypeError, "hx: expected a pair of tensors (h_0, c_0), got T"),
         (torch.zeros(5, 3, 4), (torch.zeros(1, 2, 6), torch.zeros(1, 3, 6)), RuntimeError,
-         "hx: expected h_0 of shape [1, 3, 6], got [1, 2, 6]"),
+         "Expected hidden[0] size (1, 3, 6), got [1, 2, 6]"),
         (torch.zeros(5, 3, 4), (torch.zeros(1, 3, 6), torch.zeros(1, 3, 5)), RuntimeError,
-         "hx: expected c_0 of shape [1, 3, 6], got [1, 3, 5]"),
+         "Expected hidden[1] size (1, 3, 6), got [1, 3, 5]"),
+        (torch.zeros(5, 3, 4), (torch.zeros(3, 6), torch.zeros(1, 3, 6)), RuntimeError,
+         "For batched 3-D input, hx and cx should also be 3-D but got (2-D, 3-D) tensors"),
+        (torch.zeros(5, 4), (torch.zeros(1, 1, 6), torch.zeros(1, 6)), RuntimeError,
+         "For unbatched 2-D input, hx and cx should also be 2-D but got (3-D, 2-D) tensors"),
+        (pack_sequence([torch.zeros(5, 4)] * 3), (torch.zeros(1, 2, 6), torch.zeros(1, 3, 6)), RuntimeError,
+         "Expected hidden[0] size (1, 3, 6), got [1, 2, 6]"),
     ],
 )  # fmt: skip
 def test_bad_forward_argument(x, hx, error, message):
@@ -215,5 +227,31 @@ def test_bad_forward_argument(x, hx, error, message):
 
 
 def test_wrong_number_of_masks():
-    with pytest.raises(ValueError, match="masks: expected one LayerMasks a layer, that is 1, got 0"):
+    with pytest.raises(ValueError, match="masks: expected one LayerMasks a layer and direction, that is 1, got 0"):
         rnndrop_cuda.LSTM(4, 6)(torch.zeros(5, 3, 4), masks=[])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "message"),
+    [
+        ([5, 3], RuntimeError, "lengths: expected shape [3], got [2]"),
+        (torch.tensor([[5, 3, 1]]), RuntimeError, "lengths: expected shape [3], got [1, 3]"),
+        ([5, 3, 6], ValueError, "lengths: expected values in [0, 5], got 6"),
+        (torch.tensor([5, -1, 1]), ValueError, "lengths: expected values in [0, 5], got -1"),
+        ([5.0, 3, 1], TypeError, "lengths: expected integers, got torch.float32"),
+        (torch.tensor([True, True, True]), TypeError, "lengths: expected integers, got torch.bool"),
+    ],
+)
+def test_bad_lengths(lengths, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        rnndrop_cuda.LSTM(4, 6)(torch.zeros(5, 3, 4), lengths=lengths)
+
+
+def test_lengths_beside_a_packed_sequence():
+    with pytest.raises(ValueError, match="lengths: expected none with a PackedSequence"):
+        rnndrop_cuda.LSTM(4, 6)(pack_sequence([torch.zeros(5, 4)]), lengths=[5])
+
+
+def test_from_torch_of_something_else():
+    with pytest.raises(TypeError, match=r"lstm: expected an nn\.LSTM, got GRU"):
+        rnndrop_cuda.LSTM.from_torch(torch.nn.GRU(4, 6))

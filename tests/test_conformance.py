@@ -1,0 +1,376 @@
+"""nn.LSTM's contract: PyTorch's own samples and error inputs run over our class, and what they leave out."""
+
+import copy
+import io
+import pickle
+import warnings
+
+import pytest
+import torch
+from problems import relative_error
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
+from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
+
+from rnndrop_cuda import LSTM, LayerMasks, functional
+
+(NN_LSTM,) = [info for info in module_db if info.module_cls is nn.LSTM]
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(bool(why), reason=why))
+    for name, why in functional.usable_backends().items()
+]
+DTYPES = [torch.float32, torch.float64]
+T, B, I, H = 5, 3, 4, 6
+
+
+def device_of(backend):
+    return "cuda" if backend == "cuda" else "cpu"
+
+
+def samples(dtype, device="cpu", requires_grad=False, training=True):
+    """PyTorch's samples for nn.LSTM, but for those with proj_size, which is not implemented yet."""
+    everything = NN_LSTM.module_inputs_func(
+        NN_LSTM, device=device, dtype=dtype, requires_grad=requires_grad, training=training
+    )
+    chosen = [sample for sample in everything if sample.constructor_input.kwargs["proj_size"] == 0]
+    assert len(chosen) >= 16
+    return chosen
+
+
+def build(sample, dtype, backend):
+    arguments = sample.constructor_input
+    factory = {"dtype": dtype, "device": device_of(backend)}
+    theirs = nn.LSTM(*arguments.args, **arguments.kwargs, **factory)
+    ours = LSTM(*arguments.args, **arguments.kwargs, **factory, backend=backend)
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+def flat(output):
+    y, (h_n, c_n) = output
+    return [y.data if isinstance(y, PackedSequence) else y, h_n, c_n]
+
+
+def assert_same(actual, expected, dtype=torch.float64):
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype]
+    for ours, theirs in zip(flat(actual), flat(expected), strict=True):
+        assert ours.shape == theirs.shape
+        assert ours.dtype == theirs.dtype
+        assert relative_error(ours, theirs) < tolerance
+
+
+def gradients(module, output, leaves):
+    loss = sum((value * value.detach().sin()).sum() for value in flat(output))
+    return torch.autograd.grad(loss, [*leaves, *module.parameters()])
+
+
+# ---------------------------------------------------------------- PyTorch's samples
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("training", [True, False])
+def test_samples_equal_nn_lstm_and_their_reference(dtype, backend, training):
+    for sample in samples(dtype, device_of(backend), requires_grad=True, training=training):
+        theirs, ours = build(sample, dtype, backend)
+        theirs.train(training), ours.train(training)
+        args = sample.forward_input.args
+        leaves = [t for arg in args for t in (arg if isinstance(arg, tuple) else (arg,))]
+        expected, actual = theirs(*args), ours(*args)
+        assert_same(actual, expected, dtype)
+        assert_same(actual, sample.reference_fn(ours, *args), dtype)
+        for a, e in zip(gradients(ours, actual, leaves), gradients(theirs, expected, leaves), strict=True):
+            assert relative_error(a, e) < (1e-12 if dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_samples_gradcheck_and_gradgradcheck(backend):
+    for sample in samples(torch.float64, device_of(backend), requires_grad=True)[::3]:
+        _, ours = build(sample, torch.float64, backend)
+        names, parameters = zip(*ours.named_parameters(), strict=True)
+        x, *hx = sample.forward_input.args
+        states = hx[0] if hx else ()
+
+        def run(x, *rest, ours=ours, names=names, states=states):
+            state, parameters = rest[: len(states)], rest[len(states) :]
+            args = (x, tuple(state)) if state else (x,)
+            return tuple(flat(torch.func.functional_call(ours, dict(zip(names, parameters, strict=True)), args)))
+
+        inputs = (x, *states, *(p.detach().requires_grad_() for p in parameters))
+        assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+        assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_samples_non_contiguous(backend):
+    for sample in samples(torch.float64, device_of(backend)):
+        _, ours = build(sample, torch.float64, backend)
+
+        def gaps(value):
+            if isinstance(value, tuple):
+                return tuple(map(gaps, value))
+            return torch.stack([value, value + 1], dim=-1)[..., 0]
+
+        args = sample.forward_input.args
+        assert_same(ours(*map(gaps, args)), ours(*args))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_samples_survive_pickle_deepcopy_and_save(backend):
+    for sample in samples(torch.float32, device_of(backend)):
+        _, ours = build(sample, torch.float32, backend)
+        args = sample.forward_input.args
+        file = io.BytesIO()
+        torch.save(ours, file)
+        file.seek(0)
+        for other in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours), torch.load(file, weights_only=False)):
+            assert all(torch.equal(a, b) for a, b in zip(flat(other(*args)), flat(ours(*args)), strict=True))
+            assert list(other.state_dict()) == list(ours.state_dict())
+
+
+def test_samples_repr_and_factory_arguments():
+    for sample in samples(torch.float32):
+        arguments = sample.constructor_input
+        theirs = nn.LSTM(*arguments.args, **arguments.kwargs)
+        assert repr(LSTM(*arguments.args, **arguments.kwargs)) == repr(theirs)
+        on_meta = LSTM(*arguments.args, **arguments.kwargs, device="meta", dtype=torch.float64)
+        assert all(p.device.type == "meta" and p.dtype == torch.float64 for p in on_meta.parameters())
+
+
+def error_inputs(dtype):
+    """nn.LSTM's own entry has no error inputs; those of nn.RNN and nn.GRU are of the base class of all three."""
+    (gru,) = [info for info in module_db if info.module_cls is nn.GRU]
+    assert gru.module_error_inputs_func is not None
+    return gru.module_error_inputs_func(gru, device="cpu", dtype=dtype, requires_grad=False, training=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_inputs(dtype):
+    checked = 0
+    for error in error_inputs(dtype):
+        arguments = error.module_error_input.constructor_input
+        if error.error_on == ModuleErrorEnum.CONSTRUCTION_ERROR:
+            with pytest.raises(error.error_type, match=error.error_regex):
+                LSTM(*arguments.args, **arguments.kwargs)
+        else:
+            module = LSTM(*arguments.args, **arguments.kwargs)
+            call = error.module_error_input.forward_input
+            with pytest.raises(error.error_type, match=error.error_regex):
+                module(*call.args, **call.kwargs)
+        checked += 1
+    assert checked > 0
+
+
+# ---------------------------------------------------------------- parameters
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_parameters_are_nn_lstms(bias, bidirectional):
+    options = {"num_layers": 3, "bias": bias, "bidirectional": bidirectional}
+    torch.manual_seed(1)
+    theirs = nn.LSTM(I, H, **options)
+    torch.manual_seed(1)
+    ours = LSTM(I, H, **options)
+    expected, actual = dict(theirs.named_parameters()), dict(ours.named_parameters())
+    assert list(actual) == list(expected)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+    assert [[p.shape for p in run] for run in ours.all_weights] == [
+        [p.shape for p in run] for run in theirs.all_weights
+    ]
+    ours.flatten_parameters()
+
+
+def test_positional_arguments_are_nn_lstms():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arguments = (I, H, 2, False, True, 0.25, True, 0, "cpu", torch.float64)
+        assert repr(LSTM(*arguments)) == repr(nn.LSTM(*arguments))
+
+
+def test_warns_of_dropout_where_nn_lstm_does():
+    with pytest.warns(UserWarning, match="dropout option adds dropout after all but last recurrent layer"):
+        LSTM(I, H, dropout=0.5)
+
+
+def test_from_torch_and_back():
+    theirs = nn.LSTM(I, H, 2, batch_first=True, bidirectional=True, dropout=0.5, dtype=torch.float64).eval()
+    ours = LSTM.from_torch(theirs, input_dropout=0.5, mask_scope="sample")
+    assert (ours.input_dropout, ours.mask_scope, ours.dropout, ours.training) == (0.5, "sample", 0.5, False)
+    back = ours.to_torch()
+    assert repr(back) == repr(theirs)
+    assert back.training is False
+    x = torch.randn(B, T, I, dtype=torch.float64)
+    assert_same(ours(x), theirs(x))
+    assert_same(back(x), theirs(x))
+
+
+def test_tied_weights_get_the_sum_of_their_gradients():
+    ours = LSTM(H, H, 2, dtype=torch.float64)
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        setattr(ours, f"{name}_l1", getattr(ours, f"{name}_l0"))
+    theirs = nn.LSTM(H, H, 2, dtype=torch.float64)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(T, B, H, dtype=torch.float64)
+    output = ours(x)
+    assert_same(output, theirs(x))
+    of_ours = gradients(ours, output, [])
+    of_theirs = gradients(theirs, theirs(x), [])
+    assert len(of_ours) == 4
+    for k, gradient in enumerate(of_ours):
+        assert relative_error(gradient, of_theirs[k] + of_theirs[k + 4]) < 1e-12
+
+
+# ---------------------------------------------------------------- lengths and packing
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("with_hx", [True, False])
+def test_packed_sequence_equals_nn_lstm(with_hx, bidirectional, batch_first, backend):
+    device = device_of(backend)
+    options = {"num_layers": 2, "batch_first": batch_first, "bidirectional": bidirectional}
+    theirs = nn.LSTM(I, H, **options, dtype=torch.float64, device=device)
+    ours = LSTM.from_torch(theirs, backend=backend)
+    sequences = [torch.randn(n, I, dtype=torch.float64, device=device) for n in (3, 6, 1, 6)]
+    in_order = sorted(sequences, key=len, reverse=True)
+    runs = 4 if bidirectional else 2
+    for packed in (pack_sequence(sequences, enforce_sorted=False), pack_sequence(in_order)):
+        hx = tuple(torch.randn(runs, 4, H, dtype=torch.float64, device=device) for _ in "hc") if with_hx else None
+        actual, expected = ours(packed, hx), theirs(packed, hx)
+        assert_same(actual, expected)
+        for a, e in zip(actual[0], expected[0], strict=True):
+            assert (a is None and e is None) or a.shape == e.shape
+        assert actual[0].batch_sizes.equal(expected[0].batch_sizes)
+        if packed.sorted_indices is not None:
+            assert actual[0].sorted_indices.equal(expected[0].sorted_indices)
+        for a, e in zip(gradients(ours, actual, []), gradients(theirs, expected, []), strict=True):
+            assert relative_error(a, e) < 1e-12
+
+
+@pytest.mark.parametrize("form", ["list", "tensor", "int32"])
+def test_lengths_equal_packing(form):
+    ours = LSTM(I, H, 2, bidirectional=True, dtype=torch.float64)
+    x, lengths = torch.randn(6, 4, I, dtype=torch.float64), [3, 6, 1, 5]
+    packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
+    expected_y, expected_state = ours(packed)
+    expected_y, _ = pad_packed_sequence(expected_y)
+    given = {"list": lengths, "tensor": torch.tensor(lengths), "int32": torch.tensor(lengths, dtype=torch.int32)}[form]
+    assert_same(ours(x, lengths=given), (expected_y, expected_state))
+
+
+@pytest.mark.parametrize("masks", ["sample", "batch"])
+def test_lengths_equal_each_sample_alone(masks):
+    """Two layers, two directions, every mask; a sample of no step at all keeps its initial state."""
+    ours = LSTM(
+        I, H, 2, bidirectional=True, input_dropout=0.5, hidden_dropout=0.5, candidate_dropout=0.5, mask_scope=masks,
+        dtype=torch.float64,
+    )  # fmt: skip
+    lengths, runs = [3, 6, 0, 1], 4
+    x = torch.randn(6, 4, I, dtype=torch.float64, requires_grad=True)
+    hx = tuple(torch.randn(runs, 4, H, dtype=torch.float64, requires_grad=True) for _ in "hc")
+    drawn = ours.draw_masks(6, 4)
+    together = ours(x, hx, lengths=lengths, masks=drawn)
+    leaves = [x, *hx]
+    upstream = [torch.randn_like(value) for value in flat(together)]
+    actual = torch.autograd.grad(flat(together), [*leaves, *ours.parameters()], upstream)
+
+    loss = torch.zeros((), dtype=torch.float64)
+    for b, n in enumerate(lengths):
+        one = slice(b, b + 1)
+        y, h_n, c_n = flat(together)
+        assert not y[n:, b].any()
+        state = (hx[0][:, one], hx[1][:, one])
+        y_b = torch.zeros(0, 1, 2 * H, dtype=torch.float64)
+        if n > 0:
+            of_sample = [
+                LayerMasks(
+                    x=m.x if m.x.dim() == 1 else m.x[one],
+                    h=m.h if m.h.dim() == 1 else m.h[one],
+                    g=m.g[:n, one],
+                )
+                for m in drawn
+            ]
+            y_b, state = ours(x[:n, one], state, masks=of_sample)
+        assert relative_error(y[:n, one], y_b) < 1e-12
+        for whole, alone in ((h_n, state[0]), (c_n, state[1])):
+            assert relative_error(whole[:, one], alone) < 1e-12
+        loss = loss + (upstream[0][:n, one] * y_b).sum()
+        loss = loss + (upstream[1][:, one] * state[0]).sum() + (upstream[2][:, one] * state[1]).sum()
+    expected = torch.autograd.grad(loss, [*leaves, *ours.parameters()])
+    for a, e in zip(actual, expected, strict=True):
+        assert relative_error(a, e) < 1e-12
+
+
+# ---------------------------------------------------------------- dropout between layers
+
+
+def test_dropout_between_layers_of_0_and_1_is_exact():
+    for p in (0.0, 1.0):
+        theirs = nn.LSTM(I, H, 3, dropout=p, dtype=torch.float64)
+        ours = LSTM.from_torch(theirs)
+        x = torch.randn(T, B, I, dtype=torch.float64)
+        assert_same(ours(x), theirs(x))
+
+
+def test_dropout_between_layers_acts_in_training_only():
+    ours = LSTM(I, H, 2, dropout=0.5)
+    x = torch.randn(T, B, I)
+    assert not torch.equal(ours(x)[0], ours(x)[0])
+    ours.eval()
+    assert torch.equal(ours(x)[0], ours(x)[0])
+    assert_same(ours(x), ours.to_torch()(x), torch.float32)
+
+
+def test_dropout_between_layers_drops_at_its_rate():
+    """With the upper layer an identity up to its gates: count the zeros it is given."""
+    seen = []
+    ours = LSTM(I, 50, 2, dropout=0.3)
+    original = functional.lstm_layer
+    ours.backend = "python"
+
+    def spy(x, *args, **kwargs):
+        seen.append(x)
+        return original(x, *args, **kwargs)
+
+    import rnndrop_cuda.lstm as module
+
+    module.lstm_layer = spy
+    try:
+        ours(torch.randn(40, 20, I))
+    finally:
+        module.lstm_layer = original
+    below, above = seen
+    assert below.shape[-1] == I
+    assert abs((above == 0).double().mean() - 0.3) < 5 * (0.3 * 0.7 / above.numel()) ** 0.5
+
+
+# ---------------------------------------------------------------- the system around
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_gives_half_outputs_as_nn_lstm(dtype):
+    theirs = nn.LSTM(I, H, 2, bidirectional=True)
+    ours = LSTM.from_torch(theirs, input_dropout=0.5, candidate_dropout=0.5)
+    x = torch.randn(T, B, I, requires_grad=True)
+    with torch.autocast("cpu", dtype=dtype):
+        output = ours(x)
+        plain = LSTM.from_torch(theirs).eval()(x)
+    assert [value.dtype for value in flat(output)] == [dtype] * 3
+    (y, h_n, c_n), exact = flat(plain), flat(theirs(x))
+    for value, expected in zip((y, h_n, c_n), exact, strict=True):
+        assert relative_error(value, expected) < 0.02
+    gradients(ours, output, [x])
+    assert all(p.dtype == torch.float32 for p in ours.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compiles_without_graph_break(training):
+    ours = LSTM(I, H, 2, bidirectional=True, dtype=torch.float64).train(training)
+    x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    output = compiled(x)
+    assert_same(output, ours(x))
+    for a, e in zip(gradients(ours, output, [x]), gradients(ours, ours(x), [x]), strict=True):
+        assert relative_error(a, e) < 1e-12
