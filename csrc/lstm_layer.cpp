@@ -47,37 +47,43 @@ void check_shape(const char* name, const Tensor& tensor, std::initializer_list<a
 }
 
 struct Sizes {
-  int64_t T, B, I, H;
+  int64_t T, B, I, H, P;
 };
 
 // Everything the kernels take for granted about what comes in. The user's own mistakes are named, in more words, by
 // rnndrop_cuda.functional before they come here; this guards the op itself.
-Sizes check_inputs(const Tensor& x, const Tensor& h_0, const Tensor& W_ih, const Tensor& W_hh,
-                   const OptionalTensor& mask_x, const OptionalTensor& mask_h, const OptionalTensor& mask_g,
-                   const OptionalTensor& lengths) {
+Sizes check_inputs(const LayerInputs& in) {
+  const Tensor& x = in.x;
   dtype_of(x);
   TORCH_CHECK(x.dim() == 3, "x: expected shape [T, B, I], got ", x.sizes());
-  TORCH_CHECK(W_hh.dim() == 2, "W_hh: expected shape [4H, H], got ", W_hh.sizes());
-  const int64_t T = x.size(0), B = x.size(1), I = x.size(2), H = W_hh.size(1);
+  TORCH_CHECK(in.W_hh.dim() == 2, "W_hh: expected shape [4H, H], got ", in.W_hh.sizes());
+  const int64_t T = x.size(0), B = x.size(1), I = x.size(2), P = in.W_hh.size(1);
+  const int64_t H = in.W_hr ? in.W_hh.size(0) / 4 : P;
   TORCH_CHECK(T > 0, "x: expected a sequence of at least one step, got shape ", x.sizes());
-  TORCH_CHECK(H > 0, "W_hh: expected a hidden size of at least 1, got shape ", W_hh.sizes());
+  TORCH_CHECK(H > 0 && P > 0, "W_hh: expected a hidden size of at least 1, got shape ", in.W_hh.sizes());
 
-  const auto check = [&](const char* name, const Tensor& tensor, std::initializer_list<at::IntArrayRef> shapes) {
-    check_like(name, tensor, x, x.scalar_type());
-    check_shape(name, tensor, shapes);
+  const auto check = [&](const char* name, const OptionalTensor& tensor,
+                         std::initializer_list<at::IntArrayRef> shapes) {
+    if (!tensor) return;
+    check_like(name, *tensor, x, x.scalar_type());
+    check_shape(name, *tensor, shapes);
   };
   check_like("x", x, x, x.scalar_type());
-  check("h_0", h_0, {{B, H}});
-  check("W_ih", W_ih, {{4 * H, I}});
-  check("W_hh", W_hh, {{4 * H, H}});
-  if (mask_x) check("mask_x", *mask_x, {{I}, {B, I}});
-  if (mask_h) check("mask_h", *mask_h, {{H}, {B, H}});
-  if (mask_g) check("mask_g", *mask_g, {{H}, {B, H}, {T, B, H}});
-  if (lengths) {
-    check_like("lengths", *lengths, x, at::kLong);
-    check_shape("lengths", *lengths, {{B}});
+  check("h_0", in.h_0, {{B, P}});
+  check("c_0", in.c_0, {{B, H}});
+  check("W_ih", in.W_ih, {{4 * H, I}});
+  check("W_hh", in.W_hh, {{4 * H, P}});
+  check("b_ih", in.b_ih, {{4 * H}});
+  check("b_hh", in.b_hh, {{4 * H}});
+  check("W_hr", in.W_hr, {{P, H}});
+  check("mask_x", in.mask_x, {{I}, {B, I}});
+  check("mask_h", in.mask_h, {{P}, {B, P}});
+  check("mask_g", in.mask_g, {{H}, {B, H}, {T, B, H}});
+  if (in.lengths) {
+    check_like("lengths", *in.lengths, x, at::kLong);
+    check_shape("lengths", *in.lengths, {{B}});
   }
-  return {T, B, I, H};
+  return {T, B, I, H, P};
 }
 
 // ---------------------------------------------------------------- masks and the order of time
@@ -123,37 +129,63 @@ struct TimeOrder {
   int64_t slot_before(int64_t t) const { return reverse ? t + 1 : t; }
 };
 
+// With a projection h is made by a GEMM after the step kernel, so what that does to h is done here: lengths and mask_h.
+// A projected layer is rare enough that a few small operations a step will do.
+struct ProjectedState {
+  const OptionalTensor &mask_h, &lengths;
+
+  Tensor running(int64_t t) const { return lengths->gt(t).unsqueeze(1); }
+
+  void forward(int64_t t, const Tensor& y, Tensor& h_state, Tensor& h_tilde_next) const {
+    if (lengths) h_state.copy_(at::where(running(t), y, h_state));
+    if (!h_tilde_next.defined()) return;
+    const Tensor& h = lengths ? h_state : y;
+    mask_h ? at::mul_out(h_tilde_next, h, *mask_h) : h_tilde_next.copy_(h);
+  }
+
+  // dL/dh_t for the projection of this step; carry is dL/dh that no GEMM brings, as StepBackward::dh_carry.
+  Tensor backward(int64_t t, const OptionalTensor& dy, const Tensor& dh_tilde_next, Tensor& carry) const {
+    Tensor dh = carry;
+    if (dh_tilde_next.defined()) dh = dh + (mask_h ? dh_tilde_next.to(carry.scalar_type()) * *mask_h : dh_tilde_next);
+    const Tensor total = dy ? dh + *dy : dh;
+    if (!lengths) {
+      carry = at::zeros_like(carry);
+      return total;
+    }
+    const Tensor zero = at::zeros({}, carry.options());
+    carry = at::where(running(t), zero, dh);
+    return at::where(running(t), total, zero);
+  }
+};
+
 }  // namespace
 
 // ---------------------------------------------------------------- forward
 
 ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const Tensor& h_0, const Tensor& c_0,
                                  const Tensor& W_ih, const Tensor& W_hh, const OptionalTensor& b_ih,
-                                 const OptionalTensor& b_hh, const OptionalTensor& mask_x, const OptionalTensor& mask_h,
-                                 const OptionalTensor& mask_g, const OptionalTensor& lengths, bool reverse) {
-  const auto [T, B, I, H] = check_inputs(x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths);
-  const auto check = [&](const char* name, const Tensor& tensor, std::initializer_list<at::IntArrayRef> shapes) {
-    check_like(name, tensor, x, x.scalar_type());
-    check_shape(name, tensor, shapes);
-  };
-  check("c_0", c_0, {{B, H}});
-  if (b_ih) check("b_ih", *b_ih, {{4 * H}});
-  if (b_hh) check("b_hh", *b_hh, {{4 * H}});
+                                 const OptionalTensor& b_hh, const OptionalTensor& W_hr, const OptionalTensor& mask_x,
+                                 const OptionalTensor& mask_h, const OptionalTensor& mask_g,
+                                 const OptionalTensor& lengths, bool reverse) {
+  const auto [T, B, I, H, P] =
+      check_inputs({x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, lengths, reverse});
 
   const TimeOrder order{T, reverse};
-  const Tensor W_hh_t = masked_columns(W_hh, mask_h).t();
+  const Tensor W_hh_t = masked_columns(W_hh, mask_h).t(), W_hr_t = W_hr ? W_hr->contiguous().t() : Tensor();
   const OptionalTensor b_ih_dense = contiguous(b_ih), b_hh_dense = contiguous(b_hh);
   const OptionalTensor lengths_dense = contiguous(lengths);
   const OptionalTensor mask_h_rows = per_sample(mask_h) ? contiguous(mask_h) : std::nullopt;
   const CandidateMask mask_g_steps(mask_g);
+  const ProjectedState projected{mask_h_rows, lengths_dense};
 
-  Tensor y = at::empty({T, B, H}, x.options());
+  Tensor y = at::empty({T, B, P}, x.options());
+  Tensor h_full = at::empty(W_hr ? at::IntArrayRef({T, B, H}) : at::IntArrayRef({0}), x.options());
   Tensor gates = at::empty({T, B, 4 * H}, x.options());
   Tensor c = at::empty({T + 1, B, H}, x.options().dtype(acc_type_of(x)));
   c.select(0, order.slot_before(order.first())).copy_(c_0);
   // With lengths y is 0 where h is carried on, so h lives in h_n, and the GEMM reads it from h_tilde.
   const bool keeps_h_tilde = mask_h_rows || lengths;
-  Tensor h_tilde = at::empty(keeps_h_tilde ? at::IntArrayRef({T, B, H}) : at::IntArrayRef({0}), x.options());
+  Tensor h_tilde = at::empty(keeps_h_tilde ? at::IntArrayRef({T, B, P}) : at::IntArrayRef({0}), x.options());
   if (keeps_h_tilde) {
     Tensor first = h_tilde.select(0, order.first());
     mask_h_rows ? at::mul_out(first, h_0, *mask_h_rows) : first.copy_(h_0);
@@ -164,7 +196,8 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
   Tensor h_in = keeps_h_tilde ? h_tilde.select(0, order.first()) : h_0.contiguous();
   for (int64_t k = 0, t = order.first(); k < T; ++k, t = order.next(t)) {
     const Tensor gates_t = gates.select(0, t), y_t = y.select(0, t);
-    const Tensor h_tilde_next = keeps_h_tilde && t != order.last() ? h_tilde.select(0, order.next(t)) : Tensor();
+    const Tensor h_full_t = W_hr ? h_full.select(0, t) : y_t;
+    Tensor h_tilde_next = keeps_h_tilde && t != order.last() ? h_tilde.select(0, order.next(t)) : Tensor();
     backend.gemm(gates_t, h_in, W_hh_t, true);
 
     StepForward step{};
@@ -174,34 +207,41 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
     step.t = t;
     step.b_ih = pointer(b_ih_dense);
     step.b_hh = pointer(b_hh_dense);
-    step.mask_h = pointer(mask_h_rows);
+    step.mask_h = W_hr ? nullptr : pointer(mask_h_rows);
     step.mask_g = mask_g_steps.at_step(t);
     step.mask_g_stride = mask_g_steps.row_stride();
     step.lengths = static_cast<const int64_t*>(pointer(lengths_dense));
     step.gates = gates_t.data_ptr();
     step.c_prev = c.select(0, order.slot_before(t)).const_data_ptr();
     step.c = c.select(0, order.slot(t)).data_ptr();
-    step.y = y_t.data_ptr();
-    step.h_state = h_n.defined() ? h_n.data_ptr() : nullptr;
-    step.h_tilde_next = h_tilde_next.defined() ? h_tilde_next.data_ptr() : nullptr;
+    step.y = h_full_t.data_ptr();
+    step.h_state = h_n.defined() && !W_hr ? h_n.data_ptr() : nullptr;
+    step.h_tilde_next = h_tilde_next.defined() && !W_hr ? h_tilde_next.data_ptr() : nullptr;
     backend.step_forward(step);
+    if (W_hr) {
+      backend.gemm(y_t, h_full_t, W_hr_t, false);
+      projected.forward(t, y_t, h_n, h_tilde_next);
+    }
 
     h_in = keeps_h_tilde ? h_tilde_next : y_t;
   }
   if (!lengths) h_n = y.select(0, order.last()).clone();
   const Tensor c_n = c.select(0, order.slot(order.last())).to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
-  return {y, h_n, c_n, gates, c, h_tilde};
+  return {y, h_n, c_n, gates, c, h_tilde, h_full};
 }
 
 // ---------------------------------------------------------------- backward
 
-BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, const Tensor& h_0, const Tensor& W_ih,
-                                   const Tensor& W_hh, const OptionalTensor& mask_x, const OptionalTensor& mask_h,
-                                   const OptionalTensor& mask_g, const OptionalTensor& lengths, bool reverse,
-                                   const Tensor& y, const Tensor& gates, const Tensor& c, const Tensor& h_tilde,
+BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, const Tensor& h_0, const Tensor& c_0,
+                                   const Tensor& W_ih, const Tensor& W_hh, const OptionalTensor& b_ih,
+                                   const OptionalTensor& b_hh, const OptionalTensor& W_hr, const OptionalTensor& mask_x,
+                                   const OptionalTensor& mask_h, const OptionalTensor& mask_g,
+                                   const OptionalTensor& lengths, bool reverse, const Tensor& y, const Tensor& gates,
+                                   const Tensor& c, const Tensor& h_tilde, const Tensor& h_full,
                                    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
                                    bool need_dx, bool need_dW) {
-  const auto [T, B, I, H] = check_inputs(x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths);
+  const auto [T, B, I, H, P] =
+      check_inputs({x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, lengths, reverse});
   const auto check = [&](const char* name, const Tensor& tensor, at::ScalarType dtype,
                          std::initializer_list<at::IntArrayRef> shapes) {
     check_like(name, tensor, x, dtype);
@@ -209,48 +249,58 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
   };
   const at::ScalarType dtype = x.scalar_type(), acc_dtype = acc_type_of(x);
   const bool keeps_h_tilde = per_sample(mask_h) || lengths;
-  if (dy) check("dy", *dy, dtype, {{T, B, H}});
-  if (dh_n) check("dh_n", *dh_n, dtype, {{B, H}});
+  if (dy) check("dy", *dy, dtype, {{T, B, P}});
+  if (dh_n) check("dh_n", *dh_n, dtype, {{B, P}});
   if (dc_n) check("dc_n", *dc_n, dtype, {{B, H}});
-  check("y", y, dtype, {{T, B, H}});
+  check("y", y, dtype, {{T, B, P}});
   check("gates", gates, dtype, {{T, B, 4 * H}});
   check("c", c, acc_dtype, {{T + 1, B, H}});
-  if (keeps_h_tilde) check("h_tilde", h_tilde, dtype, {{T, B, H}});
+  if (keeps_h_tilde) check("h_tilde", h_tilde, dtype, {{T, B, P}});
+  if (W_hr) check("h_full", h_full, dtype, {{T, B, H}});
 
   const TimeOrder order{T, reverse};
-  const Tensor W_hh_masked = masked_columns(W_hh, mask_h);
+  const Tensor W_hh_masked = masked_columns(W_hh, mask_h), W_hr_dense = W_hr ? W_hr->contiguous() : Tensor();
   const OptionalTensor dy_dense = contiguous(dy), lengths_dense = contiguous(lengths);
   const OptionalTensor mask_h_rows = per_sample(mask_h) ? contiguous(mask_h) : std::nullopt;
   const CandidateMask mask_g_steps(mask_g);
   const Tensor gates_dense = gates.contiguous(), c_dense = c.contiguous();
+  const ProjectedState projected{mask_h_rows, lengths_dense};
 
   const auto acc_options = x.options().dtype(acc_dtype);
   Tensor da = at::empty({T, B, 4 * H}, x.options());
-  Tensor dh_tilde = at::empty({B, H}, x.options());
-  Tensor dh_carry = at::zeros({B, H}, acc_options), dc = at::zeros({B, H}, acc_options);
+  Tensor dh_tilde = at::empty({B, P}, x.options());
+  Tensor dh_carry = at::zeros({B, P}, acc_options), dc = at::zeros({B, H}, acc_options);
+  Tensor dh_projected = W_hr ? at::empty({T, B, P}, x.options()) : Tensor();  // dL/dh_t, what W_hr's GEMMs take
+  Tensor dh_full = W_hr ? at::empty({B, H}, x.options()) : Tensor();
   if (dh_n) dh_carry.copy_(*dh_n);
   if (dc_n) dc.copy_(*dc_n);
 
   const TimeOrder backwards{T, !reverse};
   for (int64_t k = 0, t = backwards.first(); k < T; ++k, t = backwards.next(t)) {
     const Tensor da_t = da.select(0, t);
+    const OptionalTensor dy_t = dy_dense ? OptionalTensor(dy_dense->select(0, t)) : std::nullopt;
+    if (W_hr) {
+      const Tensor dh_t = dh_projected.select(0, t);
+      dh_t.copy_(projected.backward(t, dy_t, k > 0 ? dh_tilde : Tensor(), dh_carry));
+      backend.gemm(dh_full, dh_t, W_hr_dense, false);
+    }
 
     StepBackward step{};
     step.dtype = dtype_of(x);
     step.B = B;
     step.H = H;
     step.t = t;
-    step.mask_h = pointer(mask_h_rows);
+    step.mask_h = W_hr ? nullptr : pointer(mask_h_rows);
     step.mask_g = mask_g_steps.at_step(t);
     step.mask_g_stride = mask_g_steps.row_stride();
     step.lengths = static_cast<const int64_t*>(pointer(lengths_dense));
     step.gates = gates_dense.select(0, t).const_data_ptr();
     step.c_prev = c_dense.select(0, order.slot_before(t)).const_data_ptr();
     step.c = c_dense.select(0, order.slot(t)).const_data_ptr();
-    step.dy = dy_dense ? dy_dense->select(0, t).const_data_ptr() : nullptr;
-    step.dh_tilde_next = k > 0 ? dh_tilde.const_data_ptr() : nullptr;
+    step.dy = W_hr ? dh_full.const_data_ptr() : pointer(dy_t);
+    step.dh_tilde_next = k > 0 && !W_hr ? dh_tilde.const_data_ptr() : nullptr;
     // Without lengths only the first of these steps has a gradient to take from it: dh_n.
-    step.dh_carry = k == 0 || lengths ? dh_carry.data_ptr() : nullptr;
+    step.dh_carry = (k == 0 || lengths) && !W_hr ? dh_carry.data_ptr() : nullptr;
     step.dc = dc.data_ptr();
     step.da = da_t.data_ptr();
     backend.step_backward(step);
@@ -270,26 +320,31 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
   }
 
   Tensor dW_ih = at::empty({0}, x.options()), dW_hh = at::empty({0}, x.options()), db = at::empty({0}, x.options());
+  Tensor dW_hr = at::empty({0}, x.options());
   if (need_dW) {
     dW_ih = at::empty({4 * H, I}, x.options());
     backend.gemm(dW_ih, da_rows.t(), masked_rows(x, mask_x), false);
     if (mask_x && !per_sample(mask_x)) dW_ih.mul_(*mask_x);
 
-    dW_hh = at::empty({4 * H, H}, x.options());
+    dW_hh = at::empty({4 * H, P}, x.options());
     if (keeps_h_tilde) {
-      backend.gemm(dW_hh, da_rows.t(), h_tilde.contiguous().view({T * B, H}), false);
+      backend.gemm(dW_hh, da_rows.t(), h_tilde.contiguous().view({T * B, P}), false);
     } else {
       // h_{t-1} is h_0 at the first step and y, shifted by one step, at all others.
       const Tensor da_first = da.select(0, order.first());
       const Tensor da_others = da.narrow(0, reverse ? 0 : 1, T - 1).view({(T - 1) * B, 4 * H});
-      const Tensor y_before = y.contiguous().narrow(0, reverse ? 1 : 0, T - 1).view({(T - 1) * B, H});
+      const Tensor y_before = y.contiguous().narrow(0, reverse ? 1 : 0, T - 1).view({(T - 1) * B, P});
       backend.gemm(dW_hh, da_first.t(), h_0.contiguous(), false);
       backend.gemm(dW_hh, da_others.t(), y_before, true);
     }
     if (mask_h && !mask_h_rows) dW_hh.mul_(*mask_h);
     db = da_rows.sum(0);
+    if (W_hr) {
+      dW_hr = at::empty({P, H}, x.options());
+      backend.gemm(dW_hr, dh_projected.view({T * B, P}).t(), h_full.contiguous().view({T * B, H}), false);
+    }
   }
-  return {dx, dh_0, dc.to(dtype), dW_ih, dW_hh, db};
+  return {dx, dh_0, dc.to(dtype), dW_ih, dW_hh, db, dW_hr};
 }
 
 }  // namespace rnndrop

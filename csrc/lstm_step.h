@@ -6,6 +6,9 @@
 //
 // "scalar" is the dtype of the tensors, "acc" the type computed in: float64 for float64, else float32.
 // All arrays are dense and row-major. Gate order i, f, g, o. A pointer is null where its argument is absent.
+//
+// With a projection "h" below is o * tanh(c), which a GEMM projects afterwards: then h_state, h_tilde_next, mask_h,
+// dh_tilde_next and dh_carry, which belong to the projected h, are null, and dy is dL/d(o * tanh(c)).
 #pragma once
 
 #include <cstdint>
@@ -30,7 +33,7 @@ struct StepForward {
   const void* c_prev;  // acc [B,H] c_{t-1}
   void* c;             // acc [B,H] out: c_t
   void* y;             // scalar [B,H] out: h_t, or 0 past the end
-  void* h_state;       // scalar [B,H] in/out, only with lengths: the carried h; starts as h_0, ends as h_n
+  void* h_state;       // scalar [B,H] in/out, null without lengths: the carried h; starts as h_0, ends as h_n
   void* h_tilde_next;  // scalar [B,H] out: h~ of the next step, mask_h * h; null where that is y itself
 };
 

@@ -38,6 +38,7 @@ def lstm_layer(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
     *,
+    W_hr: Tensor | None = None,
     mask_x: Tensor | None = None,
     mask_h: Tensor | None = None,
     mask_g: Tensor | None = None,
@@ -51,7 +52,7 @@ def lstm_layer(
         \tilde x_t &= m_x \odot x_t \qquad \tilde h = m_h \odot h_{t-1} \\
         i, f, o &= \sigma(W_{ih} \tilde x_t + b_{ih} + W_{hh} \tilde h + b_{hh}) \qquad g = \tanh(\ldots) \\
         c_t &= f \odot c_{t-1} + i \odot (m_g \odot g) \\
-        h_t &= o \odot \tanh(c_t)
+        h_t &= o \odot \tanh(c_t) \qquad\text{or, with a projection,}\quad W_{hr}\,(o \odot \tanh(c_t))
 
     ``mask_x`` and ``mask_h`` are the variational dropout of Gal & Ghahramani, "A Theoretically Grounded Application
     of Dropout in Recurrent Neural Networks" (arXiv 1512.05287): d(x_t) and d(h_{t-1}), the same d at every step.
@@ -61,11 +62,12 @@ def lstm_layer(
 
     Args:
         x: ``[T, B, I]``, time first; T >= 1, B may be 0.
-        h_0, c_0: ``[B, H]``, the initial state.
-        W_ih, W_hh: ``[4H, I]`` and ``[4H, H]``, rows in the gate order i, f, g, o, as nn.LSTM's ``weight_ih_l0`` ...
+        h_0, c_0: ``[B, P]`` and ``[B, H]``, the initial state. P, the width of h, is H without a projection.
+        W_ih, W_hh: ``[4H, I]`` and ``[4H, P]``, rows in the gate order i, f, g, o, as nn.LSTM's ``weight_ih_l0`` ...
         b_ih, b_hh: ``[4H]`` or None.
+        W_hr: ``[P, H]`` or None: the projection of h, as nn.LSTM's ``weight_hr_l0`` (Sak et al., arXiv 1402.1128).
         mask_x: ``[I]`` (shared by the batch) or ``[B, I]``; the same at every step.
-        mask_h: ``[H]`` or ``[B, H]``; the same at every step. Applied where h is used: the returned h is not masked.
+        mask_h: ``[P]`` or ``[B, P]``; the same at every step. Applied where h is used: the returned h is not masked.
         mask_g: ``[H]`` or ``[B, H]`` (kept for the sequence), or ``[T, B, H]`` (fresh at every step).
         lengths: int64 ``[B]`` on x's device, each in [0, T]. At ``t >= lengths[b]`` the state is carried unchanged
             and y is 0, in both directions. On CUDA a length out of range is not looked for, since that would wait
@@ -74,7 +76,7 @@ def lstm_layer(
         backend: ``"cuda"``, ``"cpu"``, ``"python"``, or ``"auto"`` for the fastest that can run.
 
     Returns:
-        ``(y [T, B, H], h_n [B, H], c_n [B, H])`` in x's dtype. Differentiable in x, h_0, c_0, the weights and the
+        ``(y [T, B, P], h_n [B, P], c_n [B, H])`` in x's dtype. Differentiable in x, h_0, c_0, the weights and the
         biases; derivatives above the first run on the Python path.
 
     Raises:
@@ -84,18 +86,20 @@ def lstm_layer(
         RuntimeError: a shape or a device does not fit, or the named backend cannot run here.
     """
     tensors = {
-        "x": x, "h_0": h_0, "c_0": c_0, "W_ih": W_ih, "W_hh": W_hh, "b_ih": b_ih, "b_hh": b_hh,
+        "x": x, "h_0": h_0, "c_0": c_0, "W_ih": W_ih, "W_hh": W_hh, "b_ih": b_ih, "b_hh": b_hh, "W_hr": W_hr,
         "mask_x": mask_x, "mask_h": mask_h, "mask_g": mask_g, "lengths": lengths,
     }  # fmt: skip
     _check_tensors(tensors)
     return _choose(backend, x, tensors)(
-        x, h_0, c_0, W_ih, W_hh, b_ih, b_hh,
+        x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr=W_hr,
         mask_x=mask_x, mask_h=mask_h, mask_g=mask_g, lengths=lengths, reverse=reverse,
     )  # fmt: skip
 
 
-def _fused(*tensors: Tensor | None, mask_x: Any, mask_h: Any, mask_g: Any, lengths: Any, reverse: bool) -> Result:
-    y, h_n, c_n, *_ = torch.ops.rnndrop.lstm_layer(*tensors, mask_x, mask_h, mask_g, lengths, reverse)
+def _fused(
+    *tensors: Tensor | None, W_hr: Any, mask_x: Any, mask_h: Any, mask_g: Any, lengths: Any, reverse: bool
+) -> Result:
+    y, h_n, c_n, *_ = torch.ops.rnndrop.lstm_layer(*tensors, W_hr, mask_x, mask_h, mask_g, lengths, reverse)
     return y, h_n, c_n
 
 
@@ -127,32 +131,34 @@ def _choose(backend: str, x: Tensor, tensors: dict[str, Tensor | None]) -> Calla
 
 
 def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
-    optional = ("b_ih", "b_hh", "mask_x", "mask_h", "mask_g", "lengths")
+    optional = ("b_ih", "b_hh", "W_hr", "mask_x", "mask_h", "mask_g", "lengths")
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) and not (tensor is None and name in optional):
             raise TypeError(f"{name}: expected a Tensor, got {type(tensor).__name__}")
-    x, W_hh, lengths = tensors["x"], tensors["W_hh"], tensors["lengths"]
+    x, W_hh, W_hr, lengths = tensors["x"], tensors["W_hh"], tensors["W_hr"], tensors["lengths"]
     assert x is not None and W_hh is not None
     if x.dim() != 3:
         raise RuntimeError(f"x: expected shape [T, B, I], got {list(x.shape)}")
-    if W_hh.dim() != 2 or W_hh.shape[0] != 4 * W_hh.shape[1] or W_hh.shape[1] == 0:
-        raise RuntimeError(f"W_hh: expected shape [4H, H] with H >= 1, got {list(W_hh.shape)}")
+    width = "4H, H" if W_hr is None else "4H, P"
+    if W_hh.dim() != 2 or 0 in W_hh.shape or W_hh.shape[0] % 4 or (W_hr is None and W_hh.shape[0] != 4 * W_hh.shape[1]):
+        raise RuntimeError(f"W_hh: expected shape [{width}] with {width[-1]} >= 1, got {list(W_hh.shape)}")
     T, B, I = x.shape
-    H = W_hh.shape[1]
+    H, P = W_hh.shape[0] // 4, W_hh.shape[1]
     if T == 0:
         raise RuntimeError(f"x: expected a sequence of at least one step, got shape {list(x.shape)}")
     if not (x.is_floating_point() or x.is_complex()):
         raise ValueError(f"x: expected a floating-point dtype, got {x.dtype}")
     shapes: dict[str, list[list[int]]] = {
         "x": [[T, B, I]],
-        "h_0": [[B, H]],
+        "h_0": [[B, P]],
         "c_0": [[B, H]],
         "W_ih": [[4 * H, I]],
-        "W_hh": [[4 * H, H]],
+        "W_hh": [[4 * H, P]],
         "b_ih": [[4 * H]],
         "b_hh": [[4 * H]],
+        "W_hr": [[P, H]],
         "mask_x": [[I], [B, I]],
-        "mask_h": [[H], [B, H]],
+        "mask_h": [[P], [B, P]],
         "mask_g": [[H], [B, H], [T, B, H]],
         "lengths": [[B]],
     }

@@ -1,6 +1,6 @@
 """Registration of ``torch.ops.rnndrop``: loads the kernels, tells PyTorch the ops' shapes and derivatives.
 
-``lstm_layer`` is differentiable once through ``lstm_layer_backward``, and to any order by replaying the reference.
+``lstm_layer``'s derivative is ``lstm_layer_backward``; the derivatives of that one, of any order, replay the reference.
 Masks and lengths are constants.
 """
 
@@ -52,91 +52,128 @@ def acc_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def _lstm_layer_fake(
     x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
-    mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, lengths: Tensor | None, reverse: bool,
+    W_hr: Tensor | None, mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, lengths: Tensor | None,
+    reverse: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     T, B, _ = x.shape
-    H = W_hh.shape[1]
+    H, P = c_0.shape[1], h_0.shape[1]
     keeps_h_tilde = lengths is not None or (mask_h is not None and mask_h.dim() == 2)
     return (
-        x.new_empty(T, B, H),
-        x.new_empty(B, H),
+        x.new_empty(T, B, P),
+        x.new_empty(B, P),
         x.new_empty(B, H),
         x.new_empty(T, B, 4 * H),
         x.new_empty(T + 1, B, H, dtype=acc_dtype(x.dtype)),
-        x.new_empty(T, B, H) if keeps_h_tilde else x.new_empty(0),
+        x.new_empty(T, B, P) if keeps_h_tilde else x.new_empty(0),
+        x.new_empty(T, B, H) if W_hr is not None else x.new_empty(0),
     )
 
 
 def _lstm_layer_backward_fake(
-    x: Tensor, h_0: Tensor, W_ih: Tensor, W_hh: Tensor, mask_x: Tensor | None, mask_h: Tensor | None,
-    mask_g: Tensor | None, lengths: Tensor | None, reverse: bool, y: Tensor, gates: Tensor, c: Tensor, h_tilde: Tensor,
+    x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
+    W_hr: Tensor | None, mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, lengths: Tensor | None,
+    reverse: bool, y: Tensor, gates: Tensor, c: Tensor, h_tilde: Tensor, h_full: Tensor,
     dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, need_dx: bool, need_dW: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     return (
         x.new_empty(x.shape) if need_dx else x.new_empty(0),
         x.new_empty(h_0.shape),
-        x.new_empty(h_0.shape),
+        x.new_empty(c_0.shape),
         x.new_empty(W_ih.shape) if need_dW else x.new_empty(0),
         x.new_empty(W_hh.shape) if need_dW else x.new_empty(0),
         x.new_empty(W_hh.shape[0]) if need_dW else x.new_empty(0),
+        x.new_empty(W_hr.shape) if need_dW and W_hr is not None else x.new_empty(0),
     )
+
+
+# ---------------------------------------------------------------- first derivatives
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, reverse = inputs
-    y, _, _, gates, c, h_tilde = output
+    y, _, _, *saved = output
     ctx.reverse = reverse
-    ctx.mark_non_differentiable(gates, c, h_tilde)
+    ctx.mark_non_differentiable(*saved)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, y, gates, c, h_tilde)
+    ctx.save_for_backward(*tensors, y, *saved)
 
 
 def _backward(
     ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:
-    *inputs, y, gates, c, h_tilde = ctx.saved_tensors
+    inputs, saved = ctx.saved_tensors[:N_TENSORS], ctx.saved_tensors[N_TENSORS:]
     needs = ctx.needs_input_grad
     if dy is None and dh_n is None and dc_n is None:
         return (None,) * len(needs)
-    if torch.is_grad_enabled():
-        return _replayed_backward(inputs, needs, ctx.reverse, (dy, dh_n, dc_n))
-
-    x, h_0, _, W_ih, W_hh, _, _, mask_x, mask_h, mask_g, lengths = inputs
-    dx, dh_0, dc_0, dW_ih, dW_hh, db = torch.ops.rnndrop.lstm_layer_backward(
-        x, h_0, W_ih, W_hh, mask_x, mask_h, mask_g, lengths, ctx.reverse, y, gates, c, h_tilde,
-        dy, dh_n, dc_n, needs[0], any(needs[3:7]),
-    )  # fmt: skip
-    gradients = (dx, dh_0, dc_0, dW_ih, dW_hh, db, db)
-    return *(g if need else None for g, need in zip(gradients, needs, strict=False)), None, None, None, None, None
-
-
-def _replayed_backward(
-    inputs: list[Any], needs: tuple[bool, ...], reverse: bool, upstream: tuple[Tensor | None, ...]
-) -> tuple[Tensor | None, ...]:
-    """The gradients as a graph of plain torch operations, for derivatives of higher order."""
-    # Aliases, so that a dependence of one input on another outside of this layer is not counted here.
-    aliases: list[Any] = [t.view_as(t) if t is not None else None for t in inputs]
-    x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, mask_x, mask_h, mask_g, lengths = aliases
-    outputs = reference.lstm_layer(
-        x, h_0, c_0, W_ih, W_hh, b_ih, b_hh,
-        mask_x=mask_x, mask_h=mask_h, mask_g=mask_g, lengths=lengths, reverse=reverse,
-    )  # fmt: skip
-    reached = [(out, grad) for out, grad in zip(outputs, upstream, strict=True) if grad is not None]
-    wanted = [k for k, need in enumerate(needs) if need]
-    gradients = torch.autograd.grad(
-        [out for out, _ in reached],
-        [aliases[k] for k in wanted],
-        [grad for _, grad in reached],
-        create_graph=True,
-        allow_unused=True,
+    dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr = torch.ops.rnndrop.lstm_layer_backward(
+        *inputs, ctx.reverse, *saved, dy, dh_n, dc_n, needs[0], any(needs[3:8])
     )
-    result: list[Tensor | None] = [None] * len(needs)
-    for k, gradient in zip(wanted, gradients, strict=True):
-        result[k] = gradient
-    return tuple(result)
+    gradients = (dx, dh_0, dc_0, dW_ih, dW_hh, db, db, dW_hr)
+    wanted = [gradient if need else None for gradient, need in zip(gradients, needs, strict=False)]
+    return *wanted, *[None] * (len(needs) - len(wanted))
+
+
+# ---------------------------------------------------------------- derivatives of the backward, by the reference
+
+# Tensor arguments of lstm_layer, in order: those that have gradients, then masks and lengths.
+N_DIFFERENTIABLE, N_TENSORS = 8, 12
+
+
+def _backward_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *rest, dy, dh_n, dc_n, _, _ = inputs
+    ctx.reverse = rest[N_TENSORS]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*rest[:N_TENSORS], dy, dh_n, dc_n)
+
+
+def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Derivatives of the gradients, in the layer's inputs and in dy, dh_n, dc_n: plain torch operations throughout.
+
+    What the forward saved (y, gates, ...) counts as constant: the reference starts anew from the inputs.
+    """
+    if all(dd is None for dd in upstream):
+        return (None,) * len(ctx.needs_input_grad)
+    graph_wanted = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases, so that a dependence of one input on another outside of this layer is not counted here.
+        differentiable = [_leaf_alias(t) for t in ctx.saved_tensors[:N_DIFFERENTIABLE]]
+        x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr = differentiable
+        mask_x, mask_h, mask_g, lengths = ctx.saved_tensors[N_DIFFERENTIABLE:N_TENSORS]
+        incoming = [_leaf_alias(t) for t in ctx.saved_tensors[N_TENSORS:]]
+        outputs = reference.lstm_layer(
+            x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr=W_hr,
+            mask_x=mask_x, mask_h=mask_h, mask_g=mask_g, lengths=lengths, reverse=ctx.reverse,
+        )  # fmt: skip
+        bias = b_ih if b_ih is not None else b_hh
+        of = [x, h_0, c_0, W_ih, W_hh, bias, W_hr]
+        wanted = [
+            (tensor, dd) for tensor, dd in zip(of, upstream, strict=True) if tensor is not None and dd is not None
+        ]
+        reached = [(out, grad) for out, grad in zip(outputs, incoming, strict=True) if grad is not None]
+        first = torch.autograd.grad(
+            [out for out, _ in reached], [t for t, _ in wanted], [grad for _, grad in reached],
+            create_graph=True, materialize_grads=True,
+        )  # fmt: skip
+    sources = [t for t in (*differentiable, *incoming) if t is not None]
+    second = iter(
+        torch.autograd.grad(first, sources, [dd for _, dd in wanted], create_graph=graph_wanted, materialize_grads=True)
+    )
+    of_inputs = [next(second) if t is not None else None for t in differentiable]
+    of_incoming = [next(second) if t is not None else None for t in incoming]
+    constants = N_TENSORS - N_DIFFERENTIABLE + 1 + 5  # masks, lengths; reverse; y, gates, c, h_tilde, h_full
+    return *of_inputs, *[None] * constants, *of_incoming, None, None
+
+
+def _leaf_alias(tensor: Any) -> Any:
+    if tensor is None:
+        return None
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
 if not WHY_NOT_LOADED:
     torch.library.register_fake("rnndrop::lstm_layer")(_lstm_layer_fake)
     torch.library.register_fake("rnndrop::lstm_layer_backward")(_lstm_layer_backward_fake)
     torch.library.register_autograd("rnndrop::lstm_layer", _backward, setup_context=_setup_context)
+    torch.library.register_autograd(
+        "rnndrop::lstm_layer_backward", _double_backward, setup_context=_backward_setup_context
+    )

@@ -19,11 +19,12 @@ def lstm_step(
     W_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
+    W_hr: Tensor | None,
     mask_x: Tensor | None,
     mask_h: Tensor | None,
     mask_g: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """One step: ``(h_t [B, H], c_t [B, H])`` from ``x_t [B, I]`` and the state before it."""
+    """One step: ``(h_t [B, P], c_t [B, H])`` from ``x_t [B, I]`` and the state before it."""
     x_tilde = x_t if mask_x is None else mask_x * x_t
     h_tilde = h_prev if mask_h is None else mask_h * h_prev
     pre = F.linear(x_tilde, W_ih, b_ih) + F.linear(h_tilde, W_hh, b_hh)
@@ -34,6 +35,8 @@ def lstm_step(
         g = mask_g * g
     c = f * c_prev + i * g
     h = o * torch.tanh(c)
+    if W_hr is not None:
+        h = F.linear(h, W_hr)
     return h, c
 
 
@@ -46,6 +49,7 @@ def lstm_layer(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
     *,
+    W_hr: Tensor | None = None,
     mask_x: Tensor | None = None,
     mask_h: Tensor | None = None,
     mask_g: Tensor | None = None,
@@ -58,7 +62,7 @@ def lstm_layer(
     y: list[Tensor] = [x] * T
     for t in reversed(range(T)) if reverse else range(T):
         mask_g_t = mask_g[t] if mask_g is not None and mask_g.dim() == 3 else mask_g
-        h_t, c_t = lstm_step(x[t], h, c, W_ih, W_hh, b_ih, b_hh, mask_x, mask_h, mask_g_t)
+        h_t, c_t = lstm_step(x[t], h, c, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g_t)
         if lengths is None:
             h, c, y[t] = h_t, c_t, h_t
         else:

@@ -34,6 +34,8 @@ class Problem:
         """Outputs and gradients of ``layer``, by name: y, h_n, c_n, dx, dh_0, ..."""
         leaves = {k: v.detach().clone().requires_grad_() for k, v in self.inputs.items() if v is not None}
         arguments = [leaves.get(name) for name in INPUTS]
+        if "W_hr" in leaves:
+            options["W_hr"] = leaves["W_hr"]
         outputs = layer(*arguments, **self.options, **options)
         gradients = torch.autograd.grad(outputs, list(leaves.values()), [self.upstream[name] for name in OUTPUTS])
         return dict(zip(OUTPUTS, outputs, strict=True)) | {
@@ -49,14 +51,14 @@ def random_mask(shape: tuple[int, ...], p: float = 0.5, dtype: torch.dtype = tor
 
 MASK_KINDS: dict[str, dict[str, str]] = {
     "none": {},
-    "gal-batch": {"mask_x": "I", "mask_h": "H"},
-    "gal-sample": {"mask_x": "BI", "mask_h": "BH"},
+    "gal-batch": {"mask_x": "I", "mask_h": "P"},
+    "gal-sample": {"mask_x": "BI", "mask_h": "BP"},
     "mask_x-only": {"mask_x": "I"},
-    "mask_h-only": {"mask_h": "BH"},
+    "mask_h-only": {"mask_h": "BP"},
     "semeniuta-step": {"mask_g": "TBH"},
     "semeniuta-sequence": {"mask_g": "BH"},
     "semeniuta-shared": {"mask_g": "H"},
-    "both": {"mask_x": "I", "mask_h": "BH", "mask_g": "TBH"},
+    "both": {"mask_x": "I", "mask_h": "BP", "mask_g": "TBH"},
 }
 
 
@@ -66,6 +68,7 @@ def random_problem(
     I: int = 4,
     H: int = 6,
     *,
+    proj: int = 0,
     masks: str = "none",
     p: float = 0.5,
     bias: bool = True,
@@ -73,8 +76,12 @@ def random_problem(
     reverse: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> Problem:
-    """A problem with random tensors in every place; lengths from 0 to T, both ends among them where B allows."""
-    sizes = {"T": T, "B": B, "I": I, "H": H}
+    """A problem with random tensors in every place; lengths from 0 to T, both ends among them where B allows.
+
+    With proj there is a W_hr among the inputs that makes h that wide.
+    """
+    P = proj or H
+    sizes = {"T": T, "B": B, "I": I, "H": H, "P": P}
     scale = 1 / max(I + H, 1) ** 0.5
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
@@ -82,13 +89,15 @@ def random_problem(
 
     inputs: dict[str, Tensor | None] = {
         "x": normal(T, B, I),
-        "h_0": normal(B, H),
+        "h_0": normal(B, P),
         "c_0": normal(B, H),
         "W_ih": normal(4 * H, I, scale=scale),
-        "W_hh": normal(4 * H, H, scale=scale),
+        "W_hh": normal(4 * H, P, scale=scale),
         "b_ih": normal(4 * H, scale=scale) if bias else None,
         "b_hh": normal(4 * H, scale=scale) if bias else None,
     }
+    if proj:
+        inputs["W_hr"] = normal(P, H, scale=scale)
     options: dict[str, Any] = {
         name: random_mask(tuple(sizes[s] for s in shape), p) for name, shape in MASK_KINDS[masks].items()
     }
@@ -96,7 +105,7 @@ def random_problem(
         options["lengths"] = torch.tensor([T, 0, *torch.randint(0, T + 1, (B,)).tolist()][:B], dtype=torch.int64)
     if reverse:
         options["reverse"] = True
-    upstream = {"y": normal(T, B, H), "h_n": normal(B, H), "c_n": normal(B, H)}
+    upstream = {"y": normal(T, B, P), "h_n": normal(B, P), "c_n": normal(B, H)}
     return Problem(inputs, options, upstream).to(dtype)
 
 

@@ -49,6 +49,9 @@ BAD = [
     ("W_hh", lambda w: w[:0, :0], RuntimeError, "expected shape [4H, H] with H >= 1, got [0, 0]"),
     ("W_hh", lambda w: w.to("meta"), RuntimeError, "expected a tensor on cpu like x, got meta"),
     ("W_hh", lambda w: w.to_sparse(), RuntimeError, "expected a strided tensor, got layout torch.sparse_coo"),
+    ("W_hr", "text", TypeError, "expected a Tensor, got str"),
+    ("W_hr", torch.zeros(6, 5).double(), RuntimeError, "expected shape [6, 6], got [6, 5]"),
+    ("W_hr", torch.zeros(6, 6), ValueError, "expected dtype torch.float64 like x, got torch.float32"),
     ("b_ih", lambda b: b[:6], RuntimeError, "expected shape [24], got [6]"),
     ("b_hh", lambda b: b[None], RuntimeError, "expected shape [24], got [1, 24]"),
     ("mask_x", lambda m: m[:3], RuntimeError, "expected shape [4] or [3, 4], got [3]"),
@@ -97,22 +100,22 @@ def test_the_op_called_directly_checks_by_itself():
     With a meta tensor among its arguments the op is the dispatcher's meta kernel, which computes nothing.
     """
     arguments = good_arguments()
-    order = [*INPUTS, "mask_x", "mask_h", "mask_g", "lengths"]
+    order = [*INPUTS, "W_hr", "mask_x", "mask_h", "mask_g", "lengths"]
     for name, change, _, message in BAD:
         if name == "backend" or not callable(change) or "values in" in message or "got meta" in message:
             continue
         bad = wrong(name, change)
         with pytest.raises((RuntimeError, ValueError, NotImplementedError)):
-            torch.ops.rnndrop.lstm_layer(*(bad[k] for k in order), False)
-    torch.ops.rnndrop.lstm_layer(*(arguments[k] for k in order), False)
+            torch.ops.rnndrop.lstm_layer(*(bad.get(k) for k in order), False)
+    torch.ops.rnndrop.lstm_layer(*(arguments.get(k) for k in order), False)
 
 
 @pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason="no CPU kernels")
 def test_the_op_is_safe_where_lengths_are_out_of_range():
     """As on CUDA: taken as the nearest of 0 and T."""
     arguments = good_arguments()
-    order = [*INPUTS, "mask_x", "mask_h", "mask_g"]
-    inputs = [arguments[k] for k in order]
+    order = [*INPUTS, "W_hr", "mask_x", "mask_h", "mask_g"]
+    inputs = [arguments.get(k) for k in order]
     outside = torch.ops.rnndrop.lstm_layer(*inputs, torch.tensor([-7, 2, 99]), False)
     inside = torch.ops.rnndrop.lstm_layer(*inputs, torch.tensor([0, 2, T]), False)
     assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
@@ -121,14 +124,15 @@ def test_the_op_is_safe_where_lengths_are_out_of_range():
 @pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason="no CPU kernels")
 def test_the_backward_op_checks_by_itself():
     arguments = good_arguments()
-    order = [*INPUTS, "mask_x", "mask_h", "mask_g", "lengths"]
-    y, h_n, c_n, gates, c, h_tilde = torch.ops.rnndrop.lstm_layer(*(arguments[k] for k in order), False)
-    x, h_0, _, W_ih, W_hh, _, _, *masks = (arguments[k] for k in order)
-    good = {"dy": y, "dh_n": h_n, "dc_n": c_n, "y": y, "gates": gates, "c": c, "h_tilde": h_tilde}
+    arguments["W_hr"] = torch.randn(H, H, dtype=torch.float64)
+    order = [*INPUTS, "W_hr", "mask_x", "mask_h", "mask_g", "lengths"]
+    inputs = [arguments[k] for k in order]
+    y, h_n, c_n, gates, c, h_tilde, h_full = torch.ops.rnndrop.lstm_layer(*inputs, False)
+    good = {"dy": y, "dh_n": h_n, "dc_n": c_n, "y": y, "gates": gates, "c": c, "h_tilde": h_tilde, "h_full": h_full}
 
-    def call(dy, dh_n, dc_n, y, gates, c, h_tilde):
+    def call(dy, dh_n, dc_n, y, gates, c, h_tilde, h_full):
         return torch.ops.rnndrop.lstm_layer_backward(
-            x, h_0, W_ih, W_hh, *masks, False, y, gates, c, h_tilde, dy, dh_n, dc_n, True, True
+            *inputs, False, y, gates, c, h_tilde, h_full, dy, dh_n, dc_n, True, True
         )
 
     call(**good)

@@ -41,24 +41,26 @@ def calls(draw):
         values = torch.bernoulli(keep, generator=generator) / ((1 - p) or 1)
         return strided(values.to(dtype), draw(st.sampled_from(["dense", "transposed", "gaps", "offset"])))
 
-    bias = draw(st.booleans())
+    bias, projected = draw(st.booleans()), draw(st.booleans())
+    P = draw(st.integers(1, 20)) if projected else H
     inputs = {
-        "x": normal(T, B, I), "h_0": normal(B, H), "c_0": normal(B, H), "W_ih": normal(4 * H, I),
-        "W_hh": normal(4 * H, H), "b_ih": normal(4 * H) if bias else None, "b_hh": normal(4 * H) if bias else None,
+        "x": normal(T, B, I), "h_0": normal(B, P), "c_0": normal(B, H), "W_ih": normal(4 * H, I),
+        "W_hh": normal(4 * H, P), "b_ih": normal(4 * H) if bias else None, "b_hh": normal(4 * H) if bias else None,
+        "W_hr": normal(P, H) if projected else None,
     }  # fmt: skip
     options = {"reverse": draw(st.booleans())}
-    for name, shapes in (("mask_x", [(I,), (B, I)]), ("mask_h", [(H,), (B, H)]), ("mask_g", [(H,), (B, H), (T, B, H)])):
+    for name, shapes in (("mask_x", [(I,), (B, I)]), ("mask_h", [(P,), (B, P)]), ("mask_g", [(H,), (B, H), (T, B, H)])):
         shape = draw(st.sampled_from([None, *shapes]))
         options[name] = None if shape is None else mask(*shape)
     if draw(st.booleans()):
         options["lengths"] = torch.randint(0, T + 1, (B,), generator=generator)
-    upstream = [normal(T, B, H), normal(B, H), normal(B, H)]
+    upstream = [normal(T, B, P), normal(B, P), normal(B, H)]
     return inputs, options, upstream
 
 
 def solve(layer, inputs, options, upstream):
     leaves = {k: v.detach().requires_grad_() for k, v in inputs.items() if v is not None}
-    outputs = layer(*(leaves.get(name) for name in INPUTS), **options)
+    outputs = layer(*(leaves.get(name) for name in INPUTS), W_hr=leaves.get("W_hr"), **options)
     gradients = torch.autograd.grad(outputs, list(leaves.values()), upstream)
     return dict(zip([*OUTPUTS, *leaves], [*outputs, *gradients], strict=True))
 
@@ -83,7 +85,7 @@ def test_any_good_call_equals_the_reference(call):
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     calls(),
-    st.sampled_from([*INPUTS, "mask_x", "mask_h", "mask_g", "lengths"]),
+    st.sampled_from([*INPUTS, "W_hr", "mask_x", "mask_h", "mask_g", "lengths"]),
     st.sampled_from([(), (0,), (1,), (3,), (2, 5), (1, 1, 1), (2, 3, 4), (1, 2, 3, 4)]),
     st.sampled_from([torch.float64, torch.float32, torch.int64, torch.bool, torch.complex64]),
 )
@@ -92,7 +94,7 @@ def test_any_wrong_argument_is_refused_or_right(call, name, shape, dtype):
     inputs, options, _ = call
     arguments = inputs | options
     arguments[name] = torch.ones(shape, dtype=dtype)
-    order = [*INPUTS, "mask_x", "mask_h", "mask_g", "lengths", "reverse"]
+    order = [*INPUTS, "W_hr", "mask_x", "mask_h", "mask_g", "lengths", "reverse"]
     for layer in (
         lambda: lstm_layer(**arguments, backend="cpu"),
         lambda: torch.ops.rnndrop.lstm_layer(*(arguments.get(k) for k in order)),

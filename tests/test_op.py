@@ -32,6 +32,17 @@ def test_equals_reference(dtype, masks, lengths, reverse):
         assert_equals_reference(problem, cpu_layer, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "both"])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_equals_reference_with_a_projection(dtype, masks, lengths, reverse):
+    """Narrower than the state, one wide, and wider, which nn.LSTM does not allow."""
+    for sizes, proj in (((5, 3, 4, 6), 2), ((2, 4, 3, 33), 1), ((3, 2, 5, 4), 7)):
+        problem = random_problem(*sizes, proj=proj, masks=masks, lengths=lengths, reverse=reverse, dtype=dtype)
+        assert_equals_reference(problem, cpu_layer, TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("p", [0, 0.25, 0.5, 1])
 @pytest.mark.parametrize("masks", ["gal-batch", "gal-sample", "semeniuta-step", "both"])
 def test_equals_reference_at_every_p(masks, p):
@@ -76,6 +87,18 @@ def test_gradcheck(masks, reverse):
     assert torch.autograd.gradcheck(lambda *inputs: cpu_layer(*inputs, **problem.options), inputs)
 
 
+@pytest.mark.parametrize("masks", ["none", "both"])
+def test_gradcheck_and_gradgradcheck_with_a_projection(masks):
+    problem = random_problem(2, 2, 2, 3, proj=2, masks=masks, lengths=True)
+    inputs = [problem.inputs[name].requires_grad_() for name in (*INPUTS, "W_hr")]
+
+    def layer(*inputs):
+        return cpu_layer(*inputs[:-1], W_hr=inputs[-1], **problem.options)
+
+    assert torch.autograd.gradcheck(layer, inputs)
+    assert torch.autograd.gradgradcheck(layer, inputs)
+
+
 def test_double_backward_equals_the_reference():
     problem = random_problem(3, 2, 2, 3, masks="both", lengths=True)
 
@@ -87,6 +110,31 @@ def test_double_backward_equals_the_reference():
 
     for ours, theirs in zip(second_derivatives(cpu_layer), second_derivatives(reference.lstm_layer), strict=True):
         assert relative_error(ours, theirs) < 1e-12
+
+
+def test_third_derivative_equals_the_reference():
+    problem = random_problem(2, 2, 2, 3, masks="gal-batch")
+
+    def third_derivative(layer):
+        x = problem.inputs["x"].detach().clone().requires_grad_()
+        y, _, _ = layer(x, *(problem.inputs[name] for name in INPUTS[1:]), **problem.options)
+        (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.sin().sum(), x, create_graph=True)
+        (third,) = torch.autograd.grad(second.sin().sum(), x)
+        return third
+
+    assert relative_error(third_derivative(cpu_layer), third_derivative(reference.lstm_layer)) < 1e-11
+
+
+def test_first_derivative_under_create_graph_is_the_fused_one():
+    """Only a second derivative pays for the replay."""
+    problem = random_problem(masks="gal-batch")
+    inputs = [problem.inputs[name].requires_grad_() for name in INPUTS]
+    y, _, _ = cpu_layer(*inputs, **problem.options)
+    plain = torch.autograd.grad(y.sum(), inputs, retain_graph=True)
+    with_graph = torch.autograd.grad(y.sum(), inputs, create_graph=True)
+    assert all(torch.equal(a, b) for a, b in zip(plain, with_graph, strict=True))
+    assert all(g.requires_grad for g in with_graph)
 
 
 def test_double_backward_where_inputs_depend_on_each_other():
@@ -223,22 +271,23 @@ def test_nan_stays_visible():
     assert y[:, 1:].isfinite().all()
 
 
+@pytest.mark.parametrize("proj", [0, 2])
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "both"])
-def test_opcheck(masks):
-    problem = random_problem(masks=masks, lengths=masks == "both")
-    masks = [problem.options.get(name) for name in ("mask_x", "mask_h", "mask_g", "lengths")]
+def test_opcheck(masks, proj):
+    problem = random_problem(masks=masks, lengths=masks == "both", proj=proj)
+    options = [problem.options.get(name) for name in ("mask_x", "mask_h", "mask_g", "lengths")]
     inputs = [problem.inputs[name].requires_grad_() for name in INPUTS]
-    torch.library.opcheck(torch.ops.rnndrop.lstm_layer, (*inputs, *masks, False))
+    W_hr = problem.inputs["W_hr"].requires_grad_() if proj else None
+    arguments = (*inputs, W_hr, *options, False)
+    torch.library.opcheck(torch.ops.rnndrop.lstm_layer, arguments)
 
-    x, h_0, _, W_ih, W_hh, *_ = (tensor.detach() for tensor in inputs)
-    y, _, _, gates, c, h_tilde = (
-        t.detach() for t in torch.ops.rnndrop.lstm_layer(*(t.detach() for t in inputs), *masks, False)
-    )
+    y, _, _, *saved = (t.detach() for t in torch.ops.rnndrop.lstm_layer(*arguments))
     upstream = [problem.upstream[name] for name in OUTPUTS]
     for need_dx, need_dW in ((True, True), (False, True), (True, False)):
         torch.library.opcheck(
             torch.ops.rnndrop.lstm_layer_backward,
-            (x, h_0, W_ih, W_hh, *masks, False, y, gates, c, h_tilde, *upstream, need_dx, need_dW),
+            (*arguments, y, *saved, *upstream, need_dx, need_dW),
+            test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
         )
 
 

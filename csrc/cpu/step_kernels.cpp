@@ -106,9 +106,11 @@ INLINE void forward_rows(const StepForward& step, int64_t begin, int64_t end) {
           gates[k] = gates[H + k] = gates[2 * H + k] = gates[3 * H + k] = scalar_t(0);
           y[k] = scalar_t(0);
         }
-        load(h, h_state, n);
         store(c_out, c_prev, n);
-        store_h_tilde(h_tilde_next, mask_h, h, n);
+        if (h_tilde_next) {
+          load(h, h_state, n);
+          store_h_tilde(h_tilde_next, mask_h, h, n);
+        }
         continue;
       }
 
@@ -160,7 +162,7 @@ INLINE void backward_rows(const StepBackward& step, int64_t begin, int64_t end) 
         for (int64_t k = 0; k < n; ++k) {
           da[k] = da[H + k] = da[2 * H + k] = da[3 * H + k] = scalar_t(0);
         }
-        store(dh_carry, dh, n);
+        if (dh_carry) store(dh_carry, dh, n);
         continue;
       }
 

@@ -135,9 +135,11 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) forward_kernel(const Ste
     store(gates + column_o, zero);
     store(y, zero);
     store(offset<acc_t>(step.c, at), c_prev);
-    acc_t h[V];
-    load(h, offset<scalar_t>(step.h_state, at));
-    store_h_tilde<scalar_t>(step, at, h);
+    if (step.h_tilde_next) {
+      acc_t h[V];
+      load(h, offset<scalar_t>(step.h_state, at));
+      store_h_tilde<scalar_t>(step, at, h);
+    }
     return;
   }
 
@@ -192,7 +194,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) backward_kernel(const St
     store(da + column_f, zero);
     store(da + column_g, zero);
     store(da + column_o, zero);
-    store(dh_carry, dh);
+    if (dh_carry) store(dh_carry, dh);
     return;
   }
 

@@ -35,12 +35,12 @@ class EmulatedLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy, dh_n, dc_n):
-        x, h_0, _, W_ih, W_hh, b_ih, b_hh, *masks = ctx.args
-        dx, dh_0, dc_0, dW_ih, dW_hh, db = torch.ops.rnndrop_emulated.lstm_layer_backward(
-            x, h_0, W_ih, W_hh, *masks, *ctx.saved, dy, dh_n, dc_n, True, True
+        _, _, _, _, _, b_ih, b_hh, W_hr, *masks = ctx.args
+        dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr = torch.ops.rnndrop_emulated.lstm_layer_backward(
+            *ctx.args, *ctx.saved, dy, dh_n, dc_n, True, True
         )
         db_ih, db_hh = (db if bias is not None else None for bias in (b_ih, b_hh))
-        return dx, dh_0, dc_0, dW_ih, dW_hh, db_ih, db_hh, *[None] * len(masks)
+        return dx, dh_0, dc_0, dW_ih, dW_hh, db_ih, db_hh, dW_hr if W_hr is not None else None, *[None] * len(masks)
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +49,9 @@ def emulated(op):
 
     def lstm_layer(
         x, h_0, c_0, W_ih, W_hh, b_ih=None, b_hh=None, *,
-        mask_x=None, mask_h=None, mask_g=None, lengths=None, reverse=False,
+        W_hr=None, mask_x=None, mask_h=None, mask_g=None, lengths=None, reverse=False,
     ):  # fmt: skip
-        return EmulatedLayer.apply(x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, mask_x, mask_h, mask_g, lengths, reverse)
+        return EmulatedLayer.apply(x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, lengths, reverse)
 
     return lstm_layer
 

@@ -16,7 +16,7 @@ from layer_checks import (
 )
 
 from tests.emulation import toolchain
-from tests.problems import assert_equals_reference
+from tests.problems import assert_equals_reference, random_problem
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 HALVES = (torch.bfloat16, torch.float16)
@@ -45,6 +45,15 @@ def test_every_combination(emulated, mask_x, mask_h, mask_g, lengths, reverse):
 def test_sizes(emulated, schedule, T, B, I, H, dtype):
     for options in (ALL_FEATURES, {"reverse": True}):
         problem = make_problem(T, B, I, H, dtype=dtype, **options)
+        assert_equals_reference(problem, emulated, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("lengths", [False, True], ids=["", "lengths"])
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "both"])
+def test_projection(emulated, schedule, masks, lengths, dtype):
+    for reverse in (False, True):
+        problem = random_problem(3, 4, 5, 16, proj=3, masks=masks, lengths=lengths, reverse=reverse, dtype=dtype)
         assert_equals_reference(problem, emulated, TOLERANCE[dtype])
 
 
