@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from rnndrop_cuda.masks import LayerMasks, check_probability, dropout_mask
 
 MASK_SCOPES = ("batch", "sample")
 CANDIDATE_MASKS = ("step", "sequence")
+INITS = ("default", "orthogonal", "normal", "uniform")
 State = tuple[Tensor, Tensor]
 
 
@@ -28,12 +30,16 @@ class LSTM(nn.RNNBase):
 
     ``input_dropout`` and ``hidden_dropout`` draw :math:`m_x` and :math:`m_h`, once for the whole sequence: the
     variational dropout of Gal & Ghahramani (arXiv 1512.05287). ``candidate_dropout`` draws :math:`m_g`: the
-    recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165). They may be combined, with each other and
-    with ``dropout`` between layers. Every layer and direction draws masks of its own. Dropout acts in training only.
-    The returned h is not masked.
+    recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165). ``weight_dropout`` puts
+    :math:`m_w \odot W_{hh}` in the place of :math:`W_{hh}`, the same at every step: the DropConnect of AWD-LSTM
+    (Merity, Keskar & Socher, arXiv 1708.02182, section 2); the parameter itself stays as it is. They may be combined,
+    with each other and with ``dropout`` between layers. Every layer and direction draws masks of its own, anew at
+    every forward. Dropout acts in training only, or with ``mc_dropout`` always. The returned h is not masked.
 
     Parameters, their names, order, shapes and initialisation are nn.LSTM's, so that a ``state_dict`` goes both ways
     and the same seed gives the same weights. So are the positional arguments, the checks, the errors and the warnings.
+    With ``learn_initial_state`` there are two parameters more, ``h_0`` and ``c_0``, ``[D * num_layers, 1, H]``; a
+    ``state_dict`` that has neither, as nn.LSTM's, sets both to the zeros that nn.LSTM begins with.
 
     Args:
         input_size: features of the input, I.
@@ -48,18 +54,33 @@ class LSTM(nn.RNNBase):
         input_dropout: probability of dropping a unit of a layer's input.
         hidden_dropout: probability of dropping a unit of h on its way into the next step.
         candidate_dropout: probability of dropping a unit of the candidate g.
+        weight_dropout: probability of dropping an entry of W_hh.
         mask_scope: ``"batch"`` draws one :math:`m_x` and :math:`m_h` for the whole batch, as masking the weights
             does; ``"sample"`` draws one for each sample, as Gal's code and Keras do: less variance between steps of
             training, but a product more to compute.
         candidate_mask: ``"step"`` draws a fresh :math:`m_g` for every step and sample; ``"sequence"`` keeps one for
             all steps, of the scope that mask_scope says.
+        mc_dropout: every dropout acts in eval too, for the Monte Carlo estimates of Gal & Ghahramani (arXiv
+            1506.02142); :func:`rnndrop_cuda.mc_predict` makes them, and needs no such flag.
+        learn_initial_state: where a call gives no hx, ``h_0`` and ``c_0`` are parameters, shared by the batch; zeros
+            at the start.
+        init: ``"default"`` draws every parameter from U(-1/sqrt(H), 1/sqrt(H)), as nn.LSTM. ``"orthogonal"`` then
+            makes each gate's block of W_hh orthogonal (Saxe et al., arXiv 1312.6120), ``"normal"`` draws W_hh from
+            N(0, 1). ``"uniform"`` draws every parameter from U(-0.05, 0.05) (Zaremba et al., arXiv 1409.2329, their
+            medium LSTM).
+        forget_bias: what the forget gate's two biases add up to at the start, whatever init is; 1 is the advice of
+            Jozefowicz et al. (ICML 2015). None leaves them to init.
         backend: ``"auto"``, ``"cuda"``, ``"cpu"`` or ``"python"``, see :func:`rnndrop_cuda.functional.lstm_layer`.
 
     Raises:
         TypeError: a size or a flag is not of its type.
-        ValueError: a size is not positive, a probability is not in [0, 1], or a name is none of those above.
+        ValueError: a size is not positive, a probability is not in [0, 1], a name is none of those above, or
+            forget_bias is not finite or there are no biases.
         NotImplementedError: proj_size is not 0.
     """
+
+    h_0: nn.Parameter | None
+    c_0: nn.Parameter | None
 
     def __init__(
         self,
@@ -77,15 +98,26 @@ class LSTM(nn.RNNBase):
         input_dropout: float = 0.0,
         hidden_dropout: float = 0.0,
         candidate_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
         mask_scope: str = "batch",
         candidate_mask: str = "step",
+        mc_dropout: bool = False,
+        learn_initial_state: bool = False,
+        init: str = "default",
+        forget_bias: float | None = None,
         backend: str = "auto",
     ) -> None:
         if proj_size:
             raise NotImplementedError(f"proj_size: only 0 is implemented, got {proj_size!r}")
         _check_choice("mask_scope", mask_scope, MASK_SCOPES)
         _check_choice("candidate_mask", candidate_mask, CANDIDATE_MASKS)
+        _check_choice("init", init, INITS)
         _check_choice("backend", backend, BACKENDS)
+        _check_flag("mc_dropout", mc_dropout)
+        _check_flag("learn_initial_state", learn_initial_state)
+        _check_forget_bias(forget_bias, bias)
+        self.init = init  # before nn.RNNBase's constructor, which calls reset_parameters
+        self.forget_bias = forget_bias
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             device=device, dtype=dtype,
@@ -93,9 +125,34 @@ class LSTM(nn.RNNBase):
         self.input_dropout = check_probability("input_dropout", input_dropout)
         self.hidden_dropout = check_probability("hidden_dropout", hidden_dropout)
         self.candidate_dropout = check_probability("candidate_dropout", candidate_dropout)
+        self.weight_dropout = check_probability("weight_dropout", weight_dropout)
         self.mask_scope = mask_scope
         self.candidate_mask = candidate_mask
+        self.mc_dropout = mc_dropout
+        self.learn_initial_state = learn_initial_state
         self.backend = backend
+        for name in ("h_0", "c_0"):
+            zeros = torch.zeros(len(self.all_weights), 1, hidden_size, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(zeros) if learn_initial_state else None)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, as ``init`` and ``forget_bias`` say; a learned initial state begins at zeros."""
+        super().reset_parameters()
+        H = self.hidden_size
+        for name, parameter in self.named_parameters():
+            if name in ("h_0", "c_0"):
+                nn.init.zeros_(parameter)
+            elif self.init == "uniform":
+                nn.init.uniform_(parameter, -0.05, 0.05)
+            elif self.init == "normal" and name.startswith("weight_hh"):
+                nn.init.normal_(parameter)
+            elif self.init == "orthogonal" and name.startswith("weight_hh"):
+                for gate in parameter.split(H):
+                    exact = torch.promote_types(gate.dtype, torch.float32)  # half precision has no QR
+                    gate.copy_(nn.init.orthogonal_(torch.empty_like(gate, dtype=exact)))
+            if self.forget_bias is not None and name.startswith("bias"):
+                parameter[H : 2 * H] = self.forget_bias if name.startswith("bias_ih") else 0.0
 
     @staticmethod
     def from_torch(lstm: nn.LSTM, **ours: Any) -> LSTM:
@@ -111,24 +168,40 @@ class LSTM(nn.RNNBase):
         return copy.train(lstm.training)
 
     def to_torch(self) -> nn.LSTM:
-        """The nn.LSTM with the same sizes, options, weights, device, dtype and mode; dropout inside is lost."""
+        """The nn.LSTM with the same sizes, options, weights, device, dtype and mode; dropout inside is lost.
+
+        Raises:
+            ValueError: the initial state is learned, which nn.LSTM cannot hold.
+        """
+        if self.learn_initial_state:
+            raise ValueError(
+                "learn_initial_state: expected False, since nn.LSTM has no h_0 and c_0 of its own; got True"
+            )
         copy = nn.LSTM(*_torch_arguments(self))
         copy.load_state_dict(self.state_dict())
         return copy.train(self.training)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """As every module, but that nn.LSTM's state, which has no h_0 and c_0, means its zeros."""
+        names = [prefix + "h_0", prefix + "c_0"]
+        if self.h_0 is not None and not any(name in state_dict for name in names):
+            state_dict.update((name, torch.zeros_like(self.h_0)) for name in names)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def flatten_parameters(self) -> None:
         """Nothing: the kernels take every weight where it lies. There for code written for nn.LSTM."""
 
     def extra_repr(self) -> str:
         defaults = {
-            "input_dropout": 0.0, "hidden_dropout": 0.0, "candidate_dropout": 0.0, "mask_scope": "batch",
-            "candidate_mask": "step", "backend": "auto",
+            "input_dropout": 0.0, "hidden_dropout": 0.0, "candidate_dropout": 0.0, "weight_dropout": 0.0,
+            "mask_scope": "batch", "candidate_mask": "step", "mc_dropout": False, "learn_initial_state": False,
+            "init": "default", "forget_bias": None, "backend": "auto",
         }  # fmt: skip
         ours = [f"{name}={getattr(self, name)!r}" for name, usual in defaults.items() if getattr(self, name) != usual]
         return ", ".join([super().extra_repr(), *ours])
 
     def draw_masks(self, T: int, B: int, generator: torch.Generator | None = None) -> list[LayerMasks]:
-        """The masks that a forward in training would draw for T steps and a batch of B.
+        """The masks that a forward with dropout on would draw for T steps and a batch of B.
 
         One entry for each layer and direction, in the order of the parameters; on their device and in their dtype. A
         dropout of 0 draws nothing.
@@ -136,6 +209,7 @@ class LSTM(nn.RNNBase):
         like: Tensor = self.all_weights[0][1]
         batch = () if self.mask_scope == "batch" else (B,)
         g_shape = (T, B) if self.candidate_mask == "step" else batch
+        below_the_last = (self.num_layers - 1) * self._directions
 
         def draw(p: float, *shape: int) -> Tensor | None:
             if p == 0:
@@ -147,9 +221,15 @@ class LSTM(nn.RNNBase):
                 x=draw(self.input_dropout, *batch, weights[0].shape[1]),
                 h=draw(self.hidden_dropout, *batch, self.hidden_size),
                 g=draw(self.candidate_dropout, *g_shape, self.hidden_size),
+                w=draw(self.weight_dropout, *weights[1].shape),
+                y=draw(self.dropout if k < below_the_last else 0.0, T, B, self.hidden_size),
             )
-            for weights in self.all_weights
+            for k, weights in enumerate(self.all_weights)
         ]
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
 
     @overload
     def forward(
@@ -159,12 +239,32 @@ class LSTM(nn.RNNBase):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         masks: Sequence[LayerMasks] | None = None,
+        generator: torch.Generator | None = None,
+        return_masks: Literal[False] = False,
     ) -> tuple[Tensor, State]: ...
 
     @overload
     def forward(
-        self, input: PackedSequence, hx: State | None = None, *, masks: Sequence[LayerMasks] | None = None
+        self,
+        input: PackedSequence,
+        hx: State | None = None,
+        *,
+        masks: Sequence[LayerMasks] | None = None,
+        generator: torch.Generator | None = None,
+        return_masks: Literal[False] = False,
     ) -> tuple[PackedSequence, State]: ...
+
+    @overload
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        masks: Sequence[LayerMasks] | None = None,
+        generator: torch.Generator | None = None,
+        return_masks: Literal[True],
+    ) -> tuple[Any, State, list[LayerMasks]]: ...
 
     def forward(
         self,
@@ -173,33 +273,56 @@ class LSTM(nn.RNNBase):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         masks: Sequence[LayerMasks] | None = None,
-    ) -> tuple[Tensor | PackedSequence, State]:
+        generator: torch.Generator | None = None,
+        return_masks: bool = False,
+    ) -> Any:
         """Run the layers over a sequence.
 
         Args:
             input: ``[T, B, I]``, ``[B, T, I]`` with batch_first, ``[T, I]`` for a single unbatched sequence, or a
                 PackedSequence.
             hx: ``(h_0, c_0)``, each ``[D * num_layers, B, H]`` (``[D * num_layers, H]`` unbatched), D=2 where
-                bidirectional, else 1; zeros when absent. In the caller's order also where the input is packed.
+                bidirectional, else 1; zeros, or the learned state, when absent. In the caller's order also where the
+                input is packed.
             lengths: int64 ``[B]`` on any device, or a list; each in [0, T]. Past its length a sample's state is
                 carried unchanged and the output is 0, in both directions, so that h_n and c_n are those of its own
                 end. Not together with a PackedSequence, which has its own.
-            masks: one :class:`~rnndrop_cuda.masks.LayerMasks` for each layer and direction to use instead of drawing
-                them, in training and in eval alike. Shapes as :func:`rnndrop_cuda.functional.lstm_layer` says.
+            masks: one :class:`~rnndrop_cuda.masks.LayerMasks` for each layer and direction to use, in training and in
+                eval alike, instead of drawing any. None in a field is no dropout there.
+            generator: draws every mask of this call, nn.LSTM's between layers too; torch's own when absent.
+            return_masks: whether the masks that were used come back, so that the same call with them as ``masks``
+                gives the same output, bit for bit.
 
         Returns:
-            ``output, (h_n, c_n)``: output is ``[T, B, D * H]``, or of the input's form; h_n and c_n are as hx.
+            ``output, (h_n, c_n)``: output is ``[T, B, D * H]``, or of the input's form; h_n and c_n are as hx. With
+            return_masks ``output, (h_n, c_n), masks``.
 
         Raises:
-            TypeError: input, hx or lengths is not of a type said above.
+            TypeError: an argument is not of a type said above.
             ValueError: input is not 2-D or 3-D, dtypes differ, a length is out of range, or masks has the wrong number
                 of entries.
-            RuntimeError: a size does not fit.
+            RuntimeError: a size or a device does not fit.
         """
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
+        output: Tensor | PackedSequence
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError("lengths: expected none with a PackedSequence, which has its own")
-            return self._forward_packed(input, hx, masks)
+            output, state, masks = self._forward_packed(input, hx, masks, generator)
+        else:
+            output, state, masks = self._forward_padded(input, hx, lengths, masks, generator)
+        return (output, state, masks) if return_masks else (output, state)
+
+    def _forward_padded(
+        self,
+        input: Tensor,
+        hx: State | None,
+        lengths: Tensor | Sequence[int] | None,
+        masks: Sequence[LayerMasks] | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, State, list[LayerMasks]]:
+        """Time first and with a batch, run, and given back of the form that came."""
         if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a Tensor or a PackedSequence, got {type(input).__name__}")
         if input.dim() not in (2, 3):
@@ -211,32 +334,38 @@ class LSTM(nn.RNNBase):
         if hx is not None and not batched:
             hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         if hx is None:
-            hx = self._zeros(x, x.shape[batch_dim])
+            hx = self._initial_state(x, x.shape[batch_dim])
         self._check_sizes(x, x.shape[batch_dim], hx, None)
 
         if self.batch_first:
             x = x.transpose(0, 1)
-        y, (h_n, c_n) = self._run(x, hx, _lengths_of(x, lengths), masks)
+        used = self._masks(x, masks, generator)
+        y, (h_n, c_n) = self._run(x, hx, _lengths_of(x, lengths), used)
         if self.batch_first:
             y = y.transpose(0, 1)
         if batched:
-            return y, (h_n, c_n)
-        return y.squeeze(batch_dim), (h_n.squeeze(1), c_n.squeeze(1))
+            return y, (h_n, c_n), used
+        return y.squeeze(batch_dim), (h_n.squeeze(1), c_n.squeeze(1)), used
 
     def _forward_packed(
-        self, input: PackedSequence, hx: State | None, masks: Sequence[LayerMasks] | None
-    ) -> tuple[PackedSequence, State]:
+        self,
+        input: PackedSequence,
+        hx: State | None,
+        masks: Sequence[LayerMasks] | None,
+        generator: torch.Generator | None,
+    ) -> tuple[PackedSequence, State, list[LayerMasks]]:
         """Padded, in the caller's order, run with lengths, and packed again as it came."""
         x, lengths = pad_packed_sequence(input)
         _check_hx(hx, 3)
         if hx is None:
-            hx = self._zeros(x, x.shape[1])
+            hx = self._initial_state(x, x.shape[1])
         self._check_sizes(input.data, x.shape[1], hx, input.batch_sizes)
-        y, state = self._run(x, hx, lengths.to(x.device), masks)
+        used = self._masks(x, masks, generator)
+        y, state = self._run(x, hx, lengths.to(x.device), used)
         if input.sorted_indices is not None:
             y, lengths = y.index_select(1, input.sorted_indices), lengths[input.sorted_indices.cpu()]
         data, batch_sizes = torch._VF._pack_padded_sequence(y, lengths, False)
-        return PackedSequence(data, batch_sizes, input.sorted_indices, input.unsorted_indices), state
+        return PackedSequence(data, batch_sizes, input.sorted_indices, input.unsorted_indices), state, used
 
     def _check_sizes(self, input: Tensor, B: int, hx: State, batch_sizes: Tensor | None) -> None:
         """nn.LSTM's checks, with its messages; also of hx where the input is packed, which nn.LSTM misses."""
@@ -245,44 +374,59 @@ class LSTM(nn.RNNBase):
             expected = (len(self.all_weights), B, self.hidden_size)
             self.check_hidden_size(state, expected, f"Expected hidden[{k}] size {{}}, got {{}}")
 
-    def _zeros(self, x: Tensor, B: int) -> State:
+    def _initial_state(self, x: Tensor, B: int) -> State:
+        """Where no hx is given."""
+        if self.h_0 is not None and self.c_0 is not None:
+            return self.h_0.expand(-1, B, -1), self.c_0.expand(-1, B, -1)
         zeros = x.new_zeros(len(self.all_weights), B, self.hidden_size)
         return zeros, zeros
 
-    def _run(
-        self, x: Tensor, hx: State, lengths: Tensor | None, masks: Sequence[LayerMasks] | None
-    ) -> tuple[Tensor, State]:
+    def _masks(
+        self, x: Tensor, given: Sequence[LayerMasks] | None, generator: torch.Generator | None
+    ) -> list[LayerMasks]:
+        """The masks of this call over x [T, B, I]: those given, else drawn where dropout is on."""
+        T, B, H, runs = x.shape[0], x.shape[1], self.hidden_size, len(self.all_weights)
+        if given is None:
+            return self.draw_masks(T, B, generator) if self.training or self.mc_dropout else [LayerMasks()] * runs
+        if len(given) != runs:
+            raise ValueError(f"masks: expected one LayerMasks a layer and direction, that is {runs}, got {len(given)}")
+        for k, masks in enumerate(given):
+            if not isinstance(masks, LayerMasks):
+                raise TypeError(f"masks[{k}]: expected a LayerMasks, got {type(masks).__name__}")
+            for name, mask in zip(masks._fields, masks, strict=True):
+                if mask is not None and not isinstance(mask, Tensor):
+                    raise TypeError(f"masks[{k}].{name}: expected a Tensor or None, got {type(mask).__name__}")
+            # The other masks are lstm_layer's to check.
+            _check_mask(f"masks[{k}].w", masks.w, self.all_weights[k][1].shape)
+            _check_mask(f"masks[{k}].y", masks.y, (T, B, H))
+            if masks.y is not None and k >= runs - self._directions:
+                raise ValueError(f"masks[{k}].y: expected None, since there is no layer above")
+        return list(given)
+
+    def _run(self, x: Tensor, hx: State, lengths: Tensor | None, masks: list[LayerMasks]) -> tuple[Tensor, State]:
         """The stack over x [T, B, I]; hx is checked. Under autocast everything is computed in its dtype."""
-        T, B = x.shape[0], x.shape[1]
-        runs = len(self.all_weights)
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
         def cast(tensor: Any) -> Any:
             return None if tensor is None else tensor.to(dtype)
 
-        if masks is None:
-            masks = self.draw_masks(T, B) if self.training else [LayerMasks()] * runs
-        if len(masks) != runs:
-            raise ValueError(f"masks: expected one LayerMasks a layer and direction, that is {runs}, got {len(masks)}")
-        directions = 2 if self.bidirectional else 1
         final_h, final_c = [], []
         for layer in range(self.num_layers):
-            if layer > 0 and self.training and self.dropout > 0:
-                x = x * dropout_mask(x.shape, self.dropout, dtype=x.dtype, device=x.device)
             outputs = []
-            for direction in range(directions):
-                k = layer * directions + direction
-                mask_x, mask_h, mask_g = masks[k]
+            for direction in range(self._directions):
+                k = layer * self._directions + direction
+                mask_x, mask_h, mask_g, mask_w, mask_y = map(cast, masks[k])
+                W_ih, W_hh, *biases = map(cast, self.all_weights[k])
                 y, h_n, c_n = lstm_layer(
-                    *map(cast, (x, hx[0][k], hx[1][k], *self.all_weights[k])),
-                    mask_x=cast(mask_x), mask_h=cast(mask_h), mask_g=cast(mask_g),
+                    cast(x), cast(hx[0][k]), cast(hx[1][k]), W_ih, W_hh if mask_w is None else mask_w * W_hh, *biases,
+                    mask_x=mask_x, mask_h=mask_h, mask_g=mask_g,
                     lengths=lengths, reverse=direction == 1, backend=self.backend,
                 )  # fmt: skip
-                outputs.append(y)
+                outputs.append(y if mask_y is None else mask_y * y)
                 final_h.append(h_n)
                 final_c.append(c_n)
-            x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
+            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
         return x, (torch.stack(final_h), torch.stack(final_c))
 
 
@@ -314,6 +458,26 @@ class SemeniutaLSTM(LSTM):
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+
+
+def _check_forget_bias(value: float | None, bias: bool) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"forget_bias: expected a finite number or None, got {value!r}")
+    if not bias:
+        raise ValueError(f"forget_bias: expected None with bias=False, got {value!r}")
+
+
+def _check_mask(name: str, mask: Tensor | None, shape: Sequence[int]) -> None:
+    """Where a product would broadcast instead of refusing."""
+    if mask is not None and list(mask.shape) != list(shape):
+        raise RuntimeError(f"{name}: expected shape {list(shape)}, got {list(mask.shape)}")
 
 
 def _torch_arguments(lstm: nn.RNNBase) -> tuple[Any, ...]:

@@ -23,6 +23,10 @@ class LayerMasks(NamedTuple):
     """``[H]`` or ``[B, H]``, on the hidden state where the recurrence uses it: Gal & Ghahramani."""
     g: Tensor | None = None
     """``[H]``, ``[B, H]`` or ``[T, B, H]``, on the candidate: Semeniuta et al."""
+    w: Tensor | None = None
+    """``[4H, H]``, on W_hh, for all steps: DropConnect as in AWD-LSTM, Merity et al."""
+    y: Tensor | None = None
+    """``[T, B, H]``, on the output on its way into the layer above: nn.LSTM's own dropout."""
 
 
 def check_probability(name: str, p: float) -> float:
