@@ -56,6 +56,7 @@ def xs():
 
 @pytest.mark.parametrize("options", DROPOUTS)
 def test_mc_dropout_keeps_every_dropout_in_eval(options):
+    torch.manual_seed(0)  # two draws of so few units may be equal
     layer, x = LSTM(I, H, mc_dropout=True, dtype=torch.float64, **options).eval(), xs()
     y, _, masks = layer(x, return_masks=True)
     assert masks != [LayerMasks()] * len(masks)
@@ -193,6 +194,14 @@ def test_half_precision_is_summarised_in_single():
     assert got.samples.dtype == torch.bfloat16
     assert got.mean.dtype == got.mutual_information.dtype == torch.float32
     assert got.std.abs().max() < 1e-6
+
+
+def test_mutual_information_of_passes_that_agree_is_not_below_zero():
+    """Without care a tenth of these round to less."""
+    same = torch.randn(1000, 5).softmax(-1)
+    information = mc_predict(Canned(same, same, same), None, 3).mutual_information
+    assert (information >= 0).all()
+    assert information.max() < 1e-6
 
 
 def test_is_public():
