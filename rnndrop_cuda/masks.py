@@ -61,7 +61,7 @@ def dropout_mask(
     if drop in (0, 2**16):
         return torch.full(tuple(shape), 1.0 if drop == 0 else 0.0, dtype=dtype, device=device)
     entries = math.prod(shape)
-    bits = torch.empty(-(-entries // 4), dtype=torch.int64, device=device)
-    bits.random_(-(2**63), None, generator=generator)
+    # Not random_(), which torch.compile cannot trace; the one value of 2^64 that randint leaves out is no matter.
+    bits = torch.randint(-(2**63), 2**63 - 1, (-(-entries // 4),), device=device, generator=generator)
     kept = bits.view(torch.int16)[:entries] >= drop - 2**15
     return kept.to(dtype or torch.get_default_dtype()).mul_(1 / keep).view(tuple(shape))

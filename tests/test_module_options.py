@@ -187,6 +187,21 @@ def test_mask_between_layers_is_where_it_says():
     assert relative_error(layer(x, masks=masks)[0], upper(between, masks=masks[2:])[0]) < 1e-12
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_compiles_without_graph_break(given):
+    """Drawing every mask, or given them; a generator is what torch.compile cannot trace."""
+    layer, x = stack(learn_initial_state=True), normal(T, B, I)
+    options = {"masks": layer.draw_masks(T, B)} if given else {}
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    results = []
+    for call in (layer, compiled):
+        torch.manual_seed(2)
+        output = call(x, **options)
+        results.append([*flat(output), *torch.autograd.grad(flat(output)[0].sum(), list(layer.parameters()))])
+    for expected, actual in zip(*results, strict=True):
+        assert relative_error(actual, expected) < 1e-12
+
+
 # ---------------------------------------------------------------- learned initial state
 
 
