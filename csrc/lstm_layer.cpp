@@ -9,6 +9,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <sstream>
 
 namespace rnndrop {
@@ -95,10 +96,10 @@ Tensor masked_columns(const Tensor& W, const OptionalTensor& mask) {
   return mask && mask->dim() == 1 ? W * *mask : W.contiguous();
 }
 
-// m_x * x as a matrix [T*B, I], where the mask is a sample's own.
-Tensor masked_rows(const Tensor& x, const OptionalTensor& mask) {
+// m_x * x [T,B,I], where the mask is a sample's own.
+Tensor masked_input(const Tensor& x, const OptionalTensor& mask) {
   const Tensor masked = per_sample(mask) ? x * *mask : x;
-  return masked.contiguous().view({x.size(0) * x.size(1), x.size(2)});
+  return masked.contiguous();
 }
 
 OptionalTensor contiguous(const OptionalTensor& tensor) {
@@ -128,6 +129,22 @@ struct TimeOrder {
   int64_t slot(int64_t t) const { return reverse ? t : t + 1; }
   int64_t slot_before(int64_t t) const { return reverse ? t + 1 : t; }
 };
+
+// The steps that come next in an order of time, t first among them: as a range [begin, begin + n) of the time axis.
+struct Chunk {
+  int64_t begin, n;
+  bool contains(int64_t t) const { return begin <= t && t < begin + n; }
+};
+
+Chunk next_chunk(const TimeOrder& order, int64_t t, int64_t steps) {
+  const int64_t left = order.reverse ? t + 1 : order.T - t, n = std::min(steps, left);
+  return {order.reverse ? t - n + 1 : t, n};
+}
+
+// Rows [T*B, columns] of a chunk's steps in a tensor [T,B,columns].
+Tensor rows_of(const Tensor& sequence, const Chunk& chunk) {
+  return sequence.narrow(0, chunk.begin, chunk.n).view({chunk.n * sequence.size(1), sequence.size(2)});
+}
 
 // With a projection h is made by a GEMM after the step kernel, so what that does to h is done here: lengths and mask_h.
 // A projected layer is rare enough that a few small operations a step will do.
@@ -192,12 +209,18 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
   }
   Tensor h_n = lengths ? h_0.clone(at::MemoryFormat::Contiguous) : Tensor();
 
-  backend.gemm(gates.view({T * B, 4 * H}), masked_rows(x, mask_x), masked_columns(W_ih, mask_x).t(), false);
+  const Tensor x_tilde = masked_input(x, mask_x), W_ih_t = masked_columns(W_ih, mask_x).t();
+  const int64_t steps_per_chunk = backend.steps_per_chunk(T, B, x.scalar_type());
+  Chunk chunk{0, 0};
   Tensor h_in = keeps_h_tilde ? h_tilde.select(0, order.first()) : h_0.contiguous();
   for (int64_t k = 0, t = order.first(); k < T; ++k, t = order.next(t)) {
     const Tensor gates_t = gates.select(0, t), y_t = y.select(0, t);
     const Tensor h_full_t = W_hr ? h_full.select(0, t) : y_t;
     Tensor h_tilde_next = keeps_h_tilde && t != order.last() ? h_tilde.select(0, order.next(t)) : Tensor();
+    if (!chunk.contains(t)) {
+      chunk = next_chunk(order, t, steps_per_chunk);
+      backend.gemm(rows_of(gates, chunk), rows_of(x_tilde, chunk), W_ih_t, false);
+    }
     backend.gemm(gates_t, h_in, W_hh_t, true);
 
     StepForward step{};
@@ -267,7 +290,6 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
   const ProjectedState projected{mask_h_rows, lengths_dense};
 
   const auto acc_options = x.options().dtype(acc_dtype);
-  Tensor da = at::empty({T, B, 4 * H}, x.options());
   Tensor dh_tilde = at::empty({B, P}, x.options());
   Tensor dh_carry = at::zeros({B, P}, acc_options), dc = at::zeros({B, H}, acc_options);
   Tensor dh_projected = W_hr ? at::empty({T, B, P}, x.options()) : Tensor();  // dL/dh_t, what W_hr's GEMMs take
@@ -275,9 +297,46 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
   if (dh_n) dh_carry.copy_(*dh_n);
   if (dc_n) dc.copy_(*dc_n);
 
+  const auto empty_if = [&](bool wanted, at::IntArrayRef shape) {
+    return at::empty(wanted ? shape : at::IntArrayRef({0}), x.options());
+  };
+  Tensor dx = empty_if(need_dx, {T, B, I});
+  Tensor dW_ih = empty_if(need_dW, {4 * H, I}), dW_hh = empty_if(need_dW, {4 * H, P});
+  Tensor dW_hr = empty_if(need_dW && W_hr, {P, H});
+  Tensor db = at::zeros({need_dW ? 4 * H : 0}, acc_options);
+  const Tensor W_ih_masked = need_dx ? masked_columns(W_ih, mask_x) : Tensor();
+  const Tensor x_tilde = need_dW ? masked_input(x, mask_x) : Tensor();
+  const Tensor y_dense = y.contiguous(), h_0_dense = h_0.contiguous(), h_tilde_dense = h_tilde.contiguous();
+
+  // What the gradients of a chunk's pre-activations, da [n,B,4H], add to dx, dW_ih, dW_hh and db.
+  bool accumulate = false;
+  const auto finish_chunk = [&](const Chunk& chunk, const Tensor& da) {
+    const Tensor da_rows = da.view({chunk.n * B, 4 * H});
+    if (need_dx) backend.gemm(rows_of(dx, chunk), da_rows, W_ih_masked, false);
+    if (!need_dW) return;
+    backend.gemm(dW_ih, da_rows.t(), rows_of(x_tilde, chunk), accumulate);
+    if (keeps_h_tilde) {
+      backend.gemm(dW_hh, da_rows.t(), rows_of(h_tilde_dense, chunk), accumulate);
+    } else {
+      // h_{t-1} is h_0 at the first step and y, shifted by one step, at all others.
+      const bool has_first = chunk.contains(order.first());
+      const int64_t others = chunk.n - has_first;
+      const Tensor da_others = da.narrow(0, has_first && !reverse ? 1 : 0, others).view({others * B, 4 * H});
+      const Chunk before{reverse ? chunk.begin + 1 : chunk.begin + has_first - 1, others};
+      backend.gemm(dW_hh, da_others.t(), rows_of(y_dense, before), accumulate);
+      if (has_first) backend.gemm(dW_hh, da.select(0, order.first() - chunk.begin).t(), h_0_dense, true);
+    }
+    db.add_(da_rows.sum(0, /*keepdim=*/false, acc_dtype));
+    accumulate = true;
+  };
+
   const TimeOrder backwards{T, !reverse};
+  const int64_t steps_per_chunk = backend.steps_per_chunk(T, B, dtype);
+  const Tensor da_buffer = at::empty({std::min(steps_per_chunk, T), B, 4 * H}, x.options());
+  Chunk chunk{0, 0};
   for (int64_t k = 0, t = backwards.first(); k < T; ++k, t = backwards.next(t)) {
-    const Tensor da_t = da.select(0, t);
+    if (!chunk.contains(t)) chunk = next_chunk(backwards, t, steps_per_chunk);
+    const Tensor da = da_buffer.narrow(0, 0, chunk.n), da_t = da.select(0, t - chunk.begin);
     const OptionalTensor dy_t = dy_dense ? OptionalTensor(dy_dense->select(0, t)) : std::nullopt;
     if (W_hr) {
       const Tensor dh_t = dh_projected.select(0, t);
@@ -306,45 +365,18 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
     backend.step_backward(step);
 
     backend.gemm(dh_tilde, da_t, W_hh_masked, false);
+    if (t == backwards.last() || !chunk.contains(backwards.next(t))) finish_chunk(chunk, da);
   }
 
   Tensor dh_0 = mask_h_rows ? dh_tilde * *mask_h_rows : dh_tilde;
   if (lengths) dh_0 = (dh_0.to(acc_dtype) + dh_carry).to(dtype);
-
-  const Tensor da_rows = da.view({T * B, 4 * H});
-  Tensor dx = at::empty({0}, x.options());
-  if (need_dx) {
-    dx = at::empty({T, B, I}, x.options());
-    backend.gemm(dx.view({T * B, I}), da_rows, masked_columns(W_ih, mask_x), false);
-    if (per_sample(mask_x)) dx.mul_(*mask_x);
-  }
-
-  Tensor dW_ih = at::empty({0}, x.options()), dW_hh = at::empty({0}, x.options()), db = at::empty({0}, x.options());
-  Tensor dW_hr = at::empty({0}, x.options());
+  if (need_dx && per_sample(mask_x)) dx.mul_(*mask_x);
   if (need_dW) {
-    dW_ih = at::empty({4 * H, I}, x.options());
-    backend.gemm(dW_ih, da_rows.t(), masked_rows(x, mask_x), false);
     if (mask_x && !per_sample(mask_x)) dW_ih.mul_(*mask_x);
-
-    dW_hh = at::empty({4 * H, P}, x.options());
-    if (keeps_h_tilde) {
-      backend.gemm(dW_hh, da_rows.t(), h_tilde.contiguous().view({T * B, P}), false);
-    } else {
-      // h_{t-1} is h_0 at the first step and y, shifted by one step, at all others.
-      const Tensor da_first = da.select(0, order.first());
-      const Tensor da_others = da.narrow(0, reverse ? 0 : 1, T - 1).view({(T - 1) * B, 4 * H});
-      const Tensor y_before = y.contiguous().narrow(0, reverse ? 1 : 0, T - 1).view({(T - 1) * B, P});
-      backend.gemm(dW_hh, da_first.t(), h_0.contiguous(), false);
-      backend.gemm(dW_hh, da_others.t(), y_before, true);
-    }
     if (mask_h && !mask_h_rows) dW_hh.mul_(*mask_h);
-    db = da_rows.sum(0);
-    if (W_hr) {
-      dW_hr = at::empty({P, H}, x.options());
-      backend.gemm(dW_hr, dh_projected.view({T * B, P}).t(), h_full.contiguous().view({T * B, H}), false);
-    }
+    if (W_hr) backend.gemm(dW_hr, rows_of(dh_projected, {0, T}).t(), rows_of(h_full.contiguous(), {0, T}), false);
   }
-  return {dx, dh_0, dc.to(dtype), dW_ih, dW_hh, db, dW_hr};
+  return {dx, dh_0, dc.to(dtype), dW_ih, dW_hh, db.to(dtype), dW_hr};
 }
 
 }  // namespace rnndrop

@@ -30,6 +30,8 @@ class Backend {
   // out[M,N] = a[M,K] b[K,N], or out += with accumulate. out is row-major; each of a and b is row-major or the
   // transpose of it. Sizes may be 0.
   virtual void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) const = 0;
+  // How many steps of B samples the GEMMs that need no recurrence (those with x, W_ih and all dW) take at once.
+  virtual int64_t steps_per_chunk(int64_t T, int64_t B, at::ScalarType dtype) const = 0;
   virtual void step_forward(const StepForward& step) const = 0;
   virtual void step_backward(const StepBackward& step) const = 0;
 };

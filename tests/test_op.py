@@ -56,6 +56,16 @@ def test_equals_reference_where_matrices_are_large():
     assert_equals_reference(problem, cpu_layer, 1e-5)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "both"])
+@pytest.mark.parametrize("T", [5, 6, 11])
+def test_equals_reference_where_the_steps_come_in_chunks(T, masks, reverse):
+    """Batches so large that 5 steps make a chunk: just one, one more, and a last one that is short."""
+    for lengths, proj in ((False, 0), (True, 3)):
+        problem = random_problem(T, 200, 3, 5, proj=proj, masks=masks, lengths=lengths, reverse=reverse)
+        assert_equals_reference(problem, cpu_layer, 1e-12)
+
+
 @pytest.mark.parametrize("bias", ["b_ih", "b_hh", "neither"])
 def test_equals_reference_without_biases(bias):
     problem = random_problem()
