@@ -38,7 +38,7 @@ class LSTM(nn.RNNBase):
 
     Parameters, their names, order, shapes and initialisation are nn.LSTM's, so that a ``state_dict`` goes both ways
     and the same seed gives the same weights. So are the positional arguments, the checks, the errors and the warnings.
-    With ``learn_initial_state`` there are two parameters more, ``h_0`` and ``c_0``, ``[D * num_layers, 1, H]``; a
+    With ``learn_initial_state`` there are two parameters more, ``h_0`` and ``c_0``, ``[D * num_layers, 1, P or H]``; a
     ``state_dict`` that has neither, as nn.LSTM's, sets both to the zeros that nn.LSTM begins with.
 
     Args:
@@ -49,7 +49,8 @@ class LSTM(nn.RNNBase):
         batch_first: input and output are ``[B, T, ...]`` instead of ``[T, B, ...]``.
         dropout: probability of dropping in nn.LSTM's own dropout, on the output of each layer but the last.
         bidirectional: a second direction in each layer, from the last step to the first; outputs are concatenated.
-        proj_size: 0; projections are not there yet.
+        proj_size: where above 0, features of h, P: h_t = W_hr (o * tanh(c_t)), as in Sak et al. (arXiv 1402.1128).
+            H otherwise. c keeps H.
         device, dtype: of the parameters.
         input_dropout: probability of dropping a unit of a layer's input.
         hidden_dropout: probability of dropping a unit of h on its way into the next step.
@@ -76,7 +77,6 @@ class LSTM(nn.RNNBase):
         TypeError: a size or a flag is not of its type.
         ValueError: a size is not positive, a probability is not in [0, 1], a name is none of those above, or
             forget_bias is not finite or there are no biases.
-        NotImplementedError: proj_size is not 0.
     """
 
     h_0: nn.Parameter | None
@@ -107,8 +107,6 @@ class LSTM(nn.RNNBase):
         forget_bias: float | None = None,
         backend: str = "auto",
     ) -> None:
-        if proj_size:
-            raise NotImplementedError(f"proj_size: only 0 is implemented, got {proj_size!r}")
         _check_choice("mask_scope", mask_scope, MASK_SCOPES)
         _check_choice("candidate_mask", candidate_mask, CANDIDATE_MASKS)
         _check_choice("init", init, INITS)
@@ -120,7 +118,7 @@ class LSTM(nn.RNNBase):
         self.forget_bias = forget_bias
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            device=device, dtype=dtype,
+            proj_size, device=device, dtype=dtype,
         )  # fmt: skip
         self.input_dropout = check_probability("input_dropout", input_dropout)
         self.hidden_dropout = check_probability("hidden_dropout", hidden_dropout)
@@ -131,8 +129,8 @@ class LSTM(nn.RNNBase):
         self.mc_dropout = mc_dropout
         self.learn_initial_state = learn_initial_state
         self.backend = backend
-        for name in ("h_0", "c_0"):
-            zeros = torch.zeros(len(self.all_weights), 1, hidden_size, device=device, dtype=dtype)
+        for name, size in (("h_0", self._h_size), ("c_0", hidden_size)):
+            zeros = torch.zeros(len(self.all_weights), 1, size, device=device, dtype=dtype)
             self.register_parameter(name, nn.Parameter(zeros) if learn_initial_state else None)
 
     @torch.no_grad()
@@ -219,10 +217,10 @@ class LSTM(nn.RNNBase):
         return [
             LayerMasks(
                 x=draw(self.input_dropout, *batch, weights[0].shape[1]),
-                h=draw(self.hidden_dropout, *batch, self.hidden_size),
+                h=draw(self.hidden_dropout, *batch, self._h_size),
                 g=draw(self.candidate_dropout, *g_shape, self.hidden_size),
                 w=draw(self.weight_dropout, *weights[1].shape),
-                y=draw(self.dropout if k < below_the_last else 0.0, T, B, self.hidden_size),
+                y=draw(self.dropout if k < below_the_last else 0.0, T, B, self._h_size),
             )
             for k, weights in enumerate(self.all_weights)
         ]
@@ -230,6 +228,10 @@ class LSTM(nn.RNNBase):
     @property
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
+
+    @property
+    def _h_size(self) -> int:
+        return self.proj_size or self.hidden_size
 
     @overload
     def forward(
@@ -282,8 +284,8 @@ class LSTM(nn.RNNBase):
             input: ``[T, B, I]``, ``[B, T, I]`` with batch_first, ``[T, I]`` for a single unbatched sequence, or a
                 PackedSequence.
             hx: ``(h_0, c_0)``, each ``[D * num_layers, B, H]`` (``[D * num_layers, H]`` unbatched), D=2 where
-                bidirectional, else 1; zeros, or the learned state, when absent. In the caller's order also where the
-                input is packed.
+                bidirectional, else 1, and P for H in h_0 where there is a projection; zeros, or the learned state,
+                when absent. In the caller's order also where the input is packed.
             lengths: int64 ``[B]`` on any device, or a list; each in [0, T]. Past its length a sample's state is
                 carried unchanged and the output is 0, in both directions, so that h_n and c_n are those of its own
                 end. Not together with a PackedSequence, which has its own.
@@ -294,8 +296,8 @@ class LSTM(nn.RNNBase):
                 gives the same output, bit for bit.
 
         Returns:
-            ``output, (h_n, c_n)``: output is ``[T, B, D * H]``, or of the input's form; h_n and c_n are as hx. With
-            return_masks ``output, (h_n, c_n), masks``.
+            ``output, (h_n, c_n)``: output is ``[T, B, D * H]``, with a projection ``[T, B, D * P]``, or of the
+            input's form; h_n and c_n are as hx. With return_masks ``output, (h_n, c_n), masks``.
 
         Raises:
             TypeError: an argument is not of a type said above.
@@ -370,22 +372,22 @@ class LSTM(nn.RNNBase):
     def _check_sizes(self, input: Tensor, B: int, hx: State, batch_sizes: Tensor | None) -> None:
         """nn.LSTM's checks, with its messages; also of hx where the input is packed, which nn.LSTM misses."""
         self.check_input(input, batch_sizes)
-        for k, state in enumerate(hx):
-            expected = (len(self.all_weights), B, self.hidden_size)
+        for k, (state, size) in enumerate(zip(hx, (self._h_size, self.hidden_size), strict=True)):
+            expected = (len(self.all_weights), B, size)
             self.check_hidden_size(state, expected, f"Expected hidden[{k}] size {{}}, got {{}}")
 
     def _initial_state(self, x: Tensor, B: int) -> State:
         """Where no hx is given."""
         if self.h_0 is not None and self.c_0 is not None:
             return self.h_0.expand(-1, B, -1), self.c_0.expand(-1, B, -1)
-        zeros = x.new_zeros(len(self.all_weights), B, self.hidden_size)
-        return zeros, zeros
+        h_0 = x.new_zeros(len(self.all_weights), B, self._h_size)
+        return h_0, x.new_zeros(len(self.all_weights), B, self.hidden_size) if self.proj_size else h_0
 
     def _masks(
         self, x: Tensor, given: Sequence[LayerMasks] | None, generator: torch.Generator | None
     ) -> list[LayerMasks]:
         """The masks of this call over x [T, B, I]: those given, else drawn where dropout is on."""
-        T, B, H, runs = x.shape[0], x.shape[1], self.hidden_size, len(self.all_weights)
+        T, B, runs = x.shape[0], x.shape[1], len(self.all_weights)
         if given is None:
             return self.draw_masks(T, B, generator) if self.training or self.mc_dropout else [LayerMasks()] * runs
         if len(given) != runs:
@@ -398,7 +400,7 @@ class LSTM(nn.RNNBase):
                     raise TypeError(f"masks[{k}].{name}: expected a Tensor or None, got {type(mask).__name__}")
             # The other masks are lstm_layer's to check.
             _check_mask(f"masks[{k}].w", masks.w, self.all_weights[k][1].shape)
-            _check_mask(f"masks[{k}].y", masks.y, (T, B, H))
+            _check_mask(f"masks[{k}].y", masks.y, (T, B, self._h_size))
             if masks.y is not None and k >= runs - self._directions:
                 raise ValueError(f"masks[{k}].y: expected None, since there is no layer above")
         return list(given)
@@ -418,9 +420,10 @@ class LSTM(nn.RNNBase):
                 k = layer * self._directions + direction
                 mask_x, mask_h, mask_g, mask_w, mask_y = map(cast, masks[k])
                 W_ih, W_hh, *biases = map(cast, self.all_weights[k])
+                W_hr = biases.pop() if self.proj_size else None
                 y, h_n, c_n = lstm_layer(
                     cast(x), cast(hx[0][k]), cast(hx[1][k]), W_ih, W_hh if mask_w is None else mask_w * W_hh, *biases,
-                    mask_x=mask_x, mask_h=mask_h, mask_g=mask_g,
+                    W_hr=W_hr, mask_x=mask_x, mask_h=mask_h, mask_g=mask_g,
                     lengths=lengths, reverse=direction == 1, backend=self.backend,
                 )  # fmt: skip
                 outputs.append(y if mask_y is None else mask_y * y)

@@ -20,13 +20,14 @@ class LayerMasks(NamedTuple):
     x: Tensor | None = None
     """``[I]`` or ``[B, I]``, on the input: Gal & Ghahramani."""
     h: Tensor | None = None
-    """``[H]`` or ``[B, H]``, on the hidden state where the recurrence uses it: Gal & Ghahramani."""
+    """``[H]`` or ``[B, H]`` , P for H with a projection, on the hidden state where the recurrence uses it:
+    Gal & Ghahramani."""
     g: Tensor | None = None
     """``[H]``, ``[B, H]`` or ``[T, B, H]``, on the candidate: Semeniuta et al."""
     w: Tensor | None = None
-    """``[4H, H]``, on W_hh, for all steps: DropConnect as in AWD-LSTM, Merity et al."""
+    """``[4H, H]`` or ``[4H, P]``, on W_hh, for all steps: DropConnect as in AWD-LSTM, Merity et al."""
     y: Tensor | None = None
-    """``[T, B, H]``, on the output on its way into the layer above: nn.LSTM's own dropout."""
+    """``[T, B, H]`` or ``[T, B, P]``, on the output on its way into the layer above: nn.LSTM's own dropout."""
 
 
 def check_probability(name: str, p: float) -> float:
@@ -35,7 +36,7 @@ def check_probability(name: str, p: float) -> float:
     Raises:
         ValueError: p is not a number in [0, 1]; NaN and bool are none. The message names the argument.
     """
-    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1 or math.isnan(p):
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
         raise ValueError(f"{name}: expected a probability, a number in [0, 1], got {p!r}")
     return float(p)
 

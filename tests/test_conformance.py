@@ -28,12 +28,12 @@ def device_of(backend):
 
 
 def samples(dtype, device="cpu", requires_grad=False, training=True):
-    """PyTorch's samples for nn.LSTM, but for those with proj_size, which is not implemented yet."""
-    everything = NN_LSTM.module_inputs_func(
+    """PyTorch's samples for nn.LSTM, projections among them."""
+    chosen = NN_LSTM.module_inputs_func(
         NN_LSTM, device=device, dtype=dtype, requires_grad=requires_grad, training=training
     )
-    chosen = [sample for sample in everything if sample.constructor_input.kwargs["proj_size"] == 0]
-    assert len(chosen) >= 16
+    assert len(chosen) >= 32
+    assert any(sample.constructor_input.kwargs["proj_size"] > 0 for sample in chosen)
     return chosen
 
 

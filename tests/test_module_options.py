@@ -147,6 +147,35 @@ def test_returned_masks_give_the_same_output_bit_for_bit(form, scope, training):
     assert_masks_equal(again[2], masks)
 
 
+def test_every_mask_with_a_projection():
+    """Shapes, the reference with what was drawn, and the same output again."""
+    layer = stack(proj_size=2, mask_scope="sample", learn_initial_state=True, init="orthogonal")
+    assert layer.h_0.shape == (4, 1, 2) and layer.c_0.shape == (4, 1, H)
+    nn.init.normal_(layer.h_0)
+    x = normal(T, B, I)
+    output = layer(x, return_masks=True)
+    shapes = [[list(mask.shape) for mask in m if mask is not None] for m in output[2]]
+    inside = [[B, 2], [T, B, H], [4 * H, 2]]
+    assert shapes == [[[B, I], *inside, [T, B, 2]]] * 2 + [[[B, 4], *inside]] * 2
+    assert_bit_for_bit(layer(x, masks=output[2]), output)
+    y = x
+    for k, (weights, m) in enumerate(zip(layer.all_weights, output[2], strict=True)):
+        W_ih, W_hh, b_ih, b_hh, W_hr = weights
+        assert relative_error(W_hh[:H].T @ W_hh[:H], torch.eye(2)) < 1e-12
+        states = (layer.h_0[k].expand(B, -1), layer.c_0[k].expand(B, -1))
+        run, h_n, c_n = reference.lstm_layer(
+            y, *states, W_ih, W_hh * m.w, b_ih, b_hh, W_hr=W_hr, mask_x=m.x, mask_h=m.h, mask_g=m.g, reverse=k % 2 == 1
+        )
+        assert relative_error(output[1][0][k], h_n) < 1e-12
+        assert relative_error(output[1][1][k], c_n) < 1e-12
+        run = run if m.y is None else run * m.y
+        if k % 2 == 0:
+            forward = run
+        else:
+            y = torch.cat([forward, run], dim=-1)
+    assert relative_error(output[0], y) < 1e-12
+
+
 def test_masks_given_in_training_draw_nothing():
     layer, x = stack(), normal(T, B, I)
     masks = layer.draw_masks(T, B)
