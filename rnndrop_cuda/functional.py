@@ -99,7 +99,7 @@ def lstm_layer(
 def _fused(
     *tensors: Tensor | None, W_hr: Any, mask_x: Any, mask_h: Any, mask_g: Any, lengths: Any, reverse: bool
 ) -> Result:
-    y, h_n, c_n, *_ = torch.ops.rnndrop.lstm_layer(*tensors, W_hr, mask_x, mask_h, mask_g, lengths, reverse)
+    y, h_n, c_n, *_ = ops.lstm_layer(*tensors, W_hr, mask_x, mask_h, mask_g, lengths, reverse)
     return y, h_n, c_n
 
 
@@ -166,7 +166,7 @@ def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
         if tensor is None:
             continue
         dtype = torch.int64 if name == "lengths" else x.dtype
-        if list(tensor.shape) not in shapes[name]:
+        if not any(list(tensor.shape) == shape for shape in shapes[name]):
             allowed = " or ".join(map(str, shapes[name]))
             raise RuntimeError(f"{name}: expected shape {allowed}, got {list(tensor.shape)}")
         if tensor.dtype != dtype:
@@ -176,7 +176,14 @@ def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
             raise RuntimeError(f"{name}: expected a tensor on {x.device} like x, got {tensor.device}")
         if tensor.layout != torch.strided:
             raise RuntimeError(f"{name}: expected a strided tensor, got layout {tensor.layout}")
-    if lengths is not None and lengths.device.type == "cpu" and B > 0 and not torch.compiler.is_compiling():
+    if lengths is not None and B > 0 and _values_can_be_read(lengths):
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > T:
             raise ValueError(f"lengths: expected values in [0, {T}], got {low if low < 0 else high}")
+
+
+def _values_can_be_read(tensor: Tensor) -> bool:
+    """Not on a device, which would have to be waited for, nor where torch.compile or torch.func have no values."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)

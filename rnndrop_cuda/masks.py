@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,7 +62,9 @@ def dropout_mask(
     if drop in (0, 2**16):
         return torch.full(tuple(shape), 1.0 if drop == 0 else 0.0, dtype=dtype, device=device)
     entries = math.prod(shape)
-    # Not random_(), which torch.compile cannot trace; the one value of 2^64 that randint leaves out is no matter.
-    bits = torch.randint(-(2**63), 2**63 - 1, (-(-entries // 4),), device=device, generator=generator)
+    # Not random_(), which torch.compile and vmap refuse; generator=None would keep sizes from being dynamic. The one
+    # value of 2^64 that randint leaves out is no matter.
+    source: dict[str, Any] = {} if generator is None else {"generator": generator}
+    bits = torch.randint(-(2**63), 2**63 - 1, ((entries + 3) // 4,), dtype=torch.int64, device=device, **source)
     kept = bits.view(torch.int16)[:entries] >= drop - 2**15
     return kept.to(dtype or torch.get_default_dtype()).mul_(1 / keep).view(tuple(shape))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnndrop_cuda import reference
+from rnndrop_cuda.vmap import transformable
 
 
 def _load() -> str:
@@ -101,11 +103,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(
     ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:
-    inputs, saved = ctx.saved_tensors[:N_TENSORS], ctx.saved_tensors[N_TENSORS:]
+    # Read once: a checkpoint that recomputes what was saved gives it out a single time.
+    saved_tensors = ctx.saved_tensors
+    inputs, saved = saved_tensors[:N_TENSORS], saved_tensors[N_TENSORS:]
     needs = ctx.needs_input_grad
     if dy is None and dh_n is None and dc_n is None:
         return (None,) * len(needs)
-    dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr = torch.ops.rnndrop.lstm_layer_backward(
+    dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr = lstm_layer_backward(
         *inputs, ctx.reverse, *saved, dy, dh_n, dc_n, needs[0], any(needs[3:8])
     )
     gradients = (dx, dh_0, dc_0, dW_ih, dW_hh, db, db, dW_hr)
@@ -131,49 +135,47 @@ def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
 
     What the forward saved (y, gates, ...) counts as constant: the reference starts anew from the inputs.
     """
-    if all(dd is None for dd in upstream):
+    saved = ctx.saved_tensors
+    differentiable, constants = saved[:N_DIFFERENTIABLE], saved[N_DIFFERENTIABLE:N_TENSORS]
+    incoming = saved[N_TENSORS:]
+    mask_x, mask_h, mask_g, lengths = constants
+    # db is the gradient of either bias.
+    has_b_ih = differentiable[5] is not None
+    of = [k for k in range(N_DIFFERENTIABLE) if k != (6 if has_b_ih else 5)]
+    wanted = [(k, dd) for k, dd in zip(of, upstream, strict=True) if differentiable[k] is not None and dd is not None]
+    if not wanted:
         return (None,) * len(ctx.needs_input_grad)
-    graph_wanted = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Aliases, so that a dependence of one input on another outside of this layer is not counted here.
-        differentiable = [_leaf_alias(t) for t in ctx.saved_tensors[:N_DIFFERENTIABLE]]
-        x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr = differentiable
-        mask_x, mask_h, mask_g, lengths = ctx.saved_tensors[N_DIFFERENTIABLE:N_TENSORS]
-        incoming = [_leaf_alias(t) for t in ctx.saved_tensors[N_TENSORS:]]
+
+    def layer(*given: Tensor) -> tuple[Tensor, ...]:
+        x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr = _filled(differentiable, given)
         outputs = reference.lstm_layer(
             x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr=W_hr,
             mask_x=mask_x, mask_h=mask_h, mask_g=mask_g, lengths=lengths, reverse=ctx.reverse,
         )  # fmt: skip
-        bias = b_ih if b_ih is not None else b_hh
-        of = [x, h_0, c_0, W_ih, W_hh, bias, W_hr]
-        wanted = [
-            (tensor, dd) for tensor, dd in zip(of, upstream, strict=True) if tensor is not None and dd is not None
-        ]
-        reached = [(out, grad) for out, grad in zip(outputs, incoming, strict=True) if grad is not None]
-        first = torch.autograd.grad(
-            [out for out, _ in reached], [t for t, _ in wanted], [grad for _, grad in reached],
-            create_graph=True, materialize_grads=True,
-        )  # fmt: skip
-    sources = [t for t in (*differentiable, *incoming) if t is not None]
-    second = iter(
-        torch.autograd.grad(first, sources, [dd for _, dd in wanted], create_graph=graph_wanted, materialize_grads=True)
-    )
-    of_inputs = [next(second) if t is not None else None for t in differentiable]
-    of_incoming = [next(second) if t is not None else None for t in incoming]
-    constants = N_TENSORS - N_DIFFERENTIABLE + 1 + 5  # masks, lengths; reverse; y, gates, c, h_tilde, h_full
-    return *of_inputs, *[None] * constants, *of_incoming, None, None
+        return tuple(output for output, grad in zip(outputs, incoming, strict=True) if grad is not None)
+
+    n_inputs = sum(t is not None for t in differentiable)
+
+    def first_derivatives(*given: Tensor) -> list[Tensor]:
+        pull_back = torch.func.vjp(layer, *given[:n_inputs])[1]
+        gradients = _filled(differentiable, pull_back(given[n_inputs:]))
+        return [gradients[k] for k, _ in wanted]
+
+    pull_back = torch.func.vjp(first_derivatives, *(t for t in (*differentiable, *incoming) if t is not None))[1]
+    second = _filled((*differentiable, *incoming), pull_back([dd for _, dd in wanted]))
+    of_inputs, of_incoming = second[:N_DIFFERENTIABLE], second[N_DIFFERENTIABLE:]
+    undifferentiated = len(constants) + 1 + 5  # reverse; y, gates, c, h_tilde, h_full
+    return *of_inputs, *[None] * undifferentiated, *of_incoming, None, None
 
 
-def _leaf_alias(tensor: Any) -> Any:
-    if tensor is None:
-        return None
-    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
+def _filled(like: Sequence[Tensor | None], given: Sequence[Tensor]) -> list[Any]:
+    """``given`` in the places where ``like`` has a tensor, None in the others."""
+    rest = iter(given)
+    return [None if t is None else next(rest) for t in like]
 
 
 if not WHY_NOT_LOADED:
     torch.library.register_fake("rnndrop::lstm_layer")(_lstm_layer_fake)
     torch.library.register_fake("rnndrop::lstm_layer_backward")(_lstm_layer_backward_fake)
-    torch.library.register_autograd("rnndrop::lstm_layer", _backward, setup_context=_setup_context)
-    torch.library.register_autograd(
-        "rnndrop::lstm_layer_backward", _double_backward, setup_context=_backward_setup_context
-    )
+    lstm_layer = transformable("lstm_layer", _backward, _setup_context)
+    lstm_layer_backward = transformable("lstm_layer_backward", _double_backward, _backward_setup_context)

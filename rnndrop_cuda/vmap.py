@@ -1,0 +1,96 @@
+"""``torch.func`` over the ops: how grad and vjp nest in them, and how a mapped dimension goes through them.
+
+The derivative that ``torch.library.register_autograd`` gives an op is closed to ``torch.func``; under its transforms
+an op is therefore called through an autograd Function with the same derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Op = Callable[..., tuple[Tensor, ...]]
+
+
+def transformable(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> Op:
+    """Give ``rnndrop::name`` its derivative and its vmap rule; returns what to call so that torch.func works too.
+
+    ``backward`` and ``setup_context`` are what ``torch.library.register_autograd`` takes.
+    """
+    op = getattr(torch.ops.rnndrop, name).default
+    names = [argument.name for argument in op._schema.arguments]
+
+    def call(*args: Any) -> tuple[Tensor, ...]:
+        # torch.compile traces through torch.func by itself, down to the op.
+        transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+        return Function.apply(*args) if transformed else op(*args)
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        return _map(call, names, info.batch_size, in_dims, args)
+
+    members = {
+        "forward": staticmethod(lambda *args: op(*args)),
+        "setup_context": staticmethod(setup_context),
+        "backward": staticmethod(backward),
+        "vmap": staticmethod(rule),
+    }
+    Function: Any = type(name, (torch.autograd.Function,), members)
+    torch.library.register_autograd(f"rnndrop::{name}", backward, setup_context=setup_context)
+    torch.library.register_vmap(f"rnndrop::{name}", rule)
+    return call
+
+
+def _map(
+    call: Op, names: list[str], N: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """``call`` for each of N entries of a mapped dimension: the outputs, and where in each that dimension is.
+
+    It joins the batch where all that the batch shares (weights, biases, masks of one dimension) is not mapped, and no
+    sum over the batch is asked for. Else the op runs once for each entry.
+    """
+    batch_dims = [
+        _batch_dim(name, arg, mapped is not None) for name, arg, mapped in zip(names, args, in_dims, strict=True)
+    ]
+    sums_over_batch = "need_dW" in names and args[names.index("need_dW")]
+    joins = all(mapped is None or batch is not None for mapped, batch in zip(in_dims, batch_dims, strict=True))
+    if joins and not sums_over_batch:
+        outputs = call(*map(_join, args, in_dims, batch_dims, [N] * len(args)))
+        # What an op leaves out is a tensor of one dimension without entries.
+        out_dims = tuple(output.dim() - 2 if output.dim() > 1 else None for output in outputs)
+        return tuple(map(_part, outputs, out_dims, [N] * len(outputs))), out_dims
+    if N == 0:
+        raise ValueError("vmap over an LSTM layer's weights or their gradients: expected at least one entry, got 0")
+    entries = [
+        call(*[arg if mapped is None else arg.select(mapped, n) for arg, mapped in zip(args, in_dims, strict=True)])
+        for n in range(N)
+    ]
+    return tuple(torch.stack(of_entries) for of_entries in zip(*entries, strict=True)), (0,) * len(entries[0])
+
+
+def _batch_dim(name: str, arg: Any, is_mapped: bool) -> int | None:
+    """Where B is in an argument, not counting the mapped dimension; None where the batch shares it."""
+    if not isinstance(arg, Tensor) or name.startswith(("W_", "b_")):
+        return None
+    if name == "lengths":
+        return 0
+    dims = arg.dim() - is_mapped
+    return dims - 2 if dims > 1 else None
+
+
+def _join(arg: Any, mapped: int | None, batch: int | None, N: int) -> Any:
+    """The mapped dimension (made, where there is none) and the batch as one, the batch being the inner."""
+    if batch is None:
+        return arg
+    if mapped is None:
+        arg = arg.unsqueeze(batch).expand(*arg.shape[:batch], N, *arg.shape[batch:])
+    else:
+        arg = arg.movedim(mapped, batch)
+    return arg.flatten(batch, batch + 1)
+
+
+def _part(output: Tensor, dim: int | None, N: int) -> Tensor:
+    """The reverse of _join."""
+    return output if dim is None else output.unflatten(dim, (N, output.shape[dim] // max(N, 1)))
