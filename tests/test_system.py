@@ -3,18 +3,13 @@
 import copy
 import io
 import multiprocessing
-import os
 import pickle
-import socket
 import threading
-import time
-from datetime import timedelta
 
 import pytest
 import torch
 from problems import relative_error
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from rnndrop_cuda import LSTM, functional
@@ -537,44 +532,3 @@ def test_forked_child_on_several_threads_is_told_that_it_cannot(backend):
     x = torch.randn(10, 64, 32)
     model(x)
     assert "set_num_threads(1)" in in_forked_child(lambda: model(x)[0].sum().item(), seconds=10)
-
-
-def data_parallel_worker(rank, port, inputs, results):
-    """One of two processes: half of the batch through DistributedDataParallel, gradients into a file."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=30)
-    )
-    try:
-        model, x, masks = torch.load(inputs, weights_only=False)
-        parallel = DistributedDataParallel(model)
-        output = parallel(x.chunk(2, dim=1)[rank], masks=masks)
-        loss_of(output).backward()
-        torch.save([p.grad for p in model.parameters()], f"{results}{rank}")
-        torch.distributed.barrier()  # neither leaves while the other still needs its connections
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-@pytest.mark.parametrize("backend", backends("cpu", "python"))
-def test_distributed_data_parallel_gives_the_gradients_of_one_process(backend, tmp_path):
-    model, x = build(backend, dropout=0.0, candidate_mask="sequence"), random_x(backend, B=4)
-    masks = model.draw_masks(T, 4)
-    torch.save((model, x, masks), tmp_path / "inputs")
-    loss_of(model(x, masks=masks)).backward()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = (port, str(tmp_path / "inputs"), str(tmp_path / "gradients"))
-    workers = torch.multiprocessing.spawn(data_parallel_worker, arguments, nprocs=2, join=False)
-    deadline = time.monotonic() + 60
-    while not workers.join(timeout=1):
-        if time.monotonic() > deadline:
-            for process in workers.processes:
-                process.kill()
-            pytest.fail("the processes hung")
-    for rank in range(2):
-        averaged = torch.load(f"{tmp_path / 'gradients'}{rank}")
-        assert_close(averaged, [p.grad / 2 for p in model.parameters()])
