@@ -221,7 +221,7 @@ def verify(problem: Problem, contenders: Iterable[LayerContender]) -> None:
 
 
 def by_name(masks: LayerMasks) -> dict[str, Any]:
-    return {f"mask_{name}": mask for name, mask in masks._asdict().items()}
+    return {"mask_x": masks.x, "mask_h": masks.h, "mask_g": masks.g}
 
 
 # ---------------------------------------------------------------- the floor

@@ -199,7 +199,8 @@ def test_masks_are_drawn_as_the_name_says(kind: contenders.Dropout) -> None:
         "Semeniuta step": (None, None, (T, B, H)),
         "both": ((I,), (H,), (T, B, H)),
     }
-    masks = kind.draw(Size(T, B, I, H), torch.float32, CPU)
+    drawn = kind.draw(Size(T, B, I, H), torch.float32, CPU)
+    masks = (drawn.x, drawn.h, drawn.g)
     assert tuple(mask if mask is None else tuple(mask.shape) for mask in masks) == shapes[kind.name]
     for mask, kept in zip(masks, (2.0, 2.0, 4.0), strict=True):
         assert mask is None or set(mask.unique().tolist()) == {0.0, kept}

@@ -95,9 +95,10 @@ def assert_errs_at_most_twice_as_much_as_plain_torch(layer: Layer, problems: Ite
 def assert_tf32_follows_the_switch_of_nn_lstm(layer: Layer, problem: Problem) -> None:
     """That is cuDNN's, or where cuDNN is switched off cuda.matmul's. `problem` is in float32."""
 
-    def results(*, cudnn: bool, matmul: bool) -> dict[str, Tensor]:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
-        return problem.solve(layer)
+    def results(*, cudnn: bool, matmul: bool, enabled: bool = True) -> dict[str, Tensor]:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        with torch.backends.cudnn.flags(enabled=enabled, allow_tf32=cudnn):
+            return problem.solve(layer)
 
     exact, rounded = results(cudnn=False, matmul=False), results(cudnn=True, matmul=True)
     expected = problem.to(torch.float64).solve(reference.lstm_layer)
@@ -105,6 +106,5 @@ def assert_tf32_follows_the_switch_of_nn_lstm(layer: Layer, problem: Problem) ->
     assert 1e-5 < relative_error(rounded["y"], exact["y"]) < 1e-2
     assert_same_bits(results(cudnn=False, matmul=True), exact)
     assert_same_bits(results(cudnn=True, matmul=False), rounded)
-    with torch.backends.cudnn.flags(enabled=False):
-        assert_same_bits(results(cudnn=True, matmul=False), exact)
-        assert_same_bits(results(cudnn=False, matmul=True), rounded)
+    assert_same_bits(results(cudnn=True, matmul=False, enabled=False), exact)
+    assert_same_bits(results(cudnn=False, matmul=True, enabled=False), rounded)
