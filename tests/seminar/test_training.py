@@ -73,7 +73,8 @@ def test_train_learns_and_returns_the_four_histories(reviews, model, capsys):
     )
 
 
-def test_train_epoch_has_dropout_on(reviews, model):
+def test_train_epoch_has_dropout_on(reviews):
+    model = RNNClassifier(8, 8, 10, 1, 32, rec_layer=FastRNNLayer, dropout=0.5)  # 0.1 may well drop nothing of 16
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     losses = {
         train_epoch(Batches(*reviews, 200), model, nn.BCELoss(reduction="sum"), optimizer, "cpu").loss for _ in range(3)
