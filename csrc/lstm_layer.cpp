@@ -185,7 +185,7 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
                                  const OptionalTensor& mask_h, const OptionalTensor& mask_g,
                                  const OptionalTensor& lengths, bool reverse) {
   const auto [T, B, I, H, P] =
-      check_inputs({x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, lengths, reverse});
+      check_inputs({x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, lengths});
 
   const TimeOrder order{T, reverse};
   const Tensor W_hh_t = masked_columns(W_hh, mask_h).t(), W_hr_t = W_hr ? W_hr->contiguous().t() : Tensor();
@@ -264,7 +264,7 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
                                    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
                                    bool need_dx, bool need_dW) {
   const auto [T, B, I, H, P] =
-      check_inputs({x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, lengths, reverse});
+      check_inputs({x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, lengths});
   const auto check = [&](const char* name, const Tensor& tensor, at::ScalarType dtype,
                          std::initializer_list<at::IntArrayRef> shapes) {
     check_like(name, tensor, x, dtype);

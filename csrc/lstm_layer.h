@@ -38,14 +38,13 @@ class Backend {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-// What both ops take. Sizes: T, B, I, H, and P, the width of h: that of the projection W_hr, else H.
+// What both ops take and check alike. Sizes: T, B, I, H, and P, the width of h: that of the projection W_hr, else H.
 struct LayerInputs {
   const at::Tensor &x, &h_0, &c_0;                 // [T,B,I], [B,P], [B,H]
   const at::Tensor &W_ih, &W_hh;                   // [4H,I], [4H,P]
   const OptionalTensor &b_ih, &b_hh, &W_hr;        // [4H], [4H], [P,H]
   const OptionalTensor &mask_x, &mask_h, &mask_g;  // [I] or [B,I]; [P] or [B,P]; [H], [B,H] or [T,B,H]
   const OptionalTensor& lengths;                   // int64 [B]
-  bool reverse;
 };
 
 // (y, h_n, c_n, gates, c, h_tilde, h_full); the last four are for the backward:
