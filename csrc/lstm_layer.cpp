@@ -3,14 +3,17 @@
 //
 //   x~_t = m_x * x_t    h~ = m_h * h_{t-1}    a_t = W_ih x~_t + W_hh h~ + b_ih + b_hh    then lstm_cell.h
 //
-// A mask shared by the batch (m_x[I], m_h[H]) multiplies the columns of the weight instead: the same product, and
-// neither x nor h is touched. A mask a sample (m_x[B,I], m_h[B,H]) multiplies x once, and h inside the step kernel.
+// A mask shared by the batch (m_x[I], m_h[P]) multiplies the columns of the weight instead: the same product, and
+// neither x nor h is touched; so does one a gate (m_x[4,1,I]), on the rows of its gate. A mask a sample (m_x[B,I],
+// m_h[B,P]) multiplies x once, and h inside the step kernel; one a gate and sample ([4,B,I]) makes four x~ or h~, each
+// with a product of its own.
 #include "lstm_layer.h"
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
 #include <sstream>
+#include <vector>
 
 namespace rnndrop {
 namespace {
@@ -77,9 +80,12 @@ Sizes check_inputs(const LayerInputs& in) {
   check("b_ih", in.b_ih, {{4 * H}});
   check("b_hh", in.b_hh, {{4 * H}});
   check("W_hr", in.W_hr, {{P, H}});
-  check("mask_x", in.mask_x, {{I}, {B, I}});
-  check("mask_h", in.mask_h, {{P}, {B, P}});
+  check("mask_x", in.mask_x, {{I}, {B, I}, {4, 1, I}, {4, B, I}});
+  check("mask_h", in.mask_h, {{P}, {B, P}, {4, 1, P}, {4, B, P}});
   check("mask_g", in.mask_g, {{H}, {B, H}, {T, B, H}});
+  check("mask_c", in.mask_c, {{H}, {B, H}});
+  check("zone_c", in.zone_c, {{H}, {B, H}, {T, B, H}});
+  check("zone_h", in.zone_h, {{P}, {B, P}, {T, B, P}});
   if (in.lengths) {
     check_like("lengths", *in.lengths, x, at::kLong);
     check_shape("lengths", *in.lengths, {{B}});
@@ -89,17 +95,61 @@ Sizes check_inputs(const LayerInputs& in) {
 
 // ---------------------------------------------------------------- masks and the order of time
 
-bool per_sample(const OptionalTensor& mask) { return mask && mask->dim() == 2; }
+constexpr int64_t kGates = 4;
+
+bool per_sample(const OptionalTensor& mask) {
+  return mask && (mask->dim() == 2 || (mask->dim() == 3 && mask->size(1) != 1));
+}
+bool per_gate(const OptionalTensor& mask) { return mask && mask->dim() == 3; }
+
+// The same as W [4H,K] for a mask that the batch shares: [K], or [4,1,K] with a row for each gate.
+Tensor times_columns(const Tensor& W, const Tensor& mask) {
+  return mask.dim() == 1 ? W * mask : (W.reshape({kGates, W.size(0) / kGates, W.size(1)}) * mask).view(W.sizes());
+}
 
 // W with the columns of dropped units zeroed (and the others scaled), where the mask is shared by the batch.
 Tensor masked_columns(const Tensor& W, const OptionalTensor& mask) {
-  return mask && mask->dim() == 1 ? W * *mask : W.contiguous();
+  return mask && !per_sample(mask) ? times_columns(W, *mask) : W.contiguous();
 }
 
-// m_x * x [T,B,I], where the mask is a sample's own.
+// m_x * x [T,B,I], where the mask is a sample's own; [4,T,B,I] where it is also a gate's own.
 Tensor masked_input(const Tensor& x, const OptionalTensor& mask) {
-  const Tensor masked = per_sample(mask) ? x * *mask : x;
-  return masked.contiguous();
+  if (!per_sample(mask)) return x.contiguous();
+  return (x * (per_gate(mask) ? mask->unsqueeze(1) : *mask)).contiguous();
+}
+
+// ---------------------------------------------------------------- products with all gates' weights
+// "in" is x~ or h~: [M,K], or [4,M,K] where each gate has one of its own.
+
+Tensor rows_of_gate(const Tensor& W, int64_t gate) {
+  return W.narrow(0, gate * W.size(0) / kGates, W.size(0) / kGates);
+}
+Tensor columns_of_gate(const Tensor& a, int64_t gate) {
+  return a.narrow(1, gate * a.size(1) / kGates, a.size(1) / kGates);
+}
+
+// a [M,4H] (+)= in W^T
+void multiply_gates(const Backend& backend, const Tensor& a, const Tensor& in, const Tensor& W, bool accumulate) {
+  if (in.dim() == 2) return backend.gemm(a, in, W.t(), accumulate);
+  for (int64_t gate = 0; gate < kGates; ++gate) {
+    backend.gemm(columns_of_gate(a, gate), in.select(0, gate), rows_of_gate(W, gate).t(), accumulate);
+  }
+}
+
+// din = da W
+void input_gradient(const Backend& backend, const Tensor& din, const Tensor& da, const Tensor& W) {
+  if (din.dim() == 2) return backend.gemm(din, da, W, false);
+  for (int64_t gate = 0; gate < kGates; ++gate) {
+    backend.gemm(din.select(0, gate), columns_of_gate(da, gate), rows_of_gate(W, gate), false);
+  }
+}
+
+// dW (+)= da^T in
+void weight_gradient(const Backend& backend, const Tensor& dW, const Tensor& da, const Tensor& in, bool accumulate) {
+  if (in.dim() == 2) return backend.gemm(dW, da.t(), in, accumulate);
+  for (int64_t gate = 0; gate < kGates; ++gate) {
+    backend.gemm(rows_of_gate(dW, gate), columns_of_gate(da, gate).t(), in.select(0, gate), accumulate);
+  }
 }
 
 OptionalTensor contiguous(const OptionalTensor& tensor) {
@@ -108,16 +158,34 @@ OptionalTensor contiguous(const OptionalTensor& tensor) {
 
 const void* pointer(const OptionalTensor& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
 
-// mask_g of one step: [H] and [B,H] serve every step, [T,B,H] has one of its own for each.
-struct CandidateMask {
-  explicit CandidateMask(const OptionalTensor& mask) : mask(contiguous(mask)) {}
-  const void* at_step(int64_t t) const {
-    if (!mask) return nullptr;
-    return mask->dim() == 3 ? mask->select(0, t).const_data_ptr() : mask->const_data_ptr();
+// Noise on the state: [H] and [B,H] serve every step, [T,B,H] has one of its own for each.
+struct SequenceNoise {
+  explicit SequenceNoise(const OptionalTensor& noise) : noise(contiguous(noise)) {}
+  explicit operator bool() const { return noise.has_value(); }
+  Tensor at_step(int64_t t) const { return noise->dim() == 3 ? noise->select(0, t) : *noise; }
+  RowNoise rows(int64_t t) const {
+    if (!noise) return {nullptr, 0};
+    return {at_step(t).const_data_ptr(), noise->dim() > 1 ? noise->size(-1) : 0};
   }
-  int64_t row_stride() const { return mask && mask->dim() > 1 ? mask->size(-1) : 0; }
-  OptionalTensor mask;
+  OptionalTensor noise;
 };
+
+struct LayerNoise {
+  LayerNoise(const OptionalTensor& mask_g, const OptionalTensor& mask_c, const OptionalTensor& zone_c,
+             const OptionalTensor& zone_h, bool projected)
+      : mask_g(mask_g), mask_c(mask_c), zone_c(zone_c), zone_h(zone_h), projected(projected) {}
+  StepNoise at_step(int64_t t) const {
+    return {mask_g.rows(t), mask_c.rows(t), zone_c.rows(t), projected ? RowNoise{nullptr, 0} : zone_h.rows(t)};
+  }
+  SequenceNoise mask_g, mask_c, zone_c, zone_h;
+  bool projected;  // then zone_h is not the step kernel's, but ProjectedState's
+};
+
+std::vector<int64_t> h_tilde_shape(int64_t T, int64_t B, int64_t P, const OptionalTensor& mask_h, bool kept) {
+  if (!kept) return {0};
+  if (per_sample(mask_h) && per_gate(mask_h)) return {kGates, T, B, P};
+  return {T, B, P};
+}
 
 // Where the state of step t lies in c[T+1,B,H], and which step comes before and after it in the direction of time.
 struct TimeOrder {
@@ -141,20 +209,27 @@ Chunk next_chunk(const TimeOrder& order, int64_t t, int64_t steps) {
   return {order.reverse ? t - n + 1 : t, n};
 }
 
-// Rows [T*B, columns] of a chunk's steps in a tensor [T,B,columns].
+// Rows [n*B, columns] of a chunk's steps in a tensor [T,B,columns], or [4,n*B,columns] in one [4,T,B,columns].
 Tensor rows_of(const Tensor& sequence, const Chunk& chunk) {
-  return sequence.narrow(0, chunk.begin, chunk.n).view({chunk.n * sequence.size(1), sequence.size(2)});
+  const Tensor steps = sequence.narrow(-3, chunk.begin, chunk.n);
+  const int64_t rows = chunk.n * sequence.size(-2), columns = sequence.size(-1);
+  return steps.dim() == 3 ? steps.view({rows, columns}) : steps.view({kGates, rows, columns});
 }
 
-// With a projection h is made by a GEMM after the step kernel, so what that does to h is done here: lengths and mask_h.
+// With a projection h is made by a GEMM after the step kernel, so what noise and lengths do to h is done here.
 // A projected layer is rare enough that a few small operations a step will do.
 struct ProjectedState {
-  const OptionalTensor &mask_h, &lengths;
+  const OptionalTensor &mask_h, &lengths;  // mask_h: a sample's own, or none
+  const SequenceNoise& zone_h;
 
   Tensor running(int64_t t) const { return lengths->gt(t).unsqueeze(1); }
 
-  void forward(int64_t t, const Tensor& y, Tensor& h_state, Tensor& h_tilde_next) const {
-    if (lengths) h_state.copy_(at::where(running(t), y, h_state));
+  void forward(int64_t t, Tensor& y, Tensor& h_state, Tensor& h_tilde_next) const {
+    if (zone_h) {
+      const Tensor z = zone_h.at_step(t), h = z * h_state + (1 - z) * y;
+      y.copy_(lengths ? at::where(running(t), h, at::zeros({}, h.options())) : h);
+    }
+    if (h_state.defined()) h_state.copy_(lengths ? at::where(running(t), y, h_state) : y);
     if (!h_tilde_next.defined()) return;
     const Tensor& h = lengths ? h_state : y;
     mask_h ? at::mul_out(h_tilde_next, h, *mask_h) : h_tilde_next.copy_(h);
@@ -163,15 +238,14 @@ struct ProjectedState {
   // dL/dh_t for the projection of this step; carry is dL/dh that no GEMM brings, as StepBackward::dh_carry.
   Tensor backward(int64_t t, const OptionalTensor& dy, const Tensor& dh_tilde_next, Tensor& carry) const {
     Tensor dh = carry;
-    if (dh_tilde_next.defined()) dh = dh + (mask_h ? dh_tilde_next.to(carry.scalar_type()) * *mask_h : dh_tilde_next);
-    const Tensor total = dy ? dh + *dy : dh;
-    if (!lengths) {
-      carry = at::zeros_like(carry);
-      return total;
+    if (dh_tilde_next.defined()) {
+      const Tensor through_mask = mask_h ? dh_tilde_next.to(carry.scalar_type()) * *mask_h : dh_tilde_next;
+      dh = dh + (through_mask.dim() == 3 ? through_mask.sum(0) : through_mask);
     }
-    const Tensor zero = at::zeros({}, carry.options());
-    carry = at::where(running(t), zero, dh);
-    return at::where(running(t), total, zero);
+    const Tensor total = dy ? dh + *dy : dh, zero = at::zeros({}, carry.options());
+    const Tensor z = zone_h ? zone_h.at_step(t).to(carry.scalar_type()) : zero;
+    carry = lengths ? at::where(running(t), z * total, dh) : z * total;
+    return lengths ? at::where(running(t), (1 - z) * total, zero) : (1 - z) * total;
   }
 };
 
@@ -183,17 +257,18 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
                                  const Tensor& W_ih, const Tensor& W_hh, const OptionalTensor& b_ih,
                                  const OptionalTensor& b_hh, const OptionalTensor& W_hr, const OptionalTensor& mask_x,
                                  const OptionalTensor& mask_h, const OptionalTensor& mask_g,
-                                 const OptionalTensor& lengths, bool reverse) {
-  const auto [T, B, I, H, P] =
-      check_inputs({x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, lengths});
+                                 const OptionalTensor& mask_c, const OptionalTensor& zone_c,
+                                 const OptionalTensor& zone_h, const OptionalTensor& lengths, bool reverse) {
+  const auto [T, B, I, H, P] = check_inputs(
+      {x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths});
 
   const TimeOrder order{T, reverse};
-  const Tensor W_hh_t = masked_columns(W_hh, mask_h).t(), W_hr_t = W_hr ? W_hr->contiguous().t() : Tensor();
+  const Tensor W_hh_masked = masked_columns(W_hh, mask_h), W_hr_t = W_hr ? W_hr->contiguous().t() : Tensor();
   const OptionalTensor b_ih_dense = contiguous(b_ih), b_hh_dense = contiguous(b_hh);
   const OptionalTensor lengths_dense = contiguous(lengths);
   const OptionalTensor mask_h_rows = per_sample(mask_h) ? contiguous(mask_h) : std::nullopt;
-  const CandidateMask mask_g_steps(mask_g);
-  const ProjectedState projected{mask_h_rows, lengths_dense};
+  const LayerNoise noise(mask_g, mask_c, zone_c, zone_h, W_hr.has_value());
+  const ProjectedState projected{mask_h_rows, lengths_dense, noise.zone_h};
 
   Tensor y = at::empty({T, B, P}, x.options());
   Tensor h_full = at::empty(W_hr ? at::IntArrayRef({T, B, H}) : at::IntArrayRef({0}), x.options());
@@ -202,26 +277,27 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
   c.select(0, order.slot_before(order.first())).copy_(c_0);
   // With lengths y is 0 where h is carried on, so h lives in h_n, and the GEMM reads it from h_tilde.
   const bool keeps_h_tilde = mask_h_rows || lengths;
-  Tensor h_tilde = at::empty(keeps_h_tilde ? at::IntArrayRef({T, B, P}) : at::IntArrayRef({0}), x.options());
+  Tensor h_tilde = at::empty(h_tilde_shape(T, B, P, mask_h, keeps_h_tilde), x.options());
   if (keeps_h_tilde) {
-    Tensor first = h_tilde.select(0, order.first());
+    Tensor first = h_tilde.select(-3, order.first());
     mask_h_rows ? at::mul_out(first, h_0, *mask_h_rows) : first.copy_(h_0);
   }
-  Tensor h_n = lengths ? h_0.clone(at::MemoryFormat::Contiguous) : Tensor();
+  Tensor h_n = lengths || zone_h ? h_0.clone(at::MemoryFormat::Contiguous) : Tensor();
 
-  const Tensor x_tilde = masked_input(x, mask_x), W_ih_t = masked_columns(W_ih, mask_x).t();
+  const Tensor x_tilde = masked_input(x, mask_x), W_ih_masked = masked_columns(W_ih, mask_x);
   const int64_t steps_per_chunk = backend.steps_per_chunk(T, B, x.scalar_type());
   Chunk chunk{0, 0};
-  Tensor h_in = keeps_h_tilde ? h_tilde.select(0, order.first()) : h_0.contiguous();
+  Tensor h_in = keeps_h_tilde ? h_tilde.select(-3, order.first()) : h_0.contiguous();
   for (int64_t k = 0, t = order.first(); k < T; ++k, t = order.next(t)) {
-    const Tensor gates_t = gates.select(0, t), y_t = y.select(0, t);
+    const Tensor gates_t = gates.select(0, t);
+    Tensor y_t = y.select(0, t);
     const Tensor h_full_t = W_hr ? h_full.select(0, t) : y_t;
-    Tensor h_tilde_next = keeps_h_tilde && t != order.last() ? h_tilde.select(0, order.next(t)) : Tensor();
+    Tensor h_tilde_next = keeps_h_tilde && t != order.last() ? h_tilde.select(-3, order.next(t)) : Tensor();
     if (!chunk.contains(t)) {
       chunk = next_chunk(order, t, steps_per_chunk);
-      backend.gemm(rows_of(gates, chunk), rows_of(x_tilde, chunk), W_ih_t, false);
+      multiply_gates(backend, rows_of(gates, chunk), rows_of(x_tilde, chunk), W_ih_masked, false);
     }
-    backend.gemm(gates_t, h_in, W_hh_t, true);
+    multiply_gates(backend, gates_t, h_in, W_hh_masked, true);
 
     StepForward step{};
     step.dtype = dtype_of(x);
@@ -230,16 +306,17 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
     step.t = t;
     step.b_ih = pointer(b_ih_dense);
     step.b_hh = pointer(b_hh_dense);
-    step.mask_h = W_hr ? nullptr : pointer(mask_h_rows);
-    step.mask_g = mask_g_steps.at_step(t);
-    step.mask_g_stride = mask_g_steps.row_stride();
+    step.noise = noise.at_step(t);
     step.lengths = static_cast<const int64_t*>(pointer(lengths_dense));
+    step.n_h_tilde = h_tilde.dim() == 4 ? kGates : 1;
+    step.mask_h = W_hr ? nullptr : pointer(mask_h_rows);
+    step.h_tilde_next = h_tilde_next.defined() && !W_hr ? h_tilde_next.data_ptr() : nullptr;
+    step.h_tilde_stride = T * B * P;
     step.gates = gates_t.data_ptr();
     step.c_prev = c.select(0, order.slot_before(t)).const_data_ptr();
     step.c = c.select(0, order.slot(t)).data_ptr();
     step.y = h_full_t.data_ptr();
     step.h_state = h_n.defined() && !W_hr ? h_n.data_ptr() : nullptr;
-    step.h_tilde_next = h_tilde_next.defined() && !W_hr ? h_tilde_next.data_ptr() : nullptr;
     backend.step_forward(step);
     if (W_hr) {
       backend.gemm(y_t, h_full_t, W_hr_t, false);
@@ -248,7 +325,7 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
 
     h_in = keeps_h_tilde ? h_tilde_next : y_t;
   }
-  if (!lengths) h_n = y.select(0, order.last()).clone();
+  if (!h_n.defined()) h_n = y.select(0, order.last()).clone();
   const Tensor c_n = c.select(0, order.slot(order.last())).to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
   return {y, h_n, c_n, gates, c, h_tilde, h_full};
 }
@@ -259,12 +336,13 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
                                    const Tensor& W_ih, const Tensor& W_hh, const OptionalTensor& b_ih,
                                    const OptionalTensor& b_hh, const OptionalTensor& W_hr, const OptionalTensor& mask_x,
                                    const OptionalTensor& mask_h, const OptionalTensor& mask_g,
-                                   const OptionalTensor& lengths, bool reverse, const Tensor& y, const Tensor& gates,
-                                   const Tensor& c, const Tensor& h_tilde, const Tensor& h_full,
-                                   const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
-                                   bool need_dx, bool need_dW) {
-  const auto [T, B, I, H, P] =
-      check_inputs({x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, lengths});
+                                   const OptionalTensor& mask_c, const OptionalTensor& zone_c,
+                                   const OptionalTensor& zone_h, const OptionalTensor& lengths, bool reverse,
+                                   const Tensor& y, const Tensor& gates, const Tensor& c, const Tensor& h_tilde,
+                                   const Tensor& h_full, const OptionalTensor& dy, const OptionalTensor& dh_n,
+                                   const OptionalTensor& dc_n, bool need_dx, bool need_dW) {
+  const auto [T, B, I, H, P] = check_inputs(
+      {x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths});
   const auto check = [&](const char* name, const Tensor& tensor, at::ScalarType dtype,
                          std::initializer_list<at::IntArrayRef> shapes) {
     check_like(name, tensor, x, dtype);
@@ -278,19 +356,21 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
   check("y", y, dtype, {{T, B, P}});
   check("gates", gates, dtype, {{T, B, 4 * H}});
   check("c", c, acc_dtype, {{T + 1, B, H}});
-  if (keeps_h_tilde) check("h_tilde", h_tilde, dtype, {{T, B, P}});
+  if (keeps_h_tilde) check("h_tilde", h_tilde, dtype, {h_tilde_shape(T, B, P, mask_h, true)});
   if (W_hr) check("h_full", h_full, dtype, {{T, B, H}});
 
   const TimeOrder order{T, reverse};
   const Tensor W_hh_masked = masked_columns(W_hh, mask_h), W_hr_dense = W_hr ? W_hr->contiguous() : Tensor();
   const OptionalTensor dy_dense = contiguous(dy), lengths_dense = contiguous(lengths);
   const OptionalTensor mask_h_rows = per_sample(mask_h) ? contiguous(mask_h) : std::nullopt;
-  const CandidateMask mask_g_steps(mask_g);
+  const LayerNoise noise(mask_g, mask_c, zone_c, zone_h, W_hr.has_value());
   const Tensor gates_dense = gates.contiguous(), c_dense = c.contiguous();
-  const ProjectedState projected{mask_h_rows, lengths_dense};
+  const ProjectedState projected{mask_h_rows, lengths_dense, noise.zone_h};
+  const bool h_tilde_per_gate = mask_h_rows && per_gate(mask_h),
+             x_tilde_per_gate = per_sample(mask_x) && per_gate(mask_x);
 
   const auto acc_options = x.options().dtype(acc_dtype);
-  Tensor dh_tilde = at::empty({B, P}, x.options());
+  Tensor dh_tilde = h_tilde_per_gate ? at::empty({kGates, B, P}, x.options()) : at::empty({B, P}, x.options());
   Tensor dh_carry = at::zeros({B, P}, acc_options), dc = at::zeros({B, H}, acc_options);
   Tensor dh_projected = W_hr ? at::empty({T, B, P}, x.options()) : Tensor();  // dL/dh_t, what W_hr's GEMMs take
   Tensor dh_full = W_hr ? at::empty({B, H}, x.options()) : Tensor();
@@ -312,11 +392,17 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
   bool accumulate = false;
   const auto finish_chunk = [&](const Chunk& chunk, const Tensor& da) {
     const Tensor da_rows = da.view({chunk.n * B, 4 * H});
-    if (need_dx) backend.gemm(rows_of(dx, chunk), da_rows, W_ih_masked, false);
+    if (need_dx && x_tilde_per_gate) {
+      const Tensor dx_tilde = at::empty({kGates, chunk.n, B, I}, x.options());
+      input_gradient(backend, dx_tilde.flatten(1, 2), da_rows, W_ih_masked);
+      dx.narrow(0, chunk.begin, chunk.n).copy_((dx_tilde * mask_x->unsqueeze(1)).sum(0));
+    } else if (need_dx) {
+      input_gradient(backend, rows_of(dx, chunk), da_rows, W_ih_masked);
+    }
     if (!need_dW) return;
-    backend.gemm(dW_ih, da_rows.t(), rows_of(x_tilde, chunk), accumulate);
+    weight_gradient(backend, dW_ih, da_rows, rows_of(x_tilde, chunk), accumulate);
     if (keeps_h_tilde) {
-      backend.gemm(dW_hh, da_rows.t(), rows_of(h_tilde_dense, chunk), accumulate);
+      weight_gradient(backend, dW_hh, da_rows, rows_of(h_tilde_dense, chunk), accumulate);
     } else {
       // h_{t-1} is h_0 at the first step and y, shifted by one step, at all others.
       const bool has_first = chunk.contains(order.first());
@@ -349,31 +435,32 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
     step.B = B;
     step.H = H;
     step.t = t;
-    step.mask_h = W_hr ? nullptr : pointer(mask_h_rows);
-    step.mask_g = mask_g_steps.at_step(t);
-    step.mask_g_stride = mask_g_steps.row_stride();
+    step.noise = noise.at_step(t);
     step.lengths = static_cast<const int64_t*>(pointer(lengths_dense));
+    step.n_h_tilde = h_tilde_per_gate ? kGates : 1;
+    step.mask_h = W_hr ? nullptr : pointer(mask_h_rows);
+    step.dh_tilde_next = k > 0 && !W_hr ? dh_tilde.const_data_ptr() : nullptr;
     step.gates = gates_dense.select(0, t).const_data_ptr();
     step.c_prev = c_dense.select(0, order.slot_before(t)).const_data_ptr();
     step.c = c_dense.select(0, order.slot(t)).const_data_ptr();
     step.dy = W_hr ? dh_full.const_data_ptr() : pointer(dy_t);
-    step.dh_tilde_next = k > 0 && !W_hr ? dh_tilde.const_data_ptr() : nullptr;
-    // Without lengths only the first of these steps has a gradient to take from it: dh_n.
-    step.dh_carry = (k == 0 || lengths) && !W_hr ? dh_carry.data_ptr() : nullptr;
+    // Without lengths and zoneout only the first of these steps has a gradient to take from it: dh_n.
+    step.dh_carry = (k == 0 || lengths || zone_h) && !W_hr ? dh_carry.data_ptr() : nullptr;
     step.dc = dc.data_ptr();
     step.da = da_t.data_ptr();
     backend.step_backward(step);
 
-    backend.gemm(dh_tilde, da_t, W_hh_masked, false);
+    input_gradient(backend, dh_tilde, da_t, W_hh_masked);
     if (t == backwards.last() || !chunk.contains(backwards.next(t))) finish_chunk(chunk, da);
   }
 
   Tensor dh_0 = mask_h_rows ? dh_tilde * *mask_h_rows : dh_tilde;
-  if (lengths) dh_0 = (dh_0.to(acc_dtype) + dh_carry).to(dtype);
-  if (need_dx && per_sample(mask_x)) dx.mul_(*mask_x);
+  if (h_tilde_per_gate) dh_0 = dh_0.sum(0);
+  if (lengths || zone_h) dh_0 = (dh_0.to(acc_dtype) + dh_carry).to(dtype);
+  if (need_dx && per_sample(mask_x) && !x_tilde_per_gate) dx.mul_(*mask_x);
   if (need_dW) {
-    if (mask_x && !per_sample(mask_x)) dW_ih.mul_(*mask_x);
-    if (mask_h && !mask_h_rows) dW_hh.mul_(*mask_h);
+    if (mask_x && !per_sample(mask_x)) dW_ih = times_columns(dW_ih, *mask_x);
+    if (mask_h && !mask_h_rows) dW_hh = times_columns(dW_hh, *mask_h);
     if (W_hr) backend.gemm(dW_hr, rows_of(dh_projected, {0, T}).t(), rows_of(h_full.contiguous(), {0, T}), false);
   }
   return {dx, dh_0, dc.to(dtype), dW_ih, dW_hh, db.to(dtype), dW_hr};

@@ -15,11 +15,13 @@ namespace rnndrop {
 
 inline constexpr const char* kLayerSchema =
     "lstm_layer(Tensor x, Tensor h_0, Tensor c_0, Tensor W_ih, Tensor W_hh, Tensor? b_ih, Tensor? b_hh, Tensor? W_hr, "
-    "Tensor? mask_x, Tensor? mask_h, Tensor? mask_g, Tensor? lengths, bool reverse) "
+    "Tensor? mask_x, Tensor? mask_h, Tensor? mask_g, Tensor? mask_c, Tensor? zone_c, Tensor? zone_h, "
+    "Tensor? lengths, bool reverse) "
     "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor c, Tensor h_tilde, Tensor h_full)";
 inline constexpr const char* kLayerBackwardSchema =
     "lstm_layer_backward(Tensor x, Tensor h_0, Tensor c_0, Tensor W_ih, Tensor W_hh, Tensor? b_ih, Tensor? b_hh, "
-    "Tensor? W_hr, Tensor? mask_x, Tensor? mask_h, Tensor? mask_g, Tensor? lengths, bool reverse, Tensor y, "
+    "Tensor? W_hr, Tensor? mask_x, Tensor? mask_h, Tensor? mask_g, Tensor? mask_c, Tensor? zone_c, Tensor? zone_h, "
+    "Tensor? lengths, bool reverse, Tensor y, "
     "Tensor gates, Tensor c, Tensor h_tilde, Tensor h_full, Tensor? dy, Tensor? dh_n, Tensor? dc_n, bool need_dx, "
     "bool need_dW) "
     "-> (Tensor dx, Tensor dh_0, Tensor dc_0, Tensor dW_ih, Tensor dW_hh, Tensor db, Tensor dW_hr)";
@@ -28,7 +30,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
   // out[M,N] = a[M,K] b[K,N], or out += with accumulate. out is row-major; each of a and b is row-major or the
-  // transpose of it. Sizes may be 0.
+  // transpose of it; rows may lie further apart than they are long. Sizes may be 0.
   virtual void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) const = 0;
   // How many steps of B samples the GEMMs that need no recurrence (those with x, W_ih and all dW) take at once.
   virtual int64_t steps_per_chunk(int64_t T, int64_t B, at::ScalarType dtype) const = 0;
@@ -43,15 +45,17 @@ struct LayerInputs {
   const at::Tensor &x, &h_0, &c_0;                 // [T,B,I], [B,P], [B,H]
   const at::Tensor &W_ih, &W_hh;                   // [4H,I], [4H,P]
   const OptionalTensor &b_ih, &b_hh, &W_hr;        // [4H], [4H], [P,H]
-  const OptionalTensor &mask_x, &mask_h, &mask_g;  // [I] or [B,I]; [P] or [B,P]; [H], [B,H] or [T,B,H]
+  const OptionalTensor &mask_x, &mask_h;           // [I] or [B,I], and [P] or [B,P]; one a gate: [4,1 or B,I or P]
+  const OptionalTensor &mask_g, &mask_c, &zone_c;  // [H], [B,H], and but for mask_c [T,B,H]
+  const OptionalTensor& zone_h;                    // [P], [B,P] or [T,B,P]
   const OptionalTensor& lengths;                   // int64 [B]
 };
 
 // (y, h_n, c_n, gates, c, h_tilde, h_full); the last four are for the backward:
 //   gates   scalar [T,B,4H]  activated i, f, g, o
 //   c       acc [T+1,B,H]    c_0 in front of the c_t in time order; behind them where reverse
-//   h_tilde scalar [T,B,P]   the recurrent GEMM's input at t; [0] where that is just h_0 and y (no [B,P] mask_h, no
-//                            lengths)
+//   h_tilde scalar [T,B,P]   the recurrent GEMM's input at t, [4,T,B,P] where mask_h is [4,B,P]; [0] where it is just
+//                            h_0 and y (mask_h shared by the batch, no lengths)
 //   h_full  scalar [T,B,H]   o * tanh(c), what W_hr projects to y; [0] without a projection
 using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 // (dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr); [0] in place of what was not asked for; db serves both biases
@@ -61,17 +65,21 @@ ForwardResult lstm_layer_forward(const Backend& backend, const at::Tensor& x, co
                                  const at::Tensor& c_0, const at::Tensor& W_ih, const at::Tensor& W_hh,
                                  const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& W_hr,
                                  const OptionalTensor& mask_x, const OptionalTensor& mask_h,
-                                 const OptionalTensor& mask_g, const OptionalTensor& lengths, bool reverse);
+                                 const OptionalTensor& mask_g, const OptionalTensor& mask_c,
+                                 const OptionalTensor& zone_c, const OptionalTensor& zone_h,
+                                 const OptionalTensor& lengths, bool reverse);
 
 // c_0, b_ih and b_hh enter no formula here: they are there for the double backward, which starts from all inputs.
 BackwardResult lstm_layer_backward(const Backend& backend, const at::Tensor& x, const at::Tensor& h_0,
                                    const at::Tensor& c_0, const at::Tensor& W_ih, const at::Tensor& W_hh,
                                    const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& W_hr,
                                    const OptionalTensor& mask_x, const OptionalTensor& mask_h,
-                                   const OptionalTensor& mask_g, const OptionalTensor& lengths, bool reverse,
-                                   const at::Tensor& y, const at::Tensor& gates, const at::Tensor& c,
-                                   const at::Tensor& h_tilde, const at::Tensor& h_full, const OptionalTensor& dy,
-                                   const OptionalTensor& dh_n, const OptionalTensor& dc_n, bool need_dx, bool need_dW);
+                                   const OptionalTensor& mask_g, const OptionalTensor& mask_c,
+                                   const OptionalTensor& zone_c, const OptionalTensor& zone_h,
+                                   const OptionalTensor& lengths, bool reverse, const at::Tensor& y,
+                                   const at::Tensor& gates, const at::Tensor& c, const at::Tensor& h_tilde,
+                                   const at::Tensor& h_full, const OptionalTensor& dy, const OptionalTensor& dh_n,
+                                   const OptionalTensor& dc_n, bool need_dx, bool need_dW);
 
 // One of the two above as an op's kernel, on the backend that make_backend(x) gives; the other arguments pass through.
 template <auto layer, auto make_backend>

@@ -6,7 +6,7 @@ The checks of everything a caller can get wrong are here, in front of every back
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -18,6 +18,23 @@ Result = tuple[Tensor, Tensor, Tensor]
 KERNEL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
+class LayerStates(NamedTuple):
+    """Everything a layer computed at each step, in the order of t and detached; 0 past a sample's length."""
+
+    h: Tensor
+    """``[T, B, P]``: the output."""
+    c: Tensor
+    """``[T, B, H]``, as the next four."""
+    i: Tensor
+    """The activated input gate."""
+    f: Tensor
+    """The activated forget gate."""
+    g: Tensor
+    """The candidate, before any mask."""
+    o: Tensor
+    """The activated output gate."""
+
+
 def usable_backends() -> dict[str, str]:
     """For every backend but ``auto``: "" where it can run on this machine, else why it cannot."""
     no_cpu = ops.WHY_NOT_LOADED
@@ -27,6 +44,54 @@ def usable_backends() -> dict[str, str]:
     if not no_cuda and not torch.cuda.is_available():
         no_cuda = "torch sees no CUDA device"
     return {"cuda": no_cuda, "cpu": no_cpu, "python": ""}
+
+
+@overload
+def lstm_layer(
+    x: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    W_ih: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    W_hr: Tensor | None = None,
+    mask_x: Tensor | None = None,
+    mask_h: Tensor | None = None,
+    mask_g: Tensor | None = None,
+    mask_c: Tensor | None = None,
+    zone_c: Tensor | None = None,
+    zone_h: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    backend: str = "auto",
+    return_states: Literal[False] = False,
+) -> Result: ...
+
+
+@overload
+def lstm_layer(
+    x: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    W_ih: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    W_hr: Tensor | None = None,
+    mask_x: Tensor | None = None,
+    mask_h: Tensor | None = None,
+    mask_g: Tensor | None = None,
+    mask_c: Tensor | None = None,
+    zone_c: Tensor | None = None,
+    zone_h: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    backend: str = "auto",
+    return_states: bool,
+) -> tuple[Any, ...]: ...
 
 
 def lstm_layer(
@@ -42,23 +107,34 @@ def lstm_layer(
     mask_x: Tensor | None = None,
     mask_h: Tensor | None = None,
     mask_g: Tensor | None = None,
+    mask_c: Tensor | None = None,
+    zone_c: Tensor | None = None,
+    zone_h: Tensor | None = None,
     lengths: Tensor | None = None,
     reverse: bool = False,
     backend: str = "auto",
-) -> Result:
+    return_states: bool = False,
+) -> Any:
     r"""One layer, one direction of an LSTM, with multiplicative masks inside the recurrence.
 
     .. math::
         \tilde x_t &= m_x \odot x_t \qquad \tilde h = m_h \odot h_{t-1} \\
         i, f, o &= \sigma(W_{ih} \tilde x_t + b_{ih} + W_{hh} \tilde h + b_{hh}) \qquad g = \tanh(\ldots) \\
-        c_t &= f \odot c_{t-1} + i \odot (m_g \odot g) \\
-        h_t &= o \odot \tanh(c_t) \qquad\text{or, with a projection,}\quad W_{hr}\,(o \odot \tanh(c_t))
+        \hat c_t &= m_c \odot (f \odot c_{t-1} + i \odot (m_g \odot g)) \\
+        \hat h_t &= o \odot \tanh(\hat c_t)
+            \qquad\text{or, with a projection,}\quad W_{hr}\,(o \odot \tanh(\hat c_t)) \\
+        c_t &= z_c \odot c_{t-1} + (1 - z_c) \odot \hat c_t \qquad
+        h_t = z_h \odot h_{t-1} + (1 - z_h) \odot \hat h_t
 
     ``mask_x`` and ``mask_h`` are the variational dropout of Gal & Ghahramani, "A Theoretically Grounded Application
     of Dropout in Recurrent Neural Networks" (arXiv 1512.05287): d(x_t) and d(h_{t-1}), the same d at every step.
     ``mask_g`` is the recurrent dropout of Semeniuta, Severyn & Barth, "Recurrent Dropout without Memory Loss"
-    (COLING 2016, C16-1165): c_t = f * c_{t-1} + i * d(g). A mask holds 0 or 1/(1-p), or any other multiplicative
-    noise. Masks are constants: no gradient flows to them.
+    (COLING 2016, C16-1165): c_t = f * c_{t-1} + i * d(g). ``mask_c`` is RNNDrop, Moon et al., "RNNDrop: A Novel
+    Dropout for RNNs in ASR" (ASRU 2015): one mask on the cell for all steps. ``zone_c`` and ``zone_h`` are zoneout,
+    Krueger et al., "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations" (arXiv 1606.01305): how much
+    of c and h stays as it was. A mask holds 0 or 1/(1-p), or any other multiplicative noise; a mask_c 0 or 1, since it
+    multiplies c anew at every step; zoneout 0 or 1, or in eval its expectation p. All are constants: no gradient flows
+    to them.
 
     Args:
         x: ``[T, B, I]``, time first; T >= 1, B may be 0.
@@ -66,18 +142,23 @@ def lstm_layer(
         W_ih, W_hh: ``[4H, I]`` and ``[4H, P]``, rows in the gate order i, f, g, o, as nn.LSTM's ``weight_ih_l0`` ...
         b_ih, b_hh: ``[4H]`` or None.
         W_hr: ``[P, H]`` or None: the projection of h, as nn.LSTM's ``weight_hr_l0`` (Sak et al., arXiv 1402.1128).
-        mask_x: ``[I]`` (shared by the batch) or ``[B, I]``; the same at every step.
-        mask_h: ``[P]`` or ``[B, P]``; the same at every step. Applied where h is used: the returned h is not masked.
+        mask_x: ``[I]`` (shared by the batch) or ``[B, I]``; the same at every step. Untied, one for each of the gates
+            i, f, g, o: ``[4, 1, I]`` or ``[4, B, I]``.
+        mask_h: ``[P]`` or ``[B, P]``; untied ``[4, 1, P]`` or ``[4, B, P]``. The same at every step. Applied where h
+            is used: the returned h is not masked.
         mask_g: ``[H]`` or ``[B, H]`` (kept for the sequence), or ``[T, B, H]`` (fresh at every step).
+        mask_c: ``[H]`` or ``[B, H]``; the same at every step.
+        zone_c: ``[H]``, ``[B, H]`` or ``[T, B, H]``; zone_h: the same with P for H.
         lengths: int64 ``[B]`` on x's device, each in [0, T]. At ``t >= lengths[b]`` the state is carried unchanged
             and y is 0, in both directions. On CUDA a length out of range is not looked for, since that would wait
             for the device: it is taken as the nearest of 0 and T.
         reverse: run from the last step to the first. ``y[t]`` stays the output of step t.
         backend: ``"cuda"``, ``"cpu"``, ``"python"``, or ``"auto"`` for the fastest that can run.
+        return_states: whether all states and gates come back too, as :class:`LayerStates`.
 
     Returns:
-        ``(y [T, B, P], h_n [B, P], c_n [B, H])`` in x's dtype. Differentiable in x, h_0, c_0, the weights and the
-        biases; derivatives above the first run on the Python path.
+        ``(y [T, B, P], h_n [B, P], c_n [B, H])`` in x's dtype, and the states where asked for.
+        Differentiable in x, h_0, c_0, the weights and the biases; derivatives above the first run on the Python path.
 
     Raises:
         TypeError: an argument is not a tensor where one is expected.
@@ -85,39 +166,60 @@ def lstm_layer(
             or the backend's name is unknown.
         RuntimeError: a shape or a device does not fit, or the named backend cannot run here.
     """
-    tensors = {
-        "x": x, "h_0": h_0, "c_0": c_0, "W_ih": W_ih, "W_hh": W_hh, "b_ih": b_ih, "b_hh": b_hh, "W_hr": W_hr,
-        "mask_x": mask_x, "mask_h": mask_h, "mask_g": mask_g, "lengths": lengths,
+    constants = {
+        "mask_x": mask_x, "mask_h": mask_h, "mask_g": mask_g, "mask_c": mask_c, "zone_c": zone_c, "zone_h": zone_h,
+        "lengths": lengths,
     }  # fmt: skip
-    _check_tensors(tensors)
-    return _choose(backend, x, tensors)(
-        x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr=W_hr,
-        mask_x=mask_x, mask_h=mask_h, mask_g=mask_g, lengths=lengths, reverse=reverse,
-    )  # fmt: skip
+    inputs = {
+        "x": x, "h_0": h_0, "c_0": c_0, "W_ih": W_ih, "W_hh": W_hh, "b_ih": b_ih, "b_hh": b_hh, "W_hr": W_hr,
+    }  # fmt: skip
+    _check_tensors({**inputs, **constants})
+    run = _choose(backend, x, constants)
+    y, h_n, c_n, states = run(inputs, constants, reverse)
+    return (y, h_n, c_n, states()) if return_states else (y, h_n, c_n)
 
 
-def _fused(
-    *tensors: Tensor | None, W_hr: Any, mask_x: Any, mask_h: Any, mask_g: Any, lengths: Any, reverse: bool
-) -> Result:
-    y, h_n, c_n, *_ = ops.lstm_layer(*tensors, W_hr, mask_x, mask_h, mask_g, lengths, reverse)
-    return y, h_n, c_n
+Tensors = dict[str, Any]
+Run = Callable[[Tensors, Tensors, bool], tuple[Tensor, Tensor, Tensor, Callable[[], LayerStates]]]
 
 
-def _choose(backend: str, x: Tensor, tensors: dict[str, Tensor | None]) -> Callable[..., Result]:
+def _fused(inputs: Tensors, constants: Tensors, reverse: bool) -> Any:
+    y, h_n, c_n, gates, c, *_ = ops.lstm_layer(*inputs.values(), *constants.values(), reverse)
+
+    def states() -> LayerStates:
+        T, lengths = y.shape[0], constants["lengths"]
+        of_steps = (c[:T] if reverse else c[1:]).to(y.dtype)
+        if lengths is not None:  # where c is carried on
+            t = torch.arange(T, device=y.device)[:, None, None]
+            of_steps = torch.where(t < lengths[:, None], of_steps, torch.zeros_like(of_steps))
+        return LayerStates(*(state.detach() for state in (y, of_steps, *gates.chunk(4, dim=-1))))
+
+    return y, h_n, c_n, states
+
+
+def _plain(inputs: Tensors, constants: Tensors, reverse: bool) -> Any:
+    steps, h_n, c_n = reference.lstm_steps(**inputs, **constants, reverse=reverse)
+
+    def states() -> LayerStates:
+        return LayerStates(*(torch.stack(of_steps).detach() for of_steps in zip(*steps, strict=True)))
+
+    return torch.stack([step.h for step in steps]), h_n, c_n, states
+
+
+def _choose(backend: str, x: Tensor, constants: Tensors) -> Run:
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "python":
-        return reference.lstm_layer
-    for name in ("mask_x", "mask_h", "mask_g"):
-        mask = tensors[name]
-        if mask is not None and mask.requires_grad:
+        return _plain
+    for name, constant in constants.items():
+        if constant is not None and constant.requires_grad:
             raise ValueError(
                 f"{name}: the fused kernels give masks no gradient, but this one requires it; detach it, or use "
                 "backend='python'"
             )
     device, kernels = x.device.type, {"cpu": ops.HAS_CPU_KERNELS, "cuda": ops.HAS_CUDA_KERNELS}
     if backend == "auto":
-        return _fused if kernels.get(device) and x.dtype in KERNEL_DTYPES else reference.lstm_layer
+        return _fused if kernels.get(device) and x.dtype in KERNEL_DTYPES else _plain
     if why := usable_backends()[backend]:
         raise RuntimeError(f"backend='{backend}' cannot run here: {why} (`rnndrop info` says how to get it)")
     if device != backend:
@@ -131,9 +233,9 @@ def _choose(backend: str, x: Tensor, tensors: dict[str, Tensor | None]) -> Calla
 
 
 def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
-    optional = ("b_ih", "b_hh", "W_hr", "mask_x", "mask_h", "mask_g", "lengths")
+    required = ("x", "h_0", "c_0", "W_ih", "W_hh")
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) and not (tensor is None and name in optional):
+        if not isinstance(tensor, Tensor) and (tensor is not None or name in required):
             raise TypeError(f"{name}: expected a Tensor, got {type(tensor).__name__}")
     x, W_hh, W_hr, lengths = tensors["x"], tensors["W_hh"], tensors["W_hr"], tensors["lengths"]
     assert x is not None and W_hh is not None
@@ -157,9 +259,12 @@ def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
         "b_ih": [[4 * H]],
         "b_hh": [[4 * H]],
         "W_hr": [[P, H]],
-        "mask_x": [[I], [B, I]],
-        "mask_h": [[P], [B, P]],
+        "mask_x": [[I], [B, I], [4, 1, I], [4, B, I]],
+        "mask_h": [[P], [B, P], [4, 1, P], [4, B, P]],
         "mask_g": [[H], [B, H], [T, B, H]],
+        "mask_c": [[H], [B, H]],
+        "zone_c": [[H], [B, H], [T, B, H]],
+        "zone_h": [[P], [B, P], [T, B, P]],
         "lengths": [[B]],
     }
     for name, tensor in tensors.items():

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from rnndrop_cuda.functional import BACKENDS, lstm_layer
+from rnndrop_cuda.functional import BACKENDS, LayerStates, lstm_layer
 from rnndrop_cuda.masks import LayerMasks, check_probability, dropout_mask
 
 MASK_SCOPES = ("batch", "sample")
 CANDIDATE_MASKS = ("step", "sequence")
+GATE_MASKS = ("tied", "untied")
 INITS = ("default", "orthogonal", "normal", "uniform")
 State = tuple[Tensor, Tensor]
 
@@ -25,16 +26,23 @@ class LSTM(nn.RNNBase):
     .. math::
         \tilde x_t &= m_x \odot x_t \qquad \tilde h = m_h \odot h_{t-1} \\
         i, f, o &= \sigma(W_{ih} \tilde x_t + b_{ih} + W_{hh} \tilde h + b_{hh}) \qquad g = \tanh(\ldots) \\
-        c_t &= f \odot c_{t-1} + i \odot (m_g \odot g) \\
-        h_t &= o \odot \tanh(c_t)
+        \hat c_t &= m_c \odot (f \odot c_{t-1} + i \odot (m_g \odot g)) \qquad
+        \hat h_t = o \odot \tanh(\hat c_t) \\
+        c_t &= z_c \odot c_{t-1} + (1 - z_c) \odot \hat c_t \qquad
+        h_t = z_h \odot h_{t-1} + (1 - z_h) \odot \hat h_t
 
     ``input_dropout`` and ``hidden_dropout`` draw :math:`m_x` and :math:`m_h`, once for the whole sequence: the
     variational dropout of Gal & Ghahramani (arXiv 1512.05287). ``candidate_dropout`` draws :math:`m_g`: the
     recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165). ``weight_dropout`` puts
     :math:`m_w \odot W_{hh}` in the place of :math:`W_{hh}`, the same at every step: the DropConnect of AWD-LSTM
-    (Merity, Keskar & Socher, arXiv 1708.02182, section 2); the parameter itself stays as it is. They may be combined,
-    with each other and with ``dropout`` between layers. Every layer and direction draws masks of its own, anew at
-    every forward. Dropout acts in training only, or with ``mc_dropout`` always. The returned h is not masked.
+    (Merity, Keskar & Socher, arXiv 1708.02182, section 2); the parameter itself stays as it is. ``cell_dropout`` draws
+    :math:`m_c`, 0 or 1, once for the whole sequence: RNNDrop (Moon, Choi, Lee & Song, ASRU 2015).
+    ``cell_zoneout`` and ``hidden_zoneout`` draw :math:`z_c` and :math:`z_h`, 0 or 1, anew for each step and sample:
+    zoneout (Krueger et al., arXiv 1606.01305, section 3); in eval both are their expectation, the probability.
+
+    They may be combined, with each other and with ``dropout`` between layers. Every layer and direction draws masks of
+    its own, anew at every forward. Dropout acts in training only, or with ``mc_dropout`` always. The returned h is not
+    masked.
 
     Parameters, their names, order, shapes and initialisation are nn.LSTM's, so that a ``state_dict`` goes both ways
     and the same seed gives the same weights. So are the positional arguments, the checks, the errors and the warnings.
@@ -56,11 +64,17 @@ class LSTM(nn.RNNBase):
         hidden_dropout: probability of dropping a unit of h on its way into the next step.
         candidate_dropout: probability of dropping a unit of the candidate g.
         weight_dropout: probability of dropping an entry of W_hh.
-        mask_scope: ``"batch"`` draws one :math:`m_x` and :math:`m_h` for the whole batch, as masking the weights
-            does; ``"sample"`` draws one for each sample, as Gal's code and Keras do: less variance between steps of
-            training, but a product more to compute.
+        cell_dropout: probability of dropping a cell for the whole sequence. A cell that is kept is not scaled: a
+            factor of 1/(1-p) at every step would grow without bounds. In eval every cell is kept, so that h is larger
+            on average than in training; :func:`rnndrop_cuda.mc_predict` averages over masks instead.
+        hidden_zoneout, cell_zoneout: probability that a unit of h or of c stays as it was in a step.
+        mask_scope: ``"batch"`` draws one :math:`m_x`, :math:`m_h` and :math:`m_c` for the whole batch, as masking the
+            weights does; ``"sample"`` draws one for each sample, as Gal's code and Keras do: less variance between
+            steps of training, but a product more to compute.
         candidate_mask: ``"step"`` draws a fresh :math:`m_g` for every step and sample; ``"sequence"`` keeps one for
             all steps, of the scope that mask_scope says.
+        gate_masks: ``"tied"`` draws one :math:`m_x` and :math:`m_h` for all gates; ``"untied"`` one for each, as
+            Gal's code and Keras do (Gal & Ghahramani, section 4.2, have both).
         mc_dropout: every dropout acts in eval too, for the Monte Carlo estimates of Gal & Ghahramani (arXiv
             1506.02142); :func:`rnndrop_cuda.mc_predict` makes them, and needs no such flag.
         learn_initial_state: where a call gives no hx, ``h_0`` and ``c_0`` are parameters, shared by the batch; zeros
@@ -99,8 +113,12 @@ class LSTM(nn.RNNBase):
         hidden_dropout: float = 0.0,
         candidate_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        cell_dropout: float = 0.0,
+        hidden_zoneout: float = 0.0,
+        cell_zoneout: float = 0.0,
         mask_scope: str = "batch",
         candidate_mask: str = "step",
+        gate_masks: str = "tied",
         mc_dropout: bool = False,
         learn_initial_state: bool = False,
         init: str = "default",
@@ -109,6 +127,7 @@ class LSTM(nn.RNNBase):
     ) -> None:
         _check_choice("mask_scope", mask_scope, MASK_SCOPES)
         _check_choice("candidate_mask", candidate_mask, CANDIDATE_MASKS)
+        _check_choice("gate_masks", gate_masks, GATE_MASKS)
         _check_choice("init", init, INITS)
         _check_choice("backend", backend, BACKENDS)
         _check_flag("mc_dropout", mc_dropout)
@@ -124,8 +143,12 @@ class LSTM(nn.RNNBase):
         self.hidden_dropout = check_probability("hidden_dropout", hidden_dropout)
         self.candidate_dropout = check_probability("candidate_dropout", candidate_dropout)
         self.weight_dropout = check_probability("weight_dropout", weight_dropout)
+        self.cell_dropout = check_probability("cell_dropout", cell_dropout)
+        self.hidden_zoneout = check_probability("hidden_zoneout", hidden_zoneout)
+        self.cell_zoneout = check_probability("cell_zoneout", cell_zoneout)
         self.mask_scope = mask_scope
         self.candidate_mask = candidate_mask
+        self.gate_masks = gate_masks
         self.mc_dropout = mc_dropout
         self.learn_initial_state = learn_initial_state
         self.backend = backend
@@ -192,7 +215,8 @@ class LSTM(nn.RNNBase):
     def extra_repr(self) -> str:
         defaults = {
             "input_dropout": 0.0, "hidden_dropout": 0.0, "candidate_dropout": 0.0, "weight_dropout": 0.0,
-            "mask_scope": "batch", "candidate_mask": "step", "mc_dropout": False, "learn_initial_state": False,
+            "cell_dropout": 0.0, "hidden_zoneout": 0.0, "cell_zoneout": 0.0, "mask_scope": "batch",
+            "candidate_mask": "step", "gate_masks": "tied", "mc_dropout": False, "learn_initial_state": False,
             "init": "default", "forget_bias": None, "backend": "auto",
         }  # fmt: skip
         ours = [f"{name}={getattr(self, name)!r}" for name, usual in defaults.items() if getattr(self, name) != usual]
@@ -206,7 +230,9 @@ class LSTM(nn.RNNBase):
         """
         like: Tensor = self.all_weights[0][1]
         batch = () if self.mask_scope == "batch" else (B,)
+        per_gate = batch if self.gate_masks == "tied" else (4, 1 if self.mask_scope == "batch" else B)
         g_shape = (T, B) if self.candidate_mask == "step" else batch
+        H, P = self.hidden_size, self._h_size
         below_the_last = (self.num_layers - 1) * self._directions
 
         def draw(p: float, *shape: int) -> Tensor | None:
@@ -214,16 +240,41 @@ class LSTM(nn.RNNBase):
                 return None
             return dropout_mask(shape, p, dtype=like.dtype, device=like.device, generator=generator)
 
+        def kept(p: float, *shape: int) -> Tensor | None:
+            """1 where draw would keep."""
+            mask = draw(p, *shape)
+            return None if mask is None else mask.sign()
+
+        def stays(p: float, *shape: int) -> Tensor | None:
+            """1 where draw would drop."""
+            mask = kept(p, *shape)
+            return None if mask is None else 1 - mask
+
         return [
             LayerMasks(
-                x=draw(self.input_dropout, *batch, weights[0].shape[1]),
-                h=draw(self.hidden_dropout, *batch, self._h_size),
-                g=draw(self.candidate_dropout, *g_shape, self.hidden_size),
+                x=draw(self.input_dropout, *per_gate, weights[0].shape[1]),
+                h=draw(self.hidden_dropout, *per_gate, P),
+                g=draw(self.candidate_dropout, *g_shape, H),
                 w=draw(self.weight_dropout, *weights[1].shape),
-                y=draw(self.dropout if k < below_the_last else 0.0, T, B, self._h_size),
+                y=draw(self.dropout if k < below_the_last else 0.0, T, B, P),
+                c=kept(self.cell_dropout, *batch, H),
+                z_c=stays(self.cell_zoneout, T, B, H),
+                z_h=stays(self.hidden_zoneout, T, B, P),
             )
             for k, weights in enumerate(self.all_weights)
         ]
+
+    def _eval_masks(self) -> list[LayerMasks]:
+        """Nothing is dropped; zoneout is its expectation."""
+        like: Tensor = self.all_weights[0][1]
+
+        def expected(p: float, size: int) -> Tensor | None:
+            return like.new_full((size,), p) if p else None
+
+        masks = LayerMasks(
+            z_c=expected(self.cell_zoneout, self.hidden_size), z_h=expected(self.hidden_zoneout, self._h_size)
+        )
+        return [masks] * len(self.all_weights)
 
     @property
     def _directions(self) -> int:
@@ -243,6 +294,7 @@ class LSTM(nn.RNNBase):
         masks: Sequence[LayerMasks] | None = None,
         generator: torch.Generator | None = None,
         return_masks: Literal[False] = False,
+        return_states: Literal[False] = False,
     ) -> tuple[Tensor, State]: ...
 
     @overload
@@ -254,6 +306,7 @@ class LSTM(nn.RNNBase):
         masks: Sequence[LayerMasks] | None = None,
         generator: torch.Generator | None = None,
         return_masks: Literal[False] = False,
+        return_states: Literal[False] = False,
     ) -> tuple[PackedSequence, State]: ...
 
     @overload
@@ -266,7 +319,21 @@ class LSTM(nn.RNNBase):
         masks: Sequence[LayerMasks] | None = None,
         generator: torch.Generator | None = None,
         return_masks: Literal[True],
+        return_states: Literal[False] = False,
     ) -> tuple[Any, State, list[LayerMasks]]: ...
+
+    @overload
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        masks: Sequence[LayerMasks] | None = None,
+        generator: torch.Generator | None = None,
+        return_masks: bool = False,
+        return_states: bool,
+    ) -> tuple[Any, ...]: ...
 
     def forward(
         self,
@@ -277,6 +344,7 @@ class LSTM(nn.RNNBase):
         masks: Sequence[LayerMasks] | None = None,
         generator: torch.Generator | None = None,
         return_masks: bool = False,
+        return_states: bool = False,
     ) -> Any:
         """Run the layers over a sequence.
 
@@ -294,10 +362,13 @@ class LSTM(nn.RNNBase):
             generator: draws every mask of this call, nn.LSTM's between layers too; torch's own when absent.
             return_masks: whether the masks that were used come back, so that the same call with them as ``masks``
                 gives the same output, bit for bit.
+            return_states: whether every h_t, c_t and activated gate comes back, for each layer and direction a
+                :class:`~rnndrop_cuda.functional.LayerStates`, of the input's form; of a PackedSequence ``[T, B, ...]``
+                in the caller's order. Detached; 0 past a sample's length.
 
         Returns:
             ``output, (h_n, c_n)``: output is ``[T, B, D * H]``, with a projection ``[T, B, D * P]``, or of the
-            input's form; h_n and c_n are as hx. With return_masks ``output, (h_n, c_n), masks``.
+            input's form; h_n and c_n are as hx. The masks, and then the states, follow where they were asked for.
 
         Raises:
             TypeError: an argument is not of a type said above.
@@ -311,10 +382,10 @@ class LSTM(nn.RNNBase):
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError("lengths: expected none with a PackedSequence, which has its own")
-            output, state, masks = self._forward_packed(input, hx, masks, generator)
+            output, state, masks, states = self._forward_packed(input, hx, masks, generator, return_states)
         else:
-            output, state, masks = self._forward_padded(input, hx, lengths, masks, generator)
-        return (output, state, masks) if return_masks else (output, state)
+            output, state, masks, states = self._forward_padded(input, hx, lengths, masks, generator, return_states)
+        return output, state, *([masks] if return_masks else []), *([states] if return_states else [])
 
     def _forward_padded(
         self,
@@ -323,7 +394,8 @@ class LSTM(nn.RNNBase):
         lengths: Tensor | Sequence[int] | None,
         masks: Sequence[LayerMasks] | None,
         generator: torch.Generator | None,
-    ) -> tuple[Tensor, State, list[LayerMasks]]:
+        return_states: bool,
+    ) -> tuple[Tensor, State, list[LayerMasks], list[LayerStates]]:
         """Time first and with a batch, run, and given back of the form that came."""
         if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a Tensor or a PackedSequence, got {type(input).__name__}")
@@ -342,12 +414,15 @@ class LSTM(nn.RNNBase):
         if self.batch_first:
             x = x.transpose(0, 1)
         used = self._masks(x, masks, generator)
-        y, (h_n, c_n) = self._run(x, hx, _lengths_of(x, lengths), used)
-        if self.batch_first:
-            y = y.transpose(0, 1)
-        if batched:
-            return y, (h_n, c_n), used
-        return y.squeeze(batch_dim), (h_n.squeeze(1), c_n.squeeze(1)), used
+        y, (h_n, c_n), states = self._run(x, hx, _lengths_of(x, lengths), used, return_states)
+
+        def of_the_inputs_form(sequence: Tensor) -> Tensor:
+            sequence = sequence.transpose(0, 1) if self.batch_first else sequence
+            return sequence if batched else sequence.squeeze(batch_dim)
+
+        states = [LayerStates(*map(of_the_inputs_form, of_layer)) for of_layer in states]
+        final = (h_n, c_n) if batched else (h_n.squeeze(1), c_n.squeeze(1))
+        return of_the_inputs_form(y), final, used, states
 
     def _forward_packed(
         self,
@@ -355,7 +430,8 @@ class LSTM(nn.RNNBase):
         hx: State | None,
         masks: Sequence[LayerMasks] | None,
         generator: torch.Generator | None,
-    ) -> tuple[PackedSequence, State, list[LayerMasks]]:
+        return_states: bool,
+    ) -> tuple[PackedSequence, State, list[LayerMasks], list[LayerStates]]:
         """Padded, in the caller's order, run with lengths, and packed again as it came."""
         x, lengths = pad_packed_sequence(input)
         _check_hx(hx, 3)
@@ -363,11 +439,11 @@ class LSTM(nn.RNNBase):
             hx = self._initial_state(x, x.shape[1])
         self._check_sizes(input.data, x.shape[1], hx, input.batch_sizes)
         used = self._masks(x, masks, generator)
-        y, state = self._run(x, hx, lengths.to(x.device), used)
+        y, state, states = self._run(x, hx, lengths.to(x.device), used, return_states)
         if input.sorted_indices is not None:
             y, lengths = y.index_select(1, input.sorted_indices), lengths[input.sorted_indices.cpu()]
         data, batch_sizes = torch._VF._pack_padded_sequence(y, lengths, False)
-        return PackedSequence(data, batch_sizes, input.sorted_indices, input.unsorted_indices), state, used
+        return PackedSequence(data, batch_sizes, input.sorted_indices, input.unsorted_indices), state, used, states
 
     def _check_sizes(self, input: Tensor, B: int, hx: State, batch_sizes: Tensor | None) -> None:
         """nn.LSTM's checks, with its messages; also of hx where the input is packed, which nn.LSTM misses."""
@@ -389,7 +465,7 @@ class LSTM(nn.RNNBase):
         """The masks of this call over x [T, B, I]: those given, else drawn where dropout is on."""
         T, B, runs = x.shape[0], x.shape[1], len(self.all_weights)
         if given is None:
-            return self.draw_masks(T, B, generator) if self.training or self.mc_dropout else [LayerMasks()] * runs
+            return self.draw_masks(T, B, generator) if self.training or self.mc_dropout else self._eval_masks()
         if len(given) != runs:
             raise ValueError(f"masks: expected one LayerMasks a layer and direction, that is {runs}, got {len(given)}")
         for k, masks in enumerate(given):
@@ -405,7 +481,9 @@ class LSTM(nn.RNNBase):
                 raise ValueError(f"masks[{k}].y: expected None, since there is no layer above")
         return list(given)
 
-    def _run(self, x: Tensor, hx: State, lengths: Tensor | None, masks: list[LayerMasks]) -> tuple[Tensor, State]:
+    def _run(
+        self, x: Tensor, hx: State, lengths: Tensor | None, masks: list[LayerMasks], return_states: bool
+    ) -> tuple[Tensor, State, list[LayerStates]]:
         """The stack over x [T, B, I]; hx is checked. Under autocast everything is computed in its dtype."""
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
@@ -413,24 +491,28 @@ class LSTM(nn.RNNBase):
         def cast(tensor: Any) -> Any:
             return None if tensor is None else tensor.to(dtype)
 
-        final_h, final_c = [], []
+        final_h: list[Tensor] = []
+        final_c: list[Tensor] = []
+        states: list[LayerStates] = []
         for layer in range(self.num_layers):
             outputs = []
             for direction in range(self._directions):
                 k = layer * self._directions + direction
-                mask_x, mask_h, mask_g, mask_w, mask_y = map(cast, masks[k])
+                m = LayerMasks(*map(cast, masks[k]))
                 W_ih, W_hh, *biases = map(cast, self.all_weights[k])
                 W_hr = biases.pop() if self.proj_size else None
-                y, h_n, c_n = lstm_layer(
-                    cast(x), cast(hx[0][k]), cast(hx[1][k]), W_ih, W_hh if mask_w is None else mask_w * W_hh, *biases,
-                    W_hr=W_hr, mask_x=mask_x, mask_h=mask_h, mask_g=mask_g,
-                    lengths=lengths, reverse=direction == 1, backend=self.backend,
+                result = lstm_layer(
+                    cast(x), cast(hx[0][k]), cast(hx[1][k]), W_ih, W_hh if m.w is None else m.w * W_hh, *biases,
+                    W_hr=W_hr, mask_x=m.x, mask_h=m.h, mask_g=m.g, mask_c=m.c, zone_c=m.z_c, zone_h=m.z_h,
+                    lengths=lengths, reverse=direction == 1, backend=self.backend, return_states=return_states,
                 )  # fmt: skip
-                outputs.append(y if mask_y is None else mask_y * y)
+                y, h_n, c_n, *of_layer = result
+                states += of_layer
+                outputs.append(y if m.y is None else m.y * y)
                 final_h.append(h_n)
                 final_c.append(c_n)
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-        return x, (torch.stack(final_h), torch.stack(final_c))
+        return x, (torch.stack(final_h), torch.stack(final_c)), states
 
 
 class GalLSTM(LSTM):

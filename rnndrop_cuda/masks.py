@@ -15,19 +15,27 @@ from torch import Tensor
 
 
 class LayerMasks(NamedTuple):
-    """The masks of one layer in one direction; None where there is none."""
+    """The masks of one layer in one direction, None where there is none; P is the width of h, H without a projection."""
 
     x: Tensor | None = None
-    """``[I]`` or ``[B, I]``, on the input: Gal & Ghahramani."""
+    """``[I]`` or ``[B, I]``, on the input: Gal & Ghahramani. Untied, one for each gate, ``[4, 1, I]`` or
+    ``[4, B, I]``."""
     h: Tensor | None = None
-    """``[H]`` or ``[B, H]`` , P for H with a projection, on the hidden state where the recurrence uses it:
+    """``[P]`` or ``[B, P]``, untied ``[4, 1, P]`` or ``[4, B, P]``, on the hidden state where the recurrence uses it:
     Gal & Ghahramani."""
     g: Tensor | None = None
     """``[H]``, ``[B, H]`` or ``[T, B, H]``, on the candidate: Semeniuta et al."""
     w: Tensor | None = None
-    """``[4H, H]`` or ``[4H, P]``, on W_hh, for all steps: DropConnect as in AWD-LSTM, Merity et al."""
+    """``[4H, P]``, on W_hh, for all steps: DropConnect as in AWD-LSTM, Merity et al."""
     y: Tensor | None = None
-    """``[T, B, H]`` or ``[T, B, P]``, on the output on its way into the layer above: nn.LSTM's own dropout."""
+    """``[T, B, P]``, on the output on its way into the layer above: nn.LSTM's own dropout."""
+    c: Tensor | None = None
+    """``[H]`` or ``[B, H]`` of 0 and 1, on the cell: RNNDrop, Moon et al."""
+    z_c: Tensor | None = None
+    """``[H]``, ``[B, H]`` or ``[T, B, H]``, how much of c stays as it was: zoneout, Krueger et al. 0 or 1, or its
+    expectation."""
+    z_h: Tensor | None = None
+    """The same for h, with P for H."""
 
 
 def check_probability(name: str, p: float) -> float:

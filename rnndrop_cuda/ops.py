@@ -54,27 +54,29 @@ def acc_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def _lstm_layer_fake(
     x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
-    W_hr: Tensor | None, mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, lengths: Tensor | None,
-    reverse: bool,
+    W_hr: Tensor | None, mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, mask_c: Tensor | None,
+    zone_c: Tensor | None, zone_h: Tensor | None, lengths: Tensor | None, reverse: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     T, B, _ = x.shape
     H, P = c_0.shape[1], h_0.shape[1]
-    keeps_h_tilde = lengths is not None or (mask_h is not None and mask_h.dim() == 2)
+    per_sample = mask_h is not None and (mask_h.dim() == 2 or (mask_h.dim() == 3 and mask_h.shape[1] != 1))
+    per_gate = (4,) if mask_h is not None and per_sample and mask_h.dim() == 3 else ()
     return (
         x.new_empty(T, B, P),
         x.new_empty(B, P),
         x.new_empty(B, H),
         x.new_empty(T, B, 4 * H),
         x.new_empty(T + 1, B, H, dtype=acc_dtype(x.dtype)),
-        x.new_empty(T, B, P) if keeps_h_tilde else x.new_empty(0),
+        x.new_empty(*per_gate, T, B, P) if lengths is not None or per_sample else x.new_empty(0),
         x.new_empty(T, B, H) if W_hr is not None else x.new_empty(0),
     )
 
 
 def _lstm_layer_backward_fake(
     x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
-    W_hr: Tensor | None, mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, lengths: Tensor | None,
-    reverse: bool, y: Tensor, gates: Tensor, c: Tensor, h_tilde: Tensor, h_full: Tensor,
+    W_hr: Tensor | None, mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, mask_c: Tensor | None,
+    zone_c: Tensor | None, zone_h: Tensor | None, lengths: Tensor | None, reverse: bool,
+    y: Tensor, gates: Tensor, c: Tensor, h_tilde: Tensor, h_full: Tensor,
     dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, need_dx: bool, need_dW: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     return (
@@ -120,7 +122,9 @@ def _backward(
 # ---------------------------------------------------------------- derivatives of the backward, by the reference
 
 # Tensor arguments of lstm_layer, in order: those that have gradients, then masks and lengths.
-N_DIFFERENTIABLE, N_TENSORS = 8, 12
+N_DIFFERENTIABLE = 8
+CONSTANTS = ("mask_x", "mask_h", "mask_g", "mask_c", "zone_c", "zone_h", "lengths")
+N_TENSORS = N_DIFFERENTIABLE + len(CONSTANTS)
 
 
 def _backward_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -138,7 +142,6 @@ def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
     saved = ctx.saved_tensors
     differentiable, constants = saved[:N_DIFFERENTIABLE], saved[N_DIFFERENTIABLE:N_TENSORS]
     incoming = saved[N_TENSORS:]
-    mask_x, mask_h, mask_g, lengths = constants
     # db is the gradient of either bias.
     has_b_ih = differentiable[5] is not None
     of = [k for k in range(N_DIFFERENTIABLE) if k != (6 if has_b_ih else 5)]
@@ -150,7 +153,7 @@ def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
         x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr = _filled(differentiable, given)
         outputs = reference.lstm_layer(
             x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr=W_hr,
-            mask_x=mask_x, mask_h=mask_h, mask_g=mask_g, lengths=lengths, reverse=ctx.reverse,
+            **dict(zip(CONSTANTS, constants, strict=True)), reverse=ctx.reverse,
         )  # fmt: skip
         return tuple(output for output, grad in zip(outputs, incoming, strict=True) if grad is not None)
 

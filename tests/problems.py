@@ -12,6 +12,8 @@ from rnndrop_cuda import reference
 
 INPUTS = ("x", "h_0", "c_0", "W_ih", "W_hh", "b_ih", "b_hh")
 OUTPUTS = ("y", "h_n", "c_n")
+# Tensor arguments that have no gradient, in the op's order.
+CONSTANTS = ("mask_x", "mask_h", "mask_g", "mask_c", "zone_c", "zone_h", "lengths")
 
 
 @dataclass
@@ -49,6 +51,13 @@ def random_mask(shape: tuple[int, ...], p: float = 0.5, dtype: torch.dtype = tor
     return torch.bernoulli(torch.full(shape, keep, dtype=dtype)) / (keep or 1)
 
 
+def random_noise(name: str, shape: tuple[int, ...], p: float = 0.5) -> Tensor:
+    """The mask or the zoneout of that name; zoneout half of the time by entry, half of the time as eval's p."""
+    if name.startswith("zone"):
+        return torch.where(torch.rand(shape, dtype=torch.float64) < 0.5, 1 - random_mask(shape, p).sign(), p)
+    return random_mask(shape, p)
+
+
 MASK_KINDS: dict[str, dict[str, str]] = {
     "none": {},
     "gal-batch": {"mask_x": "I", "mask_h": "P"},
@@ -59,7 +68,17 @@ MASK_KINDS: dict[str, dict[str, str]] = {
     "semeniuta-sequence": {"mask_g": "BH"},
     "semeniuta-shared": {"mask_g": "H"},
     "both": {"mask_x": "I", "mask_h": "BP", "mask_g": "TBH"},
-}
+    "untied-batch": {"mask_x": "41I", "mask_h": "41P"},
+    "untied-sample": {"mask_x": "4BI", "mask_h": "4BP"},
+    "rnndrop": {"mask_c": "BH"},
+    "rnndrop-shared": {"mask_c": "H"},
+    "zoneout": {"zone_c": "TBH", "zone_h": "TBP"},
+    "zoneout-sequence": {"zone_c": "BH", "zone_h": "BP"},
+    "zoneout-h-only": {"zone_h": "P"},
+    "all": {
+        "mask_x": "4BI", "mask_h": "4BP", "mask_g": "TBH", "mask_c": "BH", "zone_c": "TBH", "zone_h": "TBP",
+    },
+}  # fmt: skip
 
 
 def random_problem(
@@ -81,7 +100,7 @@ def random_problem(
     With proj there is a W_hr among the inputs that makes h that wide.
     """
     P = proj or H
-    sizes = {"T": T, "B": B, "I": I, "H": H, "P": P}
+    sizes = {"T": T, "B": B, "I": I, "H": H, "P": P, "1": 1, "4": 4}
     scale = 1 / max(I + H, 1) ** 0.5
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
@@ -99,7 +118,7 @@ def random_problem(
     if proj:
         inputs["W_hr"] = normal(P, H, scale=scale)
     options: dict[str, Any] = {
-        name: random_mask(tuple(sizes[s] for s in shape), p) for name, shape in MASK_KINDS[masks].items()
+        name: random_noise(name, tuple(sizes[s] for s in shape), p) for name, shape in MASK_KINDS[masks].items()
     }
     if lengths:
         options["lengths"] = torch.tensor([T, 0, *torch.randint(0, T + 1, (B,)).tolist()][:B], dtype=torch.int64)

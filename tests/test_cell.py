@@ -42,19 +42,49 @@ def test_numbers_worked_by_hand(library, dtype):
     ln2, ln3, m_g = math.log(2), math.log(3), 2
     c_prev = (ln2 - 1 / 2 * (m_g * 3 / 5)) / (3 / 4)
     dh, dc = 1, 0.5
-    inputs = np.array([0, ln3, ln2, -ln3, m_g, c_prev, dh, dc], DTYPES[dtype])
-    forward, backward = np.empty(6, DTYPES[dtype]), np.empty(5, DTYPES[dtype])
-    getattr(library, f"cell_{dtype}")(inputs.ctypes, forward.ctypes, backward.ctypes)
+    unused = math.nan  # the noise on the state, and h_prev
+    inputs = [0, ln3, ln2, -ln3, m_g, unused, unused, unused, c_prev, unused, dh, dc]
 
     dc_total = 0.5 + 1 * 1 / 4 * (1 - 9 / 25)  # 0.66
-    expected_forward = [1 / 2, 3 / 4, 3 / 5, 1 / 4, ln2, 3 / 20]
-    expected_backward = [
+    forward = [1 / 2, 3 / 4, 3 / 5, 1 / 4, ln2, 3 / 20]
+    backward = [
         dc_total * (2 * 3 / 5) * (1 / 2 * 1 / 2),  # di_pre
         dc_total * c_prev * (3 / 4 * 1 / 4),  # df_pre
         dc_total * 1 / 2 * 2 * (1 - 9 / 25),  # dg_pre
         1 * 3 / 5 * (1 / 4 * 3 / 4),  # do_pre
         dc_total * 3 / 4,  # dc_prev
+        0,  # dh_prev
     ]
+    assert_cell(library, "cell", dtype, inputs, forward, backward)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_noisy_state_worked_by_hand(library, dtype):
+    """The same gates, with m_c = 1/2 and c_prev such that c_new = ln 2 again; a fifth of c stays, a quarter of h."""
+    ln2, ln3, m_g, m_c, z_c, z_h = math.log(2), math.log(3), 2, 1 / 2, 1 / 5, 1 / 4
+    c_prev = (ln2 / m_c - 1 / 2 * (m_g * 3 / 5)) / (3 / 4)
+    h_prev, dh, dc = 0.3, 1, 0.5
+    inputs = [0, ln3, ln2, -ln3, m_g, m_c, z_c, z_h, c_prev, h_prev, dh, dc]
+
+    dh_new = 3 / 4
+    dc_new = 4 / 5 * 0.5 + dh_new * 1 / 4 * (1 - 9 / 25)  # 0.52
+    dc_sum = m_c * dc_new
+    forward = [1 / 2, 3 / 4, 3 / 5, 1 / 4, c_prev / 5 + 4 / 5 * ln2, h_prev / 4 + 3 / 4 * 3 / 20]
+    backward = [
+        dc_sum * (2 * 3 / 5) * (1 / 2 * 1 / 2),
+        dc_sum * c_prev * (3 / 4 * 1 / 4),
+        dc_sum * 1 / 2 * 2 * (1 - 9 / 25),
+        dh_new * 3 / 5 * (1 / 4 * 3 / 4),
+        dc_sum * 3 / 4 + 0.5 / 5,
+        1 / 4,
+    ]
+    assert_cell(library, "noisy_cell", dtype, inputs, forward, backward)
+
+
+def assert_cell(library, name, dtype, inputs, expected_forward, expected_backward):
+    inputs = np.array(inputs, DTYPES[dtype])
+    forward, backward = np.empty(6, DTYPES[dtype]), np.empty(6, DTYPES[dtype])
+    getattr(library, f"{name}_{dtype}")(inputs.ctypes, forward.ctypes, backward.ctypes)
     tolerance = 1e-6 if dtype == "float32" else 1e-15
     np.testing.assert_allclose(forward, expected_forward, rtol=tolerance)
     np.testing.assert_allclose(backward, expected_backward, rtol=tolerance)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from problems import INPUTS, OUTPUTS, relative_error
+from problems import CONSTANTS, INPUTS, OUTPUTS, relative_error
 
 from rnndrop_cuda import ops, reference
 from rnndrop_cuda.functional import lstm_layer
@@ -49,7 +49,12 @@ def calls(draw):
         "W_hr": normal(P, H) if projected else None,
     }  # fmt: skip
     options = {"reverse": draw(st.booleans())}
-    for name, shapes in (("mask_x", [(I,), (B, I)]), ("mask_h", [(P,), (B, P)]), ("mask_g", [(H,), (B, H), (T, B, H)])):
+    shapes_of = {
+        "mask_x": [(I,), (B, I), (4, 1, I), (4, B, I)], "mask_h": [(P,), (B, P), (4, 1, P), (4, B, P)],
+        "mask_g": [(H,), (B, H), (T, B, H)], "mask_c": [(H,), (B, H)],
+        "zone_c": [(H,), (B, H), (T, B, H)], "zone_h": [(P,), (B, P), (T, B, P)],
+    }  # fmt: skip
+    for name, shapes in shapes_of.items():
         shape = draw(st.sampled_from([None, *shapes]))
         options[name] = None if shape is None else mask(*shape)
     if draw(st.booleans()):
@@ -85,7 +90,7 @@ def test_any_good_call_equals_the_reference(call):
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     calls(),
-    st.sampled_from([*INPUTS, "W_hr", "mask_x", "mask_h", "mask_g", "lengths"]),
+    st.sampled_from([*INPUTS, "W_hr", *CONSTANTS]),
     st.sampled_from([(), (0,), (1,), (3,), (2, 5), (1, 1, 1), (2, 3, 4), (1, 2, 3, 4)]),
     st.sampled_from([torch.float64, torch.float32, torch.int64, torch.bool, torch.complex64]),
 )
@@ -94,7 +99,7 @@ def test_any_wrong_argument_is_refused_or_right(call, name, shape, dtype):
     inputs, options, _ = call
     arguments = inputs | options
     arguments[name] = torch.ones(shape, dtype=dtype)
-    order = [*INPUTS, "W_hr", "mask_x", "mask_h", "mask_g", "lengths", "reverse"]
+    order = [*INPUTS, "W_hr", *CONSTANTS, "reverse"]
     for layer in (
         lambda: lstm_layer(**arguments, backend="cpu"),
         lambda: torch.ops.rnndrop.lstm_layer(*(arguments.get(k) for k in order)),

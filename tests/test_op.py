@@ -6,7 +6,16 @@ import sys
 
 import pytest
 import torch
-from problems import INPUTS, MASK_KINDS, OUTPUTS, Problem, assert_equals_reference, random_problem, relative_error
+from problems import (
+    CONSTANTS,
+    INPUTS,
+    MASK_KINDS,
+    OUTPUTS,
+    Problem,
+    assert_equals_reference,
+    random_problem,
+    relative_error,
+)
 
 from rnndrop_cuda import ops, reference
 from rnndrop_cuda.functional import lstm_layer
@@ -34,7 +43,7 @@ def test_equals_reference(dtype, masks, lengths, reverse):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [False, True])
-@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "both"])
+@pytest.mark.parametrize("masks", MASK_KINDS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_equals_reference_with_a_projection(dtype, masks, lengths, reverse):
     """Narrower than the state, one wide, and wider, which nn.LSTM does not allow."""
@@ -44,7 +53,7 @@ def test_equals_reference_with_a_projection(dtype, masks, lengths, reverse):
 
 
 @pytest.mark.parametrize("p", [0, 0.25, 0.5, 1])
-@pytest.mark.parametrize("masks", ["gal-batch", "gal-sample", "semeniuta-step", "both"])
+@pytest.mark.parametrize("masks", [kind for kind in MASK_KINDS if kind != "none"])
 def test_equals_reference_at_every_p(masks, p):
     problem = random_problem(masks=masks, p=p)
     assert_equals_reference(problem, cpu_layer, 1e-13)
@@ -57,7 +66,7 @@ def test_equals_reference_where_matrices_are_large():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "both"])
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "both", "untied-sample", "all"])
 @pytest.mark.parametrize("T", [5, 6, 11])
 def test_equals_reference_where_the_steps_come_in_chunks(T, masks, reverse):
     """Batches so large that 5 steps make a chunk: just one, one more, and a last one that is short."""
@@ -75,7 +84,7 @@ def test_equals_reference_without_biases(bias):
     assert_equals_reference(problem, cpu_layer, 1e-13)
 
 
-@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "semeniuta-step", "both"])
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "semeniuta-step", "both", "zoneout", "all"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_error_at_most_twice_that_of_plain_torch(dtype, masks):
     """The same rounded inputs through the kernel and through plain torch in this dtype, both against float64."""
@@ -97,7 +106,7 @@ def test_gradcheck(masks, reverse):
     assert torch.autograd.gradcheck(lambda *inputs: cpu_layer(*inputs, **problem.options), inputs)
 
 
-@pytest.mark.parametrize("masks", ["none", "both"])
+@pytest.mark.parametrize("masks", ["none", "both", "all"])
 def test_gradcheck_and_gradgradcheck_with_a_projection(masks):
     problem = random_problem(2, 2, 2, 3, proj=2, masks=masks, lengths=True)
     inputs = [problem.inputs[name].requires_grad_() for name in (*INPUTS, "W_hr")]
@@ -109,8 +118,9 @@ def test_gradcheck_and_gradgradcheck_with_a_projection(masks):
     assert torch.autograd.gradgradcheck(layer, inputs)
 
 
-def test_double_backward_equals_the_reference():
-    problem = random_problem(3, 2, 2, 3, masks="both", lengths=True)
+@pytest.mark.parametrize("masks", ["both", "all"])
+def test_double_backward_equals_the_reference(masks):
+    problem = random_problem(3, 2, 2, 3, masks=masks, lengths=True)
 
     def second_derivatives(layer):
         inputs = [problem.inputs[name].detach().clone().requires_grad_() for name in INPUTS]
@@ -207,12 +217,12 @@ def test_changed_output_is_noticed_in_backward():
         h_n.sum().backward()
 
 
-@pytest.mark.parametrize("name", [*INPUTS, "mask_x", "mask_h", "mask_g"])
+@pytest.mark.parametrize("name", [*INPUTS, *CONSTANTS[:-1]])
 def test_strides_do_not_matter(name):
     """Transposed, every other element, expanded: the same numbers as a dense copy."""
-    for masks in ("gal-batch", "gal-sample", "semeniuta-step"):
+    for masks in ("gal-batch", "gal-sample", "semeniuta-step", "all"):
         problem = random_problem(masks=masks)
-        place = problem.options if name.startswith("mask") else problem.inputs
+        place = problem.options if name in CONSTANTS else problem.inputs
         if name not in place:
             continue
         dense = place[name]
@@ -256,6 +266,23 @@ def test_bit_for_bit_the_same_on_every_run(masks):
         assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+@pytest.mark.parametrize("proj", [0, 4])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("masks", ["none", "all"])
+def test_states_equal_the_reference(masks, lengths, reverse, proj):
+    problem = random_problem(proj=proj, masks=masks, lengths=lengths, reverse=reverse)
+    arguments = problem.inputs | problem.options
+    *outputs, ours = lstm_layer(**arguments, backend="cpu", return_states=True)
+    *_, theirs = lstm_layer(**arguments, backend="python", return_states=True)
+    assert ours._fields == theirs._fields == ("h", "c", "i", "f", "g", "o")
+    for name, ours_of, theirs_of in zip(ours._fields, ours, theirs, strict=True):
+        assert relative_error(ours_of, theirs_of) < 1e-13, name
+    assert torch.equal(ours.h, outputs[0])
+    if not lengths:
+        assert torch.equal(ours.c[0 if reverse else -1], outputs[2])
+
+
 def test_dropped_columns_get_no_gradient_and_no_nan():
     problem = random_problem(masks="gal-batch", p=1)
     result = problem.solve(cpu_layer)
@@ -282,10 +309,10 @@ def test_nan_stays_visible():
 
 
 @pytest.mark.parametrize("proj", [0, 2])
-@pytest.mark.parametrize("masks", ["none", "gal-batch", "both"])
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "both", "untied-batch", "all"])
 def test_opcheck(masks, proj):
-    problem = random_problem(masks=masks, lengths=masks == "both", proj=proj)
-    options = [problem.options.get(name) for name in ("mask_x", "mask_h", "mask_g", "lengths")]
+    problem = random_problem(masks=masks, lengths=masks in ("both", "all"), proj=proj)
+    options = [problem.options.get(name) for name in CONSTANTS]
     inputs = [problem.inputs[name].requires_grad_() for name in INPUTS]
     W_hr = problem.inputs["W_hr"].requires_grad_() if proj else None
     arguments = (*inputs, W_hr, *options, False)

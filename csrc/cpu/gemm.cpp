@@ -38,6 +38,9 @@ bool multiplied_in_float32(at::ScalarType dtype) {
   return false;
 }
 
+// Row-major or the transpose of it, without gaps between the rows.
+bool dense(const at::Tensor& matrix) { return matrix.is_contiguous() || matrix.t().is_contiguous(); }
+
 // Below this many multiplications oneDNN's 10 us a call outweigh its speed.
 constexpr int64_t kOneDnnMinimum = 1 << 20;
 
@@ -52,7 +55,8 @@ void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool 
     return;
   }
 #ifdef RNNDROP_MAY_HAVE_ONEDNN
-  if (out.scalar_type() == at::kFloat && a.size(0) * a.size(1) * b.size(1) >= kOneDnnMinimum && onednn_is_faster()) {
+  if (out.scalar_type() == at::kFloat && a.size(0) * a.size(1) * b.size(1) >= kOneDnnMinimum && out.is_contiguous() &&
+      dense(a) && dense(b) && onednn_is_faster()) {
     at::native::mkldnn_matmul(a, b, out, accumulate ? 1.f : 0.f, 1.f);
     return;
   }

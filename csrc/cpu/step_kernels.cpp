@@ -73,16 +73,45 @@ INLINE void load_pre_activation(Chunk<acc_t>& pre, const scalar_t* gemm, const s
   }
 }
 
-// h~ of the next step: mask_h * h, in the row's place.
+// The noise of n elements from (b, j) on; absent is 1 for a mask, 0 for zoneout.
 template <class scalar_t, class acc_t>
-INLINE void store_h_tilde(scalar_t* h_tilde, const scalar_t* mask_h, Chunk<acc_t>& h, int64_t n) {
-  if (!h_tilde) return;
-  Chunk<acc_t> mask;
-  load_or(mask, mask_h, acc_t(1), n);
-  for (int64_t k = 0; k < n; ++k) h_tilde[k] = static_cast<scalar_t>(mask[k] * h[k]);
+INLINE void load_noise(Chunk<acc_t>& out, const RowNoise& noise, acc_t absent, int64_t b, int64_t j, int64_t n) {
+  load_or(out, offset<scalar_t>(noise.data, b * noise.stride + j), absent, n);
 }
 
-template <class scalar_t>
+template <class acc_t>
+struct NoiseChunks {
+  Chunk<acc_t> m_g, m_c, z_c, z_h;
+  template <bool noisy_state>
+  INLINE CellNoise<acc_t> at(int64_t k) {
+    if constexpr (noisy_state) return {m_g[k], m_c[k], z_c[k], z_h[k]};
+    return {m_g[k], acc_t(1), acc_t(0), acc_t(0)};
+  }
+};
+
+template <bool noisy_state, class scalar_t, class acc_t>
+INLINE void load_noise(NoiseChunks<acc_t>& out, const StepNoise& noise, int64_t b, int64_t j, int64_t n) {
+  load_noise<scalar_t>(out.m_g, noise.mask_g, acc_t(1), b, j, n);
+  if constexpr (noisy_state) {
+    load_noise<scalar_t>(out.m_c, noise.mask_c, acc_t(1), b, j, n);
+    load_noise<scalar_t>(out.z_c, noise.zone_c, acc_t(0), b, j, n);
+    load_noise<scalar_t>(out.z_h, noise.zone_h, acc_t(0), b, j, n);
+  }
+}
+
+// h~ of the next step: mask_h * h, for all gates or for each.
+template <class scalar_t, class acc_t>
+INLINE void store_h_tilde(const StepForward& step, int64_t at, Chunk<acc_t>& h, int64_t n) {
+  if (!step.h_tilde_next) return;
+  for (int64_t gate = 0; gate < step.n_h_tilde; ++gate) {
+    scalar_t* h_tilde = static_cast<scalar_t*>(step.h_tilde_next) + gate * step.h_tilde_stride + at;
+    Chunk<acc_t> mask;
+    load_or(mask, offset<scalar_t>(step.mask_h, gate * step.B * step.H + at), acc_t(1), n);
+    for (int64_t k = 0; k < n; ++k) h_tilde[k] = static_cast<scalar_t>(mask[k] * h[k]);
+  }
+}
+
+template <class scalar_t, bool noisy_state>
 INLINE void forward_rows(const StepForward& step, int64_t begin, int64_t end) {
   using acc_t = acc_type<scalar_t>;
   const int64_t H = step.H;
@@ -96,8 +125,6 @@ INLINE void forward_rows(const StepForward& step, int64_t begin, int64_t end) {
       scalar_t* y = static_cast<scalar_t*>(step.y) + at;
       acc_t* c_out = static_cast<acc_t*>(step.c) + at;
       scalar_t* h_state = offset<scalar_t>(step.h_state, at);
-      scalar_t* h_tilde_next = offset<scalar_t>(step.h_tilde_next, at);
-      const scalar_t* mask_h = offset<scalar_t>(step.mask_h, at);
       Chunk<acc_t> h, c_prev;
       load(c_prev, static_cast<const acc_t*>(step.c_prev) + at, n);
 
@@ -107,21 +134,24 @@ INLINE void forward_rows(const StepForward& step, int64_t begin, int64_t end) {
           y[k] = scalar_t(0);
         }
         store(c_out, c_prev, n);
-        if (h_tilde_next) {
+        if (step.h_tilde_next) {
           load(h, h_state, n);
-          store_h_tilde(h_tilde_next, mask_h, h, n);
+          store_h_tilde<scalar_t>(step, at, h, n);
         }
         continue;
       }
 
-      Chunk<acc_t> i, f, g, o, m_g, c;
+      Chunk<acc_t> i, f, g, o, c, h_prev;
+      NoiseChunks<acc_t> noise;
       load_pre_activation(i, gates, b_ih ? b_ih + j : nullptr, b_hh ? b_hh + j : nullptr, n);
       load_pre_activation(f, gates + H, b_ih ? b_ih + H + j : nullptr, b_hh ? b_hh + H + j : nullptr, n);
       load_pre_activation(g, gates + 2 * H, b_ih ? b_ih + 2 * H + j : nullptr, b_hh ? b_hh + 2 * H + j : nullptr, n);
       load_pre_activation(o, gates + 3 * H, b_ih ? b_ih + 3 * H + j : nullptr, b_hh ? b_hh + 3 * H + j : nullptr, n);
-      load_or(m_g, offset<scalar_t>(step.mask_g, b * step.mask_g_stride + j), acc_t(1), n);
+      load_noise<noisy_state, scalar_t>(noise, step.noise, b, j, n);
+      if constexpr (noisy_state) load_or(h_prev, static_cast<const scalar_t*>(h_state), acc_t(0), n);
       for (int64_t k = 0; k < n; ++k) {
-        const CellForward<acc_t> cell = cell_forward(i[k], f[k], g[k], o[k], m_g[k], c_prev[k]);
+        const CellForward<acc_t> cell = cell_forward<noisy_state>(
+            i[k], f[k], g[k], o[k], noise.template at<noisy_state>(k), c_prev[k], noisy_state ? h_prev[k] : acc_t(0));
         i[k] = cell.i;
         f[k] = cell.f;
         g[k] = cell.g;
@@ -136,12 +166,12 @@ INLINE void forward_rows(const StepForward& step, int64_t begin, int64_t end) {
       store(c_out, c, n);
       store(y, h, n);
       if (h_state) store(h_state, h, n);
-      store_h_tilde(h_tilde_next, mask_h, h, n);
+      store_h_tilde<scalar_t>(step, at, h, n);
     }
   }
 }
 
-template <class scalar_t>
+template <class scalar_t, bool noisy_state>
 INLINE void backward_rows(const StepBackward& step, int64_t begin, int64_t end) {
   using acc_t = acc_type<scalar_t>;
   const int64_t H = step.H;
@@ -154,9 +184,12 @@ INLINE void backward_rows(const StepBackward& step, int64_t begin, int64_t end) 
 
       Chunk<acc_t> dh, from_gemm, mask_h;
       load_or(dh, dh_carry, acc_t(0), n);
-      load_or(from_gemm, offset<scalar_t>(step.dh_tilde_next, at), acc_t(0), n);
-      load_or(mask_h, offset<scalar_t>(step.mask_h, at), acc_t(1), n);
-      for (int64_t k = 0; k < n; ++k) dh[k] += mask_h[k] * from_gemm[k];
+      for (int64_t gate = 0; step.dh_tilde_next && gate < step.n_h_tilde; ++gate) {
+        const int64_t of_gate = gate * step.B * H + at;
+        load(from_gemm, static_cast<const scalar_t*>(step.dh_tilde_next) + of_gate, n);
+        load_or(mask_h, offset<scalar_t>(step.mask_h, of_gate), acc_t(1), n);
+        for (int64_t k = 0; k < n; ++k) dh[k] += mask_h[k] * from_gemm[k];
+      }
 
       if (past_end) {
         for (int64_t k = 0; k < n; ++k) {
@@ -168,33 +201,33 @@ INLINE void backward_rows(const StepBackward& step, int64_t begin, int64_t end) 
 
       const scalar_t* gates = static_cast<const scalar_t*>(step.gates) + 4 * b * H + j;
       acc_t* dc_in_out = static_cast<acc_t*>(step.dc) + at;
-      Chunk<acc_t> i, f, g, o, m_g, c_prev, c, dy, dc;
+      Chunk<acc_t> i, f, g, o, c_prev, c, dy, dc;
+      NoiseChunks<acc_t> noise;
       load(i, gates, n);
       load(f, gates + H, n);
       load(g, gates + 2 * H, n);
       load(o, gates + 3 * H, n);
-      load_or(m_g, offset<scalar_t>(step.mask_g, b * step.mask_g_stride + j), acc_t(1), n);
+      load_noise<noisy_state, scalar_t>(noise, step.noise, b, j, n);
       load(c_prev, static_cast<const acc_t*>(step.c_prev) + at, n);
       load(c, static_cast<const acc_t*>(step.c) + at, n);
       load_or(dy, offset<scalar_t>(step.dy, at), acc_t(0), n);
       load(dc, dc_in_out, n);
       for (int64_t k = 0; k < n; ++k) {
-        const CellBackward<acc_t> cell =
-            cell_backward(i[k], f[k], g[k], o[k], m_g[k], c_prev[k], c[k], dh[k] + dy[k], dc[k]);
+        const CellBackward<acc_t> cell = cell_backward<noisy_state>(
+            i[k], f[k], g[k], o[k], noise.template at<noisy_state>(k), c_prev[k], c[k], dh[k] + dy[k], dc[k]);
         i[k] = cell.di_pre;
         f[k] = cell.df_pre;
         g[k] = cell.dg_pre;
         o[k] = cell.do_pre;
         dc[k] = cell.dc_prev;
+        dh[k] = cell.dh_prev;
       }
       store(da, i, n);
       store(da + H, f, n);
       store(da + 2 * H, g, n);
       store(da + 3 * H, o, n);
       store(dc_in_out, dc, n);
-      if (dh_carry) {
-        for (int64_t k = 0; k < n; ++k) dh_carry[k] = 0;
-      }
+      if (dh_carry) store(dh_carry, dh, n);
     }
   }
 }
@@ -211,11 +244,13 @@ struct Kernels {
 #define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                          \
   template <class scalar_t>                                                                                      \
   ATTRIBUTE void forward_##NAME(const StepForward& step, int64_t begin, int64_t end) {                           \
-    forward_rows<scalar_t>(step, begin, end);                                                                    \
+    step.noise.on_state() ? forward_rows<scalar_t, true>(step, begin, end)                                       \
+                          : forward_rows<scalar_t, false>(step, begin, end);                                     \
   }                                                                                                              \
   template <class scalar_t>                                                                                      \
   ATTRIBUTE void backward_##NAME(const StepBackward& step, int64_t begin, int64_t end) {                         \
-    backward_rows<scalar_t>(step, begin, end);                                                                   \
+    step.noise.on_state() ? backward_rows<scalar_t, true>(step, begin, end)                                      \
+                          : backward_rows<scalar_t, false>(step, begin, end);                                    \
   }                                                                                                              \
   constexpr Kernels kernels_##NAME{                                                                              \
       #NAME,                                                                                                     \

@@ -5,7 +5,7 @@
 // worth of scalars where H and every pointer allow, else 1.
 //
 // Cost, bytes an element of [B,H] (s = sizeof(scalar_t), a = sizeof(acc_t)), each read or written once:
-//   forward   9s + 2a + masks: gates in and out, y; c_prev in, c out      (+ s where h_tilde_next is not y itself)
+//   forward   9s + 2a + masks: gates in and out, y; c_prev in, c out      (+ s each for h_tilde_next and h_state)
 //   backward 10s + 4a + masks: gates in, da out, dy, dh_tilde_next; c_prev, c in, dc in and out   (+ 2a: dh_carry)
 // Floor = bytes / bandwidth: float32, B = H = 128, is 0.7 MB forward, 0.15 us at 4.8 TB/s: there a launch costs more
 // than the pass, so what fusion saves is launches.
@@ -93,15 +93,39 @@ __device__ __forceinline__ void load_pre_activation(acc_t (&pre)[V], const StepF
   for (int k = 0; k < V; ++k) pre[k] += b_ih[k] + b_hh[k];
 }
 
-// h~ of the next step: mask_h * h
+// h~ of the next step: mask_h * h, for all gates or for each
 template <class scalar_t, class acc_t, int V>
 __device__ __forceinline__ void store_h_tilde(const StepForward& step, int64_t at, const acc_t (&h)[V]) {
   if (!step.h_tilde_next) return;
-  acc_t h_tilde[V];
-  load_or(h_tilde, offset<scalar_t>(step.mask_h, at), acc_t(1));
+#pragma unroll 1
+  for (int64_t gate = 0; gate < step.n_h_tilde; ++gate) {
+    acc_t h_tilde[V];
+    load_or(h_tilde, offset<scalar_t>(step.mask_h, gate * step.B * step.H + at), acc_t(1));
 #pragma unroll
-  for (int k = 0; k < V; ++k) h_tilde[k] *= h[k];
-  store(offset<scalar_t>(step.h_tilde_next, at), h_tilde);
+    for (int k = 0; k < V; ++k) h_tilde[k] *= h[k];
+    store(offset<scalar_t>(step.h_tilde_next, gate * step.h_tilde_stride + at), h_tilde);
+  }
+}
+
+// The noise of V elements from (b, j) on; absent is 1 for a mask, 0 for zoneout.
+template <class scalar_t, class acc_t, int V>
+__device__ __forceinline__ void load_noise(acc_t (&out)[V], const RowNoise& noise, acc_t absent, int64_t b, int64_t j) {
+  load_or(out, offset<scalar_t>(noise.data, b * noise.stride + j), absent);
+}
+
+template <class scalar_t, bool noisy_state, class acc_t, int V>
+__device__ __forceinline__ void load_noise(CellNoise<acc_t> (&out)[V], const StepNoise& noise, int64_t b, int64_t j) {
+  acc_t m_g[V], m_c[V], z_c[V], z_h[V];
+  load_noise<scalar_t>(m_g, noise.mask_g, acc_t(1), b, j);
+  if (noisy_state) {
+    load_noise<scalar_t>(m_c, noise.mask_c, acc_t(1), b, j);
+    load_noise<scalar_t>(z_c, noise.zone_c, acc_t(0), b, j);
+    load_noise<scalar_t>(z_h, noise.zone_h, acc_t(0), b, j);
+  }
+#pragma unroll
+  for (int k = 0; k < V; ++k) {
+    out[k] = noisy_state ? CellNoise<acc_t>{m_g[k], m_c[k], z_c[k], z_h[k]} : CellNoise<acc_t>{m_g[k], 1, 0, 0};
+  }
 }
 
 // The row and the first column of this thread.
@@ -114,7 +138,7 @@ __device__ __forceinline__ Place my_place() {
   return {int64_t(blockIdx.x) * blockDim.y + threadIdx.y, (int64_t(blockIdx.y) * blockDim.x + threadIdx.x) * V};
 }
 
-template <class scalar_t, int V>
+template <class scalar_t, int V, bool noisy_state>
 __global__ void __launch_bounds__(kThreads, kMinBlocks) forward_kernel(const StepForward step) {
   using acc_t = acc_type<scalar_t>;
   const int64_t H = step.H;
@@ -143,15 +167,18 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) forward_kernel(const Ste
     return;
   }
 
-  acc_t i[V], f[V], g[V], o[V], m_g[V], c[V], h[V];
+  acc_t i[V], f[V], g[V], o[V], c[V], h[V];
+  CellNoise<acc_t> noise[V];
   load_pre_activation(i, step, gates, column_i);
   load_pre_activation(f, step, gates, column_f);
   load_pre_activation(g, step, gates, column_g);
   load_pre_activation(o, step, gates, column_o);
-  load_or(m_g, offset<scalar_t>(step.mask_g, b * step.mask_g_stride + j), acc_t(1));
+  load_noise<scalar_t, noisy_state>(noise, step.noise, b, j);
+  if (noisy_state) load_or(h, offset<scalar_t>(step.h_state, at), acc_t(0));  // h_{t-1}
 #pragma unroll
   for (int k = 0; k < V; ++k) {
-    const CellForward<acc_t> cell = cell_forward(i[k], f[k], g[k], o[k], m_g[k], c_prev[k]);
+    const CellForward<acc_t> cell =
+        cell_forward<noisy_state>(i[k], f[k], g[k], o[k], noise[k], c_prev[k], noisy_state ? h[k] : acc_t(0));
     i[k] = cell.i;
     f[k] = cell.f;
     g[k] = cell.g;
@@ -169,7 +196,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) forward_kernel(const Ste
   store_h_tilde<scalar_t>(step, at, h);
 }
 
-template <class scalar_t, int V>
+template <class scalar_t, int V, bool noisy_state>
 __global__ void __launch_bounds__(kThreads, kMinBlocks) backward_kernel(const StepBackward step) {
   using acc_t = acc_type<scalar_t>;
   const int64_t H = step.H;
@@ -179,17 +206,22 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) backward_kernel(const St
   const int64_t column_i = j, column_f = H + j, column_g = 2 * H + j, column_o = 3 * H + j;
   scalar_t* da = offset<scalar_t>(step.da, 4 * b * H);
   acc_t* dh_carry = offset<acc_t>(step.dh_carry, at);
-  const acc_t zero[V] = {};
 
   // dh = what the step after hands down: dL/dh~ through the mask, and what came past every GEMM
-  acc_t dh[V], dh_tilde_next[V], mask_h[V];
+  acc_t dh[V];
   load_or(dh, dh_carry, acc_t(0));
-  load_or(dh_tilde_next, offset<scalar_t>(step.dh_tilde_next, at), acc_t(0));
-  load_or(mask_h, offset<scalar_t>(step.mask_h, at), acc_t(1));
+#pragma unroll 1
+  for (int64_t gate = 0; step.dh_tilde_next && gate < step.n_h_tilde; ++gate) {
+    const int64_t of_gate = gate * step.B * H + at;
+    acc_t dh_tilde_next[V], mask_h[V];
+    load(dh_tilde_next, offset<scalar_t>(step.dh_tilde_next, of_gate));
+    load_or(mask_h, offset<scalar_t>(step.mask_h, of_gate), acc_t(1));
 #pragma unroll
-  for (int k = 0; k < V; ++k) dh[k] += mask_h[k] * dh_tilde_next[k];
+    for (int k = 0; k < V; ++k) dh[k] += mask_h[k] * dh_tilde_next[k];
+  }
 
   if (step.lengths && step.t >= step.lengths[b]) {
+    const acc_t zero[V] = {};
     store(da + column_i, zero);
     store(da + column_f, zero);
     store(da + column_g, zero);
@@ -200,12 +232,13 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) backward_kernel(const St
 
   const scalar_t* gates = offset<scalar_t>(step.gates, 4 * b * H);
   acc_t* dc_in_out = offset<acc_t>(step.dc, at);
-  acc_t i[V], f[V], g[V], o[V], m_g[V], c_prev[V], c[V], dy[V], dc[V];
+  acc_t i[V], f[V], g[V], o[V], c_prev[V], c[V], dy[V], dc[V];
+  CellNoise<acc_t> noise[V];
   load(i, gates + column_i);
   load(f, gates + column_f);
   load(g, gates + column_g);
   load(o, gates + column_o);
-  load_or(m_g, offset<scalar_t>(step.mask_g, b * step.mask_g_stride + j), acc_t(1));
+  load_noise<scalar_t, noisy_state>(noise, step.noise, b, j);
   load(c_prev, offset<acc_t>(step.c_prev, at));
   load(c, offset<acc_t>(step.c, at));
   load_or(dy, offset<scalar_t>(step.dy, at), acc_t(0));
@@ -213,19 +246,20 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) backward_kernel(const St
 #pragma unroll
   for (int k = 0; k < V; ++k) {
     const CellBackward<acc_t> cell =
-        cell_backward(i[k], f[k], g[k], o[k], m_g[k], c_prev[k], c[k], dh[k] + dy[k], dc[k]);
+        cell_backward<noisy_state>(i[k], f[k], g[k], o[k], noise[k], c_prev[k], c[k], dh[k] + dy[k], dc[k]);
     i[k] = cell.di_pre;
     f[k] = cell.df_pre;
     g[k] = cell.dg_pre;
     o[k] = cell.do_pre;
     dc[k] = cell.dc_prev;
+    dh[k] = cell.dh_prev;
   }
   store(da + column_i, i);
   store(da + column_f, f);
   store(da + column_g, g);
   store(da + column_o, o);
   store(dc_in_out, dc);
-  if (dh_carry) store(dh_carry, zero);
+  if (dh_carry) store(dh_carry, dh);
 }
 
 bool aligned(std::initializer_list<const void*> pointers) {
@@ -248,22 +282,38 @@ cudaError_t launch(const char* name, void (*kernel)(Step), const Step& step, int
   return launch_kernel(config, name, kernel, step);
 }
 
-template <class scalar_t>
+bool aligned(const StepNoise& noise) {
+  return aligned({noise.mask_g.data, noise.mask_c.data, noise.zone_c.data, noise.zone_h.data});
+}
+
+template <class scalar_t, bool noisy_state>
 cudaError_t forward(const StepForward& step, cudaStream_t stream) {
   constexpr int V = kVectorBytes / sizeof(scalar_t);
-  const bool vector = step.H % V == 0 && aligned({step.b_ih, step.b_hh, step.mask_h, step.mask_g, step.gates,
-                                                  step.c_prev, step.c, step.y, step.h_state, step.h_tilde_next});
-  return vector ? launch("forward_kernel", forward_kernel<scalar_t, V>, step, V, stream)
-                : launch("forward_kernel", forward_kernel<scalar_t, 1>, step, 1, stream);
+  const bool vector = step.H % V == 0 && step.h_tilde_stride % V == 0 && aligned(step.noise) &&
+                      aligned({step.b_ih, step.b_hh, step.mask_h, step.gates, step.c_prev, step.c, step.y, step.h_state,
+                               step.h_tilde_next});
+  return vector ? launch("forward_kernel", forward_kernel<scalar_t, V, noisy_state>, step, V, stream)
+                : launch("forward_kernel", forward_kernel<scalar_t, 1, noisy_state>, step, 1, stream);
+}
+
+template <class scalar_t, bool noisy_state>
+cudaError_t backward(const StepBackward& step, cudaStream_t stream) {
+  constexpr int V = kVectorBytes / sizeof(scalar_t);
+  const bool vector = step.H % V == 0 && aligned(step.noise) &&
+                      aligned({step.mask_h, step.gates, step.c_prev, step.c, step.dy, step.dh_tilde_next, step.dh_carry,
+                               step.dc, step.da});
+  return vector ? launch("backward_kernel", backward_kernel<scalar_t, V, noisy_state>, step, V, stream)
+                : launch("backward_kernel", backward_kernel<scalar_t, 1, noisy_state>, step, 1, stream);
+}
+
+template <class scalar_t>
+cudaError_t forward(const StepForward& step, cudaStream_t stream) {
+  return step.noise.on_state() ? forward<scalar_t, true>(step, stream) : forward<scalar_t, false>(step, stream);
 }
 
 template <class scalar_t>
 cudaError_t backward(const StepBackward& step, cudaStream_t stream) {
-  constexpr int V = kVectorBytes / sizeof(scalar_t);
-  const bool vector = step.H % V == 0 && aligned({step.mask_h, step.mask_g, step.gates, step.c_prev, step.c, step.dy,
-                                                  step.dh_tilde_next, step.dh_carry, step.dc, step.da});
-  return vector ? launch("backward_kernel", backward_kernel<scalar_t, V>, step, V, stream)
-                : launch("backward_kernel", backward_kernel<scalar_t, 1>, step, 1, stream);
+  return step.noise.on_state() ? backward<scalar_t, true>(step, stream) : backward<scalar_t, false>(step, stream);
 }
 
 using Forward = cudaError_t (*)(const StepForward&, cudaStream_t);

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.emulation import toolchain
+from tests.problems import CONSTANTS
 
 SOURCES = ("csrc/lstm_layer.cpp", "csrc/cuda/step_kernels.cu", "tests/cuda/emulated_backend.cpp")
 
@@ -49,9 +50,11 @@ def emulated(op):
 
     def lstm_layer(
         x, h_0, c_0, W_ih, W_hh, b_ih=None, b_hh=None, *,
-        W_hr=None, mask_x=None, mask_h=None, mask_g=None, lengths=None, reverse=False,
+        W_hr=None, reverse=False, **constants,
     ):  # fmt: skip
-        return EmulatedLayer.apply(x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, lengths, reverse)
+        given = [constants.pop(name, None) for name in CONSTANTS]
+        assert not constants
+        return EmulatedLayer.apply(x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, *given, reverse)
 
     return lstm_layer
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from rnndrop_cuda import reference
-from tests.problems import OUTPUTS, Problem, random_mask, random_problem, relative_error
+from tests.problems import CONSTANTS, OUTPUTS, Problem, random_noise, random_problem, relative_error
 
 Layer = Callable[..., tuple[Tensor, Tensor, Tensor]]
 ALL_FEATURES = {"mask_x": "BI", "mask_h": "BH", "mask_g": "TBH", "lengths": True}
+NOISY_STATE = ALL_FEATURES | {"mask_c": "BH", "zone_c": "TBH", "zone_h": "TBH"}
 UNUSED_OUTPUTS = [("y",), ("h_n",), ("c_n",), ("y", "h_n"), ("y", "c_n"), ("h_n", "c_n")]
 
 
@@ -24,22 +25,19 @@ def make_problem(
     I: int,
     H: int,
     *,
-    mask_x: str = "",
-    mask_h: str = "",
-    mask_g: str = "",
     p: float = 0.4,
     without: tuple[str, ...] = (),
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
-    **options: bool,
+    **options: Any,
 ) -> Problem:
     """A random problem with any mix of masks, each asked for by its shape: `mask_g="TBH"`, or "" for none.
 
     Drawn on the CPU, so that it is the same on every device. `without` names biases that are None.
     """
-    size = {"T": T, "B": B, "I": I, "H": H}
-    shapes = {"mask_x": mask_x, "mask_h": mask_h, "mask_g": mask_g}
-    masks = {name: random_mask(tuple(size[s] for s in shape), p) for name, shape in shapes.items() if shape}
+    size = {"T": T, "B": B, "I": I, "H": H, "1": 1, "4": 4}
+    shapes = {name: options.pop(name) for name in CONSTANTS if isinstance(options.get(name), str)}
+    masks = {name: random_noise(name, tuple(size[s] for s in shape), p) for name, shape in shapes.items() if shape}
     problem = random_problem(T, B, I, H, **options)
     inputs = {name: None if name in without else value for name, value in problem.inputs.items()}
     problem = replace(problem, inputs=inputs, options=problem.options | masks)

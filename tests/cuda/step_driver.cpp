@@ -52,8 +52,8 @@ class Array {
 struct Shape {
   int64_t B = one_of({1, 2, 5}), H = one_of({1, 3, 8, 16, 31, 64, 129, 528});
   int64_t t = 3;
-  bool aligned = dice() % 4 != 0, has_mask_h = coin(), has_mask_g = coin(), has_lengths = coin();
-  int64_t mask_g_stride = coin() ? H : 0;
+  bool aligned = dice() % 4 != 0, has_mask_h = coin(), has_lengths = coin();
+  int64_t n_h_tilde = coin() ? 1 : 4;
   std::vector<int64_t> lengths = random_lengths();
 
   bool past_end(int64_t b) const { return has_lengths && t >= lengths[b]; }
@@ -66,14 +66,41 @@ struct Shape {
   }
 };
 
+// Noise on [B,H] that may be absent, and may be shared by the batch. Half of the steps have none on the state.
+template <class scalar_t>
+struct Noise {
+  Noise(const Shape& shape, bool may_be_there, double low, double high, double absent)
+      : stride(coin() ? shape.H : 0),
+        present(may_be_there && coin()),
+        values((stride ? shape.B : 1) * shape.H, shape.aligned, low, high),
+        absent(absent) {}
+  rnndrop::RowNoise rows() { return {values.data_or_null(present), stride}; }
+  double at(int64_t b, int64_t j) const { return present ? values[b * stride + j] : absent; }
+
+  int64_t stride;
+  bool present;
+  Array<scalar_t> values;
+  double absent;
+};
+
+template <class scalar_t>
+struct AllNoise {
+  explicit AllNoise(const Shape& shape) : shape(shape) {}
+  rnndrop::StepNoise step() { return {mask_g.rows(), mask_c.rows(), zone_c.rows(), zone_h.rows()}; }
+
+  const Shape& shape;
+  bool on_state = coin();
+  Noise<scalar_t> mask_g{shape, true, -2, 2, 1}, mask_c{shape, on_state, -2, 2, 1};
+  Noise<scalar_t> zone_c{shape, on_state, 0, 1, 0}, zone_h{shape, on_state, 0, 1, 0};
+};
+
 int64_t failures = 0;
 
 void expect(const char* what, const Shape& shape, int64_t at, double actual, double expected, double tolerance) {
   if (std::fabs(actual - expected) <= tolerance * std::fmax(1, std::fabs(expected))) return;
   if (++failures > 20) return;
-  std::printf("FAIL %s[%ld]: %.9g, expected %.9g (B %ld, H %ld, aligned %d, mask_h %d, mask_g %d, lengths %d)\n", what,
-              at, actual, expected, shape.B, shape.H, shape.aligned, shape.has_mask_h, shape.has_mask_g,
-              shape.has_lengths);
+  std::printf("FAIL %s[%ld]: %.9g, expected %.9g (B %ld, H %ld, aligned %d, mask_h %d, lengths %d)\n", what, at, actual,
+              expected, shape.B, shape.H, shape.aligned, shape.has_mask_h, shape.has_lengths);
 }
 
 void expect_launched(cudaError_t error) {
@@ -86,22 +113,28 @@ struct Cell {
   double i, f, g, o, c, h;
 };
 
-Cell cell(const std::array<double, 4>& pre, double m_g, double c_prev) {
+template <class scalar_t>
+Cell cell(const std::array<double, 4>& pre, const AllNoise<scalar_t>& noise, int64_t b, int64_t j, double c_prev,
+          double h_prev) {
   const auto sigmoid = [](double v) { return 1 / (1 + std::exp(-v)); };
   const double i = sigmoid(pre[0]), f = sigmoid(pre[1]), g = std::tanh(pre[2]), o = sigmoid(pre[3]);
-  const double c = f * c_prev + i * m_g * g;
-  return {i, f, g, o, c, o * std::tanh(c)};
+  const double c_new = noise.mask_c.at(b, j) * (f * c_prev + i * noise.mask_g.at(b, j) * g);
+  const double z_c = noise.zone_c.at(b, j), z_h = noise.zone_h.at(b, j);
+  return {i, f, g, o, z_c * c_prev + (1 - z_c) * c_new, z_h * h_prev + (1 - z_h) * o * std::tanh(c_new)};
 }
 
 template <class scalar_t, class acc_t>
 void check_forward(Dtype dtype, double tolerance) {
   const Shape shape;
   const auto [B, H] = std::pair(shape.B, shape.H);
-  const bool has_b_ih = coin(), has_b_hh = coin(), has_h_tilde = coin(), has_h_state = shape.has_lengths || coin();
+  AllNoise<scalar_t> noise(shape);
+  const bool has_b_ih = coin(), has_b_hh = coin(), has_h_tilde = coin();
+  const bool has_h_state = shape.has_lengths || noise.zone_h.present || coin();
+  const int64_t h_tilde_stride = B * H + (shape.aligned ? 16 : 3);
   Array<scalar_t> b_ih(4 * H, shape.aligned, -1, 1), b_hh(4 * H, shape.aligned, -1, 1);
-  Array<scalar_t> mask_h(B * H, shape.aligned, -2, 2), mask_g((shape.mask_g_stride ? B : 1) * H, shape.aligned, -2, 2);
+  Array<scalar_t> mask_h(shape.n_h_tilde * B * H, shape.aligned, -2, 2);
   Array<scalar_t> gates(B * 4 * H, shape.aligned, -3, 3), y(B * H, shape.aligned, 5, 6);
-  Array<scalar_t> h_state(B * H, shape.aligned, -1, 1), h_tilde(B * H, shape.aligned, 5, 6);
+  Array<scalar_t> h_state(B * H, shape.aligned, -1, 1), h_tilde(3 * h_tilde_stride + B * H, shape.aligned, 5, 6);
   Array<acc_t> c_prev(B * H, shape.aligned, -2, 2), c(B * H, shape.aligned, 5, 6);
   const Array<scalar_t> pre = gates, h_before = h_state;
 
@@ -112,9 +145,9 @@ void check_forward(Dtype dtype, double tolerance) {
   step.t = shape.t;
   step.b_ih = b_ih.data_or_null(has_b_ih);
   step.b_hh = b_hh.data_or_null(has_b_hh);
+  step.noise = noise.step();
+  step.n_h_tilde = shape.n_h_tilde;
   step.mask_h = mask_h.data_or_null(shape.has_mask_h);
-  step.mask_g = mask_g.data_or_null(shape.has_mask_g);
-  step.mask_g_stride = shape.mask_g_stride;
   step.lengths = shape.has_lengths ? shape.lengths.data() : nullptr;
   step.gates = gates.data();
   step.c_prev = c_prev.data();
@@ -122,6 +155,7 @@ void check_forward(Dtype dtype, double tolerance) {
   step.y = y.data();
   step.h_state = h_state.data_or_null(has_h_state);
   step.h_tilde_next = h_tilde.data_or_null(has_h_tilde);
+  step.h_tilde_stride = h_tilde_stride;
   expect_launched(rnndrop::cuda::step_forward(step, nullptr));
 
   for (int64_t at = 0; at < B * H; ++at) {
@@ -131,9 +165,8 @@ void check_forward(Dtype dtype, double tolerance) {
       const int64_t column = gate * H + j;
       pre_activation[gate] = pre[b * 4 * H + column] + (has_b_ih ? b_ih[column] : 0) + (has_b_hh ? b_hh[column] : 0);
     }
-    const double m_g = shape.has_mask_g ? mask_g[b * shape.mask_g_stride + j] : 1;
     const bool past_end = shape.past_end(b);
-    const Cell running = cell(pre_activation, m_g, c_prev[at]);
+    const Cell running = cell(pre_activation, noise, b, j, c_prev[at], h_before[at]);
     const Cell expected = past_end ? Cell{0, 0, 0, 0, c_prev[at], h_before[at]} : running;
     const std::array<double, 4> expected_gates = {expected.i, expected.f, expected.g, expected.o};
     for (int gate = 0; gate < 4; ++gate) {
@@ -143,22 +176,26 @@ void check_forward(Dtype dtype, double tolerance) {
     expect("c", shape, at, c[at], expected.c, tolerance);
     expect("y", shape, at, y[at], past_end ? 0 : expected.h, tolerance);
     if (has_h_state) expect("h_state", shape, at, h_state[at], expected.h, tolerance);
-    const double m_h = shape.has_mask_h ? mask_h[at] : 1;
-    if (has_h_tilde) expect("h_tilde_next", shape, at, h_tilde[at], m_h * expected.h, tolerance);
+    for (int64_t gate = 0; has_h_tilde && gate < shape.n_h_tilde; ++gate) {
+      const double m_h = shape.has_mask_h ? mask_h[gate * B * H + at] : 1;
+      expect("h_tilde_next", shape, at, h_tilde[gate * h_tilde_stride + at], m_h * expected.h, tolerance);
+    }
   }
 }
 
-// d(dh * h + dc * c) of each pre-activation, and of c_prev behind them
-std::array<double, 5> gradients(const std::array<double, 4>& pre, double m_g, double c_prev, double dh, double dc) {
+// d(dh * h + dc * c) of each pre-activation, and of c_prev and h_prev behind them
+template <class scalar_t>
+std::array<double, 6> gradients(const std::array<double, 4>& pre, const AllNoise<scalar_t>& noise, int64_t b, int64_t j,
+                                double c_prev, double dh, double dc) {
   constexpr double kStep = 1e-5;
   const auto loss = [&](int moved, double by) {
     std::array<double, 4> moved_pre = pre;
     if (moved < 4) moved_pre[moved] += by;
-    const Cell result = cell(moved_pre, m_g, moved == 4 ? c_prev + by : c_prev);
+    const Cell result = cell(moved_pre, noise, b, j, moved == 4 ? c_prev + by : c_prev, moved == 5 ? by : 0);
     return dh * result.h + dc * result.c;
   };
-  std::array<double, 5> slopes;
-  for (int moved = 0; moved < 5; ++moved) slopes[moved] = (loss(moved, kStep) - loss(moved, -kStep)) / (2 * kStep);
+  std::array<double, 6> slopes;
+  for (int moved = 0; moved < 6; ++moved) slopes[moved] = (loss(moved, kStep) - loss(moved, -kStep)) / (2 * kStep);
   return slopes;
 }
 
@@ -166,17 +203,19 @@ template <class scalar_t, class acc_t>
 void check_backward(Dtype dtype, double tolerance) {
   const Shape shape;
   const auto [B, H] = std::pair(shape.B, shape.H);
-  const bool has_dy = coin(), has_dh_tilde = coin(), has_dh_carry = shape.has_lengths || coin();
-  Array<scalar_t> mask_h(B * H, shape.aligned, -2, 2), mask_g((shape.mask_g_stride ? B : 1) * H, shape.aligned, -2, 2);
+  AllNoise<scalar_t> noise(shape);
+  const bool has_dy = coin(), has_dh_tilde = coin();
+  const bool has_dh_carry = shape.has_lengths || noise.zone_h.present || coin();
+  Array<scalar_t> mask_h(shape.n_h_tilde * B * H, shape.aligned, -2, 2);
   Array<scalar_t> gates(B * 4 * H, shape.aligned, 0.1, 0.9), da(B * 4 * H, shape.aligned, 5, 6);
-  Array<scalar_t> dy(B * H, shape.aligned, -1, 1), dh_tilde(B * H, shape.aligned, -1, 1);
+  Array<scalar_t> dy(B * H, shape.aligned, -1, 1), dh_tilde(shape.n_h_tilde * B * H, shape.aligned, -1, 1);
   Array<acc_t> c_prev(B * H, shape.aligned, -2, 2), c(B * H, shape.aligned, 0, 0);
   Array<acc_t> dh_carry(B * H, shape.aligned, -1, 1), dc(B * H, shape.aligned, -1, 1);
   const Array<acc_t> dh_carry_in = dh_carry, dc_in = dc;
-  const auto m_g_of = [&](int64_t b, int64_t j) { return shape.has_mask_g ? mask_g[b * shape.mask_g_stride + j] : 1; };
-  for (int64_t at = 0; at < B * H; ++at) {
+  for (int64_t at = 0; at < B * H; ++at) {  // read only where no noise is on the state: what the forward leaves then
     const int64_t b = at / H, j = at % H, row = b * 4 * H + j;
-    c.data()[at] = acc_t(gates[row + H] * c_prev[at] + gates[row] * m_g_of(b, j) * gates[row + 2 * H]);
+    const double from_input = gates[row] * noise.mask_g.at(b, j) * gates[row + 2 * H];
+    c.data()[at] = acc_t(gates[row + H] * c_prev[at] + from_input);
   }
 
   StepBackward step{};
@@ -184,9 +223,9 @@ void check_backward(Dtype dtype, double tolerance) {
   step.B = B;
   step.H = H;
   step.t = shape.t;
+  step.noise = noise.step();
+  step.n_h_tilde = shape.n_h_tilde;
   step.mask_h = mask_h.data_or_null(shape.has_mask_h);
-  step.mask_g = mask_g.data_or_null(shape.has_mask_g);
-  step.mask_g_stride = shape.mask_g_stride;
   step.lengths = shape.has_lengths ? shape.lengths.data() : nullptr;
   step.gates = gates.data();
   step.c_prev = c_prev.data();
@@ -200,21 +239,23 @@ void check_backward(Dtype dtype, double tolerance) {
 
   for (int64_t at = 0; at < B * H; ++at) {
     const int64_t b = at / H, j = at % H, row = b * 4 * H + j;
-    const double m_h = shape.has_mask_h ? mask_h[at] : 1;
-    const double handed_on = (has_dh_carry ? dh_carry_in[at] : 0) + (has_dh_tilde ? m_h * dh_tilde[at] : 0);
+    double handed_on = has_dh_carry ? dh_carry_in[at] : 0;
+    for (int64_t gate = 0; has_dh_tilde && gate < shape.n_h_tilde; ++gate) {
+      handed_on += (shape.has_mask_h ? mask_h[gate * B * H + at] : 1) * dh_tilde[gate * B * H + at];
+    }
     const bool past_end = shape.past_end(b);
-    std::array<double, 5> expected = {0, 0, 0, 0, dc_in[at]};
+    std::array<double, 6> expected = {0, 0, 0, 0, dc_in[at], handed_on};
     if (!past_end) {
       const auto logit = [](double p) { return std::log(p / (1 - p)); };
       const std::array<double, 4> pre = {logit(gates[row]), logit(gates[row + H]), std::atanh(gates[row + 2 * H]),
                                          logit(gates[row + 3 * H])};
-      expected = gradients(pre, m_g_of(b, j), c_prev[at], handed_on + (has_dy ? dy[at] : 0), dc_in[at]);
+      expected = gradients(pre, noise, b, j, c_prev[at], handed_on + (has_dy ? dy[at] : 0), dc_in[at]);
     }
     for (int gate = 0; gate < 4; ++gate) {
       expect("da", shape, row + gate * H, da[row + gate * H], expected[gate], tolerance);
     }
     expect("dc", shape, at, dc[at], expected[4], tolerance);
-    if (has_dh_carry) expect("dh_carry", shape, at, dh_carry[at], past_end ? handed_on : 0, tolerance);
+    if (has_dh_carry) expect("dh_carry", shape, at, dh_carry[at], expected[5], tolerance);
   }
 }
 

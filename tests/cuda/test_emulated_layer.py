@@ -6,6 +6,7 @@ import pytest
 import torch
 from layer_checks import (
     ALL_FEATURES,
+    NOISY_STATE,
     UNUSED_OUTPUTS,
     assert_correct_with_unused_outputs,
     assert_errs_at_most_twice_as_much_as_plain_torch,
@@ -40,17 +41,37 @@ def test_every_combination(emulated, mask_x, mask_h, mask_g, lengths, reverse):
     assert_equals_reference(make_problem(4, 3, 5, 8, lengths=lengths, reverse=reverse, **masks), emulated, 1e-5)
 
 
+@pytest.mark.parametrize("lengths", [False, True], ids=["", "lengths"])
+@pytest.mark.parametrize("zone_h", ["", "H", "BH", "TBH"], ids="zh{}".format)
+@pytest.mark.parametrize("zone_c", ["", "H", "TBH"], ids="zc{}".format)
+@pytest.mark.parametrize("mask_c", ["", "H", "BH"], ids="c{}".format)
+def test_every_combination_of_noise_on_the_state(emulated, mask_c, zone_c, zone_h, lengths):
+    masks = {"mask_h": "BH", "mask_g": "BH", "mask_c": mask_c, "zone_c": zone_c, "zone_h": zone_h}
+    for reverse in (False, True):
+        problem = make_problem(4, 3, 5, 8, lengths=lengths, reverse=reverse, **masks)
+        assert_equals_reference(problem, emulated, 1e-5)
+
+
+@pytest.mark.parametrize("lengths", [False, True], ids=["", "lengths"])
+@pytest.mark.parametrize("mask_h", ["", "BH", "41H", "4BH"], ids="h{}".format)
+@pytest.mark.parametrize("mask_x", ["", "41I", "4BI"], ids="x{}".format)
+def test_untied_masks(emulated, mask_x, mask_h, lengths):
+    for H in (8, 45):
+        problem = make_problem(4, 3, 5, H, lengths=lengths, mask_x=mask_x, mask_h=mask_h)
+        assert_equals_reference(problem, emulated, 1e-5)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("T, B, I, H", [(1, 1, 1, 1), (3, 5, 4, 16), (4, 2, 3, 7), (2, 3, 6, 33), (2, 2, 3, 264)])
 def test_sizes(emulated, schedule, T, B, I, H, dtype):
-    for options in (ALL_FEATURES, {"reverse": True}):
+    for options in (ALL_FEATURES, NOISY_STATE, {"reverse": True}):
         problem = make_problem(T, B, I, H, dtype=dtype, **options)
         assert_equals_reference(problem, emulated, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("lengths", [False, True], ids=["", "lengths"])
-@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "both"])
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "both", "zoneout", "all"])
 def test_projection(emulated, schedule, masks, lengths, dtype):
     for reverse in (False, True):
         problem = random_problem(3, 4, 5, 16, proj=3, masks=masks, lengths=lengths, reverse=reverse, dtype=dtype)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from layer_checks import (
     ALL_FEATURES,
+    NOISY_STATE,
     UNUSED_OUTPUTS,
     assert_correct_with_unused_outputs,
     assert_errs_at_most_twice_as_much_as_plain_torch,
@@ -43,10 +44,30 @@ def test_every_combination(mask_x, mask_h, mask_g, lengths, reverse):
     assert_equals_reference(cuda_problem(4, 3, 5, 8, lengths=lengths, reverse=reverse, **masks), cuda_layer, 1e-5)
 
 
+@pytest.mark.parametrize("lengths", [False, True], ids=["", "lengths"])
+@pytest.mark.parametrize("zone_h", ["", "H", "BH", "TBH"], ids="zh{}".format)
+@pytest.mark.parametrize("zone_c", ["", "H", "TBH"], ids="zc{}".format)
+@pytest.mark.parametrize("mask_c", ["", "H", "BH"], ids="c{}".format)
+def test_every_combination_of_noise_on_the_state(mask_c, zone_c, zone_h, lengths):
+    masks = {"mask_h": "BH", "mask_g": "BH", "mask_c": mask_c, "zone_c": zone_c, "zone_h": zone_h}
+    for reverse in (False, True):
+        problem = cuda_problem(4, 3, 5, 8, lengths=lengths, reverse=reverse, **masks)
+        assert_equals_reference(problem, cuda_layer, 1e-5)
+
+
+@pytest.mark.parametrize("lengths", [False, True], ids=["", "lengths"])
+@pytest.mark.parametrize("mask_h", ["", "BH", "41H", "4BH"], ids="h{}".format)
+@pytest.mark.parametrize("mask_x", ["", "41I", "4BI"], ids="x{}".format)
+def test_untied_masks(mask_x, mask_h, lengths):
+    for H in (8, 45):
+        problem = cuda_problem(4, 3, 5, H, lengths=lengths, mask_x=mask_x, mask_h=mask_h)
+        assert_equals_reference(problem, cuda_layer, 1e-5)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_sizes(sizes, dtype):
-    for options in (ALL_FEATURES, {"reverse": True, "without": ("b_hh",)}):
+    for options in (ALL_FEATURES, NOISY_STATE, {"reverse": True, "without": ("b_hh",)}):
         assert_equals_reference(cuda_problem(*sizes, dtype=dtype, **options), cuda_layer, TOLERANCE[dtype])
 
 
