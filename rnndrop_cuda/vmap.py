@@ -1,16 +1,18 @@
 """``torch.func`` over the ops: how grad and vjp nest in them, and how a mapped dimension goes through them.
 
 The derivative that ``torch.library.register_autograd`` gives an op is closed to ``torch.func``; under its transforms
-an op is therefore called through an autograd Function with the same derivative.
+an op is therefore called through an autograd Function with the same derivative. There is none in forward mode: what
+asks for it is refused, since torch would take some of its tangents for zero without a word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Op = Callable[..., tuple[Tensor, ...]]
 
@@ -25,8 +27,11 @@ def transformable(name: str, backward: Callable[..., Any], setup_context: Callab
 
     def call(*args: Any) -> tuple[Tensor, ...]:
         # torch.compile traces through torch.func by itself, down to the op.
-        transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-        return Function.apply(*args) if transformed else op(*args)
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return Function.apply(*args)
+        if any(isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args):
+            _refuse_forward_mode()
+        return op(*args)
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         return _map(call, names, info.batch_size, in_dims, args)
@@ -35,6 +40,7 @@ def transformable(name: str, backward: Callable[..., Any], setup_context: Callab
         "forward": staticmethod(lambda *args: op(*args)),
         "setup_context": staticmethod(setup_context),
         "backward": staticmethod(backward),
+        "jvp": staticmethod(_refuse_forward_mode),
         "vmap": staticmethod(rule),
     }
     Function: Any = type(name, (torch.autograd.Function,), members)
@@ -43,17 +49,22 @@ def transformable(name: str, backward: Callable[..., Any], setup_context: Callab
     return call
 
 
+def _refuse_forward_mode(*_: Any) -> NoReturn:
+    raise NotImplementedError(
+        "forward-mode derivatives (torch.func.jvp, jacfwd and hessian, torch.autograd.forward_ad) run with "
+        "backend='python' only; the fused kernels have those of reverse mode (torch.func.vjp, jacrev)"
+    )
+
+
 def _map(
     call: Op, names: list[str], N: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     """``call`` for each of N entries of a mapped dimension: the outputs, and where in each that dimension is.
 
-    It joins the batch where all that the batch shares (weights, biases, masks of one dimension) is not mapped, and no
+    It joins the batch where nothing that the batch shares (weights, biases, masks without a batch) is mapped, and no
     sum over the batch is asked for. Else the op runs once for each entry.
     """
-    batch_dims = [
-        _batch_dim(name, arg, mapped is not None) for name, arg, mapped in zip(names, args, in_dims, strict=True)
-    ]
+    batch_dims = list(map(_batch_dim, names, args, in_dims))
     sums_over_batch = "need_dW" in names and args[names.index("need_dW")]
     joins = all(mapped is None or batch is not None for mapped, batch in zip(in_dims, batch_dims, strict=True))
     if joins and not sums_over_batch:
@@ -70,14 +81,16 @@ def _map(
     return tuple(torch.stack(of_entries) for of_entries in zip(*entries, strict=True)), (0,) * len(entries[0])
 
 
-def _batch_dim(name: str, arg: Any, is_mapped: bool) -> int | None:
+def _batch_dim(name: str, arg: Any, mapped: int | None) -> int | None:
     """Where B is in an argument, not counting the mapped dimension; None where the batch shares it."""
     if not isinstance(arg, Tensor) or name.startswith(("W_", "b_")):
         return None
+    shape = [size for dim, size in enumerate(arg.shape) if dim != mapped]
     if name == "lengths":
         return 0
-    dims = arg.dim() - is_mapped
-    return dims - 2 if dims > 1 else None
+    if name in ("mask_x", "mask_h") and len(shape) == 3 and shape[1] == 1:  # [4, 1, I or P], one a gate
+        return None
+    return len(shape) - 2 if len(shape) > 1 else None
 
 
 def _join(arg: Any, mapped: int | None, batch: int | None, N: int) -> Any:

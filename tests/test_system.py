@@ -10,6 +10,7 @@ import pytest
 import torch
 from problems import relative_error
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from rnndrop_cuda import LSTM, functional
@@ -311,21 +312,29 @@ def test_vmap_over_models_equals_a_loop(backend):
         assert_close([value[k] for value in flat(outputs)], flat(model(x)))
 
 
-LAYER_ARGUMENTS = ("x", "h_0", "c_0", "W_ih", "W_hh", "b_ih", "mask_x", "mask_h", "mask_g", "lengths")
+CONSTANTS = ("mask_x", "mask_h", "mask_g", "mask_c", "zone_c", "zone_h", "lengths")
+LAYER_ARGUMENTS = ("x", "h_0", "c_0", "W_ih", "W_hh", "b_ih", *CONSTANTS)
 
 
 @ANY_BACKEND
 @pytest.mark.parametrize(
-    "mapped", [("x", 1), ("h_0", 0), ("c_0", 2), ("W_hh", 1), ("b_ih", 1), ("mask_h", 1), ("mask_g", 1), ("lengths", 1)]
-)
-@pytest.mark.parametrize("mask_dims", ["shared", "sample"])
-def test_vmap_over_each_argument_equals_a_loop(backend, mapped, mask_dims):
+    "mapped",
+    [
+        ("x", 1), ("h_0", 0), ("c_0", 2), ("W_hh", 1), ("b_ih", 1), ("mask_x", 1), ("mask_h", 1), ("mask_g", 1),
+        ("mask_c", 1), ("zone_c", 0), ("zone_h", 1), ("lengths", 1),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mask_dims", ["shared", "sample", "untied", "untied sample"])
+@pytest.mark.parametrize("B", [3, 1])
+def test_vmap_over_each_argument_equals_a_loop(backend, mapped, mask_dims, B):
     """Outputs and gradients, with the mapped dimension anywhere."""
     name, dim = mapped
-    batch = () if mask_dims == "shared" else (B,)
+    batch = (B,) if mask_dims.endswith("sample") else ()
+    gates = (4, *(batch or (1,))) if mask_dims.startswith("untied") else batch
     shapes = {
         "x": (T, B, I), "h_0": (B, H), "c_0": (B, H), "W_ih": (4 * H, I), "W_hh": (4 * H, H), "b_ih": (4 * H,),
-        "mask_x": (*batch, I), "mask_h": (*batch, H), "mask_g": (T, B, H) if batch else (H,), "lengths": (B,),
+        "mask_x": (*gates, I), "mask_h": (*gates, H), "mask_g": (T, B, H) if batch else (H,), "mask_c": (*batch, H),
+        "zone_c": (T, B, H) if batch else (H,), "zone_h": (*batch, H), "lengths": (B,),
     }  # fmt: skip
     device, N = device_of(backend), 4
 
@@ -346,10 +355,9 @@ def test_vmap_over_each_argument_equals_a_loop(backend, mapped, mask_dims):
         return (y * upstream).sum() + (h_n.sin() * c_n).sum(), (y, h_n, c_n)
 
     def split(values):
-        constants = {argument for argument in values if argument.startswith("mask") or argument == "lengths"}
         return (
-            {argument: value for argument, value in values.items() if argument not in constants},
-            {argument: value for argument, value in values.items() if argument in constants},
+            {argument: value for argument, value in values.items() if argument not in CONSTANTS},
+            {argument: value for argument, value in values.items() if argument in CONSTANTS},
         )
 
     solve = torch.func.grad(loss, has_aux=True)
@@ -374,6 +382,79 @@ def test_derivatives_nest_in_torch_func(backend):
         return torch.func.jacrev(torch.func.jacrev(lambda x: loss_of(model(x))))(x)
 
     assert_close([hessian(model)], [torch.autograd.functional.hessian(lambda x: loss_of(plain(x)), x)])
+
+
+def function_of_input_and_weights(backend):
+    """A layer with every mask given, as a function of tensors, and tensors to call it with."""
+    model, x = build(backend, weight_dropout=0.5), random_x(backend)
+    masks = model.draw_masks(T, B)
+    names, parameters = zip(*detached(model).items(), strict=True)
+
+    def run(x, *parameters):
+        weights = dict(zip(names, parameters, strict=True))
+        return tuple(flat(torch.func.functional_call(model, weights, (x,), {"masks": masks})))
+
+    return run, (x, *parameters)
+
+
+def dual_outputs(run, inputs):
+    with forward_ad.dual_level():
+        outputs = run(*(forward_ad.make_dual(value, torch.ones_like(value)) for value in inputs))
+        return [forward_ad.unpack_dual(output).tangent for output in outputs]
+
+
+def forward_mode(run, inputs):
+    tangents = tuple(map(torch.ones_like, inputs))
+    return torch.func.jvp(run, inputs, tangents)[1]
+
+
+FORWARD_MODE = {
+    "jvp": forward_mode,
+    "jacfwd": lambda run, inputs: torch.func.jacfwd(lambda x: run(x, *inputs[1:])[0].sum())(inputs[0]),
+    "hessian": lambda run, inputs: torch.func.hessian(lambda x: run(x, *inputs[1:])[0].sum())(inputs[0]),
+    "dual": dual_outputs,
+    "dual, where autograd is off": torch.no_grad()(dual_outputs),
+    "compiled": lambda run, inputs: torch.compile(forward_mode, backend="eager")(run, inputs),
+}
+
+
+@FUSED
+@pytest.mark.parametrize("kind", FORWARD_MODE)
+def test_forward_mode_is_refused_where_it_would_be_lost(backend, kind):
+    torch._dynamo.reset()
+    with pytest.raises(NotImplementedError, match="backend='python' only"):
+        FORWARD_MODE[kind](*function_of_input_and_weights(backend))
+
+
+@FUSED
+def test_forward_mode_is_refused_in_backward(backend):
+    """Forward over reverse by hand: the upstream gradient alone carries a tangent."""
+    run, inputs = function_of_input_and_weights(backend)
+    x = inputs[0].requires_grad_()
+    y = run(*inputs)[0]
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="backend='python' only"):
+        torch.autograd.grad(y, x, forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y)))
+
+
+@FUSED
+def test_forward_mode_elsewhere_does_not_matter(backend):
+    run, inputs = function_of_input_and_weights(backend)
+
+    def scaled(scale):
+        return run(*inputs)[0] * scale
+
+    scale = torch.ones((), dtype=torch.float64, device=inputs[0].device)
+    assert_close([torch.func.jvp(scaled, (scale,), (scale,))[1]], [run(*inputs)[0]])
+
+
+@pytest.mark.parametrize("kind", ["jvp", "dual", "dual, where autograd is off", "compiled"])
+def test_forward_mode_on_the_python_backend(kind):
+    """Against reverse mode applied twice."""
+    torch._dynamo.reset()
+    run, inputs = function_of_input_and_weights("python")
+    _, expected = torch.autograd.functional.jvp(run, inputs, tuple(map(torch.ones_like, inputs)))
+    assert all(tangent.any() for tangent in expected)
+    assert_close(FORWARD_MODE[kind](run, inputs), expected)
 
 
 # ---------------------------------------------------------------- the same numbers again
