@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class LayerMasks(NamedTuple):
-    """The masks of one layer in one direction, None where there is none; P is the width of h, H without a projection."""
+    """The masks of one layer in one direction, None where there is none; P, the width of h, is H mostly."""
 
     x: Tensor | None = None
     """``[I]`` or ``[B, I]``, on the input: Gal & Ghahramani. Untied, one for each gate, ``[4, 1, I]`` or

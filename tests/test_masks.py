@@ -121,3 +121,48 @@ def test_no_dropout_draws_nothing():
     before = torch.get_rng_state()
     assert layer.draw_masks(T, B) == [LayerMasks()]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_untied_masks_have_one_for_each_gate():
+    for scope, batch in (("batch", 1), ("sample", B)):
+        layer = LSTM(I, H, input_dropout=P, hidden_dropout=P, mask_scope=scope, gate_masks="untied")
+        x, h = zip(*((m.x, m.h) for m in (layer.draw_masks(T, B)[0] for _ in range(20))), strict=True)
+        assert_is_dropout_mask(torch.stack(x), (20, 4, batch, I), P)
+        assert_is_dropout_mask(torch.stack(h), (20, 4, batch, H), P)
+        assert not torch.equal(x[0][0], x[0][1])
+
+
+def test_cell_masks_are_not_scaled():
+    """A factor of 1/(1-p) would act anew at every step."""
+    (masks,) = LSTM(I, 1000, cell_dropout=P, mask_scope="sample").draw_masks(T, B)
+    assert_is_dropout_mask(masks.c / (1 - P), (B, 1000), P)
+    (shared,) = LSTM(I, H, cell_dropout=P).draw_masks(T, B)
+    assert shared.c.shape == (H,)
+    dropped = LSTM(I, H, cell_dropout=1.0)(torch.randn(T, B, I))
+    assert not dropped[0].any() and not dropped[1][1].any()
+
+
+def test_zoneout_keeps_a_unit_with_its_probability():
+    (masks,) = LSTM(I, H, hidden_zoneout=P, cell_zoneout=0.6).draw_masks(T, B)
+    for stays, p in ((masks.z_h, P), (masks.z_c, 0.6)):
+        assert_is_dropout_mask((1 - stays) / (1 - p), (T, B, H), p)
+    assert not torch.equal(masks.z_h[0], masks.z_h[1])
+
+
+def test_zoneout_of_one_keeps_the_state():
+    x, hx = torch.randn(T, B, I), (torch.randn(1, B, H), torch.randn(1, B, H))
+    output, state = LSTM(I, H, hidden_zoneout=1, cell_zoneout=1)(x, hx)
+    assert torch.equal(output, hx[0].expand(T, -1, -1))
+    assert torch.equal(state[0], hx[0]) and torch.equal(state[1], hx[1])
+
+
+def test_zoneout_in_eval_is_the_expectation_and_draws_nothing():
+    layer, x = LSTM(I, H, hidden_zoneout=P, cell_zoneout=0.6).eval(), torch.randn(T, B, I)
+    before = torch.get_rng_state()
+    output, _, masks = layer(x, return_masks=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert masks == [LayerMasks(z_c=masks[0].z_c, z_h=masks[0].z_h)]
+    assert torch.equal(masks[0].z_c, torch.full((H,), 0.6)) and torch.equal(masks[0].z_h, torch.full((H,), P))
+    torch.testing.assert_close(layer.train()(x, masks=masks)[0], output)
+    layer.mc_dropout = True
+    assert layer.eval()(x, return_masks=True)[2][0].z_h.shape == (T, B, H)
