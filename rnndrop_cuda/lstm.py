@@ -17,6 +17,11 @@ MASK_SCOPES = ("batch", "sample")
 CANDIDATE_MASKS = ("step", "sequence")
 GATE_MASKS = ("tied", "untied")
 INITS = ("default", "orthogonal", "normal", "uniform")
+# The probabilities of all that is drawn inside a layer, by the names of their arguments.
+DROPOUTS_INSIDE = (
+    "input_dropout", "hidden_dropout", "candidate_dropout", "weight_dropout", "cell_dropout", "hidden_zoneout",
+    "cell_zoneout",
+)  # fmt: skip
 State = tuple[Tensor, Tensor]
 
 
@@ -214,10 +219,9 @@ class LSTM(nn.RNNBase):
 
     def extra_repr(self) -> str:
         defaults = {
-            "input_dropout": 0.0, "hidden_dropout": 0.0, "candidate_dropout": 0.0, "weight_dropout": 0.0,
-            "cell_dropout": 0.0, "hidden_zoneout": 0.0, "cell_zoneout": 0.0, "mask_scope": "batch",
-            "candidate_mask": "step", "gate_masks": "tied", "mc_dropout": False, "learn_initial_state": False,
-            "init": "default", "forget_bias": None, "backend": "auto",
+            **dict.fromkeys(DROPOUTS_INSIDE, 0.0), "mask_scope": "batch", "candidate_mask": "step",
+            "gate_masks": "tied", "mc_dropout": False, "learn_initial_state": False, "init": "default",
+            "forget_bias": None, "backend": "auto",
         }  # fmt: skip
         ours = [f"{name}={getattr(self, name)!r}" for name, usual in defaults.items() if getattr(self, name) != usual]
         return ", ".join([super().extra_repr(), *ours])
@@ -486,7 +490,8 @@ class LSTM(nn.RNNBase):
     ) -> tuple[Tensor, State, list[LayerStates]]:
         """The stack over x [T, B, I]; hx is checked. Under autocast everything is computed in its dtype."""
         device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # the first: not meta
+        dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
 
         def cast(tensor: Any) -> Any:
             return None if tensor is None else tensor.to(dtype)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnndrop_cuda.lstm import LSTM
+from rnndrop_cuda.lstm import DROPOUTS_INSIDE, LSTM
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def mc_predict(model: nn.Module, x: Any, n: int, generator: torch.Generator | No
 
 def _drops(layer: LSTM) -> bool:
     """Whether it has dropout anywhere; between layers only where there are two."""
-    inside = (layer.input_dropout, layer.hidden_dropout, layer.candidate_dropout, layer.weight_dropout)
-    return any(inside) or (layer.dropout > 0 and layer.num_layers > 1)
+    inside = any(getattr(layer, name) for name in DROPOUTS_INSIDE)
+    return inside or (layer.dropout > 0 and layer.num_layers > 1)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def cases(draw):
 
 def stack_on_the_reference(lstm, x, hx, lengths, masks):
     """x [T, B, I] to y, h_n, c_n; the modules' parameters by their names."""
-    T, B, _ = x.shape
+    B = x.shape[1]
     parameters = dict(lstm.named_parameters())
     directions = 2 if lstm.bidirectional else 1
     if hx is None:

@@ -14,7 +14,7 @@ from rnndrop_cuda import LSTM, LayerMasks, mc_predict
 T, B, I, H, K = 5, 3, 4, 6, 3
 DROPOUTS = [
     {"input_dropout": 0.5}, {"hidden_dropout": 0.5}, {"candidate_dropout": 0.5}, {"weight_dropout": 0.5},
-    {"dropout": 0.5, "num_layers": 2},
+    {"cell_dropout": 0.5}, {"hidden_zoneout": 0.5}, {"cell_zoneout": 0.5}, {"dropout": 0.5, "num_layers": 2},
 ]  # fmt: skip
 
 
