@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "build_facts.h"
+#include "cpu/dropout_mask.h"
 #include "cpu/gemm.h"
 #include "cpu/step_kernels.h"
 #include "lstm_layer.h"
@@ -10,6 +11,7 @@
 TORCH_LIBRARY(rnndrop, m) {
   m.def(rnndrop::kLayerSchema);
   m.def(rnndrop::kLayerBackwardSchema);
+  m.def(rnndrop::kDropoutMaskSchema);
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnndrop_cuda.functional import BACKENDS, LayerStates, lstm_layer
-from rnndrop_cuda.masks import LayerMasks, check_probability, dropout_mask
+from rnndrop_cuda.masks import LayerMasks, check_probability, dropout_mask, noise
 
 MASK_SCOPES = ("batch", "sample")
 CANDIDATE_MASKS = ("step", "sequence")
@@ -239,20 +239,18 @@ class LSTM(nn.RNNBase):
         H, P = self.hidden_size, self._h_size
         below_the_last = (self.num_layers - 1) * self._directions
 
+        options: dict[str, Any] = {"dtype": like.dtype, "device": like.device, "generator": generator}
+
         def draw(p: float, *shape: int) -> Tensor | None:
-            if p == 0:
-                return None
-            return dropout_mask(shape, p, dtype=like.dtype, device=like.device, generator=generator)
+            return dropout_mask(shape, p, **options) if p else None
 
         def kept(p: float, *shape: int) -> Tensor | None:
             """1 where draw would keep."""
-            mask = draw(p, *shape)
-            return None if mask is None else mask.sign()
+            return noise(shape, p, dropped=0.0, kept=1.0, **options) if p else None
 
         def stays(p: float, *shape: int) -> Tensor | None:
             """1 where draw would drop."""
-            mask = kept(p, *shape)
-            return None if mask is None else 1 - mask
+            return noise(shape, p, dropped=1.0, kept=0.0, **options) if p else None
 
         return [
             LayerMasks(

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rnndrop_cuda import functional, ops
+
 
 class LayerMasks(NamedTuple):
     """The masks of one layer in one direction, None where there is none; P, the width of h, is H mostly."""
@@ -60,19 +62,40 @@ def dropout_mask(
     """A mask of independent entries: 0 with probability p, else 1/(1-p). p=0 gives ones, p=1 zeros.
 
     p is taken to 16 bits, 2^-17 at most from what was asked: bernoulli_ draws a float an entry, and costs a fifth of
-    a whole training step of the layer on a CPU; here one draw of 64 bits decides four entries.
+    a whole training step of the layer on a CPU.
 
     Raises:
         ValueError: p is not a probability.
     """
     keep = 1 - check_probability("p", p)
+    scale = 1 / keep if keep else 1.0
+    return noise(shape, p, dropped=0.0, kept=scale, dtype=dtype, device=device, generator=generator)
+
+
+def noise(
+    shape: Sequence[int],
+    p: float,
+    *,
+    dropped: float,
+    kept: float,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``dropout_mask`` of other values: each entry is ``dropped`` with probability p, else ``kept``."""
+    shape = tuple(shape)
+    dtype = dtype or torch.get_default_dtype()
+    device = torch.get_default_device() if device is None else torch.device(device)
     drop = round(p * 2**16)  # of the 2^16 values of an entry's bits
     if drop in (0, 2**16):
-        return torch.full(tuple(shape), 1.0 if drop == 0 else 0.0, dtype=dtype, device=device)
-    entries = math.prod(shape)
-    # Not random_(), which torch.compile and vmap refuse; generator=None would keep sizes from being dynamic. The one
-    # value of 2^64 that randint leaves out is no matter.
+        return torch.full(shape, dropped if drop else kept, dtype=dtype, device=device)
+    # Not random_(), which torch.compile and vmap refuse; generator=None would keep sizes from being dynamic.
     source: dict[str, Any] = {} if generator is None else {"generator": generator}
+    if device.type == "cpu" and ops.HAS_CPU_KERNELS and dtype in functional.KERNEL_DTYPES:
+        seed = torch.randint(-(2**31), 2**31, (3,), dtype=torch.int32, device=device, **source)
+        return ops.expand_dropout_mask(seed, shape, drop, dropped, kept, dtype)
+    # One draw of 64 bits decides four entries. The one value of 2^64 that randint leaves out is no matter.
+    entries = math.prod(shape)
     bits = torch.randint(-(2**63), 2**63 - 1, ((entries + 3) // 4,), dtype=torch.int64, device=device, **source)
-    kept = bits.view(torch.int16)[:entries] >= drop - 2**15
-    return kept.to(dtype or torch.get_default_dtype()).mul_(1 / keep).view(tuple(shape))
+    keeps = bits.view(torch.int16)[:entries] >= drop - 2**15
+    return torch.where(keeps, torch.full((), kept, dtype=dtype, device=device), dropped).view(shape)

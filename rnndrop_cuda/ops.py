@@ -90,6 +90,17 @@ def _lstm_layer_backward_fake(
     )
 
 
+def _expand_dropout_mask_fake(
+    seed: Tensor, shape: Sequence[int], drop: int, dropped: float, kept: float, dtype: torch.dtype
+) -> Tensor:
+    return seed.new_empty((*seed.shape[:-1], *shape), dtype=dtype)
+
+
+def _expand_dropout_mask_map(info: Any, in_dims: tuple[int, ...], seed: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    """What is mapped can only be the seed, and the op takes many."""
+    return expand_dropout_mask(seed.movedim(in_dims[0], 0), *rest), 0
+
+
 # ---------------------------------------------------------------- first derivatives
 
 
@@ -180,5 +191,8 @@ def _filled(like: Sequence[Tensor | None], given: Sequence[Tensor]) -> list[Any]
 if not WHY_NOT_LOADED:
     torch.library.register_fake("rnndrop::lstm_layer")(_lstm_layer_fake)
     torch.library.register_fake("rnndrop::lstm_layer_backward")(_lstm_layer_backward_fake)
+    expand_dropout_mask = torch.ops.rnndrop.expand_dropout_mask.default
+    torch.library.register_fake("rnndrop::expand_dropout_mask")(_expand_dropout_mask_fake)
+    torch.library.register_vmap("rnndrop::expand_dropout_mask", _expand_dropout_mask_map)
     lstm_layer = transformable("lstm_layer", _backward, _setup_context)
     lstm_layer_backward = transformable("lstm_layer_backward", _double_backward, _backward_setup_context)

@@ -2,12 +2,12 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
-#include <unistd.h>
 
 #include <algorithm>
 
 #include "cpu/gemm.h"
 #include "cpu/step_kernels.h"
+#include "cpu/threads.h"
 #include "lstm_layer.h"
 
 namespace rnndrop {
@@ -43,18 +43,8 @@ class CpuBackend final : public Backend {
   static int64_t rows_per_task(int64_t H) { return std::max<int64_t>(1, 4096 / H); }
 };
 
-// OpenMP's threads do not survive a fork: a child that inherits the pool would wait for them forever. So the child is
-// told; one that asks for a single thread needs no pool.
-void check_not_forked() {
-  if (at::get_num_threads() == 1) return;
-  static const pid_t owner = getpid();
-  TORCH_CHECK(getpid() == owner,
-              "rnndrop_cuda has run on several threads before this process was forked, and threads do not survive a "
-              "fork: call torch.set_num_threads(1) in the child, or start processes with the method 'spawn'");
-}
-
 CpuBackend make_backend(const at::Tensor& /*x*/) {
-  check_not_forked();
+  cpu::check_not_forked();
   return {};
 }
 

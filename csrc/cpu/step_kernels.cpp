@@ -1,26 +1,20 @@
 // CPU kernels of the pointwise step: load a chunk of a row into the compute type, run the cell on it, store it.
 //
-// The loops are plain scalar C++ over arrays of a fixed length; the compiler vectorises them. Each kernel is compiled
-// three times (baseline, AVX2, AVX-512) by function attributes, so that one binary serves every x86-64 machine, and
-// the widest version is picked at run time. Cost: the GEMMs' results are read and written once; at H=128 the exps
-// take longer than the memory.
+// The loops are plain scalar C++ over arrays of a fixed length, compiled for each width of vectors as vector_isa.h
+// says. Cost: the GEMMs' results are read and written once; at H=128 the exps take longer than the memory.
 #include "cpu/step_kernels.h"
 
-#include <ATen/Version.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
 #include <algorithm>
-#include <string>
 #include <type_traits>
 
+#include "cpu/vector_isa.h"
 #include "lstm_cell.h"
 
 namespace rnndrop::cpu {
 namespace {
-
-// Forced inlining is what carries a kernel's target attribute into the code it is made of.
-#define INLINE inline __attribute__((always_inline))
 
 template <class scalar_t>
 using acc_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
@@ -257,23 +251,10 @@ struct Kernels {
       {forward_##NAME<double>, forward_##NAME<float>, forward_##NAME<c10::BFloat16>, forward_##NAME<c10::Half>}, \
       {backward_##NAME<double>, backward_##NAME<float>, backward_##NAME<c10::BFloat16>, backward_##NAME<c10::Half>}};
 
-DEFINE_KERNELS(baseline, )
-#if defined(__x86_64__) && defined(__GNUC__)
-DEFINE_KERNELS(AVX2, __attribute__((target("avx2,fma,f16c"))))
-DEFINE_KERNELS(AVX512,
-               __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"))))
-#endif
+DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 
-// Follows torch's own choice, so that ATEN_CPU_CAPABILITY governs both.
 const Kernels& kernels() {
-  static const Kernels& chosen = []() -> const Kernels& {
-#if defined(__x86_64__) && defined(__GNUC__)
-    const std::string capability = at::get_cpu_capability();
-    if (capability == "AVX512") return kernels_AVX512;
-    if (capability == "AVX2") return kernels_AVX2;
-#endif
-    return kernels_baseline;
-  }();
+  static const Kernels& chosen = WIDEST(kernels_);
   return chosen;
 }
 

@@ -1,0 +1,36 @@
+// One source, three widths of vector code: how a kernel is compiled for each, and which of them this machine runs.
+//
+// The kernels are plain loops that the compiler vectorises. A function attribute compiles them for the baseline, AVX2
+// and AVX-512, so that one binary serves every x86-64 machine.
+#pragma once
+
+#include <ATen/Version.h>
+
+#include <string>
+
+// Forced inlining is what carries a kernel's target attribute into the code it is made of.
+#define INLINE inline __attribute__((always_inline))
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define DEFINE_FOR_EVERY_ISA(DEFINE)                     \
+  DEFINE(baseline, )                                     \
+  DEFINE(AVX2, __attribute__((target("avx2,fma,f16c")))) \
+  DEFINE(AVX512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"))))
+#define WIDEST(PREFIX) rnndrop::cpu::widest(PREFIX##baseline, PREFIX##AVX2, PREFIX##AVX512)
+#else
+#define DEFINE_FOR_EVERY_ISA(DEFINE) DEFINE(baseline, )
+#define WIDEST(PREFIX) PREFIX##baseline
+#endif
+
+namespace rnndrop::cpu {
+
+// Follows torch's own choice, so that ATEN_CPU_CAPABILITY governs both.
+template <class Kernels>
+const Kernels& widest(const Kernels& baseline, const Kernels& avx2, const Kernels& avx512) {
+  static const std::string capability = at::get_cpu_capability();
+  if (capability == "AVX512") return avx512;
+  if (capability == "AVX2") return avx2;
+  return baseline;
+}
+
+}  // namespace rnndrop::cpu
