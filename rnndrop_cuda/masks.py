@@ -85,7 +85,8 @@ def noise(
     """``dropout_mask`` of other values: each entry is ``dropped`` with probability p, else ``kept``."""
     shape = tuple(shape)
     dtype = dtype or torch.get_default_dtype()
-    device = torch.get_default_device() if device is None else torch.device(device)
+    # Not get_default_device(), which torch.compile cannot trace.
+    device = torch.empty(0).device if device is None else torch.device(device)
     drop = round(p * 2**16)  # of the 2^16 values of an entry's bits
     if drop in (0, 2**16):
         return torch.full(shape, dropped if drop else kept, dtype=dtype, device=device)
