@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from rnndrop_cuda import LSTM, functional
+from rnndrop_cuda import LSTM, dropout_mask, functional
 
 NOT_USABLE = functional.usable_backends()
 
@@ -613,3 +613,11 @@ def test_forked_child_on_several_threads_is_told_that_it_cannot(backend):
     x = torch.randn(10, 64, 32)
     model(x)
     assert "set_num_threads(1)" in in_forked_child(lambda: model(x)[0].sum().item(), seconds=10)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("backend", backends("cpu"))
+def test_forked_child_draws_small_masks_only(backend):
+    assert dropout_mask((500, 500), 0.5).any()
+    assert "set_num_threads(1)" in in_forked_child(lambda: dropout_mask((500, 500), 0.5).shape, seconds=10)
+    assert in_forked_child(lambda: bool(dropout_mask((500,), 0.5).any()), seconds=10) is True
