@@ -1,9 +1,9 @@
 // Dropout masks from a seed of 96 bits, in one pass that writes the mask and nothing else.
 //
 // sfc32 (Chris Doty-Humphrey's PractRand) makes 32 random bits, two entries, of eleven additions, shifts and xors,
-// which every CPU has as vectors: some 0.5 ns an entry where drawing from mt19937 and comparing took 4. A mask is cut
-// into pieces, and every lane of a piece is a generator of its own, which starts from the seed and its own number. So
-// pieces need not know of each other, and what an entry becomes depends on the seed and its place only.
+// which every CPU has as vectors: 0.5 ns an entry on a Zen 1 core, where drawing from mt19937 and comparing took 4.5. A
+// mask is cut into pieces, and every lane of a piece is a generator of its own, which starts from the seed and its own
+// number. So pieces need not know of each other, and what an entry becomes depends on the seed and its place only.
 #include "cpu/dropout_mask.h"
 
 #include <ATen/ATen.h>
@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "cpu/threads.h"
 #include "cpu/vector_isa.h"
