@@ -90,17 +90,18 @@ def test_noise_of_any_two_values(dtype, path):
     assert torch.equal(noise((3,), 1, dropped=3.0, kept=-0.1, dtype=dtype), torch.full((3,), 3.0, dtype=dtype))
 
 
-def assert_uncorrelated(a, b):
-    """Of two masks of p=1/2."""
+def assert_uncorrelated(a, b, p=0.5):
+    """Of two masks, whose entries have mean 1 and variance p/(1-p)."""
     n = a.numel()
-    assert abs(((a.flatten() - 1) @ (b.flatten() - 1)).item()) <= 5 * n**0.5
+    assert abs(((a.flatten() - 1) @ (b.flatten() - 1)).item()) <= 5 * n**0.5 * p / (1 - p)
 
 
-def test_entries_are_independent(path):
+@pytest.mark.parametrize("p", [0.5, 0.25])  # of an entry's bits the first decides, then the first two
+def test_entries_are_independent(p, path):
     """No correlation with the next 64 entries, and at the strides of rows and of the kernels' lanes and pieces."""
-    mask = dropout_mask((2**21,), 0.5)
+    mask = dropout_mask((2**21,), p)
     for lag in (*range(1, 65), 96, 127, 128, 129, 256, 300, 512, 2**12, 2**13, 2**13 + 1, 2**14, 2**15, 2**18, 2**20):
-        assert_uncorrelated(mask[lag:], mask[:-lag])
+        assert_uncorrelated(mask[lag:], mask[:-lag], p)
 
 
 def test_draws_are_independent(path):
