@@ -3,10 +3,12 @@
 from rnndrop_cuda.seminar.data import Reviews, load_matrix_imdb, load_reviews
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, gen_dropout_mask, init_h0_c0
 from rnndrop_cuda.seminar.model import RNNClassifier
+from rnndrop_cuda.seminar.rmsprop import LazyRMSprop
 from rnndrop_cuda.seminar.training import evaluate, train, train_epoch
 
 __all__ = [
     "FastRNNLayer",
+    "LazyRMSprop",
     "MyLSTM",
     "RNNClassifier",
     "RNNLayer",
