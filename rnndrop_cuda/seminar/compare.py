@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import math
 import shlex
 import sys
@@ -27,6 +28,7 @@ from rnndrop_cuda.seminar.data import CSV_SOURCES, IMDB_SHA256, Reviews, load_re
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, lstm_weights
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.results import FILE_NAME, Results, check_writable, facts, open_results, save
+from rnndrop_cuda.seminar.rmsprop import LazyRMSprop
 from rnndrop_cuda.seminar.training import Batch, Batches, evaluate, format_scores, train_epoch
 
 LAYERS: dict[str, type[nn.Module]] = {
@@ -95,12 +97,12 @@ class Layer:
     def label(self) -> str:
         return self.name if self.dropout is None else f"{self.name} {self.dropout:g}"
 
-    def build(self, settings: Settings) -> RNNClassifier:
+    def build(self, settings: Settings, embedding: Callable[..., nn.Module] = nn.Embedding) -> RNNClassifier:
         """The classifier with this layer, its weights those that nn.LSTM's classifier gets from the same seed."""
         sizes = (settings.n_emb, settings.n_hidden, settings.vocab_size, 1, settings.batch_size)
         torch.manual_seed(settings.seed)
         first = RNNClassifier(*sizes)
-        model = RNNClassifier(*sizes, rec_layer=LAYERS[self.name], dropout=self.dropout)
+        model = RNNClassifier(*sizes, rec_layer=LAYERS[self.name], embedding=embedding, dropout=self.dropout)
         model.word_embeddings.load_state_dict(first.word_embeddings.state_dict())
         model.output.load_state_dict(first.output.state_dict())
         with torch.no_grad():
@@ -281,14 +283,16 @@ def _train_all(
     )
     test_batches = Batches(X_test, y_test, settings.batch_size)
     steps_an_epoch = math.ceil(len(y_train) / settings.batch_size) + len(test_batches)
+    # On CUDA the host would wait for every step to say how many words it met; the dense gradient needs no waiting.
+    embedding = functools.partial(nn.Embedding, sparse=device.type == "cpu")
 
     with tqdm(total=len(layers) * settings.epochs * steps_an_epoch, unit="batch", disable=None) as bar:
         for layer in layers:
             order = torch.Generator().manual_seed(settings.seed)
             train_batches = Batches(X_train, y_train, settings.batch_size, order)
-            model = layer.build(settings).to(device)
+            model = layer.build(settings, embedding).to(device)
             lossfun = nn.BCELoss(reduction="sum")
-            optimizer = torch.optim.RMSprop(model.parameters(), lr=settings.learning_rate)
+            optimizer = LazyRMSprop(model.parameters(), lr=settings.learning_rate)
             epochs: list[dict[str, float]] = []
             results["layers"][layer.label] = {
                 "parameters": sum(p.numel() for p in model.rec_layer.parameters()),

@@ -11,7 +11,7 @@ import torch
 from object_arrays import object_array
 
 from rnndrop_cuda import cli
-from rnndrop_cuda.seminar import compare, report, results
+from rnndrop_cuda.seminar import compare, load_matrix_imdb, report, results
 from rnndrop_cuda.seminar.layers import lstm_weights
 
 SMALL = ["--unverified-data", "--vocab-size", "20", "--seq-len", "8", "--n-emb", "6", "--n-hidden", "4"]
@@ -80,6 +80,41 @@ def test_every_layer_starts_from_the_same_weights():
         assert torch.equal(model.output.weight, expected.output.weight)
         for weight, first in zip(lstm_weights(model.rec_layer), lstm_weights(expected.rec_layer), strict=True):
             assert torch.equal(weight, first)
+
+
+@pytest.mark.parametrize("layer", ["nn.LSTM", "GalLSTM:0.5", "MyLSTM:0.3"])
+def test_the_training_is_the_seminars_written_out(npz, command, tmp_path, layer):
+    """Against a dense embedding, torch's RMSprop and a loop that waits for every loss; batches of few words."""
+    assert compare.main([*command, "--layers", layer, "--batch-size", "2"]) == 0
+    ((_, found),) = read(tmp_path / "out")["layers"].items()
+
+    settings = compare.Settings("", None, 20, 8, 6, 4, 2, 0.01, 2, seed=0)
+    (X_train, y_train), (X_test, y_test) = load_matrix_imdb(str(npz), num_words=20, maxlen=8, sha256=None)
+    model = compare.Layer.parse(layer).build(settings)
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=0.01)
+    order = torch.Generator().manual_seed(0)
+
+    def loss_and_hits(X, y, index):
+        p = model(torch.from_numpy(X[index].T))[:, 0]
+        labels = torch.from_numpy(y[index]).float()
+        return torch.nn.functional.binary_cross_entropy(p, labels, reduction="sum"), ((p > 0.5) == labels).sum().item()
+
+    torch.manual_seed(0)
+    for epoch in found["epochs"]:
+        train_loss = train_hits = 0.0
+        model.train()
+        for index in torch.randperm(len(y_train), generator=order).split(2):
+            loss, hits = loss_and_hits(X_train, y_train, index.numpy())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            train_loss, train_hits = train_loss + loss.item(), train_hits + hits
+        model.eval()
+        test_loss, test_hits = loss_and_hits(X_test, y_test, slice(None))
+        assert epoch["train_loss"] == pytest.approx(train_loss / len(y_train), rel=1e-5)
+        assert epoch["test_loss"] == pytest.approx(test_loss.item() / len(y_test), rel=1e-5)
+        assert epoch["train_accuracy"] == train_hits / len(y_train)
+        assert epoch["test_accuracy"] == test_hits / len(y_test)
 
 
 def test_the_same_command_repeats_no_finished_layer(command, tmp_path, capsys):
