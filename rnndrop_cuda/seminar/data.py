@@ -176,7 +176,7 @@ def _load_csv_reviews(name: str, num_words: int | None, maxlen: int | None, seed
     rng = np.random.RandomState(seed)
     splits = []
     for rows in (train, test):
-        ranks = [[rank_of.get(word, unknown) for word in words] for words, _ in rows]
+        ranks = [[rank_of.get(word, unknown) for word in words[:maxlen]] for words, _ in rows]
         labels = np.array([label for _, label in rows], dtype=np.int64)
         order = rng.permutation(len(rows))
         X = _matrix([ranks[i] for i in order], limit, 0, maxlen, 1, 2, 3)
