@@ -123,9 +123,13 @@ def cuda_arch_list() -> str:
 def extension(with_cuda: bool) -> Extension:
     """The one extension module; its sources are found by folder."""
     sources = glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp")
+    # Without it at::parallel_for is a plain loop. Not given to the linker: the threads are to be those of the OpenMP
+    # runtime that torch brings, not of a second one.
+    openmp = ["-fopenmp"] if torch.backends.openmp.is_available() and sys.platform == "linux" else []
     options = {
         "include_dirs": [os.path.abspath("csrc")],
-        "extra_compile_args": {"cxx": ["-O3"], "nvcc": ["-O3"]},
+        # No floating-point traps: with them GCC keeps the branches of the cell's selects and vectorises nothing.
+        "extra_compile_args": {"cxx": ["-O3", "-fno-trapping-math", *openmp], "nvcc": ["-O3"]},
     }
     if not with_cuda:
         return cpp_extension.CppExtension("rnndrop_cuda._C", sorted(sources), **options)

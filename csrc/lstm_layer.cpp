@@ -1,5 +1,5 @@
-// The op `rnndrop::lstm_layer`: every check that memory safety needs, and the time loop over GEMM + pointwise step,
-// written once for all backends.
+// The op `rnndrop::lstm_layer`: every check that memory safety needs, then the backend's engine for whole layers; where
+// it has none for the call, the time loop over GEMM + pointwise step, written once for all backends. Of the loop:
 //
 //   x~_t = m_x * x_t    h~ = m_h * h_{t-1}    a_t = W_ih x~_t + W_hh h~ + b_ih + b_hh    then lstm_cell.h
 //
@@ -95,8 +95,6 @@ Sizes check_inputs(const LayerInputs& in) {
 
 // ---------------------------------------------------------------- masks and the order of time
 
-constexpr int64_t kGates = 4;
-
 bool per_sample(const OptionalTensor& mask) {
   return mask && (mask->dim() == 2 || (mask->dim() == 3 && mask->size(1) != 1));
 }
@@ -158,44 +156,53 @@ OptionalTensor contiguous(const OptionalTensor& tensor) {
 
 const void* pointer(const OptionalTensor& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
 
-// Noise on the state: [H] and [B,H] serve every step, [T,B,H] has one of its own for each.
-struct SequenceNoise {
-  explicit SequenceNoise(const OptionalTensor& noise) : noise(contiguous(noise)) {}
-  explicit operator bool() const { return noise.has_value(); }
-  Tensor at_step(int64_t t) const { return noise->dim() == 3 ? noise->select(0, t) : *noise; }
-  RowNoise rows(int64_t t) const {
-    if (!noise) return {nullptr, 0};
-    return {at_step(t).const_data_ptr(), noise->dim() > 1 ? noise->size(-1) : 0};
-  }
-  OptionalTensor noise;
-};
+InputMask input_mask(const OptionalTensor& mask) { return {pointer(mask), per_sample(mask), per_gate(mask)}; }
 
-struct LayerNoise {
-  LayerNoise(const OptionalTensor& mask_g, const OptionalTensor& mask_c, const OptionalTensor& zone_c,
-             const OptionalTensor& zone_h, bool projected)
-      : mask_g(mask_g), mask_c(mask_c), zone_c(zone_c), zone_h(zone_h), projected(projected) {}
-  StepNoise at_step(int64_t t) const {
-    return {mask_g.rows(t), mask_c.rows(t), zone_c.rows(t), projected ? RowNoise{nullptr, 0} : zone_h.rows(t)};
-  }
-  SequenceNoise mask_g, mask_c, zone_c, zone_h;
-  bool projected;  // then zone_h is not the step kernel's, but ProjectedState's
-};
-
-std::vector<int64_t> h_tilde_shape(int64_t T, int64_t B, int64_t P, const OptionalTensor& mask_h, bool kept) {
-  if (!kept) return {0};
-  if (per_sample(mask_h) && per_gate(mask_h)) return {kGates, T, B, P};
-  return {T, B, P};
+// [H] and [B,H] serve every step, [T,B,H] has one of its own for each.
+SequenceNoise sequence_noise(const OptionalTensor& noise) {
+  if (!noise) return {nullptr, 0, 0};
+  const int64_t step_bytes = noise->dim() == 3 ? noise->size(1) * noise->size(2) * noise->element_size() : 0;
+  return {noise->const_data_ptr(), step_bytes, noise->dim() > 1 ? noise->size(-1) : 0};
 }
 
-// Where the state of step t lies in c[T+1,B,H], and which step comes before and after it in the direction of time.
-struct TimeOrder {
-  int64_t T;
-  bool reverse;
-  int64_t first() const { return reverse ? T - 1 : 0; }
-  int64_t last() const { return reverse ? 0 : T - 1; }
-  int64_t next(int64_t t) const { return reverse ? t - 1 : t + 1; }
-  int64_t slot(int64_t t) const { return reverse ? t : t + 1; }
-  int64_t slot_before(int64_t t) const { return reverse ? t + 1 : t; }
+// The inputs laid out as the kernels read them, and those that they read by plain pointers.
+struct DenseInputs {
+  explicit DenseInputs(const LayerInputs& in)
+      : h_0(in.h_0.contiguous()),
+        b_ih(contiguous(in.b_ih)),
+        b_hh(contiguous(in.b_hh)),
+        mask_x(contiguous(in.mask_x)),
+        mask_h(contiguous(in.mask_h)),
+        mask_g(contiguous(in.mask_g)),
+        mask_c(contiguous(in.mask_c)),
+        zone_c(contiguous(in.zone_c)),
+        zone_h(contiguous(in.zone_h)),
+        lengths(contiguous(in.lengths)) {}
+
+  LayerNoise noise() const {
+    return {sequence_noise(mask_g), sequence_noise(mask_c), sequence_noise(zone_c), sequence_noise(zone_h)};
+  }
+  // What an engine takes of them; x, W_ih and W_hh are dense.
+  LayerProblem problem(const Sizes& sizes, const TimeOrder& order, const Tensor& x, const Tensor& W_ih,
+                       const Tensor& W_hh) const {
+    return {dtype_of(x),
+            sizes.T,
+            sizes.B,
+            sizes.I,
+            sizes.H,
+            order,
+            x.const_data_ptr(),
+            h_0.const_data_ptr(),
+            W_ih.const_data_ptr(),
+            W_hh.const_data_ptr(),
+            input_mask(mask_x),
+            input_mask(mask_h),
+            noise(),
+            static_cast<const int64_t*>(pointer(lengths))};
+  }
+
+  Tensor h_0;
+  OptionalTensor b_ih, b_hh, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths;
 };
 
 // The steps that come next in an order of time, t first among them: as a range [begin, begin + n) of the time axis.
@@ -220,13 +227,14 @@ Tensor rows_of(const Tensor& sequence, const Chunk& chunk) {
 // A projected layer is rare enough that a few small operations a step will do.
 struct ProjectedState {
   const OptionalTensor &mask_h, &lengths;  // mask_h: a sample's own, or none
-  const SequenceNoise& zone_h;
+  const OptionalTensor& zone_h;
 
+  Tensor zone_at(int64_t t) const { return zone_h->dim() == 3 ? zone_h->select(0, t) : *zone_h; }
   Tensor running(int64_t t) const { return lengths->gt(t).unsqueeze(1); }
 
   void forward(int64_t t, Tensor& y, Tensor& h_state, Tensor& h_tilde_next) const {
     if (zone_h) {
-      const Tensor z = zone_h.at_step(t), h = z * h_state + (1 - z) * y;
+      const Tensor z = zone_at(t), h = z * h_state + (1 - z) * y;
       y.copy_(lengths ? at::where(running(t), h, at::zeros({}, h.options())) : h);
     }
     if (h_state.defined()) h_state.copy_(lengths ? at::where(running(t), y, h_state) : y);
@@ -243,7 +251,7 @@ struct ProjectedState {
       dh = dh + (through_mask.dim() == 3 ? through_mask.sum(0) : through_mask);
     }
     const Tensor total = dy ? dh + *dy : dh, zero = at::zeros({}, carry.options());
-    const Tensor z = zone_h ? zone_h.at_step(t).to(carry.scalar_type()) : zero;
+    const Tensor z = zone_h ? zone_at(t).to(carry.scalar_type()) : zero;
     carry = lengths ? at::where(running(t), z * total, dh) : z * total;
     return lengths ? at::where(running(t), (1 - z) * total, zero) : (1 - z) * total;
   }
@@ -258,45 +266,68 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
                                  const OptionalTensor& b_hh, const OptionalTensor& W_hr, const OptionalTensor& mask_x,
                                  const OptionalTensor& mask_h, const OptionalTensor& mask_g,
                                  const OptionalTensor& mask_c, const OptionalTensor& zone_c,
-                                 const OptionalTensor& zone_h, const OptionalTensor& lengths, bool reverse) {
-  const auto [T, B, I, H, P] = check_inputs(
-      {x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths});
-
+                                 const OptionalTensor& zone_h, const OptionalTensor& lengths, bool reverse, bool save) {
+  const LayerInputs in{x,      h_0,    c_0,    W_ih,   W_hh,   b_ih,   b_hh,   W_hr,
+                       mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths};
+  const Sizes sizes = check_inputs(in);
+  const auto [T, B, I, H, P] = sizes;
+  const DenseInputs dense(in);
   const TimeOrder order{T, reverse};
-  const Tensor W_hh_masked = masked_columns(W_hh, mask_h), W_hr_t = W_hr ? W_hr->contiguous().t() : Tensor();
-  const OptionalTensor b_ih_dense = contiguous(b_ih), b_hh_dense = contiguous(b_hh);
-  const OptionalTensor lengths_dense = contiguous(lengths);
-  const OptionalTensor mask_h_rows = per_sample(mask_h) ? contiguous(mask_h) : std::nullopt;
-  const LayerNoise noise(mask_g, mask_c, zone_c, zone_h, W_hr.has_value());
-  const ProjectedState projected{mask_h_rows, lengths_dense, noise.zone_h};
+  const int64_t steps_per_chunk = std::min(T, backend.steps_per_chunk(T, B, x.scalar_type()));
+  const auto nothing = [&] { return at::empty({0}, x.options()); };
 
   Tensor y = at::empty({T, B, P}, x.options());
-  Tensor h_full = at::empty(W_hr ? at::IntArrayRef({T, B, H}) : at::IntArrayRef({0}), x.options());
-  Tensor gates = at::empty({T, B, 4 * H}, x.options());
-  Tensor c = at::empty({T + 1, B, H}, x.options().dtype(acc_type_of(x)));
-  c.select(0, order.slot_before(order.first())).copy_(c_0);
-  // With lengths y is 0 where h is carried on, so h lives in h_n, and the GEMM reads it from h_tilde.
-  const bool keeps_h_tilde = mask_h_rows || lengths;
-  Tensor h_tilde = at::empty(h_tilde_shape(T, B, P, mask_h, keeps_h_tilde), x.options());
-  if (keeps_h_tilde) {
-    Tensor first = h_tilde.select(-3, order.first());
-    mask_h_rows ? at::mul_out(first, h_0, *mask_h_rows) : first.copy_(h_0);
-  }
-  Tensor h_n = lengths || zone_h ? h_0.clone(at::MemoryFormat::Contiguous) : Tensor();
+  Tensor h_full = W_hr ? at::empty({T, B, H}, x.options()) : nothing();
+  Tensor gates = save ? at::empty({T, B, 4 * H}, x.options()) : nothing();
+  // Without a backward to come only two states are kept, in turn: that of slot s in s % 2.
+  Tensor c = at::empty({save ? T + 1 : 2, B, H}, x.options().dtype(acc_type_of(x)));
+  const auto c_at = [&](int64_t slot) { return c.select(0, save ? slot : slot % 2); };
+  c_at(order.slot_before(order.first())).copy_(c_0);
+  Tensor h_n = lengths || zone_h ? dense.h_0.clone() : Tensor();
 
+  const auto finish = [&]() -> ForwardResult {
+    if (!h_n.defined()) h_n = y.select(0, order.last()).clone();
+    const Tensor c_n = c_at(order.slot(order.last())).to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+    if (save) return {y, h_n, c_n, gates, c, h_full};
+    return {y, h_n, c_n, nothing(), at::empty({0}, c.options()), nothing()};
+  };
+
+  if (!W_hr) {
+    const Tensor x_dense = x.contiguous(), W_ih_dense = W_ih.contiguous(), W_hh_dense = W_hh.contiguous();
+    LayerForward layer{dense.problem(sizes, order, x_dense, W_ih_dense, W_hh_dense)};
+    layer.b_ih = pointer(dense.b_ih);
+    layer.b_hh = pointer(dense.b_hh);
+    layer.y = y.data_ptr();
+    layer.h_n = h_n.defined() ? h_n.data_ptr() : nullptr;
+    layer.gates = save ? gates.data_ptr() : nullptr;
+    layer.c = c.data_ptr();
+    if (backend.layer_forward(layer)) return finish();
+  }
+
+  const Tensor W_hh_masked = masked_columns(W_hh, mask_h), W_hr_t = W_hr ? W_hr->contiguous().t() : Tensor();
   const Tensor x_tilde = masked_input(x, mask_x), W_ih_masked = masked_columns(W_ih, mask_x);
-  const int64_t steps_per_chunk = backend.steps_per_chunk(T, B, x.scalar_type());
+  const OptionalTensor mask_h_rows = per_sample(mask_h) ? dense.mask_h : std::nullopt;
+  const ProjectedState projected{mask_h_rows, dense.lengths, dense.zone_h};
+  LayerNoise noise = dense.noise();
+  if (W_hr) noise.zone_h = {nullptr, 0, 0};  // not the step kernel's, but ProjectedState's
+  if (!save) gates = at::empty({steps_per_chunk, B, 4 * H}, x.options());
+  // The recurrent GEMM's input, where it is not just h_0 and y: masked, or, where y is 0 though the sample has yet to
+  // begin, the h that is carried.
+  const bool keeps_h_tilde = mask_h_rows || (lengths && reverse);
+  Tensor h_tilde;
+  if (keeps_h_tilde) h_tilde = (mask_h_rows ? dense.h_0 * *mask_h_rows : dense.h_0.clone()).contiguous();
+
   Chunk chunk{0, 0};
-  Tensor h_in = keeps_h_tilde ? h_tilde.select(-3, order.first()) : h_0.contiguous();
   for (int64_t k = 0, t = order.first(); k < T; ++k, t = order.next(t)) {
-    const Tensor gates_t = gates.select(0, t);
-    Tensor y_t = y.select(0, t);
-    const Tensor h_full_t = W_hr ? h_full.select(0, t) : y_t;
-    Tensor h_tilde_next = keeps_h_tilde && t != order.last() ? h_tilde.select(-3, order.next(t)) : Tensor();
     if (!chunk.contains(t)) {
       chunk = next_chunk(order, t, steps_per_chunk);
-      multiply_gates(backend, rows_of(gates, chunk), rows_of(x_tilde, chunk), W_ih_masked, false);
+      const Chunk in_gates = save ? chunk : Chunk{0, chunk.n};
+      multiply_gates(backend, rows_of(gates, in_gates), rows_of(x_tilde, chunk), W_ih_masked, false);
     }
+    const Tensor gates_t = gates.select(0, save ? t : t - chunk.begin);
+    const Tensor h_in = keeps_h_tilde ? h_tilde : k == 0 ? dense.h_0 : y.select(0, order.before(t));
+    Tensor y_t = y.select(0, t);
+    const Tensor h_full_t = W_hr ? h_full.select(0, t) : y_t;
     multiply_gates(backend, gates_t, h_in, W_hh_masked, true);
 
     StepForward step{};
@@ -304,30 +335,26 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
     step.B = B;
     step.H = H;
     step.t = t;
-    step.b_ih = pointer(b_ih_dense);
-    step.b_hh = pointer(b_hh_dense);
+    step.b_ih = pointer(dense.b_ih);
+    step.b_hh = pointer(dense.b_hh);
     step.noise = noise.at_step(t);
-    step.lengths = static_cast<const int64_t*>(pointer(lengths_dense));
-    step.n_h_tilde = h_tilde.dim() == 4 ? kGates : 1;
+    step.lengths = static_cast<const int64_t*>(pointer(dense.lengths));
+    step.n_h_tilde = mask_h_rows && per_gate(mask_h) ? kGates : 1;
     step.mask_h = W_hr ? nullptr : pointer(mask_h_rows);
-    step.h_tilde_next = h_tilde_next.defined() && !W_hr ? h_tilde_next.data_ptr() : nullptr;
-    step.h_tilde_stride = T * B * P;
+    step.h_tilde_next = keeps_h_tilde && !W_hr ? h_tilde.data_ptr() : nullptr;
+    step.h_tilde_stride = B * P;
     step.gates = gates_t.data_ptr();
-    step.c_prev = c.select(0, order.slot_before(t)).const_data_ptr();
-    step.c = c.select(0, order.slot(t)).data_ptr();
+    step.c_prev = c_at(order.slot_before(t)).const_data_ptr();
+    step.c = c_at(order.slot(t)).data_ptr();
     step.y = h_full_t.data_ptr();
     step.h_state = h_n.defined() && !W_hr ? h_n.data_ptr() : nullptr;
     backend.step_forward(step);
     if (W_hr) {
       backend.gemm(y_t, h_full_t, W_hr_t, false);
-      projected.forward(t, y_t, h_n, h_tilde_next);
+      projected.forward(t, y_t, h_n, h_tilde);
     }
-
-    h_in = keeps_h_tilde ? h_tilde_next : y_t;
   }
-  if (!h_n.defined()) h_n = y.select(0, order.last()).clone();
-  const Tensor c_n = c.select(0, order.slot(order.last())).to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
-  return {y, h_n, c_n, gates, c, h_tilde, h_full};
+  return finish();
 }
 
 // ---------------------------------------------------------------- backward
@@ -338,42 +365,38 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
                                    const OptionalTensor& mask_h, const OptionalTensor& mask_g,
                                    const OptionalTensor& mask_c, const OptionalTensor& zone_c,
                                    const OptionalTensor& zone_h, const OptionalTensor& lengths, bool reverse,
-                                   const Tensor& y, const Tensor& gates, const Tensor& c, const Tensor& h_tilde,
-                                   const Tensor& h_full, const OptionalTensor& dy, const OptionalTensor& dh_n,
-                                   const OptionalTensor& dc_n, bool need_dx, bool need_dW) {
-  const auto [T, B, I, H, P] = check_inputs(
-      {x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths});
+                                   const Tensor& y, const Tensor& gates, const Tensor& c, const Tensor& h_full,
+                                   const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+                                   bool need_dx, bool need_dW) {
+  const LayerInputs in{x,      h_0,    c_0,    W_ih,   W_hh,   b_ih,   b_hh,   W_hr,
+                       mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths};
+  const Sizes sizes = check_inputs(in);
+  const auto [T, B, I, H, P] = sizes;
   const auto check = [&](const char* name, const Tensor& tensor, at::ScalarType dtype,
                          std::initializer_list<at::IntArrayRef> shapes) {
     check_like(name, tensor, x, dtype);
     check_shape(name, tensor, shapes);
   };
   const at::ScalarType dtype = x.scalar_type(), acc_dtype = acc_type_of(x);
-  const bool keeps_h_tilde = per_sample(mask_h) || lengths;
   if (dy) check("dy", *dy, dtype, {{T, B, P}});
   if (dh_n) check("dh_n", *dh_n, dtype, {{B, P}});
   if (dc_n) check("dc_n", *dc_n, dtype, {{B, H}});
   check("y", y, dtype, {{T, B, P}});
   check("gates", gates, dtype, {{T, B, 4 * H}});
   check("c", c, acc_dtype, {{T + 1, B, H}});
-  if (keeps_h_tilde) check("h_tilde", h_tilde, dtype, {h_tilde_shape(T, B, P, mask_h, true)});
   if (W_hr) check("h_full", h_full, dtype, {{T, B, H}});
 
+  const DenseInputs dense(in);
   const TimeOrder order{T, reverse};
-  const Tensor W_hh_masked = masked_columns(W_hh, mask_h), W_hr_dense = W_hr ? W_hr->contiguous() : Tensor();
-  const OptionalTensor dy_dense = contiguous(dy), lengths_dense = contiguous(lengths);
-  const OptionalTensor mask_h_rows = per_sample(mask_h) ? contiguous(mask_h) : std::nullopt;
-  const LayerNoise noise(mask_g, mask_c, zone_c, zone_h, W_hr.has_value());
-  const Tensor gates_dense = gates.contiguous(), c_dense = c.contiguous();
-  const ProjectedState projected{mask_h_rows, lengths_dense, noise.zone_h};
+  const OptionalTensor dy_dense = contiguous(dy);
+  const OptionalTensor mask_h_rows = per_sample(mask_h) ? dense.mask_h : std::nullopt;
+  const Tensor gates_dense = gates.contiguous(), c_dense = c.contiguous(), y_dense = y.contiguous();
   const bool h_tilde_per_gate = mask_h_rows && per_gate(mask_h),
              x_tilde_per_gate = per_sample(mask_x) && per_gate(mask_x);
 
   const auto acc_options = x.options().dtype(acc_dtype);
   Tensor dh_tilde = h_tilde_per_gate ? at::empty({kGates, B, P}, x.options()) : at::empty({B, P}, x.options());
   Tensor dh_carry = at::zeros({B, P}, acc_options), dc = at::zeros({B, H}, acc_options);
-  Tensor dh_projected = W_hr ? at::empty({T, B, P}, x.options()) : Tensor();  // dL/dh_t, what W_hr's GEMMs take
-  Tensor dh_full = W_hr ? at::empty({B, H}, x.options()) : Tensor();
   if (dh_n) dh_carry.copy_(*dh_n);
   if (dc_n) dc.copy_(*dc_n);
 
@@ -384,9 +407,58 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
   Tensor dW_ih = empty_if(need_dW, {4 * H, I}), dW_hh = empty_if(need_dW, {4 * H, P});
   Tensor dW_hr = empty_if(need_dW && W_hr, {P, H});
   Tensor db = at::zeros({need_dW ? 4 * H : 0}, acc_options);
+
+  const auto finish = [&]() -> BackwardResult {
+    Tensor dh_0 = mask_h_rows ? dh_tilde * *mask_h_rows : dh_tilde;
+    if (h_tilde_per_gate) dh_0 = dh_0.sum(0);
+    if (lengths || zone_h) dh_0 = (dh_0.to(acc_dtype) + dh_carry).to(dtype);
+    return {dx, dh_0, dc.to(dtype), dW_ih, dW_hh, db.to(dtype), dW_hr};
+  };
+
+  if (!W_hr) {
+    const Tensor x_dense = x.contiguous(), W_ih_dense = W_ih.contiguous(), W_hh_dense = W_hh.contiguous();
+    LayerBackward layer{dense.problem(sizes, order, x_dense, W_ih_dense, W_hh_dense)};
+    layer.y = y_dense.const_data_ptr();
+    layer.gates = gates_dense.const_data_ptr();
+    layer.c = c_dense.const_data_ptr();
+    layer.dy = pointer(dy_dense);
+    layer.dh_carry = dh_carry.data_ptr();
+    layer.dc = dc.data_ptr();
+    layer.dh_tilde = dh_tilde.data_ptr();
+    layer.need_dx = need_dx;
+    layer.dx = dx.data_ptr();
+    layer.need_dW = need_dW;
+    layer.dW_ih = dW_ih.data_ptr();
+    layer.dW_hh = dW_hh.data_ptr();
+    layer.db = db.data_ptr();
+    if (backend.layer_backward(layer)) return finish();
+  }
+
+  const Tensor W_hh_masked = masked_columns(W_hh, mask_h), W_hr_dense = W_hr ? W_hr->contiguous() : Tensor();
   const Tensor W_ih_masked = need_dx ? masked_columns(W_ih, mask_x) : Tensor();
   const Tensor x_tilde = need_dW ? masked_input(x, mask_x) : Tensor();
-  const Tensor y_dense = y.contiguous(), h_0_dense = h_0.contiguous(), h_tilde_dense = h_tilde.contiguous();
+  const ProjectedState projected{mask_h_rows, dense.lengths, dense.zone_h};
+  LayerNoise noise = dense.noise();
+  if (W_hr) noise.zone_h = {nullptr, 0, 0};
+  Tensor dh_projected = W_hr ? at::empty({T, B, P}, x.options()) : Tensor();  // dL/dh_t, what W_hr's GEMMs take
+  Tensor dh_full = W_hr ? at::empty({B, H}, x.options()) : Tensor();
+
+  // h~ of a chunk's steps, [n*B,P] or [4,n*B,P]: h_{t-1}, masked.
+  const auto h_tilde_rows = [&](const Chunk& chunk) {
+    Tensor h_prev = at::empty({chunk.n, B, P}, x.options());
+    const bool has_first = chunk.contains(order.first());
+    const int64_t others = chunk.n - has_first, first_other = has_first && !reverse ? 1 : 0;
+    h_prev.narrow(0, first_other, others).copy_(y_dense.narrow(0, order.before(chunk.begin + first_other), others));
+    if (has_first) h_prev.select(0, order.first() - chunk.begin).copy_(dense.h_0);
+    if (lengths && reverse) {
+      // Backwards in time a sample begins at its own end; y is 0 past it.
+      const Tensor next = at::arange(chunk.begin + 1, chunk.begin + chunk.n + 1, dense.lengths->options());
+      h_prev = at::where((next.unsqueeze(1) == *dense.lengths).unsqueeze(2), dense.h_0, h_prev);
+    }
+    if (!mask_h_rows) return h_prev.flatten(0, 1);
+    return h_tilde_per_gate ? (h_prev * mask_h_rows->unsqueeze(1)).flatten(1, 2)
+                            : (h_prev * *mask_h_rows).flatten(0, 1);
+  };
 
   // What the gradients of a chunk's pre-activations, da [n,B,4H], add to dx, dW_ih, dW_hh and db.
   bool accumulate = false;
@@ -401,17 +473,7 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
     }
     if (!need_dW) return;
     weight_gradient(backend, dW_ih, da_rows, rows_of(x_tilde, chunk), accumulate);
-    if (keeps_h_tilde) {
-      weight_gradient(backend, dW_hh, da_rows, rows_of(h_tilde_dense, chunk), accumulate);
-    } else {
-      // h_{t-1} is h_0 at the first step and y, shifted by one step, at all others.
-      const bool has_first = chunk.contains(order.first());
-      const int64_t others = chunk.n - has_first;
-      const Tensor da_others = da.narrow(0, has_first && !reverse ? 1 : 0, others).view({others * B, 4 * H});
-      const Chunk before{reverse ? chunk.begin + 1 : chunk.begin + has_first - 1, others};
-      backend.gemm(dW_hh, da_others.t(), rows_of(y_dense, before), accumulate);
-      if (has_first) backend.gemm(dW_hh, da.select(0, order.first() - chunk.begin).t(), h_0_dense, true);
-    }
+    weight_gradient(backend, dW_hh, da_rows, h_tilde_rows(chunk), accumulate);
     db.add_(da_rows.sum(0, /*keepdim=*/false, acc_dtype));
     accumulate = true;
   };
@@ -436,7 +498,7 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
     step.H = H;
     step.t = t;
     step.noise = noise.at_step(t);
-    step.lengths = static_cast<const int64_t*>(pointer(lengths_dense));
+    step.lengths = static_cast<const int64_t*>(pointer(dense.lengths));
     step.n_h_tilde = h_tilde_per_gate ? kGates : 1;
     step.mask_h = W_hr ? nullptr : pointer(mask_h_rows);
     step.dh_tilde_next = k > 0 && !W_hr ? dh_tilde.const_data_ptr() : nullptr;
@@ -454,16 +516,13 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
     if (t == backwards.last() || !chunk.contains(backwards.next(t))) finish_chunk(chunk, da);
   }
 
-  Tensor dh_0 = mask_h_rows ? dh_tilde * *mask_h_rows : dh_tilde;
-  if (h_tilde_per_gate) dh_0 = dh_0.sum(0);
-  if (lengths || zone_h) dh_0 = (dh_0.to(acc_dtype) + dh_carry).to(dtype);
   if (need_dx && per_sample(mask_x) && !x_tilde_per_gate) dx.mul_(*mask_x);
   if (need_dW) {
     if (mask_x && !per_sample(mask_x)) dW_ih = times_columns(dW_ih, *mask_x);
     if (mask_h && !mask_h_rows) dW_hh = times_columns(dW_hh, *mask_h);
     if (W_hr) backend.gemm(dW_hr, rows_of(dh_projected, {0, T}).t(), rows_of(h_full.contiguous(), {0, T}), false);
   }
-  return {dx, dh_0, dc.to(dtype), dW_ih, dW_hh, db.to(dtype), dW_hr};
+  return finish();
 }
 
 }  // namespace rnndrop

@@ -1,7 +1,8 @@
 // One LSTM layer in one direction: the op's schemas, what a backend provides, and the time loop that every backend
 // shares.
 //
-// Flow: op -> lstm_layer_forward/_backward (checks, time loop) -> Backend (GEMM, pointwise step) -> lstm_cell.h.
+// Flow: op -> lstm_layer_forward/_backward (checks) -> the Backend's engine for whole layers, or the time loop over its
+// GEMM and pointwise step -> lstm_cell.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,21 +10,20 @@
 #include <optional>
 #include <tuple>
 
-#include "lstm_step.h"
+#include "lstm_sequence.h"
 
 namespace rnndrop {
 
 inline constexpr const char* kLayerSchema =
     "lstm_layer(Tensor x, Tensor h_0, Tensor c_0, Tensor W_ih, Tensor W_hh, Tensor? b_ih, Tensor? b_hh, Tensor? W_hr, "
     "Tensor? mask_x, Tensor? mask_h, Tensor? mask_g, Tensor? mask_c, Tensor? zone_c, Tensor? zone_h, "
-    "Tensor? lengths, bool reverse) "
-    "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor c, Tensor h_tilde, Tensor h_full)";
+    "Tensor? lengths, bool reverse, bool save) "
+    "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor c, Tensor h_full)";
 inline constexpr const char* kLayerBackwardSchema =
     "lstm_layer_backward(Tensor x, Tensor h_0, Tensor c_0, Tensor W_ih, Tensor W_hh, Tensor? b_ih, Tensor? b_hh, "
     "Tensor? W_hr, Tensor? mask_x, Tensor? mask_h, Tensor? mask_g, Tensor? mask_c, Tensor? zone_c, Tensor? zone_h, "
-    "Tensor? lengths, bool reverse, Tensor y, "
-    "Tensor gates, Tensor c, Tensor h_tilde, Tensor h_full, Tensor? dy, Tensor? dh_n, Tensor? dc_n, bool need_dx, "
-    "bool need_dW) "
+    "Tensor? lengths, bool reverse, Tensor y, Tensor gates, Tensor c, Tensor h_full, Tensor? dy, Tensor? dh_n, "
+    "Tensor? dc_n, bool need_dx, bool need_dW) "
     "-> (Tensor dx, Tensor dh_0, Tensor dc_0, Tensor dW_ih, Tensor dW_hh, Tensor db, Tensor dW_hr)";
 
 class Backend {
@@ -36,6 +36,9 @@ class Backend {
   virtual int64_t steps_per_chunk(int64_t T, int64_t B, at::ScalarType dtype) const = 0;
   virtual void step_forward(const StepForward& step) const = 0;
   virtual void step_backward(const StepBackward& step) const = 0;
+  // The whole sequence in one call; false where this backend has no engine for it, and nothing was done.
+  virtual bool layer_forward(const LayerForward& /*layer*/) const { return false; }
+  virtual bool layer_backward(const LayerBackward& /*layer*/) const { return false; }
 };
 
 using OptionalTensor = std::optional<at::Tensor>;
@@ -51,15 +54,13 @@ struct LayerInputs {
   const OptionalTensor& lengths;                   // int64 [B]
 };
 
-// (y, h_n, c_n, gates, c, h_tilde, h_full); the last four are for the backward:
+// (y, h_n, c_n, gates, c, h_full); the last three are for the backward, [0] without `save`:
 //   gates   scalar [T,B,4H]  activated i, f, g, o
 //   c       acc [T+1,B,H]    c_0 in front of the c_t in time order; behind them where reverse
-//   h_tilde scalar [T,B,P]   the recurrent GEMM's input at t, [4,T,B,P] where mask_h is [4,B,P]; [0] where it is just
-//                            h_0 and y (mask_h shared by the batch, no lengths)
-//   h_full  scalar [T,B,H]   o * tanh(c), what W_hr projects to y; [0] without a projection
-using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+//   h_full  scalar [T,B,H]   o * tanh(c), what W_hr projects to y; [0] also without a projection
+using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 // (dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr); [0] in place of what was not asked for; db serves both biases
-using BackwardResult = ForwardResult;
+using BackwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 ForwardResult lstm_layer_forward(const Backend& backend, const at::Tensor& x, const at::Tensor& h_0,
                                  const at::Tensor& c_0, const at::Tensor& W_ih, const at::Tensor& W_hh,
@@ -67,7 +68,7 @@ ForwardResult lstm_layer_forward(const Backend& backend, const at::Tensor& x, co
                                  const OptionalTensor& mask_x, const OptionalTensor& mask_h,
                                  const OptionalTensor& mask_g, const OptionalTensor& mask_c,
                                  const OptionalTensor& zone_c, const OptionalTensor& zone_h,
-                                 const OptionalTensor& lengths, bool reverse);
+                                 const OptionalTensor& lengths, bool reverse, bool save);
 
 // c_0, b_ih and b_hh enter no formula here: they are there for the double backward, which starts from all inputs.
 BackwardResult lstm_layer_backward(const Backend& backend, const at::Tensor& x, const at::Tensor& h_0,
@@ -77,9 +78,9 @@ BackwardResult lstm_layer_backward(const Backend& backend, const at::Tensor& x, 
                                    const OptionalTensor& mask_g, const OptionalTensor& mask_c,
                                    const OptionalTensor& zone_c, const OptionalTensor& zone_h,
                                    const OptionalTensor& lengths, bool reverse, const at::Tensor& y,
-                                   const at::Tensor& gates, const at::Tensor& c, const at::Tensor& h_tilde,
-                                   const at::Tensor& h_full, const OptionalTensor& dy, const OptionalTensor& dh_n,
-                                   const OptionalTensor& dc_n, bool need_dx, bool need_dW);
+                                   const at::Tensor& gates, const at::Tensor& c, const at::Tensor& h_full,
+                                   const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+                                   bool need_dx, bool need_dW);
 
 // One of the two above as an op's kernel, on the backend that make_backend(x) gives; the other arguments pass through.
 template <auto layer, auto make_backend>

@@ -17,6 +17,8 @@ namespace rnndrop {
 
 enum class Dtype { float64, float32, bfloat16, float16 };
 
+enum Gate : int64_t { kInput, kForget, kCandidate, kOutput, kGates };  // PyTorch's order of rows
+
 // Noise on [B,H] at one step: scalar, row b at data + b * stride, stride 0 where the batch shares it.
 struct RowNoise {
   const void* data;

@@ -4,8 +4,7 @@
 
 #include "build_facts.h"
 #include "cpu/dropout_mask.h"
-#include "cpu/gemm.h"
-#include "cpu/step_kernels.h"
+#include "cpu/vector_isa.h"
 #include "lstm_layer.h"
 
 TORCH_LIBRARY(rnndrop, m) {
@@ -18,7 +17,4 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of rnndrop_cuda; the ops are in torch.ops.rnndrop.";
   m.def("build_facts_json", [] { return RNNDROP_BUILD_FACTS; }, "JSON object: what this extension was built with.");
   m.def("vector_isa", [] { return rnndrop::cpu::vector_isa(); }, "Vector code the CPU kernels use on this machine.");
-  m.def(
-      "float32_gemm_library", [] { return rnndrop::cpu::float32_gemm_library(); },
-      "Library that multiplies large float32 matrices on this machine's CPU.");
 }

@@ -175,16 +175,17 @@ def lstm_layer(
     }  # fmt: skip
     _check_tensors({**inputs, **constants})
     run = _choose(backend, x, constants)
-    y, h_n, c_n, states = run(inputs, constants, reverse)
+    y, h_n, c_n, states = run(inputs, constants, reverse, return_states)
     return (y, h_n, c_n, states()) if return_states else (y, h_n, c_n)
 
 
 Tensors = dict[str, Any]
-Run = Callable[[Tensors, Tensors, bool], tuple[Tensor, Tensor, Tensor, Callable[[], LayerStates]]]
+Run = Callable[[Tensors, Tensors, bool, bool], tuple[Tensor, Tensor, Tensor, Callable[[], LayerStates]]]
 
 
-def _fused(inputs: Tensors, constants: Tensors, reverse: bool) -> Any:
-    y, h_n, c_n, gates, c, *_ = ops.lstm_layer(*inputs.values(), *constants.values(), reverse)
+def _fused(inputs: Tensors, constants: Tensors, reverse: bool, keep_states: bool) -> Any:
+    save = keep_states or _may_be_differentiated(inputs)
+    y, h_n, c_n, gates, c, *_ = ops.lstm_layer(*inputs.values(), *constants.values(), reverse, save)
 
     def states() -> LayerStates:
         T, lengths = y.shape[0], constants["lengths"]
@@ -197,7 +198,16 @@ def _fused(inputs: Tensors, constants: Tensors, reverse: bool) -> Any:
     return y, h_n, c_n, states
 
 
-def _plain(inputs: Tensors, constants: Tensors, reverse: bool) -> Any:
+def _may_be_differentiated(inputs: Tensors) -> bool:
+    """Whether a backward may come; under torch.func and torch.compile no tensor tells."""
+    if torch.compiler.is_compiling():
+        return torch.is_grad_enabled()
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs.values())
+
+
+def _plain(inputs: Tensors, constants: Tensors, reverse: bool, keep_states: bool) -> Any:
     steps, h_n, c_n = reference.lstm_steps(**inputs, **constants, reverse=reverse)
 
     def states() -> LayerStates:

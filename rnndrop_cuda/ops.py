@@ -55,20 +55,17 @@ def acc_dtype(dtype: torch.dtype) -> torch.dtype:
 def _lstm_layer_fake(
     x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
     W_hr: Tensor | None, mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, mask_c: Tensor | None,
-    zone_c: Tensor | None, zone_h: Tensor | None, lengths: Tensor | None, reverse: bool,
+    zone_c: Tensor | None, zone_h: Tensor | None, lengths: Tensor | None, reverse: bool, save: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     T, B, _ = x.shape
     H, P = c_0.shape[1], h_0.shape[1]
-    per_sample = mask_h is not None and (mask_h.dim() == 2 or (mask_h.dim() == 3 and mask_h.shape[1] != 1))
-    per_gate = (4,) if mask_h is not None and per_sample and mask_h.dim() == 3 else ()
     return (
         x.new_empty(T, B, P),
         x.new_empty(B, P),
         x.new_empty(B, H),
-        x.new_empty(T, B, 4 * H),
-        x.new_empty(T + 1, B, H, dtype=acc_dtype(x.dtype)),
-        x.new_empty(*per_gate, T, B, P) if lengths is not None or per_sample else x.new_empty(0),
-        x.new_empty(T, B, H) if W_hr is not None else x.new_empty(0),
+        x.new_empty(T, B, 4 * H) if save else x.new_empty(0),
+        x.new_empty(*((T + 1, B, H) if save else (0,)), dtype=acc_dtype(x.dtype)),
+        x.new_empty(T, B, H) if save and W_hr is not None else x.new_empty(0),
     )
 
 
@@ -76,7 +73,7 @@ def _lstm_layer_backward_fake(
     x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
     W_hr: Tensor | None, mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, mask_c: Tensor | None,
     zone_c: Tensor | None, zone_h: Tensor | None, lengths: Tensor | None, reverse: bool,
-    y: Tensor, gates: Tensor, c: Tensor, h_tilde: Tensor, h_full: Tensor,
+    y: Tensor, gates: Tensor, c: Tensor, h_full: Tensor,
     dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, need_dx: bool, need_dW: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     return (
@@ -105,9 +102,9 @@ def _expand_dropout_mask_map(info: Any, in_dims: tuple[int, ...], seed: Tensor, 
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, reverse = inputs
+    *tensors, reverse, save = inputs
     y, _, _, *saved = output
-    ctx.reverse = reverse
+    ctx.reverse, ctx.save = reverse, save
     ctx.mark_non_differentiable(*saved)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, y, *saved)
@@ -116,6 +113,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(
     ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:
+    if not ctx.save:
+        raise RuntimeError("rnndrop::lstm_layer was called with save=False: nothing is left for a backward")
     # Read once: a checkpoint that recomputes what was saved gives it out a single time.
     saved_tensors = ctx.saved_tensors
     inputs, saved = saved_tensors[:N_TENSORS], saved_tensors[N_TENSORS:]
@@ -178,7 +177,7 @@ def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
     pull_back = torch.func.vjp(first_derivatives, *(t for t in (*differentiable, *incoming) if t is not None))[1]
     second = _filled((*differentiable, *incoming), pull_back([dd for _, dd in wanted]))
     of_inputs, of_incoming = second[:N_DIFFERENTIABLE], second[N_DIFFERENTIABLE:]
-    undifferentiated = len(constants) + 1 + 5  # reverse; y, gates, c, h_tilde, h_full
+    undifferentiated = len(constants) + 1 + 4  # reverse; y, gates, c, h_full
     return *of_inputs, *[None] * undifferentiated, *of_incoming, None, None
 
 

@@ -110,8 +110,8 @@ def test_the_op_called_directly_checks_by_itself():
             continue
         bad = wrong(name, change)
         with pytest.raises((RuntimeError, ValueError, NotImplementedError)):
-            torch.ops.rnndrop.lstm_layer(*(bad.get(k) for k in order), False)
-    torch.ops.rnndrop.lstm_layer(*(arguments.get(k) for k in order), False)
+            torch.ops.rnndrop.lstm_layer(*(bad.get(k) for k in order), False, True)
+    torch.ops.rnndrop.lstm_layer(*(arguments.get(k) for k in order), False, True)
 
 
 @pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason="no CPU kernels")
@@ -120,8 +120,8 @@ def test_the_op_is_safe_where_lengths_are_out_of_range():
     arguments = good_arguments()
     order = [*INPUTS, "W_hr", *CONSTANTS[:-1]]
     inputs = [arguments.get(k) for k in order]
-    outside = torch.ops.rnndrop.lstm_layer(*inputs, torch.tensor([-7, 2, 99]), False)
-    inside = torch.ops.rnndrop.lstm_layer(*inputs, torch.tensor([0, 2, T]), False)
+    outside = torch.ops.rnndrop.lstm_layer(*inputs, torch.tensor([-7, 2, 99]), False, True)
+    inside = torch.ops.rnndrop.lstm_layer(*inputs, torch.tensor([0, 2, T]), False, True)
     assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
 
 
@@ -130,13 +130,11 @@ def test_the_backward_op_checks_by_itself():
     arguments = good_arguments()
     arguments["W_hr"] = torch.randn(H, H, dtype=torch.float64)
     inputs = [arguments.get(k) for k in (*INPUTS, "W_hr", *CONSTANTS)]
-    y, h_n, c_n, gates, c, h_tilde, h_full = torch.ops.rnndrop.lstm_layer(*inputs, False)
-    good = {"dy": y, "dh_n": h_n, "dc_n": c_n, "y": y, "gates": gates, "c": c, "h_tilde": h_tilde, "h_full": h_full}
+    y, h_n, c_n, gates, c, h_full = torch.ops.rnndrop.lstm_layer(*inputs, False, True)
+    good = {"dy": y, "dh_n": h_n, "dc_n": c_n, "y": y, "gates": gates, "c": c, "h_full": h_full}
 
-    def call(dy, dh_n, dc_n, y, gates, c, h_tilde, h_full):
-        return torch.ops.rnndrop.lstm_layer_backward(
-            *inputs, False, y, gates, c, h_tilde, h_full, dy, dh_n, dc_n, True, True
-        )
+    def call(dy, dh_n, dc_n, y, gates, c, h_full):
+        return torch.ops.rnndrop.lstm_layer_backward(*inputs, False, y, gates, c, h_full, dy, dh_n, dc_n, True, True)
 
     call(**good)
     for name, tensor in good.items():

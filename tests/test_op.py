@@ -1,5 +1,6 @@
 """The op on the CPU kernels against the reference: every output, every gradient, every mask kind, every dtype."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -73,6 +74,20 @@ def test_equals_reference_where_the_steps_come_in_chunks(T, masks, reverse):
     for lengths, proj in ((False, 0), (True, 3)):
         problem = random_problem(T, 200, 3, 5, proj=proj, masks=masks, lengths=lengths, reverse=reverse)
         assert_equals_reference(problem, cpu_layer, 1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("masks", [*MASK_KINDS])
+def test_equals_reference_however_threads_share_the_work(masks, threads):
+    """Rows of the batch or, where it is small, units; with units and columns that are no multiple of a panel."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for (B, H), ragged in itertools.product(((2, 130), (60, 37)), (False, True)):
+            options = {"masks": masks, "lengths": ragged, "reverse": ragged, "dtype": torch.float32}
+            assert_equals_reference(random_problem(9, B, 21, H, **options), cpu_layer, 1e-5)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("bias", ["b_ih", "b_hh", "neither"])
@@ -308,6 +323,26 @@ def test_nan_stays_visible():
     assert y[:, 1:].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("masks", MASK_KINDS)
+def test_without_a_gradient_to_come_the_outputs_are_the_same_bits(masks, dtype):
+    """Then nothing is saved for a backward: steps share their buffers."""
+    for (T, B), lengths, reverse in itertools.product(((5, 3), (7, 150)), (False, True), (False, True)):
+        problem = random_problem(T, B, 4, 9, masks=masks, lengths=lengths, reverse=reverse, dtype=dtype)
+        expected = problem.solve(cpu_layer)
+        outputs = cpu_layer(*(problem.inputs[name] for name in INPUTS), **problem.options)
+        for name, output in zip(OUTPUTS, outputs, strict=True):
+            assert torch.equal(output, expected[name])
+
+
+def test_the_op_refuses_a_backward_that_it_saved_nothing_for():
+    problem = random_problem()
+    x, *others = (problem.inputs[name] for name in INPUTS)
+    y, *_ = torch.ops.rnndrop.lstm_layer(x.requires_grad_(), *others, *[None] * 8, False, False)
+    with pytest.raises(RuntimeError, match="called with save=False"):
+        y.sum().backward()
+
+
 @pytest.mark.parametrize("proj", [0, 2])
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "both", "untied-batch", "all"])
 def test_opcheck(masks, proj):
@@ -316,9 +351,11 @@ def test_opcheck(masks, proj):
     inputs = [problem.inputs[name].requires_grad_() for name in INPUTS]
     W_hr = problem.inputs["W_hr"].requires_grad_() if proj else None
     arguments = (*inputs, W_hr, *options, False)
-    torch.library.opcheck(torch.ops.rnndrop.lstm_layer, arguments)
+    torch.library.opcheck(torch.ops.rnndrop.lstm_layer, (*arguments, True))
+    without = (None if t is None else t.detach() for t in arguments[:-1])
+    torch.library.opcheck(torch.ops.rnndrop.lstm_layer, (*without, False, False))
 
-    y, _, _, *saved = (t.detach() for t in torch.ops.rnndrop.lstm_layer(*arguments))
+    y, _, _, *saved = (t.detach() for t in torch.ops.rnndrop.lstm_layer(*arguments, True))
     upstream = [problem.upstream[name] for name in OUTPUTS]
     for need_dx, need_dW in ((True, True), (False, True), (True, False)):
         torch.library.opcheck(
@@ -334,7 +371,15 @@ def test_compiles_without_graph_break():
     assert_equals_reference(problem, compiled, 1e-5)
 
 
-@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+NO_AVX512 = not torch.cpu._is_avx512_supported()
+CAPABILITIES = [
+    "default",
+    "avx2",
+    pytest.param("avx512", marks=pytest.mark.skipif(NO_AVX512, reason="no AVX-512 here")),
+]
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_vector_width(capability):
     """The kernel for each width that torch may pick; in a process of its own, since it is picked once."""
     program = (

@@ -1,4 +1,4 @@
-// The CPU backend's matrix product.
+// The CPU backend's matrix product where its engine does not serve: 16-bit types and projections.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,8 +7,5 @@ namespace rnndrop::cpu {
 
 // out[M,N] = a[M,K] b[K,N], or out += with accumulate; see Backend::gemm.
 void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate);
-
-// "oneDNN" or "ATen": who multiplies large float32 matrices here.
-const char* float32_gemm_library();
 
 }  // namespace rnndrop::cpu

@@ -1,4 +1,4 @@
-// The CPU backend of the layer op; the step kernels are spread over ATen's threads.
+// The CPU backend of the layer op: the engine for float32 and float64; for the rest ATen's GEMMs and the step kernels.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "cpu/gemm.h"
+#include "cpu/layer_engine.h"
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
 #include "lstm_layer.h"
@@ -30,15 +31,28 @@ class CpuBackend final : public Backend {
 
   void step_forward(const StepForward& step) const override {
     at::parallel_for(0, step.B, rows_per_task(step.H),
-                     [&](int64_t begin, int64_t end) { cpu::step_forward(step, begin, end); });
+                     [&](int64_t begin, int64_t end) { cpu::step_forward(step, {begin, end, 0, step.H}, {}); });
   }
 
   void step_backward(const StepBackward& step) const override {
     at::parallel_for(0, step.B, rows_per_task(step.H),
-                     [&](int64_t begin, int64_t end) { cpu::step_backward(step, begin, end); });
+                     [&](int64_t begin, int64_t end) { cpu::step_backward(step, {begin, end, 0, step.H}); });
+  }
+
+  bool layer_forward(const LayerForward& layer) const override {
+    if (!has_engine(layer.dtype)) return false;
+    cpu::layer_forward(layer);
+    return true;
+  }
+
+  bool layer_backward(const LayerBackward& layer) const override {
+    if (!has_engine(layer.dtype)) return false;
+    cpu::layer_backward(layer);
+    return true;
   }
 
  private:
+  static bool has_engine(Dtype dtype) { return dtype == Dtype::float64 || dtype == Dtype::float32; }
   // Waking a thread takes a few microseconds: what it gets must be worth that.
   static int64_t rows_per_task(int64_t H) { return std::max<int64_t>(1, 4096 / H); }
 };

@@ -27,6 +27,13 @@ struct alignas(64) Chunk {
   INLINE T& operator[](int64_t k) { return data[k]; }
 };
 
+// work(first, n): a full chunk's n is a constant, which turns its copies into plain vector moves.
+template <class Work>
+INLINE void for_each_chunk(int64_t begin, int64_t end, const Work& work) {
+  for (; begin + kChunk <= end; begin += kChunk) work(begin, kChunk);
+  if (begin < end) work(begin, end - begin);
+}
+
 template <class scalar_t, class acc_t>
 INLINE void load(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
   for (int64_t k = 0; k < n; ++k) out[k] = static_cast<acc_t>(in[k]);
@@ -56,9 +63,12 @@ INLINE T* offset(void* base, int64_t elements) {
 }
 
 template <class scalar_t, class acc_t>
-INLINE void load_pre_activation(Chunk<acc_t>& pre, const scalar_t* gemm, const scalar_t* b_ih, const scalar_t* b_hh,
-                                int64_t n) {
+INLINE void load_pre_activation(Chunk<acc_t>& pre, const scalar_t* gemm, const acc_t* recurrent, const scalar_t* b_ih,
+                                const scalar_t* b_hh, int64_t n) {
   load(pre, gemm, n);
+  if (recurrent) {
+    for (int64_t k = 0; k < n; ++k) pre[k] += recurrent[k];
+  }
   if (b_ih) {
     for (int64_t k = 0; k < n; ++k) pre[k] += static_cast<acc_t>(b_ih[k]);
   }
@@ -106,15 +116,15 @@ INLINE void store_h_tilde(const StepForward& step, int64_t at, Chunk<acc_t>& h, 
 }
 
 template <class scalar_t, bool noisy_state>
-INLINE void forward_rows(const StepForward& step, int64_t begin, int64_t end) {
+INLINE void forward_part(const StepForward& step, const Part& part, const RecurrentPart& recurrent) {
   using acc_t = acc_type<scalar_t>;
   const int64_t H = step.H;
   const auto* b_ih = static_cast<const scalar_t*>(step.b_ih);
   const auto* b_hh = static_cast<const scalar_t*>(step.b_hh);
-  for (int64_t b = begin; b < end; ++b) {
+  for (int64_t b = part.row_begin; b < part.row_end; ++b) {
     const bool past_end = step.lengths && step.t >= step.lengths[b];
-    for (int64_t j = 0; j < H; j += kChunk) {
-      const int64_t n = std::min(kChunk, H - j), at = b * H + j;
+    for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
+      const int64_t at = b * H + j;
       scalar_t* gates = static_cast<scalar_t*>(step.gates) + 4 * b * H + j;
       scalar_t* y = static_cast<scalar_t*>(step.y) + at;
       acc_t* c_out = static_cast<acc_t*>(step.c) + at;
@@ -132,15 +142,22 @@ INLINE void forward_rows(const StepForward& step, int64_t begin, int64_t end) {
           load(h, h_state, n);
           store_h_tilde<scalar_t>(step, at, h, n);
         }
-        continue;
+        return;
       }
 
       Chunk<acc_t> i, f, g, o, c, h_prev;
       NoiseChunks<acc_t> noise;
-      load_pre_activation(i, gates, b_ih ? b_ih + j : nullptr, b_hh ? b_hh + j : nullptr, n);
-      load_pre_activation(f, gates + H, b_ih ? b_ih + H + j : nullptr, b_hh ? b_hh + H + j : nullptr, n);
-      load_pre_activation(g, gates + 2 * H, b_ih ? b_ih + 2 * H + j : nullptr, b_hh ? b_hh + 2 * H + j : nullptr, n);
-      load_pre_activation(o, gates + 3 * H, b_ih ? b_ih + 3 * H + j : nullptr, b_hh ? b_hh + 3 * H + j : nullptr, n);
+      const acc_t* from_h =
+          offset<acc_t>(recurrent.data, (b - part.row_begin) * recurrent.row_stride + j - part.unit_begin);
+      const auto load_gate = [&](Chunk<acc_t>& pre, int64_t gate) __attribute__((always_inline)) {
+        const int64_t column = gate * H + j;
+        load_pre_activation(pre, gates + gate * H, from_h ? from_h + gate * recurrent.gate_stride : nullptr,
+                            b_ih ? b_ih + column : nullptr, b_hh ? b_hh + column : nullptr, n);
+      };
+      load_gate(i, kInput);
+      load_gate(f, kForget);
+      load_gate(g, kCandidate);
+      load_gate(o, kOutput);
       load_noise<noisy_state, scalar_t>(noise, step.noise, b, j, n);
       if constexpr (noisy_state) load_or(h_prev, static_cast<const scalar_t*>(h_state), acc_t(0), n);
       for (int64_t k = 0; k < n; ++k) {
@@ -161,18 +178,18 @@ INLINE void forward_rows(const StepForward& step, int64_t begin, int64_t end) {
       store(y, h, n);
       if (h_state) store(h_state, h, n);
       store_h_tilde<scalar_t>(step, at, h, n);
-    }
+    });
   }
 }
 
 template <class scalar_t, bool noisy_state>
-INLINE void backward_rows(const StepBackward& step, int64_t begin, int64_t end) {
+INLINE void backward_part(const StepBackward& step, const Part& part) {
   using acc_t = acc_type<scalar_t>;
   const int64_t H = step.H;
-  for (int64_t b = begin; b < end; ++b) {
+  for (int64_t b = part.row_begin; b < part.row_end; ++b) {
     const bool past_end = step.lengths && step.t >= step.lengths[b];
-    for (int64_t j = 0; j < H; j += kChunk) {
-      const int64_t n = std::min(kChunk, H - j), at = b * H + j;
+    for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
+      const int64_t at = b * H + j;
       scalar_t* da = static_cast<scalar_t*>(step.da) + 4 * b * H + j;
       acc_t* dh_carry = offset<acc_t>(step.dh_carry, at);
 
@@ -190,7 +207,7 @@ INLINE void backward_rows(const StepBackward& step, int64_t begin, int64_t end) 
           da[k] = da[H + k] = da[2 * H + k] = da[3 * H + k] = scalar_t(0);
         }
         if (dh_carry) store(dh_carry, dh, n);
-        continue;
+        return;
       }
 
       const scalar_t* gates = static_cast<const scalar_t*>(step.gates) + 4 * b * H + j;
@@ -222,33 +239,30 @@ INLINE void backward_rows(const StepBackward& step, int64_t begin, int64_t end) 
       store(da + 3 * H, o, n);
       store(dc_in_out, dc, n);
       if (dh_carry) store(dh_carry, dh, n);
-    }
+    });
   }
 }
 
-using Forward = void (*)(const StepForward&, int64_t, int64_t);
-using Backward = void (*)(const StepBackward&, int64_t, int64_t);
+using Forward = void (*)(const StepForward&, const Part&, const RecurrentPart&);
+using Backward = void (*)(const StepBackward&, const Part&);
 
 struct Kernels {
-  const char* isa;
   Forward forward[4];  // by Dtype
   Backward backward[4];
 };
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                          \
-  template <class scalar_t>                                                                                      \
-  ATTRIBUTE void forward_##NAME(const StepForward& step, int64_t begin, int64_t end) {                           \
-    step.noise.on_state() ? forward_rows<scalar_t, true>(step, begin, end)                                       \
-                          : forward_rows<scalar_t, false>(step, begin, end);                                     \
-  }                                                                                                              \
-  template <class scalar_t>                                                                                      \
-  ATTRIBUTE void backward_##NAME(const StepBackward& step, int64_t begin, int64_t end) {                         \
-    step.noise.on_state() ? backward_rows<scalar_t, true>(step, begin, end)                                      \
-                          : backward_rows<scalar_t, false>(step, begin, end);                                    \
-  }                                                                                                              \
-  constexpr Kernels kernels_##NAME{                                                                              \
-      #NAME,                                                                                                     \
-      {forward_##NAME<double>, forward_##NAME<float>, forward_##NAME<c10::BFloat16>, forward_##NAME<c10::Half>}, \
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                             \
+  template <class scalar_t>                                                                                         \
+  ATTRIBUTE void forward_##NAME(const StepForward& step, const Part& part, const RecurrentPart& recurrent) {        \
+    step.noise.on_state() ? forward_part<scalar_t, true>(step, part, recurrent)                                     \
+                          : forward_part<scalar_t, false>(step, part, recurrent);                                   \
+  }                                                                                                                 \
+  template <class scalar_t>                                                                                         \
+  ATTRIBUTE void backward_##NAME(const StepBackward& step, const Part& part) {                                      \
+    step.noise.on_state() ? backward_part<scalar_t, true>(step, part) : backward_part<scalar_t, false>(step, part); \
+  }                                                                                                                 \
+  constexpr Kernels kernels_##NAME{                                                                                 \
+      {forward_##NAME<double>, forward_##NAME<float>, forward_##NAME<c10::BFloat16>, forward_##NAME<c10::Half>},    \
       {backward_##NAME<double>, backward_##NAME<float>, backward_##NAME<c10::BFloat16>, backward_##NAME<c10::Half>}};
 
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
@@ -260,14 +274,12 @@ const Kernels& kernels() {
 
 }  // namespace
 
-void step_forward(const StepForward& step, int64_t begin, int64_t end) {
-  kernels().forward[static_cast<int>(step.dtype)](step, begin, end);
+void step_forward(const StepForward& step, const Part& part, const RecurrentPart& recurrent) {
+  kernels().forward[static_cast<int>(step.dtype)](step, part, recurrent);
 }
 
-void step_backward(const StepBackward& step, int64_t begin, int64_t end) {
-  kernels().backward[static_cast<int>(step.dtype)](step, begin, end);
+void step_backward(const StepBackward& step, const Part& part) {
+  kernels().backward[static_cast<int>(step.dtype)](step, part);
 }
-
-const char* vector_isa() { return kernels().isa; }
 
 }  // namespace rnndrop::cpu

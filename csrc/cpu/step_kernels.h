@@ -1,14 +1,22 @@
-// The pointwise step on the CPU: rows [begin, end) of the batch, in the widest vectors this CPU has.
+// The pointwise step on the CPU, on a part of [B,H], in the widest vectors this CPU has.
 #pragma once
 
 #include "lstm_step.h"
 
 namespace rnndrop::cpu {
 
-void step_forward(const StepForward& step, int64_t begin, int64_t end);
-void step_backward(const StepBackward& step, int64_t begin, int64_t end);
+struct Part {
+  int64_t row_begin, row_end;    // of B
+  int64_t unit_begin, unit_end;  // of H
+};
 
-// "AVX512", "AVX2" or "baseline": what the two above run as on this machine.
-const char* vector_isa();
+// What the recurrent GEMM left beside step.gates instead of in it: acc, the part's first row and unit first; or null.
+struct RecurrentPart {
+  const void* data;
+  int64_t row_stride, gate_stride;  // in elements
+};
+
+void step_forward(const StepForward& step, const Part& part, const RecurrentPart& recurrent);
+void step_backward(const StepBackward& step, const Part& part);
 
 }  // namespace rnndrop::cpu

@@ -1,9 +1,20 @@
-// What every kernel that is spread over ATen's threads asks first.
+// ATen's threads: what every kernel that is spread over them asks first, and teams of them with barriers, which
+// at::parallel_for has none of.
+//
+// This is compiled with -fopenmp and linked without it: the OpenMP runtime, and with it the threads, are those that
+// torch has loaded.
 #pragma once
 
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 namespace rnndrop::cpu {
 
@@ -15,6 +26,41 @@ inline void check_not_forked() {
   TORCH_CHECK(getpid() == owner,
               "rnndrop_cuda has run on several threads before this process was forked, and threads do not survive a "
               "fork: call torch.set_num_threads(1) in the child, or start processes with the method 'spawn'");
+}
+
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+struct Team {
+  int64_t rank, size;
+
+  void barrier() const {
+#ifdef _OPENMP
+#pragma omp barrier
+#endif
+  }
+
+  // This member's part of [0, n), in whole multiples of granule.
+  Range share(int64_t n, int64_t granule = 1) const {
+    const int64_t pieces = (n + granule - 1) / granule;
+    return {std::min(n, pieces * rank / size * granule), std::min(n, pieces * (rank + 1) / size * granule)};
+  }
+};
+
+// work(team) on every thread at once; on this thread alone where there is too little to do, or no other. It may not
+// throw.
+template <class Work>
+void with_team(bool enough_for_several, const Work& work) {
+#ifdef _OPENMP
+  if (enough_for_several && at::get_num_threads() > 1 && !at::in_parallel_region()) {
+#pragma omp parallel
+    work(Team{omp_get_thread_num(), omp_get_num_threads()});
+    return;
+  }
+#endif
+  work(Team{0, 1});
 }
 
 }  // namespace rnndrop::cpu

@@ -33,4 +33,10 @@ const Kernels& widest(const Kernels& baseline, const Kernels& avx2, const Kernel
   return baseline;
 }
 
+#define DEFINE_ISA_NAME(NAME, ATTRIBUTE) inline constexpr const char* isa_name_##NAME = #NAME;
+DEFINE_FOR_EVERY_ISA(DEFINE_ISA_NAME)
+
+// "AVX512", "AVX2" or "baseline": what the kernels run as on this machine.
+inline const char* vector_isa() { return WIDEST(isa_name_); }
+
 }  // namespace rnndrop::cpu

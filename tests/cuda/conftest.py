@@ -29,7 +29,7 @@ class EmulatedLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *args):
-        y, h_n, c_n, *saved = torch.ops.rnndrop_emulated.lstm_layer(*args)
+        y, h_n, c_n, *saved = torch.ops.rnndrop_emulated.lstm_layer(*args, True)
         ctx.set_materialize_grads(False)
         ctx.args, ctx.saved = args, (y.detach(), *saved)
         return y, h_n, c_n

@@ -17,7 +17,7 @@ from layer_checks import (
 )
 
 from tests.emulation import toolchain
-from tests.problems import assert_equals_reference, random_problem
+from tests.problems import CONSTANTS, INPUTS, assert_equals_reference, random_problem
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 HALVES = (torch.bfloat16, torch.float16)
@@ -67,6 +67,18 @@ def test_sizes(emulated, schedule, T, B, I, H, dtype):
     for options in (ALL_FEATURES, NOISY_STATE, {"reverse": True}):
         problem = make_problem(T, B, I, H, dtype=dtype, **options)
         assert_equals_reference(problem, emulated, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("proj", [0, 3])
+def test_without_a_backward_nothing_is_saved(op, proj):
+    for reverse in (False, True):
+        problem = random_problem(5, 3, 4, 6, proj=proj, masks="all", lengths=True, reverse=reverse)
+        inputs = [problem.inputs.get(name) for name in (*INPUTS, "W_hr")]
+        arguments = (*inputs, *(problem.options.get(name) for name in CONSTANTS), reverse)
+        *expected, _, _, _ = op.lstm_layer(*arguments, True)
+        *outputs, gates, c, h_full = op.lstm_layer(*arguments, False)
+        assert all(map(torch.equal, outputs, expected))
+        assert gates.numel() == c.numel() == h_full.numel() == 0
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -187,4 +187,4 @@ def test_the_op_refuses_x_on_the_cpu():
     problem = cuda_problem(2, 3, 4, 8)
     x, *others = (problem.inputs[name] for name in INPUTS)
     with pytest.raises(RuntimeError, match="x: expected a CUDA tensor"):
-        torch.ops.rnndrop.lstm_layer(x.cpu(), *others, None, None, None, None, False)
+        torch.ops.rnndrop.lstm_layer(x.cpu(), *others, *[None] * 8, False, True)

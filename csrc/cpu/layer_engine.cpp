@@ -1,0 +1,723 @@
+// The whole sequence on the CPU: packed weights, no library, no temporary larger than a few steps.
+//
+// Each thread owns a slice of the batch through all steps and never waits for another; where the batch is too small
+// for that, it owns a slice of the units instead, for all of the batch, and there is a barrier a step. W_hh is read
+// from the cache once for each block of rows. Only the gradients of the weights, sums over the batch, are shared: their
+// rows are split over the threads once in a few steps.
+//
+// Dropped columns (a mask that the batch shares) are neither packed nor multiplied: at p = 0.5 half the arithmetic.
+//
+// Cost: 2 * T * B * 4H * (I + H) flops forward and twice that backward, each times the share of columns kept; beside
+// them one pass over the gates a step (step_kernels.cpp) and one copy of x, h and da for the gradients of the weights.
+#include "cpu/layer_engine.h"
+
+#include <ATen/ATen.h>
+
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "cpu/packed_gemm.h"
+#include "cpu/step_kernels.h"
+#include "cpu/threads.h"
+
+namespace rnndrop::cpu {
+namespace {
+
+// Rows that go through GEMM and step kernel together, so that what one leaves is in the first cache for the other.
+constexpr int64_t kRowBlock = 24;
+// Rows of the input GEMM and of the weights' gradients that are taken together: enough to read W_ih seldom, few enough
+// for their gates to stay in the second cache.
+constexpr int64_t kChunkRows = 384;
+// Multiplications that are worth waking the other threads for.
+constexpr int64_t kEnoughForSeveral = 1 << 19;
+// A thread with fewer rows of the batch than this shares out the units instead; a barrier is worth as many
+// multiplications a step.
+constexpr int64_t kFewRows = 8;
+constexpr int64_t kEnoughForABarrier = 1 << 15;
+
+constexpr int64_t round_up(int64_t n, int64_t granule) { return (n + granule - 1) / granule * granule; }
+
+// Memory that lives for one call; not set to anything.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t n)
+      : storage_(n > 0 ? new Line[(n * sizeof(T) + sizeof(Line) - 1) / sizeof(Line)] : nullptr) {}
+  T* data() const { return reinterpret_cast<T*>(storage_.get()); }
+
+ private:
+  struct alignas(64) Line {
+    char bytes[64];
+  };
+  std::unique_ptr<Line[]> storage_;
+};
+
+// ---------------------------------------------------------------- weights
+
+// Gates that multiply the same columns of their input: all four, or one where each has a mask of its own.
+template <class T>
+struct Group {
+  int64_t first_gate, n_gates;
+  std::vector<int32_t> kept;  // columns that are multiplied
+  std::vector<T> scale;       // the mask there; empty: 1
+  bool all;                   // every column is kept
+  int64_t K() const { return kept.size(); }
+  const int32_t* columns() const { return all ? nullptr : kept.data(); }
+  T scale_of(int64_t k) const { return scale.empty() ? T(1) : scale[k]; }
+};
+
+template <class T>
+std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K) {
+  const int64_t n = mask.data && mask.per_gate ? kGates : 1;
+  std::vector<Group<T>> groups;
+  for (int64_t g = 0; g < n; ++g) {
+    Group<T> group{g, kGates / n, {}, {}, true};
+    const T* shared = mask.data && !mask.per_sample ? static_cast<const T*>(mask.data) + g * K : nullptr;
+    for (int64_t k = 0; k < K; ++k) {
+      if (shared && shared[k] == 0) continue;
+      group.kept.push_back(k);
+      if (shared) group.scale.push_back(shared[k]);
+    }
+    group.all = group.K() == K;
+    groups.push_back(std::move(group));
+  }
+  return groups;
+}
+
+// W_ih or W_hh [4H, columns] with its mask, packed for one of the two directions.
+template <class T>
+struct Weight {
+  Weight(const void* W, const InputMask& mask, int64_t H, int64_t columns)
+      : W(static_cast<const T*>(W)),
+        mask(mask),
+        H(H),
+        columns(columns),
+        width(panel_width<T>()),
+        groups(groups_of<T>(mask, columns)) {}
+
+  int64_t unit_blocks() const { return (H + width - 1) / width; }
+  int64_t column_blocks(const Group<T>& group) const { return (group.K() + width - 1) / width; }
+
+  // For a W^T b: a panel holds the rows of W of one gate and `width` units, [K, width].
+  void allocate_forward() {
+    for (const Group<T>& group : groups) panels.emplace_back(unit_blocks() * group.n_gates * group.K() * width);
+  }
+  T* forward_panel(int64_t g, int64_t block, int64_t gate) const {
+    return panels[g].data() + (block * groups[g].n_gates + gate) * groups[g].K() * width;
+  }
+  void pack_forward(const Team& team) const {
+    const Range blocks = team.share(unit_blocks());
+    for (int64_t g = 0; g < int64_t(groups.size()); ++g) {
+      const Group<T>& group = groups[g];
+      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+        for (int64_t gate = 0; gate < group.n_gates; ++gate) {
+          T* panel = forward_panel(g, block, gate);
+          for (int64_t lane = 0; lane < width; ++lane) {
+            const int64_t unit = block * width + lane;
+            const T* row = W + ((group.first_gate + gate) * H + unit) * columns;
+            for (int64_t k = 0; k < group.K(); ++k) {
+              panel[k * width + lane] = unit < H ? row[group.kept[k]] * group.scale_of(k) : T(0);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // For da W: a panel holds `width` kept columns of all of the group's rows, [n_gates * H, width].
+  void allocate_backward() {
+    for (const Group<T>& group : groups) panels.emplace_back(column_blocks(group) * group.n_gates * H * width);
+  }
+  T* backward_panel(int64_t g, int64_t block) const { return panels[g].data() + block * groups[g].n_gates * H * width; }
+  void pack_backward(const Team& team) const {
+    for (int64_t g = 0; g < int64_t(groups.size()); ++g) {
+      const Group<T>& group = groups[g];
+      const Range blocks = team.share(column_blocks(group));
+      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+        T* panel = backward_panel(g, block);
+        for (int64_t r = 0; r < group.n_gates * H; ++r) {
+          const T* row = W + (group.first_gate * H + r) * columns;
+          for (int64_t lane = 0; lane < width; ++lane) {
+            const int64_t k = block * width + lane;
+            panel[r * width + lane] = k < group.K() ? row[group.kept[k]] * group.scale_of(k) : T(0);
+          }
+        }
+      }
+    }
+  }
+
+  // The mask of group g and sample b, where each sample has one, else null.
+  const T* mask_of_sample(int64_t g, int64_t B, int64_t b) const {
+    return mask.data && mask.per_sample ? static_cast<const T*>(mask.data) + (g * B + b) * columns : nullptr;
+  }
+
+  const T* W;
+  InputMask mask;
+  int64_t H, columns, width;
+  std::vector<Group<T>> groups;
+  std::vector<Buffer<T>> panels;  // of each group
+};
+
+// The order of time cut into pieces of `steps` steps: work(begin, n) gets each as a range of the time axis.
+template <class Work>
+void for_each_chunk(const TimeOrder& order, int64_t steps, const Work& work) {
+  for (int64_t done = 0; done < order.T; done += steps) {
+    const int64_t n = std::min(steps, order.T - done);
+    work(order.reverse ? order.T - done - n : done, n);
+  }
+}
+
+template <class Work>
+void for_each_step(const TimeOrder& order, int64_t begin, int64_t n, const Work& work) {
+  for (int64_t k = 0; k < n; ++k) work(order.reverse ? begin + n - 1 - k : begin + k);
+}
+
+// Rows in blocks: work(first, n).
+template <class Work>
+void for_each_block(const Range& rows, int64_t block, const Work& work) {
+  for (int64_t r = rows.begin; r < rows.end; r += block) work(r, std::min(block, rows.end - r));
+}
+
+bool enough_for_several(const LayerProblem& layer) {
+  return layer.T * layer.B * kGates * layer.H * (layer.I + layer.H) > kEnoughForSeveral;
+}
+
+// Whether threads share out the batch; else they share out the units.
+bool splits_rows(const LayerProblem& layer, const Team& team) {
+  return layer.B >= team.size * kFewRows || layer.B * kGates * layer.H * layer.H < kEnoughForABarrier * team.size;
+}
+
+// ---------------------------------------------------------------- forward
+
+template <class T>
+class Forward {
+ public:
+  explicit Forward(const LayerForward& layer)
+      : layer_(layer),
+        x_weight_(layer.W_ih, layer.mask_x, layer.H, layer.I),
+        h_weight_(layer.W_hh, layer.mask_h, layer.H, layer.H),
+        masks_h_rows_(layer.mask_h.data && layer.mask_h.per_sample),
+        // Forward in time y is h wherever a step still runs; backwards h_0 is carried to each sample's own end.
+        keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
+        n_h_tilde_(masks_h_rows_ && layer.mask_h.per_gate ? kGates : 1),
+        h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.H : 0),
+        gates_of_chunk_(layer.gates ? 0 : steps_per_chunk(layer.B) * layer.B * kGates * layer.H) {
+    x_weight_.allocate_forward();
+    h_weight_.allocate_forward();
+  }
+
+  void run() {
+    with_team(enough_for_several(layer_), [&](const Team& team) {
+      x_weight_.pack_forward(team);
+      h_weight_.pack_forward(team);
+      if (keeps_h_tilde_) mask_h_0(team.share(layer_.B));
+      team.barrier();
+      run_member(team);
+    });
+  }
+
+ private:
+  int64_t steps_per_chunk(int64_t rows) const {
+    return std::clamp<int64_t>(kChunkRows / std::max<int64_t>(rows, 1), 1, layer_.T);
+  }
+
+  void run_member(const Team& team) {
+    const int64_t width = h_weight_.width, n_blocks = h_weight_.unit_blocks();
+    const bool rows_split = splits_rows(layer_, team);
+    const Range rows = rows_split ? team.share(layer_.B) : Range{0, layer_.B};
+    const Range blocks = rows_split ? Range{0, n_blocks} : team.share(n_blocks);
+    const int64_t units = blocks.size() * width;
+    const Buffer<T> from_h(kRowBlock * kGates * units);
+    // Without saved gates all threads write to one buffer, so that its chunks have to be the same for all.
+    const int64_t steps = steps_per_chunk(layer_.gates ? rows.size() : layer_.B);
+    const Buffer<T> x_tilde(layer_.mask_x.data && layer_.mask_x.per_sample ? steps * rows.size() * layer_.I : 0);
+
+    for_each_chunk(layer_.order, steps, [&](int64_t begin, int64_t n) {
+      T* gates =
+          layer_.gates ? static_cast<T*>(layer_.gates) + begin * layer_.B * kGates * layer_.H : gates_of_chunk_.data();
+      project_input(begin, n, rows, blocks, gates, x_tilde.data());
+      for_each_step(layer_.order, begin, n, [&](int64_t t) {
+        const StepForward step = step_at(t, gates + (t - begin) * layer_.B * kGates * layer_.H);
+        const T* h_in = h_in_at(t);
+        for_each_block(rows, kRowBlock, [&](int64_t b, int64_t M) {
+          multiply_h(h_in, b, M, blocks, from_h.data(), units);
+          const Part part{b, b + M, blocks.begin * width, std::min(layer_.H, blocks.end * width)};
+          step_forward(step, part, {from_h.data(), kGates * units, units});
+        });
+        if (!rows_split) team.barrier();
+      });
+    });
+  }
+
+  // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch and these blocks of units.
+  void project_input(int64_t begin, int64_t n, const Range& rows, const Range& blocks, T* gates, T* x_tilde) const {
+    const int64_t B = layer_.B, I = layer_.I, H = layer_.H, width = x_weight_.width;
+    const T* x = static_cast<const T*>(layer_.x) + begin * B * I;
+    // All of the batch: the rows of several steps lie together.
+    const bool whole = rows.size() == B;
+    const int64_t pieces = whole ? 1 : n, M = whole ? n * B : rows.size();
+    for (int64_t g = 0; g < int64_t(x_weight_.groups.size()); ++g) {
+      const Group<T>& group = x_weight_.groups[g];
+      if (x_tilde) {
+        for (int64_t s = 0; s < n; ++s) {
+          for (int64_t b = rows.begin; b < rows.end; ++b) {
+            const T *row = x + (s * B + b) * I, *mask = x_weight_.mask_of_sample(g, B, b);
+            T* out = x_tilde + (s * rows.size() + b - rows.begin) * I;
+            for (int64_t i = 0; i < I; ++i) out[i] = mask[i] * row[i];
+          }
+        }
+      }
+      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+        for (int64_t gate = 0; gate < group.n_gates; ++gate) {
+          const T* panel = x_weight_.forward_panel(g, block, gate);
+          const int64_t column = (group.first_gate + gate) * H + block * width;
+          for (int64_t s = 0; s < pieces; ++s) {
+            const Rows<T> in{x_tilde ? x_tilde + s * M * I : x + (s * B + rows.begin) * I, I, group.columns()};
+            T* out = gates + (s * B + rows.begin) * kGates * H + column;
+            multiply_columns(out, kGates * H, in, M, group.K(), panel, std::min(width, H - block * width));
+          }
+        }
+      }
+    }
+  }
+
+  // The first n columns of a product with a panel.
+  void multiply_columns(T* out, int64_t stride, const Rows<T>& in, int64_t M, int64_t K, const T* panel,
+                        int64_t n) const {
+    const int64_t width = x_weight_.width;
+    if (n == width) return multiply_panel(out, stride, in, M, K, panel);
+    T tile[kRowBlock * kWidestPanel];
+    for_each_block({0, M}, kRowBlock, [&](int64_t m, int64_t rows) {
+      multiply_panel(tile, width, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, rows, K, panel);
+      for (int64_t r = 0; r < rows; ++r) std::copy_n(tile + r * width, n, out + (m + r) * stride);
+    });
+  }
+
+  // from_h [M,4,units] = W_hh h~ of M samples from b on
+  void multiply_h(const T* h_in, int64_t b, int64_t M, const Range& blocks, T* from_h, int64_t units) const {
+    const int64_t B = layer_.B, H = layer_.H, width = h_weight_.width;
+    for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
+      const Group<T>& group = h_weight_.groups[g];
+      const Rows<T> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, group.columns()};
+      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+        for (int64_t gate = 0; gate < group.n_gates; ++gate) {
+          T* out = from_h + (group.first_gate + gate) * units + (block - blocks.begin) * width;
+          multiply_panel(out, kGates * units, in, M, group.K(), h_weight_.forward_panel(g, block, gate));
+        }
+      }
+    }
+  }
+
+  // What the recurrence multiplies at step t: h~ where it is kept, else h as it is.
+  const T* h_in_at(int64_t t) const {
+    if (keeps_h_tilde_) return h_tilde_at(t);
+    if (t == layer_.order.first()) return static_cast<const T*>(layer_.h_0);
+    return static_cast<const T*>(layer_.y) + layer_.order.before(t) * layer_.B * layer_.H;
+  }
+  // Two in turn: while one is written others may still read the one before.
+  T* h_tilde_at(int64_t t) const { return h_tilde_.data() + t % 2 * n_h_tilde_ * layer_.B * layer_.H; }
+
+  void mask_h_0(const Range& rows) const {
+    const int64_t B = layer_.B, H = layer_.H;
+    for (int64_t g = 0; g < n_h_tilde_; ++g) {
+      for (int64_t b = rows.begin; b < rows.end; ++b) {
+        const T *h_0 = static_cast<const T*>(layer_.h_0) + b * H, *mask = h_weight_.mask_of_sample(g, B, b);
+        T* out = h_tilde_at(layer_.order.first()) + (g * B + b) * H;
+        for (int64_t j = 0; j < H; ++j) out[j] = mask ? mask[j] * h_0[j] : h_0[j];
+      }
+    }
+  }
+
+  StepForward step_at(int64_t t, T* gates) const {
+    const int64_t state = layer_.B * layer_.H;
+    const TimeOrder& order = layer_.order;
+    StepForward step{};
+    step.dtype = layer_.dtype;
+    step.B = layer_.B;
+    step.H = layer_.H;
+    step.t = t;
+    step.b_ih = layer_.b_ih;
+    step.b_hh = layer_.b_hh;
+    step.noise = layer_.noise.at_step(t);
+    step.lengths = layer_.lengths;
+    step.n_h_tilde = n_h_tilde_;
+    step.mask_h = masks_h_rows_ ? layer_.mask_h.data : nullptr;
+    step.h_tilde_next = keeps_h_tilde_ && t != order.last() ? h_tilde_at(order.next(t)) : nullptr;
+    step.h_tilde_stride = state;
+    step.gates = gates;
+    step.c_prev = static_cast<const T*>(layer_.c) + layer_.c_slot(order.slot_before(t)) * state;
+    step.c = static_cast<T*>(layer_.c) + layer_.c_slot(order.slot(t)) * state;
+    step.y = static_cast<T*>(layer_.y) + t * state;
+    step.h_state = layer_.lengths || layer_.noise.zone_h.data ? layer_.h_n : nullptr;
+    return step;
+  }
+
+  const LayerForward& layer_;
+  Weight<T> x_weight_, h_weight_;
+  bool masks_h_rows_, keeps_h_tilde_;
+  int64_t n_h_tilde_;
+  Buffer<T> h_tilde_;         // two times [n_h_tilde,B,H]
+  Buffer<T> gates_of_chunk_;  // [steps,B,4H]
+};
+
+// ---------------------------------------------------------------- backward
+
+// Columns of an input of the GEMMs, its rows taken from many steps, packed for the weight's gradient; and that
+// gradient.
+template <class T>
+struct WeightGradient {
+  WeightGradient(const Weight<T>& weight, bool wanted, int64_t max_rows) : weight(weight) {
+    for (const Group<T>& group : weight.groups) {
+      if (!wanted) break;
+      const int64_t padded = weight.column_blocks(group) * weight.width;
+      panels.emplace_back(padded * max_rows);
+      sums.emplace_back(group.n_gates * weight.H * padded);
+    }
+  }
+
+  // row_of(r) is the input of row r of the chunk, sample_of(r) its place in the batch.
+  template <class RowOf, class SampleOf>
+  void pack(const Team& team, int64_t B, int64_t rows, const RowOf& row_of, const SampleOf& sample_of) const {
+    for (int64_t g = 0; g < int64_t(weight.groups.size()); ++g) {
+      const Group<T>& group = weight.groups[g];
+      const Range mine = team.share(rows);
+      const int64_t blocks = weight.column_blocks(group), width = weight.width;
+      for (int64_t r = mine.begin; r < mine.end; ++r) {
+        const T *in = row_of(r), *mask = weight.mask_of_sample(g, B, sample_of(r));
+        for (int64_t block = 0; block < blocks; ++block) {
+          T* out = panels[g].data() + (block * rows + r) * width;
+          const int64_t first = block * width, n = std::min(width, group.K() - first);
+          if (mask) {
+            for (int64_t k = 0; k < n; ++k) out[k] = mask[first + k] * in[first + k];
+          } else if (group.all) {
+            std::copy_n(in + first, n, out);
+          } else {
+            for (int64_t k = 0; k < n; ++k) out[k] = in[group.kept[first + k]];
+          }
+          std::fill_n(out + n, width - n, T(0));
+        }
+      }
+    }
+  }
+
+  // sums of gate rows [m, m + M), M <= rows_at_once(), of group g and a block of columns (+)= da^T in; da_block is
+  // packed [rows, rows_at_once].
+  void add(int64_t g, int64_t m, int64_t M, int64_t block, const T* da_block, int64_t rows, bool first) const {
+    const int64_t stride = weight.column_blocks(weight.groups[g]) * weight.width;
+    T* out = sums[g].data() + m * stride + block * weight.width;
+    if (first) {
+      for (int64_t k = 0; k < M; ++k) std::fill_n(out + k * stride, weight.width, T(0));
+    }
+    add_transposed_product(out, stride, da_block, M, rows, panels[g].data() + block * rows * weight.width);
+  }
+
+  // Row m of group g into dW [4H, columns]; dropped columns get 0.
+  void store_row(int64_t g, int64_t m, T* dW) const {
+    const Group<T>& group = weight.groups[g];
+    const int64_t stride = weight.column_blocks(group) * weight.width;
+    const T* sum = sums[g].data() + m * stride;
+    T* out = dW + (group.first_gate * weight.H + m) * weight.columns;
+    if (!group.all) std::fill_n(out, weight.columns, T(0));
+    for (int64_t k = 0; k < group.K(); ++k) out[group.kept[k]] = sum[k] * group.scale_of(k);
+  }
+
+  const Weight<T>& weight;
+  std::vector<Buffer<T>> panels, sums;  // of each group: [blocks][rows, width], [n_gates * H, blocks * width]
+};
+
+template <class T>
+class Backward {
+ public:
+  explicit Backward(const LayerBackward& layer)
+      : layer_(layer),
+        x_weight_(layer.W_ih, layer.mask_x, layer.H, layer.I),
+        h_weight_(layer.W_hh, layer.mask_h, layer.H, layer.H),
+        masks_h_rows_(layer.mask_h.data && layer.mask_h.per_sample),
+        steps_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(layer.B, 1), 1, layer.T)),
+        da_(steps_ * layer.B * kGates * layer.H),
+        dW_ih_(x_weight_, layer.need_dW, steps_ * layer.B),
+        dW_hh_(h_weight_, layer.need_dW, steps_ * layer.B) {
+    if (layer.need_dx) x_weight_.allocate_backward();
+    h_weight_.allocate_backward();
+  }
+
+  void run() {
+    with_team(enough_for_several(layer_), [&](const Team& team) {
+      if (layer_.need_dx) x_weight_.pack_backward(team);
+      h_weight_.pack_backward(team);
+      const Range rows = team.share(layer_.B * (masks_h_rows_ && layer_.mask_h.per_gate ? kGates : 1));
+      std::fill_n(dh_tilde() + rows.begin * layer_.H, rows.size() * layer_.H, T(0));
+      team.barrier();
+      run_member(team);
+    });
+  }
+
+ private:
+  T* dh_tilde() const { return static_cast<T*>(layer_.dh_tilde); }
+
+  // How a member's share of the recurrence is cut: all units of some rows, or some units of all rows, those whose
+  // columns of W_hh are in its panels.
+  struct Cut {
+    bool by_rows;
+    Range rows, units, panels;
+  };
+  Cut cut(const Team& team) const {
+    const Group<T>& group = h_weight_.groups[0];
+    const int64_t n_panels = h_weight_.column_blocks(group), H = layer_.H;
+    if (h_weight_.groups.size() > 1 || n_panels < team.size || splits_rows(layer_, team)) {
+      return {true, team.share(layer_.B), {0, H}, {0, n_panels}};
+    }
+    const Range panels = team.share(n_panels);
+    const auto unit_of = [&](int64_t panel) -> int64_t {
+      return panel == 0 ? 0 : panel == n_panels ? H : group.kept[panel * h_weight_.width];
+    };
+    return {false, {0, layer_.B}, {unit_of(panels.begin), unit_of(panels.end)}, panels};
+  }
+
+  void run_member(const Team& team) {
+    const int64_t B = layer_.B, H = layer_.H;
+    const Cut mine = cut(team);
+    const auto row_shares = shares_of_gate_rows(team);
+    int64_t my_rows = 0;
+    for (const Range& share : row_shares) my_rows += round_up(share.size(), rows_at_once());
+    const Buffer<T> da_packed(layer_.need_dW ? my_rows * steps_ * B : 0);
+    std::vector<T> chunk_db;
+    bool first = true;
+
+    const TimeOrder backwards{layer_.T, !layer_.order.reverse};
+    for_each_chunk(backwards, steps_, [&](int64_t begin, int64_t n) {
+      for_each_step(backwards, begin, n, [&](int64_t t) {
+        T* da = da_.data() + (t - begin) * B * kGates * H;
+        const StepBackward step = step_at(t, da);
+        if (mine.by_rows) {
+          for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
+            step_backward(step, {b, b + M, 0, H});
+            input_gradient(h_weight_, da, b, M, mine.panels, dh_tilde());
+          });
+        } else {
+          step_backward(step, {0, B, mine.units.begin, mine.units.end});
+          team.barrier();
+          for_each_block(mine.rows, kRowBlock,
+                         [&](int64_t b, int64_t M) { input_gradient(h_weight_, da, b, M, mine.panels, dh_tilde()); });
+        }
+      });
+      team.barrier();  // all of da is there
+
+      const int64_t rows = n * B;
+      if (layer_.need_dx) {
+        T* dx = static_cast<T*>(layer_.dx) + begin * B * layer_.I;
+        for_each_block(team.share(rows, kRowBlock), kRowBlock,
+                       [&](int64_t r, int64_t M) { input_gradient_of_rows(r, M, dx); });
+      }
+      if (layer_.need_dW) {
+        pack_inputs(team, begin, rows);
+        pack_da(row_shares, rows, da_packed.data());
+      }
+      team.barrier();  // da may be overwritten, and all inputs are packed
+      if (layer_.need_dW) {
+        add_weight_gradients(row_shares, rows, da_packed.data(), first);
+        add_bias_gradient(row_shares, rows, da_packed.data(), chunk_db, first);
+      }
+      first = false;
+    });
+    if (layer_.need_dW) store_weight_gradients(row_shares);
+  }
+
+  // dh~ (+)= da W_hh at one step: M rows from b on, these panels of columns.
+  void input_gradient(const Weight<T>& weight, const T* da, int64_t b, int64_t M, const Range& panels, T* out) const {
+    T tile[kRowBlock * kWidestPanel];
+    const int64_t B = layer_.B, H = layer_.H, n_groups = weight.groups.size();
+    const bool separate = masks_h_rows_;  // each gate's own dh~, for the step kernel to mask and add
+    if (n_groups > 1 && !separate) std::fill_n(out + b * H, M * H, T(0));
+    for (int64_t g = 0; g < n_groups; ++g) {
+      const Group<T>& group = weight.groups[g];
+      const Rows<T> in{da + b * kGates * H + group.first_gate * H, kGates * H, nullptr};
+      const Range blocks = n_groups > 1 ? Range{0, weight.column_blocks(group)} : panels;
+      T* of_group = out + ((separate ? g * B : 0) + b) * H;
+      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+        multiply_panel(tile, weight.width, in, M, group.n_gates * H, weight.backward_panel(g, block));
+        put_columns(group, block, weight.width, tile, M, nullptr, n_groups > 1 && !separate, of_group, H);
+      }
+    }
+  }
+
+  // dx = m_x * (da W_ih) for M rows of the chunk from r on
+  void input_gradient_of_rows(int64_t r, int64_t M, T* dx) const {
+    T tile[kRowBlock * kWidestPanel];
+    const int64_t B = layer_.B, H = layer_.H, I = layer_.I, n_groups = x_weight_.groups.size();
+    T* out = dx + r * I;
+    if (n_groups > 1 || !x_weight_.groups[0].all) std::fill_n(out, M * I, T(0));
+    for (int64_t g = 0; g < n_groups; ++g) {
+      const Group<T>& group = x_weight_.groups[g];
+      const Rows<T> in{da_.data() + r * kGates * H + group.first_gate * H, kGates * H, nullptr};
+      const auto mask_of_row = [&](int64_t m) { return x_weight_.mask_of_sample(g, B, (r + m) % B); };
+      for (int64_t block = 0; block < x_weight_.column_blocks(group); ++block) {
+        multiply_panel(tile, x_weight_.width, in, M, group.n_gates * H, x_weight_.backward_panel(g, block));
+        if (x_weight_.mask.data && x_weight_.mask.per_sample) {
+          for (int64_t m = 0; m < M; ++m) {
+            put_columns(group, block, x_weight_.width, tile + m * x_weight_.width, 1, mask_of_row(m), n_groups > 1,
+                        out + m * I, I);
+          }
+        } else {
+          put_columns(group, block, x_weight_.width, tile, M, nullptr, n_groups > 1, out, I);
+        }
+      }
+    }
+  }
+
+  // A panel's product [M, width] to where its columns are in out: in place of what is there, or added to it.
+  static void put_columns(const Group<T>& group, int64_t block, int64_t width, const T* tile, int64_t M, const T* mask,
+                          bool add, T* out, int64_t stride) {
+    const int64_t first = block * width, n = std::min(width, group.K() - first);
+    for (int64_t m = 0; m < M; ++m, tile += width, out += stride) {
+      if (group.all && !mask && !add) {
+        std::copy_n(tile, n, out + first);
+        continue;
+      }
+      for (int64_t k = 0; k < n; ++k) {
+        const int64_t column = group.kept[first + k];
+        const T value = mask ? mask[column] * tile[k] : tile[k];
+        out[column] = add ? out[column] + value : value;
+      }
+    }
+  }
+
+  // ---- gradients of the weights: a member owns rows of each group of gates
+
+  std::vector<Range> shares_of_gate_rows(const Team& team) const {
+    // The finer groups, one a gate, where either weight has them: both are then cut alike.
+    const int64_t n = std::max(x_weight_.groups.size(), h_weight_.groups.size()), rows = kGates / n * layer_.H;
+    std::vector<Range> shares;
+    for (int64_t g = 0; g < n; ++g) {
+      const Range share = team.share(rows, rows_at_once());
+      shares.push_back({g * rows + share.begin, g * rows + share.end});
+    }
+    return shares;
+  }
+
+  // Blocks of a member's gate rows: work(first row in [0, 4H), how many, where the block is in da_packed).
+  template <class Work>
+  void for_each_gate_block(const std::vector<Range>& shares, int64_t rows, T* da_packed, const Work& work) const {
+    for (const Range& share : shares) {
+      for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
+        work(m, M, da_packed);
+        da_packed += rows * rows_at_once();
+      });
+    }
+  }
+
+  void pack_da(const std::vector<Range>& shares, int64_t rows, T* da_packed) const {
+    const int64_t most = rows_at_once();
+    for_each_gate_block(shares, rows, da_packed, [&](int64_t m, int64_t M, T* out) {
+      const T* in = da_.data() + m;
+      for (int64_t r = 0; r < rows; ++r, in += kGates * layer_.H, out += most) std::copy_n(in, M, out);
+    });
+  }
+
+  void pack_inputs(const Team& team, int64_t begin, int64_t rows) const {
+    const int64_t B = layer_.B, H = layer_.H, I = layer_.I;
+    const TimeOrder& order = layer_.order;
+    const auto sample_of = [&](int64_t r) { return r % B; };
+    const T* x = static_cast<const T*>(layer_.x) + begin * B * I;
+    dW_ih_.pack(team, B, rows, [&](int64_t r) { return x + r * I; }, sample_of);
+    const auto h_before = [&](int64_t r) {
+      const int64_t t = begin + r / B, b = r % B;
+      // Backwards in time a sample begins at its own end; y is 0 past it.
+      const bool is_first = t == order.first() || (order.reverse && layer_.lengths && t + 1 == layer_.lengths[b]);
+      return is_first ? static_cast<const T*>(layer_.h_0) + b * H
+                      : static_cast<const T*>(layer_.y) + (order.before(t) * B + b) * H;
+    };
+    dW_hh_.pack(team, B, rows, h_before, sample_of);
+  }
+
+  // A panel of inputs stays in the first cache for all of the member's gate rows.
+  void add_weight_gradients(const std::vector<Range>& shares, int64_t rows, const T* da_packed, bool first) const {
+    for (const WeightGradient<T>* gradient : {&dW_ih_, &dW_hh_}) {
+      const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H;
+      const T* of_share = da_packed;
+      for (const Range& share : shares) {
+        const int64_t g = share.begin / of_group;
+        for (int64_t block = 0; share.size() > 0 && block < gradient->weight.column_blocks(gradient->weight.groups[g]);
+             ++block) {
+          const T* da_block = of_share;
+          for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
+            gradient->add(g, m - g * of_group, M, block, da_block, rows, first);
+            da_block += rows * rows_at_once();
+          });
+        }
+        of_share += round_up(share.size(), rows_at_once()) * rows;
+      }
+    }
+  }
+
+  // Summed over the chunk first, so that small numbers meet small ones.
+  void add_bias_gradient(const std::vector<Range>& shares, int64_t rows, T* da_packed, std::vector<T>& sums,
+                         bool first) const {
+    T* db = static_cast<T*>(layer_.db);
+    const int64_t most = rows_at_once();
+    for_each_gate_block(shares, rows, da_packed, [&](int64_t m, int64_t M, const T* block) {
+      sums.assign(most, T(0));
+      for (int64_t r = 0; r < rows; ++r, block += most) {
+        for (int64_t k = 0; k < M; ++k) sums[k] += block[k];
+      }
+      for (int64_t k = 0; k < M; ++k) db[m + k] = first ? sums[k] : db[m + k] + sums[k];
+    });
+  }
+
+  void store_weight_gradients(const std::vector<Range>& shares) const {
+    for (const Range& share : shares) {
+      for (int64_t m = share.begin; m < share.end; ++m) {
+        for (const auto& [gradient, dW] : {std::pair(&dW_ih_, layer_.dW_ih), std::pair(&dW_hh_, layer_.dW_hh)}) {
+          const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H;
+          gradient->store_row(m / of_group, m % of_group, static_cast<T*>(dW));
+        }
+      }
+    }
+  }
+
+  StepBackward step_at(int64_t t, T* da) const {
+    const int64_t state = layer_.B * layer_.H;
+    const TimeOrder& order = layer_.order;
+    const bool last = t == order.last();
+    StepBackward step{};
+    step.dtype = layer_.dtype;
+    step.B = layer_.B;
+    step.H = layer_.H;
+    step.t = t;
+    step.noise = layer_.noise.at_step(t);
+    step.lengths = layer_.lengths;
+    step.n_h_tilde = masks_h_rows_ && layer_.mask_h.per_gate ? kGates : 1;
+    step.mask_h = masks_h_rows_ ? layer_.mask_h.data : nullptr;
+    step.dh_tilde_next = last ? nullptr : layer_.dh_tilde;
+    step.gates = static_cast<const T*>(layer_.gates) + t * kGates * state;
+    step.c_prev = static_cast<const T*>(layer_.c) + order.slot_before(t) * state;
+    step.c = static_cast<const T*>(layer_.c) + order.slot(t) * state;
+    step.dy = layer_.dy ? static_cast<const T*>(layer_.dy) + t * state : nullptr;
+    // Without lengths and zoneout only the last step has a gradient to take from it: dh_n.
+    step.dh_carry = last || layer_.lengths || layer_.noise.zone_h.data ? layer_.dh_carry : nullptr;
+    step.dc = layer_.dc;
+    step.da = da;
+    return step;
+  }
+
+  const LayerBackward& layer_;
+  Weight<T> x_weight_, h_weight_;
+  bool masks_h_rows_;
+  int64_t steps_;  // of a chunk
+  Buffer<T> da_;   // [steps,B,4H]
+  WeightGradient<T> dW_ih_, dW_hh_;
+};
+
+}  // namespace
+
+void layer_forward(const LayerForward& layer) {
+  layer.dtype == Dtype::float64 ? Forward<double>(layer).run() : Forward<float>(layer).run();
+}
+
+void layer_backward(const LayerBackward& layer) {
+  layer.dtype == Dtype::float64 ? Backward<double>(layer).run() : Backward<float>(layer).run();
+}
+
+}  // namespace rnndrop::cpu

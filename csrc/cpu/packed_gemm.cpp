@@ -1,0 +1,173 @@
+// The kernel keeps rows x 2 vectors of sums in registers and, for each k, loads two vectors of the panel once for all
+// rows: two loads and `rows` broadcasts for 2 * rows fused multiply-adds. Floor: those, 2 a cycle on most CPUs.
+#include "cpu/packed_gemm.h"
+
+#include <type_traits>
+
+#include "cpu/vector_isa.h"
+
+namespace rnndrop::cpu {
+namespace {
+
+constexpr int kVectors = 2;  // of a panel's width
+
+// rows * kVectors sums, the panel's vectors and a broadcast have to fit into 16 registers, or AVX-512's 32.
+constexpr int kRows_baseline = 6, kRows_AVX2 = 6, kRows_AVX512 = 12;
+constexpr int kVectorBytes_baseline = 16, kVectorBytes_AVX2 = 32, kVectorBytes_AVX512 = 64;
+
+// An addition takes about 4 cycles and two can start in each: fewer sums than that would wait for one another.
+constexpr int kSums = 8;
+
+template <class acc_t, int bytes>
+struct Vector {
+  typedef acc_t type __attribute__((vector_size(bytes), aligned(sizeof(acc_t)), may_alias));
+};
+
+// Where the first operand's elements are.
+template <class acc_t>
+struct PlainRows {
+  const acc_t* data;
+  int64_t stride;
+  INLINE const acc_t* column(int64_t k) const { return data + k; }
+  INLINE acc_t row(const acc_t* column, int m) const { return column[m * stride]; }
+};
+template <class acc_t>
+struct IndexedRows {
+  const acc_t* data;
+  int64_t stride;
+  const int32_t* columns;
+  INLINE const acc_t* column(int64_t k) const { return data + columns[k]; }
+  INLINE acc_t row(const acc_t* column, int m) const { return column[m * stride]; }
+};
+template <class acc_t, int width>
+struct TransposedRows {
+  const acc_t* data;
+  INLINE const acc_t* column(int64_t k) const { return data + k * width; }
+  INLINE acc_t row(const acc_t* column, int m) const { return column[m]; }
+};
+
+// Few rows have few sums, so that these are split over `chains` of every chains-th k.
+template <int rows, int bytes, bool accumulate, class acc_t, class A>
+INLINE void multiply_rows(acc_t* c, int64_t ldc, const A& a, int64_t K, const acc_t* panel) {
+  using V = typename Vector<acc_t, bytes>::type;
+  constexpr int lanes = bytes / sizeof(acc_t), width = kVectors * lanes;
+  constexpr int chains = (kSums + kVectors * rows - 1) / (kVectors * rows);
+  V sums[chains][rows][kVectors] = {};
+  const auto multiply_add = [&](V(&sum)[rows][kVectors], int64_t k) __attribute__((always_inline)) {
+    const acc_t* column = a.column(k);
+    V b[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) b[v] = *reinterpret_cast<const V*>(panel + k * width + v * lanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sum[m][v] += a.row(column, m) * b[v];
+    }
+  };
+  int64_t k = 0;
+  for (; k + chains <= K; k += chains) {
+#pragma GCC unroll 4
+    for (int chain = 0; chain < chains; ++chain) multiply_add(sums[chain], k + chain);
+  }
+  for (; k < K; ++k) multiply_add(sums[0], k);
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      V& out = *reinterpret_cast<V*>(c + m * ldc + v * lanes);
+      V sum = sums[0][m][v];
+#pragma GCC unroll 4
+      for (int chain = 1; chain < chains; ++chain) sum += sums[chain][m][v];
+      out = accumulate ? out + sum : sum;
+    }
+  }
+}
+
+template <int bytes, bool accumulate, int rows, class acc_t, class A>
+INLINE void multiply_up_to(int64_t n, acc_t* c, int64_t ldc, const A& a, int64_t K, const acc_t* panel) {
+  if (n == rows) return multiply_rows<rows, bytes, accumulate>(c, ldc, a, K, panel);
+  if constexpr (rows > 1) multiply_up_to<bytes, accumulate, rows - 1>(n, c, ldc, a, K, panel);
+}
+
+// Rows in blocks of nearly equal size: 8 rows are 4 + 4 and not 6 + 2.
+template <int most, int bytes, class acc_t, class A>
+INLINE void multiply_blocks(acc_t* c, int64_t ldc, A a, int64_t M, int64_t K, const acc_t* panel) {
+  for (int64_t blocks = (M + most - 1) / most; blocks > 0; --blocks) {
+    const int64_t n = (M + blocks - 1) / blocks;
+    multiply_up_to<bytes, false, most>(n, c, ldc, a, K, panel);
+    c += n * ldc;
+    a.data += n * a.stride;
+    M -= n;
+  }
+}
+
+template <class acc_t>
+struct Kernels {
+  int64_t panel_width, rows;
+  void (*multiply)(acc_t*, int64_t, const Rows<acc_t>&, int64_t, int64_t, const acc_t*);
+  void (*add_transposed)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, const acc_t*);
+};
+
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                    \
+  template <class acc_t>                                                                                   \
+  ATTRIBUTE void multiply_##NAME(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K,        \
+                                 const acc_t* panel) {                                                     \
+    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                        \
+    if (a.columns) {                                                                                       \
+      multiply_blocks<rows, bytes>(c, ldc, IndexedRows<acc_t>{a.data, a.stride, a.columns}, M, K, panel);  \
+    } else {                                                                                               \
+      multiply_blocks<rows, bytes>(c, ldc, PlainRows<acc_t>{a.data, a.stride}, M, K, panel);               \
+    }                                                                                                      \
+  }                                                                                                        \
+  template <class acc_t>                                                                                   \
+  ATTRIBUTE void add_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K,        \
+                                       const acc_t* panel) {                                               \
+    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                        \
+    multiply_up_to<bytes, true, rows>(M, c, ldc, TransposedRows<acc_t, rows>{a}, K, panel);                \
+  }                                                                                                        \
+  template <class acc_t>                                                                                   \
+  constexpr Kernels<acc_t> kernels_of_##NAME{kVectors * kVectorBytes_##NAME / sizeof(acc_t), kRows_##NAME, \
+                                             multiply_##NAME<acc_t>, add_transposed_##NAME<acc_t>};        \
+  constexpr const Kernels<float>& float_kernels_##NAME = kernels_of_##NAME<float>;                         \
+  constexpr const Kernels<double>& double_kernels_##NAME = kernels_of_##NAME<double>;
+
+DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
+
+template <class acc_t>
+const Kernels<acc_t>& kernels() {
+  if constexpr (std::is_same_v<acc_t, double>) {
+    static const Kernels<double>& chosen = WIDEST(double_kernels_);
+    return chosen;
+  } else {
+    static const Kernels<float>& chosen = WIDEST(float_kernels_);
+    return chosen;
+  }
+}
+
+}  // namespace
+
+template <class acc_t>
+int64_t panel_width() {
+  return kernels<acc_t>().panel_width;
+}
+
+int64_t rows_at_once() { return kernels<float>().rows; }
+
+template <class acc_t>
+void multiply_panel(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K, const acc_t* panel) {
+  kernels<acc_t>().multiply(c, ldc, a, M, K, panel);
+}
+
+template <class acc_t>
+void add_transposed_product(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K, const acc_t* panel) {
+  kernels<acc_t>().add_transposed(c, ldc, a, M, K, panel);
+}
+
+template int64_t panel_width<float>();
+template int64_t panel_width<double>();
+template void multiply_panel(float*, int64_t, const Rows<float>&, int64_t, int64_t, const float*);
+template void multiply_panel(double*, int64_t, const Rows<double>&, int64_t, int64_t, const double*);
+template void add_transposed_product(float*, int64_t, const float*, int64_t, int64_t, const float*);
+template void add_transposed_product(double*, int64_t, const double*, int64_t, int64_t, const double*);
+
+}  // namespace rnndrop::cpu

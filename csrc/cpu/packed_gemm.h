@@ -1,0 +1,36 @@
+// Matrix products whose second operand is laid out in panels beforehand ("packed").
+//
+// A GEMM library packs at every call; here a weight is packed once a sequence, and the kernel runs at the speed of its
+// multiplications from a single row on. It is also where dropped columns are left out: what is not packed is not
+// multiplied, and the rows of the first operand are read at the kept columns only, without a copy.
+#pragma once
+
+#include <cstdint>
+
+namespace rnndrop::cpu {
+
+// Columns of a panel: two vectors of this CPU. A panel is packed [K, panel_width], one row of it after the other.
+template <class acc_t>
+int64_t panel_width();
+inline constexpr int64_t kWidestPanel = 32;
+
+// As many rows as the kernel takes at once; multiples of it run best.
+int64_t rows_at_once();
+
+// a[m, k] = data[m * stride + (columns ? columns[k] : k)]
+template <class acc_t>
+struct Rows {
+  const acc_t* data;
+  int64_t stride;
+  const int32_t* columns;
+};
+
+// c[M, panel_width] = a[M, K] panel; rows of c lie ldc elements apart.
+template <class acc_t>
+void multiply_panel(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K, const acc_t* panel);
+
+// c[M, panel_width] += a^T panel, with M <= rows_at_once() and a[K, rows_at_once()] dense.
+template <class acc_t>
+void add_transposed_product(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K, const acc_t* panel);
+
+}  // namespace rnndrop::cpu
