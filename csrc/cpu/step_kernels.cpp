@@ -20,6 +20,7 @@ template <class scalar_t>
 using acc_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
 constexpr int64_t kChunk = 64;
+constexpr int64_t kLanes = 16;  // the widest vector's, in float32
 
 template <class T>
 struct alignas(64) Chunk {
@@ -27,16 +28,29 @@ struct alignas(64) Chunk {
   INLINE T& operator[](int64_t k) { return data[k]; }
 };
 
-// work(first, n): a full chunk's n is a constant, which turns its copies into plain vector moves.
+// work(first, n)
 template <class Work>
 INLINE void for_each_chunk(int64_t begin, int64_t end, const Work& work) {
-  for (; begin + kChunk <= end; begin += kChunk) work(begin, kChunk);
-  if (begin < end) work(begin, end - begin);
+  for (int64_t j = begin; j < end; j += kChunk) work(j, std::min(kChunk, end - j));
+}
+
+// work(k) for the elements of a chunk, and up to a multiple of kLanes beyond them: a constant number at a time is what
+// the compiler turns into whole vectors, with nothing over.
+template <class Work>
+INLINE void for_each_element(int64_t n, const Work& work) {
+  for (int64_t first = 0; first < n; first += kLanes) {
+    for (int64_t k = first; k < first + kLanes; ++k) work(k);
+  }
 }
 
 template <class scalar_t, class acc_t>
 INLINE void load(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) out[k] = static_cast<acc_t>(in[k]);
+  if (n % kLanes == 0) {
+    for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<acc_t>(in[k]); });
+  } else {
+    for (int64_t k = 0; k < n; ++k) out[k] = static_cast<acc_t>(in[k]);
+    for (int64_t k = n; k % kLanes != 0; ++k) out[k] = acc_t(0);
+  }
 }
 
 template <class scalar_t, class acc_t>
@@ -44,13 +58,25 @@ INLINE void load_or(Chunk<acc_t>& out, const scalar_t* in, acc_t absent, int64_t
   if (in) {
     load(out, in, n);
   } else {
-    for (int64_t k = 0; k < n; ++k) out[k] = absent;
+    for (int64_t k = 0; k < kChunk; ++k) out[k] = absent;
   }
 }
 
 template <class scalar_t, class acc_t>
 INLINE void store(scalar_t* out, Chunk<acc_t>& in, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) out[k] = static_cast<scalar_t>(in[k]);
+  if (n % kLanes == 0) {
+    for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<scalar_t>(in[k]); });
+  } else {
+    for (int64_t k = 0; k < n; ++k) out[k] = static_cast<scalar_t>(in[k]);
+  }
+}
+
+template <class scalar_t, class acc_t>
+INLINE void add(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
+  if (!in) return;
+  Chunk<acc_t> addend;
+  load(addend, in, n);
+  for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { out[k] += addend[k]; });
 }
 
 template <class T>
@@ -66,15 +92,9 @@ template <class scalar_t, class acc_t>
 INLINE void load_pre_activation(Chunk<acc_t>& pre, const scalar_t* gemm, const acc_t* recurrent, const scalar_t* b_ih,
                                 const scalar_t* b_hh, int64_t n) {
   load(pre, gemm, n);
-  if (recurrent) {
-    for (int64_t k = 0; k < n; ++k) pre[k] += recurrent[k];
-  }
-  if (b_ih) {
-    for (int64_t k = 0; k < n; ++k) pre[k] += static_cast<acc_t>(b_ih[k]);
-  }
-  if (b_hh) {
-    for (int64_t k = 0; k < n; ++k) pre[k] += static_cast<acc_t>(b_hh[k]);
-  }
+  add(pre, recurrent, n);
+  add(pre, b_ih, n);
+  add(pre, b_hh, n);
 }
 
 // The noise of n elements from (b, j) on; absent is 1 for a mask, 0 for zoneout.
@@ -111,7 +131,8 @@ INLINE void store_h_tilde(const StepForward& step, int64_t at, Chunk<acc_t>& h, 
     scalar_t* h_tilde = static_cast<scalar_t*>(step.h_tilde_next) + gate * step.h_tilde_stride + at;
     Chunk<acc_t> mask;
     load_or(mask, offset<scalar_t>(step.mask_h, gate * step.B * step.H + at), acc_t(1), n);
-    for (int64_t k = 0; k < n; ++k) h_tilde[k] = static_cast<scalar_t>(mask[k] * h[k]);
+    for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { mask[k] *= h[k]; });
+    store(h_tilde, mask, n);
   }
 }
 
@@ -160,7 +181,7 @@ INLINE void forward_part(const StepForward& step, const Part& part, const Recurr
       load_gate(o, kOutput);
       load_noise<noisy_state, scalar_t>(noise, step.noise, b, j, n);
       if constexpr (noisy_state) load_or(h_prev, static_cast<const scalar_t*>(h_state), acc_t(0), n);
-      for (int64_t k = 0; k < n; ++k) {
+      for_each_element(n, [&](int64_t k) __attribute__((always_inline)) {
         const CellForward<acc_t> cell = cell_forward<noisy_state>(
             i[k], f[k], g[k], o[k], noise.template at<noisy_state>(k), c_prev[k], noisy_state ? h_prev[k] : acc_t(0));
         i[k] = cell.i;
@@ -169,7 +190,7 @@ INLINE void forward_part(const StepForward& step, const Part& part, const Recurr
         o[k] = cell.o;
         c[k] = cell.c;
         h[k] = cell.h;
-      }
+      });
       store(gates, i, n);
       store(gates + H, f, n);
       store(gates + 2 * H, g, n);
@@ -199,7 +220,7 @@ INLINE void backward_part(const StepBackward& step, const Part& part) {
         const int64_t of_gate = gate * step.B * H + at;
         load(from_gemm, static_cast<const scalar_t*>(step.dh_tilde_next) + of_gate, n);
         load_or(mask_h, offset<scalar_t>(step.mask_h, of_gate), acc_t(1), n);
-        for (int64_t k = 0; k < n; ++k) dh[k] += mask_h[k] * from_gemm[k];
+        for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { dh[k] += mask_h[k] * from_gemm[k]; });
       }
 
       if (past_end) {
@@ -223,7 +244,7 @@ INLINE void backward_part(const StepBackward& step, const Part& part) {
       load(c, static_cast<const acc_t*>(step.c) + at, n);
       load_or(dy, offset<scalar_t>(step.dy, at), acc_t(0), n);
       load(dc, dc_in_out, n);
-      for (int64_t k = 0; k < n; ++k) {
+      for_each_element(n, [&](int64_t k) __attribute__((always_inline)) {
         const CellBackward<acc_t> cell = cell_backward<noisy_state>(
             i[k], f[k], g[k], o[k], noise.template at<noisy_state>(k), c_prev[k], c[k], dh[k] + dy[k], dc[k]);
         i[k] = cell.di_pre;
@@ -232,7 +253,7 @@ INLINE void backward_part(const StepBackward& step, const Part& part) {
         o[k] = cell.do_pre;
         dc[k] = cell.dc_prev;
         dh[k] = cell.dh_prev;
-      }
+      });
       store(da, i, n);
       store(da + H, f, n);
       store(da + 2 * H, g, n);
