@@ -8,12 +8,13 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 VENV_CUDA := .venv-cuda
+OUT ?= build/bench
 PIP_INSTALL = $(1)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard build_backend/*.py csrc/* csrc/cpu/* csrc/cuda/*)
 CXX_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
-.PHONY: help demo test lint format bench cuda-link clean
+.PHONY: help demo test lint format bench scaling cuda-link clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,9 +39,17 @@ format: $(VENV)/dev.stamp ## rewrite the sources in the house style
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(CXX_FILES)
 
-bench: $(VENV)/demo.stamp ## time every backend against nn.LSTM
+bench: $(VENV)/demo.stamp ## time every backend against nn.LSTM, weigh its memory, check the bars, into OUT (build/bench)
 	@echo "==> bench.lstm: verify, then time"
-	$(VENV)/bin/python -m bench.lstm $(ARGS)
+	$(VENV)/bin/python -m bench.lstm --out $(OUT)/cpu.csv $(ARGS)
+	@echo "==> bench.memory: peak memory"
+	$(VENV)/bin/python -m bench.memory --out $(OUT)/memory.csv
+	$(if $(ARGS),,$(VENV)/bin/python -m bench.bars $(OUT)/cpu.csv)
+
+scaling: $(VENV)/demo.stamp ## time against T, B, I, H and p with 1 and 2 threads, and draw it, into OUT (build/bench)
+	@echo "==> bench.lstm --grid scaling: verify, then time"
+	$(VENV)/bin/python -m bench.lstm --grid scaling --threads 1 2 --repeats 7 --out $(OUT)/scaling.csv $(ARGS)
+	$(VENV)/bin/python -m bench.curves $(OUT)/scaling.csv
 
 cuda-link: ## build, link and import the CUDA extension; needs nvcc 13 and a 3 GB download, no GPU
 	@.ci/cuda-link "$(PYTHON)" "$(VENV_CUDA)"

@@ -1,7 +1,10 @@
 """What the benchmark times, all on one `Problem`: the same x, states, weights and upstream gradients for each.
 
-nn.LSTM, a Python loop over nn.LSTMCell, rnndrop_cuda's functional layer, and the floor: the GEMMs of a dense LSTM
-alone. A layer that has dropout draws its masks on every call, as training does, so drawing is in its time.
+nn.LSTM, a Python loop over nn.LSTMCell, rnndrop_cuda's functional layer and its module, and the floor: the GEMMs of a
+dense LSTM alone. A layer that has dropout draws its masks on every call, as training does, so drawing is in its time.
+
+Where the sequences have lengths of their own, all start from the padded batch and end with one: packing and unpacking
+are in the time of the layers that need it.
 """
 
 from __future__ import annotations
@@ -13,13 +16,28 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bench.correctness import in_float64, relative_error, tolerance
-from bench.records import FORWARD, FORWARD_BACKWARD, GEMMS, NN_LSTM
-from rnndrop_cuda import LayerMasks, dropout_mask, functional
+from bench.records import (
+    CELL_LOOP,
+    FORWARD,
+    FORWARD_BACKWARD,
+    FULL,
+    GEMMS,
+    INFERENCE,
+    LENGTHS,
+    MASKS,
+    MODULE,
+    NN_LSTM,
+    PACKED,
+    PADDED,
+)
+from rnndrop_cuda import LSTM, LayerMasks, dropout_mask, functional
 
 Output = tuple[Tensor, Tensor, Tensor]
 Layer = Callable[["Problem", LayerMasks], Output]
+NO_MASKS = LayerMasks()
 
 
 class Size(NamedTuple):
@@ -48,7 +66,9 @@ class Dropout:
         return " ".join([self.name, *rates])
 
     def draw(self, size: Size, dtype: torch.dtype, device: torch.device) -> LayerMasks:
-        """Fresh masks: x and h for the whole sequence, g for each of its steps."""
+        """Fresh masks: x and h for the whole sequence, g for each of its steps. NO_MASKS itself without dropout."""
+        if not self.p and not self.p_g:
+            return NO_MASKS
         T, B, I, H = size
         rows = (B,) if self.per_sample else ()
 
@@ -59,6 +79,7 @@ class Dropout:
 
 
 NO_DROPOUT = Dropout("none")
+MAIN_KINDS = ("none", "Gal batch", "Semeniuta step")
 
 
 def dropouts(ps: Iterable[float], ps_g: Iterable[float]) -> list[Dropout]:
@@ -73,17 +94,44 @@ def dropouts(ps: Iterable[float], ps_g: Iterable[float]) -> list[Dropout]:
     ]
 
 
-class Problem:
-    """One size in one dtype on one device: random input, states and weights, and fresh upstream gradients on demand."""
+def random_lengths(T: int, B: int) -> Tensor:
+    """From 1 to T, both included, with a mean of (T + 1) / 2: for every length l there is one of T + 1 - l."""
+    lengths = torch.randint(1, T + 1, (B,))
+    lengths[0] = T
+    half = B // 2
+    lengths[half : 2 * half] = T + 1 - lengths[:half]
+    return lengths
 
-    def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
-        self.size, self.dtype, self.device = size, dtype, device
+
+class Problem:
+    """One size in one dtype on one device: random input, states and weights, and fresh upstream gradients on demand.
+
+    With `ragged` the sequences have random lengths; without, `lengths` says that each has T steps.
+    """
+
+    def __init__(self, size: Size, dtype: torch.dtype, device: torch.device, *, ragged: bool = False) -> None:
+        self.size, self.dtype, self.device, self.ragged = size, dtype, device, ragged
         T, B, I, H = size
         # The weights live in an nn.LSTM: on CUDA only there are they laid out as cuDNN wants them.
         self.lstm = nn.LSTM(I, H, dtype=dtype, device=device)
+        self.modules = nn.ModuleList([self.lstm])
         self.x = self.random(T, B, I).requires_grad_()
         self.h_0, self.c_0 = self.random(B, H), self.random(B, H)
+        self.hx = self.h_0.unsqueeze(0), self.c_0.unsqueeze(0)
+        self.lengths_on_cpu = random_lengths(T, B) if ragged else torch.full((B,), T)
+        self.lengths = self.lengths_on_cpu.to(device)
         self.new_upstream()
+
+    def module(self, backend: str, dropout: Dropout) -> LSTM:
+        """Ours, with the weights of `lstm`: the same parameters, not copies."""
+        module = LSTM.from_torch(
+            self.lstm, backend=backend, input_dropout=dropout.p, hidden_dropout=dropout.p,
+            candidate_dropout=dropout.p_g, mask_scope="sample" if dropout.per_sample else "batch",
+        )  # fmt: skip
+        for name, parameter in self.lstm.named_parameters():
+            setattr(module, name, parameter)
+        self.modules.append(module)
+        return module
 
     def random(self, *shape: int) -> Tensor:
         return torch.randn(shape, dtype=self.dtype, device=self.device)
@@ -103,7 +151,7 @@ class Problem:
 
 
 class Contender(Protocol):
-    """Something to be timed; `calls` are what is timed, by phase. The first three are columns of its timings."""
+    """Something to be timed; `calls` are what is timed, by phase. The other four are columns of its timings."""
 
     @property
     def name(self) -> str: ...
@@ -111,6 +159,8 @@ class Contender(Protocol):
     def backend(self) -> str: ...
     @property
     def dropout(self) -> Dropout: ...
+    @property
+    def sequences(self) -> str: ...
     @property
     def calls(self) -> dict[str, Callable[[], object]]: ...
 
@@ -122,39 +172,123 @@ class LayerContender:
     dropout: Dropout
     layer: Layer
     problem: Problem
+    sequences: str = FULL
 
     def __str__(self) -> str:
-        return ", ".join(part for part in (self.name, self.backend, f"dropout {self.dropout}") if part)
+        name = self.name if self.sequences == FULL else f"{self.name} {self.sequences}"
+        return ", ".join(part for part in (name, self.backend, f"dropout {self.dropout}") if part)
 
     @property
     def calls(self) -> dict[str, Callable[[], object]]:
-        return {FORWARD: self.forward, FORWARD_BACKWARD: lambda: self.problem.gradients(self.forward())}
+        calls = {FORWARD: self.forward, FORWARD_BACKWARD: lambda: self.problem.gradients(self.forward())}
+        return calls if self.dropout != NO_DROPOUT else {INFERENCE: self.inference, **calls}
+
+    @property
+    def knows_lengths(self) -> bool:
+        return self.problem.ragged and self.sequences != PADDED
 
     def forward(self) -> Output:
         problem = self.problem
         return self.layer(problem, self.dropout.draw(problem.size, problem.dtype, problem.device))
 
+    def inference(self) -> Output:
+        """The modules are put into eval by whoever times or checks it: that is no part of a call."""
+        with torch.no_grad():
+            return self.forward()
+
+
+@dataclass(frozen=True)
+class ModuleContender(LayerContender):
+    """Our module as its user calls it: it draws its own masks."""
+
+    module: LSTM | None = None
+
+    @property
+    def calls(self) -> dict[str, Callable[[], object]]:
+        calls = super().calls
+        return calls if self.dropout == NO_DROPOUT else {MASKS: self.draw, **calls}
+
+    def draw(self) -> list[LayerMasks]:
+        assert self.module is not None
+        return self.module.draw_masks(self.problem.size.T, self.problem.size.B)
+
+    def forward(self) -> Output:
+        return self.layer(self.problem, NO_MASKS)
+
 
 def layers(problem: Problem, backends: Iterable[str], kinds: list[Dropout]) -> list[LayerContender]:
-    """nn.LSTM and the LSTMCell loop, then each backend of ours with each kind of dropout.
+    """nn.LSTM and the LSTMCell loop, then each backend of ours with each kind of dropout, then our module.
 
     The python backend is timed with the first kind and the last only: its time is that of its step loop, and a run
     is to end in minutes.
     """
     cell_loop = lstm_cell_loop(problem)
-    gal = [kind for kind in kinds if kind.p and not kind.p_g and not kind.per_sample]
     contenders = [
         LayerContender(NN_LSTM, "", NO_DROPOUT, nn_lstm, problem),
-        *(LayerContender("nn.LSTMCell loop", "", kind, cell_loop, problem) for kind in (NO_DROPOUT, *gal)),
+        *(
+            LayerContender(CELL_LOOP, "", kind, cell_loop, problem)
+            for kind in kinds
+            if kind.name in ("none", "Gal batch")
+        ),
     ]
     for backend in backends:
         timed = [kinds[0], kinds[-1]] if backend == "python" else kinds
         contenders += [LayerContender("rnndrop", backend, kind, rnndrop(backend), problem) for kind in timed]
+    return contenders + ours(problem, backends, kinds, [FULL])
+
+
+def main_layers(problem: Problem, backends: Iterable[str], kinds: list[Dropout]) -> list[LayerContender]:
+    """What is compared over many sizes: nn.LSTM, the LSTMCell loop, our module with each of the papers' dropouts."""
+    return [
+        LayerContender(NN_LSTM, "", NO_DROPOUT, nn_lstm, problem),
+        LayerContender(CELL_LOOP, "", NO_DROPOUT, lstm_cell_loop(problem), problem),
+        *ours(problem, backends, kinds, [FULL]),
+    ]
+
+
+def ragged_layers(problem: Problem, backends: Iterable[str], kinds: list[Dropout]) -> list[LayerContender]:
+    """nn.LSTM on a PackedSequence and on the padded batch; our module on both, and on the padded batch with lengths."""
+    return [
+        LayerContender(NN_LSTM, "", NO_DROPOUT, as_module(problem.lstm, PACKED), problem, PACKED),
+        LayerContender(NN_LSTM, "", NO_DROPOUT, nn_lstm, problem, PADDED),
+        *ours(problem, backends, [NO_DROPOUT], [PACKED, LENGTHS, PADDED]),
+        *ours(problem, backends, [kind for kind in kinds if kind != NO_DROPOUT], [LENGTHS]),
+    ]
+
+
+def ours(problem: Problem, backends: Iterable[str], kinds: list[Dropout], forms: Iterable[str]) -> list[LayerContender]:
+    """Our module with the papers' kinds of dropout, on the backends of kernels; on python where no other is named."""
+    backends = list(backends)
+    contenders: list[LayerContender] = []
+    for backend in [name for name in backends if name != "python"] or backends:
+        for kind, form in product([kind for kind in kinds if kind.name in MAIN_KINDS], forms):
+            module = problem.module(backend, kind)
+            contenders.append(
+                ModuleContender(MODULE, backend, kind, as_module(module, form), problem, form, module=module)
+            )
     return contenders
 
 
+def as_module(module: nn.LSTM | LSTM, form: str) -> Layer:
+    """A module as its users call it, with the lengths as `form` says."""
+
+    def layer(problem: Problem, masks: LayerMasks) -> Output:
+        options: dict[str, Any] = {"lengths": problem.lengths} if form == LENGTHS else {}
+        if masks is not NO_MASKS:
+            options["masks"] = [masks]
+        if form == PACKED:
+            packed = pack_padded_sequence(problem.x, problem.lengths_on_cpu, enforce_sorted=False)
+            y, (h_n, c_n) = module(packed, problem.hx, **options)
+            y, _ = pad_packed_sequence(y, total_length=problem.size.T)
+        else:
+            y, (h_n, c_n) = module(problem.x, problem.hx, **options)
+        return y, h_n.squeeze(0), c_n.squeeze(0)
+
+    return layer
+
+
 def nn_lstm(problem: Problem, _: LayerMasks) -> Output:
-    y, (h_n, c_n) = problem.lstm(problem.x, (problem.h_0.unsqueeze(0), problem.c_0.unsqueeze(0)))
+    y, (h_n, c_n) = problem.lstm(problem.x, problem.hx)
     return y, h_n.squeeze(0), c_n.squeeze(0)
 
 
@@ -203,21 +337,36 @@ def verify(problem: Problem, contenders: Iterable[LayerContender]) -> None:
     allowed = tolerance(problem.dtype, problem.device)
     inputs = [problem.x, problem.h_0, problem.c_0, *problem.lstm.parameters()]
     names = ("y", "h_n", "c_n", *(f"the gradient of {name}" for name in problem.leaves))
-    expectations: dict[Dropout, tuple[LayerMasks, list[Tensor]]] = {}
+    past_the_end = torch.arange(problem.size.T, device=problem.device).unsqueeze(1) >= problem.lengths
+    expectations: dict[tuple[Dropout, bool], tuple[LayerMasks, list[Tensor]]] = {}
     for contender in contenders:
-        if contender.dropout not in expectations:
+        lengths = problem.lengths if contender.knows_lengths else None
+        key = (contender.dropout, contender.knows_lengths)
+        if key not in expectations:
             masks = contender.dropout.draw(problem.size, problem.dtype, problem.device)
-            expected = in_float64(inputs, problem.upstream, by_name(masks))
-            expectations[contender.dropout] = masks, expected
-        masks, expected = expectations[contender.dropout]
+            expected = in_float64(inputs, problem.upstream, {**by_name(masks), "lengths": lengths})
+            expectations[key] = masks, expected
+        masks, expected = expectations[key]
+        problem.modules.train()
         output = contender.layer(problem, masks)
-        for name, result, wanted in zip(names, (*output, *problem.gradients(output)), expected, strict=True):
-            error = relative_error(result, wanted)
-            if error > allowed:
-                raise VerificationError(
-                    f"{contender} ({problem.size}, {problem.dtype}) is wrong and was not timed: {name} is off by "
-                    f"{error:.2e} of its norm, {allowed:.0e} is allowed"
-                )
+        results = dict(zip(names, (*output, *problem.gradients(output)), strict=True))
+        if lengths is not None:
+            for name in ("y", "the gradient of x"):
+                if results[name][past_the_end].any():
+                    raise wrong(contender, f"{name} is not zero past the end of a sequence")
+        if INFERENCE in contender.calls:
+            problem.modules.eval()
+            in_eval = contender.inference()
+            results |= dict(zip(("y in eval", "h_n in eval", "c_n in eval"), in_eval, strict=True))
+            expected = [*expected, *expected[:3]]
+        for (name, result), wanted in zip(results.items(), expected, strict=True):
+            if (error := relative_error(result, wanted)) > allowed:
+                raise wrong(contender, f"{name} is off by {error:.2e} of its norm, {allowed:.0e} is allowed")
+
+
+def wrong(contender: LayerContender, how: str) -> VerificationError:
+    problem = contender.problem
+    return VerificationError(f"{contender} ({problem.size}, {problem.dtype}) is wrong and was not timed: {how}")
 
 
 def by_name(masks: LayerMasks) -> dict[str, Any]:
@@ -254,27 +403,31 @@ class Gemms:
 
     def __init__(self, problem: Problem, library: str, multiply: Multiply) -> None:
         T, B, I, H = problem.size
-        self.backend, self.multiply, self.T = library, multiply, T
+        self.backend, self.multiply, self.sequences = library, multiply, PACKED if problem.ragged else FULL
+        # How many sequences have a step t, and the steps of all of them.
+        self.batch_sizes = [int((problem.lengths_on_cpu > t).sum()) for t in range(T)]
+        N = sum(self.batch_sizes)
         self.W_ih, self.W_hh = problem.random(4 * H, I), problem.random(4 * H, H)
-        self.x, self.h, self.h_all = problem.random(T * B, I), problem.random(B, H), problem.random(T * B, H)
-        self.da, self.da_t, self.da_step = (problem.random(*s) for s in ((T * B, 4 * H), (4 * H, T * B), (B, 4 * H)))
+        self.x, self.h, self.h_all = problem.random(N, I), problem.random(B, H), problem.random(N, H)
+        self.da, self.da_t, self.da_step = (problem.random(*s) for s in ((N, 4 * H), (4 * H, N), (B, 4 * H)))
         self.gates, self.dx, self.dh = (torch.randn_like(like) for like in (self.da, self.x, self.h))
+        self.steps = [(self.h[:b], self.da_step[:b], self.dh[:b]) for b in self.batch_sizes]
         self.dW_ih, self.dW_hh = torch.randn_like(self.W_ih), torch.randn_like(self.W_hh)
         self.rows = max(1, self.LARGEST_RESULT // (4 * max(4 * H, I)))
 
     @property
     def calls(self) -> dict[str, Callable[[], object]]:
-        return {FORWARD: self.forward, FORWARD_BACKWARD: self.forward_backward}
+        return {INFERENCE: self.forward, FORWARD: self.forward, FORWARD_BACKWARD: self.forward_backward}
 
     def forward(self) -> None:
         self.multiply_rows(self.gates, self.x, self.W_ih.t())
-        for gates in self.gates.chunk(self.T):
-            self.multiply(gates, self.h, self.W_hh.t(), True)
+        for gates, (h, _, _) in zip(self.gates.split(self.batch_sizes), self.steps, strict=True):
+            self.multiply(gates, h, self.W_hh.t(), True)
 
     def forward_backward(self) -> None:
         self.forward()
-        for _ in range(self.T):
-            self.multiply(self.dh, self.da_step, self.W_hh, False)
+        for _, da, dh in self.steps:
+            self.multiply(dh, da, self.W_hh, False)
         self.multiply_rows(self.dx, self.da, self.W_ih)
         self.multiply(self.dW_ih, self.da_t, self.x, False)
         self.multiply(self.dW_hh, self.da_t, self.h_all, False)

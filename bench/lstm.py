@@ -3,7 +3,10 @@
 Every contender is first compared with the reference in float64, outputs and gradients; one that is wrong ends the
 run. Then all are warmed up and measured in turn, A B C A B C, in one process, so that what slows the machine down
 slows all of them. What is timed: drawing the masks, forward, and with "forward+backward" the gradients of x, weights
-and biases for random gradients on y, h_n and c_n, new ones in every round.
+and biases for random gradients on y, h_n and c_n, new ones in every round. "inference" is the forward in eval and
+under no_grad, without dropout; "masks" is their drawing alone, of our module.
+
+With lengths, the sequences of the batch have from 1 to T steps, half of T on average.
 """
 
 from __future__ import annotations
@@ -20,74 +23,112 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from bench import tables
-from bench.contenders import Contender, Problem, Size, VerificationError, dropouts, floors, layers, verify
-from bench.records import FORWARD, FORWARD_BACKWARD, Timing, write
+from bench import contenders, tables
+from bench.contenders import Contender, Problem, Size, VerificationError, dropouts, floors, verify
+from bench.records import CELL_LOOP, INFERENCE, PHASES, Timing, write
 from rnndrop_cuda import functional, ops
 from rnndrop_cuda.seminar.results import check_writable
 from rnndrop_cuda.seminar.results import facts as run_facts
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in functional.KERNEL_DTYPES}
-Case = tuple[Size, str]
+
+
+class Case(NamedTuple):
+    """What is timed together."""
+
+    size: Size
+    dtype: str = "float32"
+    who: str = "all"
+    """Which contenders: a key of WHO."""
+    ps: tuple[float, ...] = ()
+    """Probabilities of either kind of dropout, in the place of --p and --p-g."""
+
+    def __str__(self) -> str:
+        return f"{self.size}, {self.dtype}" + (", lengths from 1 to T" if self.who == RAGGED else "")
+
+
+RAGGED = "ragged"
+WHO = {"all": contenders.layers, "main": contenders.main_layers, RAGGED: contenders.ragged_layers}
 
 SEMINAR = Size(32, 128, 300, 128)
+LONG = Size(200, 64, 300, 256)
+CENTRE = Size(64, 64, 128, 128)
+"""Of the scaling curves, which change one of its sizes, or p, and keep the others."""
+
+
+def scaling() -> list[Case]:
+    def around(**sizes: Sequence[int]) -> list[Case]:
+        return [Case(CENTRE._replace(**{name: n}), who="main") for name, ns in sizes.items() for n in ns]
+
+    return [
+        Case(SEMINAR, "float32", "main"),
+        Case(SEMINAR, "bfloat16", "main"),
+        Case(CENTRE, who="main", ps=(0.1, 0.25, 0.3, 0.5, 0.75, 0.9)),
+        *around(T=(16, 32, 128, 256, 512), B=(1, 4, 16, 256), I=(32, 64, 256, 512), H=(32, 64, 256, 512)),
+    ]
+
+
 GRIDS: dict[str, list[Case]] = {
-    "quick": [(Size(16, 32, 64, 64), "float32")],
+    "quick": [Case(Size(16, 32, 64, 64))],
     "cpu": [
-        (SEMINAR, "float32"),
-        (Size(200, 64, 300, 256), "float32"),
-        (Size(400, 16, 128, 512), "float32"),
-        (Size(64, 1, 128, 128), "float32"),
+        Case(SEMINAR),
+        Case(LONG, who="main"),
+        Case(Size(400, 16, 128, 512), who="main"),
+        Case(Size(64, 1, 128, 128)),
+        Case(LONG, who=RAGGED),
     ],
+    "scaling": scaling(),
     "cuda": [
-        (SEMINAR, "float32"),
-        (SEMINAR, "bfloat16"),
-        (Size(512, 64, 256, 256), "bfloat16"),
-        (Size(512, 64, 512, 512), "bfloat16"),
-        (Size(1024, 16, 768, 768), "float16"),
-        (Size(512, 32, 1024, 1024), "bfloat16"),
+        Case(SEMINAR),
+        Case(SEMINAR, "bfloat16"),
+        Case(Size(512, 64, 256, 256), "bfloat16"),
+        Case(Size(512, 64, 256, 256), "bfloat16", RAGGED),
+        Case(Size(512, 64, 512, 512), "bfloat16"),
+        Case(Size(1024, 16, 768, 768), "float16"),
+        Case(Size(512, 32, 1024, 1024), "bfloat16"),
     ],
 }
 WARM_UP_ROUNDS = 2
 SHORTEST_MEASUREMENT_MS = 5.0
+LOOPS_EVERY = 3
+"""How many rounds from one measurement of a loop in Python to the next, so that a run ends in minutes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.lstm argv...`; returns 0, 1 when a contender is wrong, 2 on wrong input, 130 on Ctrl-C."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parser().parse_args(argv)
+    if args.lengths and not args.size:
+        parser().error("argument --lengths: expected --size beside it; a grid has cases with lengths of its own")
     try:
         device, backends = usable(args.device, args.backends)
-        if args.out:  # now: after minutes of timing is too late
-            check_writable(args.out.parent)
-            if args.out.is_dir():
-                raise IsADirectoryError(f"--out {args.out}: expected a file, this is a folder")
+        check_out(args.out)  # now: after minutes of timing is too late
     except (OSError, RuntimeError) as error:
         print(f"bench.lstm: {error}", file=sys.stderr)
         return 2
-    cases = [(size, dtype) for size in args.size for dtype in args.dtype or ["float32"]]
-    if not cases:
-        cases = [(size, dtype) for size, own in GRIDS[args.grid or args.device] for dtype in args.dtype or [own]]
-    kinds = dropouts(args.p, args.p_g)
+    cases = [Case(size, who=RAGGED if args.lengths else "all") for size in args.size]
+    cases = cases or GRIDS[args.grid or args.device]
+    cases = [case._replace(dtype=dtype) for case in cases for dtype in args.dtype or [case.dtype]]
     facts = {
         **machine_facts(device, shlex.join(["python", "-m", "bench.lstm", *argv])),
         "timed": "mask drawing + forward (+ backward); median, quartiles and extremes of the repeats",
     }
-    runs = [(threads, *case) for threads in args.threads or [torch.get_num_threads()] for case in cases]
+    runs = [(threads, case) for case in cases for threads in args.threads or [torch.get_num_threads()]]
     timings: list[Timing] = []
     torch.manual_seed(args.seed)
     try:
-        for n, (threads, size, dtype) in enumerate(runs, start=1):
-            print(f"\n[{n}/{len(runs)}] {size}, {dtype}, CPU threads: {threads}\n", flush=True)
+        for n, (threads, case) in enumerate(runs, start=1):
+            print(f"\n[{n}/{len(runs)}] {case}, CPU threads: {threads}\n", flush=True)
             torch.set_num_threads(threads)
-            problem = Problem(size, DTYPES[dtype], device)
-            contenders = layers(problem, backends, kinds)
-            verify(problem, contenders)
-            timings += (case := measure(problem, [*contenders, *floors(problem)], args.repeats))
-            print(tables.case_table(case), flush=True)
+            problem = Problem(case.size, DTYPES[case.dtype], device, ragged=case.who == RAGGED)
+            layers = WHO[case.who](problem, backends, dropouts(case.ps or args.p, case.ps or args.p_g))
+            verify(problem, layers)
+            timings += (of_case := measure(problem, [*layers, *floors(problem)], args.repeats))
+            print(tables.case_table(of_case), flush=True)
             if args.out:  # now: a run that is cut short leaves what it has
                 so_far = {"measured": f"{n} of {len(runs)} cases", "load at the end": load_averages()}
                 write(args.out, {**facts, **so_far}, timings)
@@ -112,12 +153,14 @@ def parser() -> argparse.ArgumentParser:
         "  rnndrop bench --grid quick                                  one small size, a few seconds\n"
         "  rnndrop bench --out bench/results/cpu.csv                   what the README's table is made from\n"
         "  rnndrop bench --size 32,128,300,128 --p 0.25 0.5 0.75       one size, three probabilities\n"
+        "  rnndrop bench --size 200,64,300,256 --lengths               nn.LSTM packed and padded, ours with lengths\n"
         "  rnndrop bench --device cuda --dtype float16 --out gpu.csv   the CUDA grid, all in float16\n\n"
         "Where there is no git to ask, $RNNDROP_COMMIT names the commit in the CSV.",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--grid", choices=GRIDS, help="sizes and their dtypes (default: the device's)")
     what.add_argument("--size", type=size, action="append", default=[], metavar="T,B,I,H", help="may be repeated")
+    parser.add_argument("--lengths", action="store_true", help="with --size: sequences of random lengths")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
     parser.add_argument(
         "--dtype", nargs="+", choices=DTYPES, help="instead of the grid's (default for --size: float32)"
@@ -172,6 +215,15 @@ def usable(device: str, asked: list[str] | None) -> tuple[torch.device, list[str
     return torch.device(device, 0) if device == "cuda" else torch.device(device), backends
 
 
+def check_out(out: Path | None) -> None:
+    """OSError where the file cannot be written."""
+    if out is None:
+        return
+    check_writable(out.parent)
+    if out.is_dir():
+        raise IsADirectoryError(f"--out {out}: expected a file, this is a folder")
+
+
 def machine_facts(device: torch.device, command: str) -> dict[str, object]:
     """Everything that the timings depend on besides the settings."""
     facts = run_facts(device, command)
@@ -184,7 +236,6 @@ def machine_facts(device: torch.device, command: str) -> dict[str, object]:
         from rnndrop_cuda import _C
 
         facts["vector code"] = _C.vector_isa()
-        facts["float32 GEMMs of backend cpu"] = _C.float32_gemm_library()
     if device.type == "cuda":
         # The loop and the floor go through cuBLAS, whose switch for TF32 is another one: all get nn.LSTM's.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
@@ -203,13 +254,15 @@ def load_averages() -> str:
 
 
 def measure(problem: Problem, contenders: Sequence[Contender], repeats: int) -> list[Timing]:
-    """Times every contender in every phase, in turn."""
+    """Times every contender in every phase that it has, in turn."""
     from tqdm import tqdm  # type: ignore[import-untyped]  # here: it comes with the demo extra only
 
     stopwatch = cuda_stopwatch(problem.device) if problem.device.type == "cuda" else cpu_milliseconds
     timings = []
-    for phase in (FORWARD, FORWARD_BACKWARD):
-        calls = [contender.calls[phase] for contender in contenders]
+    for phase in PHASES:
+        timed = [contender for contender in contenders if phase in contender.calls]
+        calls = [contender.calls[phase] for contender in timed]
+        problem.modules.train(phase != INFERENCE)
         numbers = [1] * len(calls)
         samples: list[list[float]] = [[] for _ in calls]
         rounds = tqdm(range(-WARM_UP_ROUNDS, repeats), desc=f"{problem.size}: {phase}", leave=False, disable=None)
@@ -217,6 +270,8 @@ def measure(problem: Problem, contenders: Sequence[Contender], repeats: int) -> 
             for round in rounds:
                 problem.new_upstream()
                 for k, call in enumerate(calls):
+                    if is_loop(timed[k]) and round > 0 and round % LOOPS_EVERY:
+                        continue
                     milliseconds = stopwatch(call, numbers[k])
                     if round >= 0:
                         samples[k].append(milliseconds)
@@ -224,9 +279,14 @@ def measure(problem: Problem, contenders: Sequence[Contender], repeats: int) -> 
                         numbers[k] = max(1, math.ceil(SHORTEST_MEASUREMENT_MS / milliseconds))
         timings += [
             timing(problem, contender, phase, number, sample)
-            for contender, number, sample in zip(contenders, numbers, samples, strict=True)
+            for contender, number, sample in zip(timed, numbers, samples, strict=True)
         ]
     return timings
+
+
+def is_loop(contender: Contender) -> bool:
+    """Whether its steps are Python's: several times slower than all others, and no bar hangs on it."""
+    return contender.name == CELL_LOOP or contender.backend == "python"
 
 
 def timing(problem: Problem, contender: Contender, phase: str, calls: int, sample: list[float]) -> Timing:
@@ -235,13 +295,14 @@ def timing(problem: Problem, contender: Contender, phase: str, calls: int, sampl
         *problem.size,
         dtype=str(problem.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
-        phase=phase,
+        sequences=contender.sequences,
         contender=contender.name,
         backend=contender.backend,
         dropout=contender.dropout.name,
         p=contender.dropout.p,
         p_g=contender.dropout.p_g,
         repeats=len(sample),
+        phase=phase,
         calls=calls,
         median_ms=round(median, 5),
         q1_ms=round(q1, 5),

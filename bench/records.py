@@ -1,8 +1,8 @@
-"""What a benchmark leaves behind: a CSV of timings below a header of facts, `# key: value` a line.
+"""What a benchmark leaves behind: a CSV of timings, or of peaks, below a header of facts, `# key: value` a line.
 
     pandas.read_csv(path, comment="#")
 
-reads the timings; `read` here gives the facts too, and refuses what is not such a file.
+reads the rows; `read` here gives the facts too, and refuses what is not such a file.
 """
 
 from __future__ import annotations
@@ -14,16 +14,28 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 NN_LSTM = "nn.LSTM"
+CELL_LOOP = "nn.LSTMCell loop"
+MODULE = "LSTM module"
 GEMMS = "GEMMs alone"
+
+MASKS = "masks"
+INFERENCE = "inference"
 FORWARD = "forward"
 FORWARD_BACKWARD = "forward+backward"
+PHASES = (FORWARD_BACKWARD, FORWARD, INFERENCE, MASKS)  # all contenders have the first
+
+FULL = "full"
+PACKED = "packed"
+LENGTHS = "lengths="
+PADDED = "padded"
 
 
 @dataclass(frozen=True)
-class Timing:
-    """One contender at one size, in milliseconds a call: the median, both quartiles, the extremes."""
+class Run:
+    """One contender at one size."""
 
     T: int
     B: int
@@ -31,8 +43,10 @@ class Timing:
     H: int
     dtype: str
     threads: int
-    phase: str
-    """FORWARD, with everything saved that the backward needs, or FORWARD_BACKWARD."""
+    sequences: str
+    """FULL: all have T steps. Else their lengths are random in [1, T], with a mean of half of T, and the contender
+    was given them PACKED (for the GEMMs: no product of a step that is not there), beside the padded batch (LENGTHS),
+    or not at all (PADDED: every sequence is computed to T)."""
     contender: str
     backend: str
     """Ours: "cpu", "cuda" or "python". The GEMMs': the library. "" for the others."""
@@ -42,6 +56,15 @@ class Timing:
     p_g: float
     """Probability of dropping in mask_g, 0 where there is none."""
     repeats: int
+
+
+@dataclass(frozen=True)
+class Timing(Run):
+    """In milliseconds a call: the median, both quartiles, the extremes."""
+
+    phase: str
+    """MASKS, drawing them and nothing else; INFERENCE, in eval and under no_grad; FORWARD, with everything saved that
+    the backward needs; FORWARD_BACKWARD. But for INFERENCE, with the drawing of the masks."""
     calls: int
     """Calls that one of the repeats timed together."""
     median_ms: float
@@ -51,38 +74,51 @@ class Timing:
     max_ms: float
 
 
-COLUMNS = {
-    field.name: {"int": int, "float": float, "str": str}[str(field.type)] for field in dataclasses.fields(Timing)
-}
+@dataclass(frozen=True)
+class Peak(Run):
+    """Of memory in one forward and backward, in bytes above the level before it."""
+
+    median_bytes: int
+    min_bytes: int
+    max_bytes: int
 
 
-def write(path: Path, facts: Mapping[str, object], timings: Sequence[Timing]) -> None:
+Row = TypeVar("Row", Timing, Peak)
+
+
+def columns(kind: type[Row]) -> dict[str, type]:
+    kinds = {"int": int, "float": float, "str": str}
+    return {field.name: kinds[str(field.type)] for field in dataclasses.fields(kind)}
+
+
+def write(path: Path, facts: Mapping[str, object], rows: Sequence[Row]) -> None:
     """Writes the file, whole or not at all. Raises ValueError for a fact that does not fit on one header line."""
     text = io.StringIO()
     for key, value in facts.items():
         if ":" in key or len(f"{key}{value}".splitlines()) > 1:
             raise ValueError(f"facts: expected a key without a colon and one line of text, got {key!r}: {value!r}")
         text.write(f"# {key}: {value}\n")
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table = csv.DictWriter(text, columns(type(rows[0])), lineterminator="\n")
     table.writeheader()
-    table.writerows(dataclasses.asdict(timing) for timing in timings)
+    table.writerows(dataclasses.asdict(row) for row in rows)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text.getvalue(), encoding="utf-8")
     os.replace(partial, path)
 
 
-def read(path: Path) -> tuple[dict[str, str], list[Timing]]:
-    """The facts and the timings of a file that `write` wrote. Raises ValueError, with the line, for any other."""
+def read(path: Path, kind: type[Row] = Timing) -> tuple[dict[str, str], list[Row]]:
+    """The facts and the rows of a file that `write` wrote. Raises ValueError, with the line, for any other."""
     lines = path.read_text(encoding="utf-8").splitlines()
     n_facts = next((n for n, line in enumerate(lines) if not line.startswith("# ")), len(lines))
     facts = {key: value for key, _, value in (line[2:].partition(": ") for line in lines[:n_facts])}
     table = csv.DictReader(lines[n_facts:])
-    if table.fieldnames != list(COLUMNS):
-        raise ValueError(f"{path}:{n_facts + 1}: expected the columns {','.join(COLUMNS)}, got {table.fieldnames}")
-    timings = []
+    expected = columns(kind)
+    if table.fieldnames != list(expected):
+        raise ValueError(f"{path}:{n_facts + 1}: expected the columns {','.join(expected)}, got {table.fieldnames}")
+    rows = []
     for row in table:
         try:
-            timings.append(Timing(**{name: kind(row[name]) for name, kind in COLUMNS.items()}))
+            rows.append(kind(**{name: convert(row[name]) for name, convert in expected.items()}))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}:{n_facts + table.line_num}: not a timing: {error}") from error
-    return facts, timings
+            raise ValueError(f"{path}:{n_facts + table.line_num}: not a {kind.__name__.lower()}: {error}") from error
+    return facts, rows

@@ -2,8 +2,13 @@
 
 Between `<!-- table:NAME -->` and `<!-- /table:NAME -->` everything is replaced. NAME is
 
-    STEM PHASE    from bench/results/STEM.csv, written by bench.lstm; PHASE is "forward" or "forward+backward"
-    STEM          from bench/results/STEM.json, a results.json written by `rnndrop compare`
+    STEM PHASE         from bench/results/STEM.csv, written by bench.lstm; PHASE is "inference", "forward" or
+                       "forward+backward"
+    STEM PHASE SIZE    of one size only, as "T=32 B=128 I=300 H=128": a column for each dtype and number of threads
+    STEM lengths       from the same file: the sequences with lengths, a column for each phase
+    STEM bars          from the same file, and from memory.csv where that is: bench.bars
+    STEM peaks         from bench/results/STEM.csv, written by bench.memory
+    STEM               from bench/results/STEM.json, a results.json written by `rnndrop compare`
 """
 
 from __future__ import annotations
@@ -12,10 +17,11 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.records import FORWARD, FORWARD_BACKWARD, GEMMS, NN_LSTM, Timing, read
+from bench.bars import Bar, bars
+from bench.records import FORWARD, FORWARD_BACKWARD, FULL, GEMMS, INFERENCE, MASKS, NN_LSTM, Peak, Run, Timing, read
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -55,21 +61,56 @@ def fill(text: str, results: Path) -> str:
 
 def table(name: str, results: Path) -> str:
     """The table of that name and one line of facts."""
-    stem, _, phase = name.partition(" ")
-    if not phase:
+    stem, _, what = name.partition(" ")
+    file = results / f"{stem}.csv"
+    if not what:
         return comparison_table(results / f"{stem}.json")
-    if phase not in (FORWARD, FORWARD_BACKWARD):
-        raise ValueError(f"table:{name}: expected {FORWARD!r} or {FORWARD_BACKWARD!r} after the file, got {phase!r}")
-    facts, timings = read(results / f"{stem}.csv")
-    timings = [timing for timing in timings if timing.phase == phase]
+    if what == "bars":
+        facts, timings = read(file)
+        return f"{bars_table(bars(timings, peaks_beside(file)))}\n\n{provenance(facts)}"
+    if what == "peaks":
+        facts, peaks = read(file, Peak)
+        return (
+            f"{peaks_table(peaks)}\n\nMB above the level before, median of {peaks[0].repeats} processes; in brackets, "
+            f"how many times nn.LSTM's. {threads(peaks)}; {provenance(facts)}"
+        )
+    phase, _, size = what.partition(" ")
+    if phase not in (INFERENCE, FORWARD, FORWARD_BACKWARD, "lengths"):
+        raise ValueError(
+            f"table:{name}: expected 'inference', 'forward', 'forward+backward', 'lengths', 'bars' or 'peaks' after "
+            f"the file, got {phase!r}"
+        )
+    facts, timings = read(file)
+    if phase == "lengths":
+        timings = [timing for timing in timings if timing.sequences != FULL and timing.phase != MASKS]
+        against = "a packed nn.LSTM"
+        text = f"Milliseconds at {', '.join(sizes(timings))} with lengths from 1 to T"
+    else:
+        timings = [timing for timing in timings if timing.sequences == FULL and timing.phase == phase]
+        against = "nn.LSTM"
+        text = f"Milliseconds for {phase}"
+    if size:
+        timings = [timing for timing in timings if size_of(timing) == size]
+        text += f" at {size}"
     if not timings:
-        raise ValueError(f"table:{name}: {stem}.csv has no timings of {phase}")
-    threads = sorted({timing.threads for timing in timings})
+        raise ValueError(f"table:{name}: {stem}.csv has no timings of {what}")
+    column = (lambda t: t.phase) if phase == "lengths" else None
+    repeats = sorted({timing.repeats for timing in timings}, reverse=True)
+    loops = f" (Python's loops: {', '.join(map(str, repeats[1:]))})" if len(repeats) > 1 else ""
     return (
-        f"{grid_table(timings)}\n\nMilliseconds for {phase}, median of {timings[0].repeats} in turn; in brackets, how "
-        f"many times as fast as nn.LSTM without dropout. CPU threads: {', '.join(map(str, threads))}; "
-        f"{provenance(facts)}"
+        f"{grid_table(timings, column)}\n\n{text}, median of {repeats[0]} in turn{loops}; in brackets, how many times "
+        f"as fast as {against} without dropout. {threads(timings)}; {provenance(facts)}"
     )
+
+
+def peaks_beside(timings: Path) -> list[Peak]:
+    """Of memory.csv in the folder of that file; none where it is not there."""
+    file = timings.with_name("memory.csv")
+    return read(file, Peak)[1] if file.exists() else []
+
+
+def threads(runs: Sequence[Run]) -> str:
+    return f"CPU threads: {', '.join(map(str, sorted({run.threads for run in runs})))}"
 
 
 def provenance(facts: dict[str, str]) -> str:
@@ -90,49 +131,96 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), rule, *map(line, rows)])
 
 
-def label(timing: Timing) -> str:
+def label(run: Run) -> str:
     """The contender in words, with its dropout."""
-    rates = [f"{name}={rate:g}" for name, rate in (("p", timing.p), ("p_g", timing.p_g)) if rate]
-    name = f"{timing.contender} ({timing.backend})" if timing.backend else timing.contender
-    return name if timing.dropout == "none" else f"{name}, {' '.join([timing.dropout, *rates])}"
+    rates = [f"{name}={rate:g}" for name, rate in (("p", run.p), ("p_g", run.p_g)) if rate]
+    name = f"{run.contender} ({run.backend})" if run.backend else run.contender
+    name = name if run.sequences == FULL else f"{name} {run.sequences}"
+    return name if run.dropout == "none" else f"{name}, {' '.join([run.dropout, *rates])}"
+
+
+def size_of(run: Run) -> str:
+    return f"T={run.T} B={run.B} I={run.I} H={run.H}"
+
+
+def sizes(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(map(size_of, runs)))
 
 
 def case_table(timings: Sequence[Timing]) -> str:
-    """All timings of one size: median, quartiles, how many times as fast as nn.LSTM, how far from the floor."""
+    """All timings of one case: median, quartiles, how many times as fast as nn.LSTM, how far from the floor.
+
+    Where there are several of nn.LSTM the first is compared with.
+    """
     names = list(dict.fromkeys(map(label, timings)))
-    phases = list(dict.fromkeys(timing.phase for timing in timings))
-    header = ["milliseconds", *(text for p in phases for text in (p, "quartiles", "x nn.LSTM", "/ GEMMs"))]
-    rows = [[name] for name in names]
-    for phase in phases:
-        medians = {label(timing): timing.median_ms for timing in timings if timing.phase == phase}
-        floor = min(timing.median_ms for timing in timings if timing.phase == phase and timing.contender == GEMMS)
-        quartiles = {label(t): f"{figure(t.q1_ms)}-{figure(t.q3_ms)}" for t in timings if t.phase == phase}
+    header, rows = ["milliseconds"], [[name] for name in names]
+    for phase in dict.fromkeys(timing.phase for timing in timings):
+        of_phase = [timing for timing in timings if timing.phase == phase]
+        baseline = next((timing.median_ms for timing in of_phase if timing.contender == NN_LSTM), None)
+        floor = min((timing.median_ms for timing in of_phase if timing.contender == GEMMS), default=None)
+        header += [phase, "quartiles", *(["x nn.LSTM"] if baseline else []), *(["/ GEMMs"] if floor else [])]
+        cells = {
+            label(t): [
+                figure(t.median_ms),
+                f"{figure(t.q1_ms)}-{figure(t.q3_ms)}",
+                *([f"{baseline / t.median_ms:.2f}"] if baseline else []),
+                *([f"{t.median_ms / floor:.2f}"] if floor else []),
+            ]
+            for t in of_phase
+        }
         for name, row in zip(names, rows, strict=True):
-            ms = medians[name]
-            row += [figure(ms), quartiles[name], f"{medians[NN_LSTM] / ms:.2f}", f"{ms / floor:.2f}"]
+            row += cells.get(name, [""] * (len(header) - len(row)))
     return markdown(header, rows)
 
 
-def grid_table(timings: Sequence[Timing]) -> str:
-    """One phase at every size: a row for each contender, a column for each size, dtype and number of threads."""
-    sizes = {f"T={t.T} B={t.B} I={t.I} H={t.H}" for t in timings}
-    several = {field: len({getattr(t, field) for t in timings}) > 1 for field in ("dtype", "threads")}
+def column_of(runs: Sequence[Run]) -> Callable[[Run], str]:
+    """What tells these apart besides the contender: the size, and dtype and threads where there are several."""
+    several = {field: len({getattr(run, field) for run in runs}) > 1 for field in ("dtype", "threads")}
+    with_size = len(sizes(runs)) > 1 or not any(several.values())
 
-    def column(t: Timing) -> str:
-        parts = [f"T={t.T} B={t.B} I={t.I} H={t.H}"] if len(sizes) > 1 or not any(several.values()) else []
-        parts += [t.dtype] if several["dtype"] else []
-        parts += [f"{t.threads} thread{'s' * (t.threads > 1)}"] if several["threads"] else []
+    def column(run: Run) -> str:
+        parts = [size_of(run)] if with_size else []
+        parts += [run.dtype] if several["dtype"] else []
+        parts += [f"{run.threads} thread{'s' * (run.threads > 1)}"] if several["threads"] else []
         return ", ".join(parts)
 
-    medians = {(label(t), column(t)): t.median_ms for t in timings}
-    columns = list(dict.fromkeys(map(column, timings)))
+    return column
 
-    def cell(name: str, column: str) -> str:
-        ms = medians.get((name, column))
-        return "" if ms is None else f"{figure(ms)} ({medians[NN_LSTM, column] / ms:.2f})"
 
-    names = dict.fromkeys(map(label, timings))
-    return markdown(["", *columns], [[name, *(cell(name, column) for column in columns)] for name in names])
+def grid_table(timings: Sequence[Timing], column: Callable[[Timing], str] | None = None) -> str:
+    """A row for each contender; by default one phase, with a column for each size, dtype and number of threads."""
+    column = column or column_of(timings)
+    cells: dict[str, dict[str, str]] = {label(timing): {} for timing in timings}
+    baselines: dict[str, float] = {}
+    for t in timings:
+        if t.contender == NN_LSTM:
+            baselines.setdefault(column(t), t.median_ms)
+    for t in timings:
+        cells[label(t)][column(t)] = f"{figure(t.median_ms)} ({baselines[column(t)] / t.median_ms:.2f})"
+    return by_contender(cells)
+
+
+def peaks_table(peaks: Sequence[Peak]) -> str:
+    """A row for each contender, a column for each size."""
+    column = column_of(peaks)
+    baselines = {column(peak): peak.median_bytes for peak in peaks if peak.contender == NN_LSTM}
+    cells: dict[str, dict[str, str]] = {label(peak): {} for peak in peaks}
+    for peak in peaks:
+        ratio = peak.median_bytes / baselines[column(peak)]
+        cells[label(peak)][column(peak)] = f"{figure(peak.median_bytes / 1e6)} ({ratio:.2f})"
+    return by_contender(cells)
+
+
+def by_contender(cells: dict[str, dict[str, str]]) -> str:
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    return markdown(
+        ["", *columns], [[name, *(row.get(column, "") for column in columns)] for name, row in cells.items()]
+    )
+
+
+def bars_table(bars: Sequence[Bar]) -> str:
+    rows = [[bar.case, bar.what, bar.required, bar.shown, "met" if bar.met else "MISSED"] for bar in bars]
+    return markdown(["case", "ratio", "required", "measured", ""], rows)
 
 
 def figure(ms: float) -> str:

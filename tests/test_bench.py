@@ -6,9 +6,11 @@ Nothing here looks at how long anything took.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +22,10 @@ from torch import Tensor
 PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, str(PROJECT))  # bench/ is not installed
 
-from bench import contenders, lstm, records, small_case, tables  # noqa: E402
+from bench import bars, contenders, curves, lstm, memory, records, small_case, tables  # noqa: E402
 from bench.contenders import Problem, Size  # noqa: E402
-from bench.records import FORWARD, FORWARD_BACKWARD, Timing  # noqa: E402
-from rnndrop_cuda import LayerMasks, functional, ops  # noqa: E402
+from bench.records import FORWARD, FORWARD_BACKWARD, INFERENCE, MASKS, Peak, Timing  # noqa: E402
+from rnndrop_cuda import LayerMasks, functional, ops, reference  # noqa: E402
 
 CPU = torch.device("cpu")
 SMALL = Size(T=3, B=2, I=4, H=5)
@@ -34,10 +36,15 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
 def timing(**changes: object) -> Timing:
     ms = {"median_ms": 2.0, "q1_ms": 1.5, "q3_ms": 3.25, "min_ms": 1.0, "max_ms": 9.0}
-    base = Timing(
-        *(32, 128, 300, 128), "float32", 2, FORWARD, records.NN_LSTM, "", "none", 0.0, 0.0, repeats=15, calls=3, **ms
-    )
+    base = Timing(*RUN, repeats=15, phase=FORWARD, calls=3, **ms)
     return dataclasses.replace(base, **changes)
+
+
+def peak(**changes: object) -> Peak:
+    return dataclasses.replace(Peak(*RUN, repeats=3, median_bytes=20_000_000, min_bytes=1, max_bytes=2), **changes)
+
+
+RUN = (*(32, 128, 300, 128), "float32", 2, records.FULL, records.NN_LSTM, "", "none", 0.0, 0.0)
 
 
 FACTS = {"device": "cpu", "machine": "a CPU, 2 cores", "torch": "2.13.0", "commit": "0123456789abcdef", "command": "x"}
@@ -48,6 +55,7 @@ TIMINGS = [
     timing(T=400, median_ms=314.1),
     timing(T=400, contender="GEMMs alone", backend="oneDNN", median_ms=286.2),
 ]
+PEAKS = [peak(), peak(contender="LSTM module", backend="cpu", median_bytes=15_000_000), peak(T=1, median_bytes=300_000)]
 
 # ---------------------------------------------------------------- CSV
 
@@ -56,6 +64,13 @@ def test_csv_gives_back_what_was_written(tmp_path: Path) -> None:
     records.write(tmp_path / "t.csv", {**FACTS, "odd": "a: b, # c"}, TIMINGS)
     assert records.read(tmp_path / "t.csv") == ({**FACTS, "odd": "a: b, # c"}, TIMINGS)
     assert [file.name for file in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_csv_of_peaks_is_not_one_of_timings(tmp_path: Path) -> None:
+    records.write(tmp_path / "m.csv", FACTS, PEAKS)
+    assert records.read(tmp_path / "m.csv", Peak) == (FACTS, PEAKS)
+    with pytest.raises(ValueError, match=r"m.csv:6: expected the columns T,.*median_ms,"):
+        records.read(tmp_path / "m.csv")
 
 
 @pytest.mark.parametrize("facts", [{"two": "lines\nhere"}, {"co:lon": "x"}])
@@ -115,6 +130,62 @@ def test_grid_table_tells_dtypes_and_threads_apart() -> None:
     assert "T=32 B=128 I=300 H=128, bfloat16 | T=1 B=128 I=300 H=128, float32" in by_size_and_dtype
 
 
+def test_case_table_leaves_empty_what_was_not_timed() -> None:
+    masks = timing(contender="LSTM module", backend="cpu", dropout="Gal batch", p=0.5, phase=MASKS, median_ms=0.25)
+    packed = timing(sequences="packed", phase=INFERENCE)
+    padded = timing(sequences="padded", phase=INFERENCE, median_ms=4.0)
+    assert tables.case_table([masks, packed, padded]).splitlines() == [
+        "| milliseconds                       | masks | quartiles | inference | quartiles | x nn.LSTM |",
+        "|------------------------------------|------:|----------:|----------:|----------:|----------:|",
+        "| LSTM module (cpu), Gal batch p=0.5 |  0.25 |  1.5-3.25 |           |           |           |",
+        "| nn.LSTM packed                     |       |           |         2 |  1.5-3.25 |      1.00 |",
+        "| nn.LSTM padded                     |       |           |         4 |  1.5-3.25 |      0.50 |",
+    ]
+
+
+def test_lengths_table_has_the_ragged_timings_only_and_compares_with_the_packed_nn_lstm(tmp_path: Path) -> None:
+    ragged = [
+        timing(sequences="packed"),
+        timing(sequences="padded", median_ms=1.0),
+        timing(sequences="packed", phase=FORWARD_BACKWARD, median_ms=8.0),
+        timing(sequences="lengths=", contender="LSTM module", phase=FORWARD_BACKWARD, median_ms=2.0),
+        timing(sequences="lengths=", contender="LSTM module", phase=MASKS, median_ms=0.125),
+    ]
+    records.write(tmp_path / "cpu.csv", FACTS, [*TIMINGS, *ragged])
+    table = tables.table("cpu lengths", tmp_path)
+    assert table.splitlines()[:5] == [
+        "|                      |  forward | forward+backward |",
+        "|----------------------|---------:|-----------------:|",
+        "| nn.LSTM packed       | 2 (1.00) |         8 (1.00) |",
+        "| nn.LSTM padded       | 1 (2.00) |                  |",
+        "| LSTM module lengths= |          |         2 (4.00) |",
+    ]
+    assert "at T=32 B=128 I=300 H=128 with lengths from 1 to T, median of 15" in table
+    assert tables.table("cpu forward", tmp_path).startswith(tables.grid_table(TIMINGS))
+
+
+def test_table_of_one_size_has_its_dtypes_and_threads(tmp_path: Path) -> None:
+    timings = [timing(), timing(threads=1, median_ms=4.0), timing(T=7), timing(dtype="bfloat16", median_ms=9.0)]
+    records.write(tmp_path / "grid.csv", FACTS, timings)
+    table = tables.table("grid forward T=32 B=128 I=300 H=128", tmp_path)
+    assert table.splitlines()[0] == "|         | float32, 2 threads | float32, 1 thread | bfloat16, 2 threads |"
+    assert "Milliseconds for forward at T=32 B=128 I=300 H=128, median" in table
+    with pytest.raises(ValueError, match="no timings of forward T=8"):
+        tables.table("grid forward T=8", tmp_path)
+
+
+def test_peaks_table(tmp_path: Path) -> None:
+    records.write(tmp_path / "memory.csv", FACTS, PEAKS)
+    table = tables.table("memory peaks", tmp_path)
+    assert table.splitlines()[:4] == [
+        "|                   | T=32 B=128 I=300 H=128 | T=1 B=128 I=300 H=128 |",
+        "|-------------------|-----------------------:|----------------------:|",
+        "| nn.LSTM           |              20 (1.00) |            0.3 (1.00) |",
+        "| LSTM module (cpu) |              15 (0.75) |                       |",
+    ]
+    assert "median of 3 processes" in table
+
+
 def test_fill_replaces_what_is_marked_and_nothing_else(tmp_path: Path) -> None:
     records.write(tmp_path / "cpu.csv", FACTS, TIMINGS)
     text = "before\n<!-- table:cpu forward -->\nold\n<!-- /table:cpu forward -->\nafter\n"
@@ -136,7 +207,9 @@ def test_a_table_of_uncommitted_code_says_so() -> None:
     [
         ("<!-- table:cpu forward -->\n", "table:cpu forward.* has no partner"),
         ("<!-- table:cpu forward -->\n<!-- /table:cpu -->\n", "has no partner"),
-        ("<!-- table:cpu backward -->\n<!-- /table:cpu backward -->\n", "table:cpu backward: expected 'forward' or"),
+        ("<!-- table:cpu backward -->\n<!-- /table:cpu backward -->\n", "table:cpu backward: expected 'inference', "),
+        ("<!-- table:cpu bars -->\n<!-- /table:cpu bars -->\n", "no forward.backward of nn.LSTM, full, dropout none"),
+        ("<!-- table:cpu peaks -->\n<!-- /table:cpu peaks -->\n", "expected the columns .*median_bytes"),
         (
             "<!-- table:cpu forward+backward -->\n<!-- /table:cpu forward+backward -->\n",
             "no timings of forward.backward",
@@ -186,6 +259,237 @@ def test_readme_is_made_from_the_committed_results() -> None:
     assert tables.fill(text, tables.RESULTS) == text, "run `python -m bench.tables`"
 
 
+# ---------------------------------------------------------------- bars
+
+
+def measured_for_bars() -> list[Timing]:
+    """nn.LSTM takes 100 ms everywhere, ours 50, the GEMMs 40, drawing 1."""
+    ours = {"contender": records.MODULE, "backend": "cpu", "median_ms": 50.0}
+    timings = []
+    for size in (bars.SEMINAR, bars.LONG, bars.WIDE, bars.ONE):
+        at = {**dict(zip("TBIH", size, strict=True)), "median_ms": 100.0}
+        for phase in (INFERENCE, FORWARD_BACKWARD):
+            timings.append(timing(**at, phase=phase))
+            timings += [timing(**at | ours, phase=phase)]
+            timings += [timing(**at | {"contender": records.GEMMS, "backend": b, "median_ms": ms}, phase=phase)
+                        for b, ms in (("ATen", 60.0), ("oneDNN", 40.0))]  # fmt: skip
+        for dropout, p, p_g in (bars.GAL, bars.SEMENIUTA):
+            kind = {"dropout": dropout, "p": p, "p_g": p_g}
+            timings.append(timing(**at | ours | kind, phase=FORWARD_BACKWARD))
+            timings.append(timing(**at | ours | kind | {"median_ms": 1.0}, phase=MASKS))
+    ragged = {**dict(zip("TBIH", bars.LONG, strict=True)), "phase": FORWARD_BACKWARD}
+    timings.append(timing(**ragged, sequences="packed", median_ms=100.0))
+    timings += [timing(**ragged | ours | {"sequences": form}) for form in ("packed", "lengths=", "padded")]
+    return timings
+
+
+def test_bars_are_met_or_missed_by_what_was_measured() -> None:
+    found = bars.bars(measured_for_bars(), [])
+    assert [(bar.required, bar.shown, bar.met) for bar in found] == [
+        *((f"at least {bound}", "2.000", True) for bound in ("1.15", "1.90", "1.05")),
+        *((f"at least {bound}", "2.000", True) for bound in ("1.05", "1.70", "1.00")),
+        *((f"at least {bound}", "2.000", True) for bound in ("1.10", "1.60", "1.05")),
+        ("at least 1.50", "2.000", True),
+        ("at least 2.50", "2.000", False),
+        ("at least 2.50", "2.000", False),
+        ("at most 1.10", "1.000", True),
+        ("at most 1.10", "1.250", False),
+        ("at most 1.10", "1.250", False),
+        *[("at most 2%", "2.00%", True)] * 6,
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed, by, what",
+    [
+        (
+            {"contender": "LSTM module", "dropout": "Gal batch", "phase": FORWARD_BACKWARD, "T": 400},
+            1.3,
+            "nn.LSTM / ours, Gal p=0.5",
+        ),
+        ({"contender": "LSTM module", "dropout": "none", "phase": INFERENCE, "B": 1}, 1.5, "nn.LSTM / ours"),
+        (
+            {"contender": "LSTM module", "phase": MASKS, "p_g": 0.3, "T": 32},
+            1.01,
+            "drawing masks / all, Semeniuta p_g=0.3",
+        ),
+        ({"sequences": "padded"}, 0.9, "ours lengths= / ours padded"),
+    ],
+)
+def test_a_bar_is_missed_where_its_own_timing_is_worse(changed: dict[str, object], by: float, what: str) -> None:
+    worse = [
+        dataclasses.replace(t, median_ms=t.median_ms * by) if all(getattr(t, k) == v for k, v in changed.items()) else t
+        for t in measured_for_bars()
+    ]
+    before, after = (bars.bars(timings, []) for timings in (measured_for_bars(), worse))
+    assert [new.what for old, new in zip(before, after, strict=True) if old.met and not new.met] == [what]
+
+
+def test_bars_of_memory_and_of_the_largest_number_of_threads() -> None:
+    sizes = [dict(zip("TBIH", size, strict=True)) for size in bars.SPEEDUPS]
+    kinds = [dict(zip(("dropout", "p", "p_g"), kind, strict=True)) for kind in bars.KINDS.values()]
+    ours = {"contender": records.MODULE, "backend": "cpu", "median_bytes": 21_000_000}
+    peaks = [*(peak(**size) for size in sizes), *(peak(**size | kind | ours) for size in sizes for kind in kinds)]
+    slower = [dataclasses.replace(t, threads=1, median_ms=9e9) for t in measured_for_bars()]
+    with_peaks = bars.bars(slower + measured_for_bars(), peaks)
+    without = bars.bars(measured_for_bars(), [])
+    assert with_peaks[: len(without)] == without
+    assert [(bar.required, bar.shown, bar.met) for bar in with_peaks[len(without) :]] == [
+        ("at most 1.00", "1.050", False)
+    ] * 9
+
+
+def test_bars_name_what_was_not_measured() -> None:
+    timings = [t for t in measured_for_bars() if t.phase != MASKS]
+    with pytest.raises(ValueError, match="no masks of LSTM module, full, dropout Gal batch 0.5 0.0, T=32 B=128"):
+        bars.bars(timings, [])
+
+
+def test_bars_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records.write(tmp_path / "cpu.csv", FACTS, measured_for_bars())
+    assert bars.main([str(tmp_path / "cpu.csv")]) == 0
+    assert "17 of 21 met. a CPU, 2 cores" in (printed := capsys.readouterr().out)
+    assert tables.table("cpu bars", tmp_path).splitlines()[0] == printed.splitlines()[0]
+    records.write(tmp_path / "memory.csv", FACTS, PEAKS)
+    assert bars.main([str(tmp_path / "cpu.csv")]) == 2
+    assert "no peak of LSTM module" in capsys.readouterr().err
+
+
+def test_the_grid_has_everything_that_the_bars_need() -> None:
+    cases = {(tuple(case.size), case.who == lstm.RAGGED) for case in lstm.GRIDS["cpu"] if case.dtype == "float32"}
+    assert cases >= {(size, False) for size in (*bars.SPEEDUPS, bars.ONE)} | {(bars.LONG, True)}
+
+
+# ---------------------------------------------------------------- curves
+
+
+def test_lines_go_through_what_differs_along_one_axis() -> None:
+    centre = {**lstm.CENTRE._asdict(), "phase": FORWARD_BACKWARD}
+    ours = {"contender": records.MODULE, "backend": "cpu"}
+    gal = {"dropout": "Gal batch", "p": 0.5}
+    timings = [
+        timing(**centre | {"T": 128}, median_ms=4.0),
+        timing(**centre, median_ms=2.0),
+        timing(**centre | {"T": 128, "B": 1}, median_ms=9.0),
+        *(
+            timing(**centre | {"contender": records.GEMMS, "backend": b, "median_ms": ms})
+            for b, ms in (("a", 3.0), ("b", 1.0))
+        ),
+        timing(**centre | ours, median_ms=1.75),
+        timing(**centre | ours | gal, median_ms=1.5),
+        timing(**centre | ours | gal | {"p": 0.9}, median_ms=1.25),
+    ]
+    along_t = curves.lines(timings, "T")
+    assert along_t["nn.LSTM"] == [(64, 2.0), (128, 4.0)]
+    assert along_t["GEMMs alone (dense)"] == [(64, 1.0)]
+    assert along_t["ours, Gal p=0.5"] == [(64, 1.5)]
+    assert "nn.LSTMCell loop" not in along_t
+    along_p = curves.lines(timings, "p")
+    assert along_p["ours, Gal p=0.5"] == [(0.0, 1.75), (0.5, 1.5), (0.9, 1.25)]
+    assert along_p["nn.LSTM"] == [(0.0, 2.0), (1.0, 2.0)]
+
+
+def test_no_two_lines_look_alike_without_colour() -> None:
+    assert len({line.marker for line in curves.LINES.values()}) == len(curves.LINES)
+
+
+def test_the_scaling_grid_gives_every_line_points() -> None:
+    kinds = {(case.size, p) for case in lstm.GRIDS["scaling"] for p in case.ps or (0.5,)}
+    for axis in "TBIH":
+        assert len({getattr(size, axis) for size, _ in kinds if curves_along(size, axis)}) >= 5
+    assert {(lstm.CENTRE, p) for p in (0.3, 0.5, 0.9)} <= kinds
+
+
+def curves_along(size: Size, axis: str) -> bool:
+    return size._replace(**{axis: 0}) == lstm.CENTRE._replace(**{axis: 0})
+
+
+def test_curves_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="the demo extra is not installed")
+    image = pytest.importorskip("PIL.Image")
+    centre = lstm.CENTRE._asdict()
+    timings = [
+        timing(**centre | {"T": T}, threads=threads, phase=phase)
+        for threads in (1, 2)
+        for phase in (INFERENCE, FORWARD_BACKWARD)
+        for T in (16, 32)
+    ]
+    file = tmp_path / "grid.csv"
+    records.write(file, FACTS, timings)
+    assert curves.main([str(file)]) == 0
+    for png in ("grid-inference-1-thread.png", "grid-training-2-threads.png"):
+        with image.open(tmp_path / png) as drawn:
+            assert drawn.text["Source"] == f"grid.csv sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    records.write(file, FACTS, [timing(threads=1)])
+    assert curves.main([str(file)]) == 2
+    assert "grid.csv: expected timings of inference, float32, 1 thread" in capsys.readouterr().err
+
+
+def test_readmes_curves_are_drawn_from_the_committed_results() -> None:
+    image = pytest.importorskip("PIL.Image")
+    names = re.findall(r"\]\((bench/results/[^)]*\.png)\)", (PROJECT / "README.md").read_text(encoding="utf-8"))
+    assert names, "no curves are shown"
+    for name in names:
+        with image.open(PROJECT / name) as drawn:
+            assert drawn.text["Source"] == curves.fingerprint(tables.RESULTS / "scaling.csv"), (
+                "run `python -m bench.curves`"
+            )
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_peak_is_what_was_alive_at_once() -> None:
+    megabyte = 1 << 20
+
+    with_one, with_four = (memory.in_a_process(peak_after_a_larger_one, call) for call in ("in turn", "together"))
+    assert abs(with_one - 8 * megabyte) < megabyte
+    assert abs(with_four - 32 * megabyte) < megabyte
+
+
+def peak_after_a_larger_one(which: str) -> int:
+    """In bytes; what was freed before is not to hide any of it."""
+    float(torch.ones(1 << 25).sum())  # and what is called below is loaded
+    small = [torch.ones(1 << 14) for _ in range(100)]
+    del small
+    calls = {
+        "in turn": lambda: [float(torch.ones(1 << 21).sum()) for _ in range(4)],
+        "together": lambda: [torch.ones(1 << 21) for _ in range(4)],
+    }
+    return memory.peak_of(calls[which], CPU)
+
+
+def test_memory_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "memory.csv"
+    argv = ["--size", "20,16,24,32", "--repeats", "2", "--backends", OURS[0], "--threads", "1", "--out", str(out)]
+    assert memory.main(argv) == 0
+    facts, peaks = records.read(out, Peak)
+    assert facts["command"].startswith("python -m bench.memory --size 20,16,24,32")
+    assert "resident, VmHWM" in facts["measured"]
+    assert [(p.contender, p.dropout, p.p, p.p_g) for p in peaks] == [
+        ("nn.LSTM", "none", 0.0, 0.0),
+        ("nn.LSTMCell loop", "none", 0.0, 0.0),
+        ("LSTM module", "none", 0.0, 0.0),
+        ("LSTM module", "Gal batch", 0.5, 0.0),
+        ("LSTM module", "Semeniuta step", 0.0, 0.3),
+    ]
+    for p in peaks:
+        assert (p.T, p.B, p.I, p.H, p.threads, p.repeats) == (20, 16, 24, 32, 1, 2)
+        # y and the saved gates at least
+        assert 20 * 16 * 5 * 32 * 4 <= p.min_bytes <= p.median_bytes <= p.max_bytes < 100 << 20
+    assert tables.peaks_table(peaks) in capsys.readouterr().out
+
+
+def test_memory_of_a_wrong_contender_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(contenders, "nn_lstm", without_gradient_through_h_n)
+    argv = ["--size", "3,2,4,5", "--backends", "python", "--out", str(tmp_path / "m.csv")]
+    assert memory.main(argv) == 1
+    assert "nn.LSTM, dropout none (T=3 B=2 I=4 H=5, torch.float32) is wrong" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---------------------------------------------------------------- what is timed
 
 
@@ -215,6 +519,134 @@ def test_every_backend_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> 
     ):
         contender.forward()
     assert asked == ["cpu"] * 5 + ["python"] * 2
+
+
+@pytest.mark.parametrize("kind", contenders.dropouts([0.5], [0.75]), ids=str)
+def test_the_module_draws_the_masks_that_its_dropout_says(
+    kind: contenders.Dropout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem(SMALL, torch.float32, CPU)
+    module = problem.module("python", kind)
+    contender = contenders.ModuleContender(
+        "LSTM module", "python", kind, contenders.as_module(module, "full"), problem, module=module
+    )
+    used = []
+    real = reference.lstm_steps
+    monkeypatch.setattr(reference, "lstm_steps", lambda **given: used.append(given) or real(**given))
+    contender.forward()
+    contender.forward()
+    drawn = kind.draw(SMALL, torch.float32, CPU)
+    for given in used:
+        for name, like in (("mask_x", drawn.x), ("mask_h", drawn.h), ("mask_g", drawn.g)):
+            assert (given[name] is None) == (like is None)
+            assert like is None or given[name].shape == like.shape
+    for phase in (MASKS,) if kind.p or kind.p_g else ():
+        [masks] = contender.calls[phase]()
+        assert [mask is None for mask in masks[:3]] == [mask is None for mask in drawn[:3]]
+    assert (INFERENCE in contender.calls) == (not kind.p and not kind.p_g)
+
+
+def test_modules_have_the_weights_of_the_problem_themselves() -> None:
+    problem = Problem(SMALL, torch.float32, CPU)
+    module = problem.module(OURS[0], contenders.NO_DROPOUT)
+    assert all(ours is theirs for ours, theirs in zip(module.parameters(), problem.lstm.parameters(), strict=True))
+    problem.gradients(contenders.as_module(module, "full")(problem, contenders.NO_MASKS))  # of all that is asked for
+
+
+def test_inference_is_in_eval_and_keeps_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(SMALL, torch.float32, CPU)
+    modes = []
+
+    def layer(problem: Problem, masks: LayerMasks) -> tuple[Tensor, Tensor, Tensor]:
+        modes.append((problem.lstm.training, torch.is_grad_enabled()))
+        return contenders.nn_lstm(problem, masks)
+
+    contender = contenders.LayerContender("nn.LSTM", "", contenders.NO_DROPOUT, layer, problem)
+    monkeypatch.setattr(lstm, "SHORTEST_MEASUREMENT_MS", 0.0)
+    timings = lstm.measure(problem, [contender], repeats=1)  # after two rounds that warm up
+    assert [t.phase for t in timings] == [FORWARD_BACKWARD, FORWARD, INFERENCE]
+    assert modes == [(True, True)] * 6 + [(False, False)] * 3
+    assert not contender.inference()[0].requires_grad
+
+
+def test_an_inference_that_differs_is_found() -> None:
+    problem = Problem(SMALL, torch.float32, CPU)
+
+    def layer(problem: Problem, masks: LayerMasks) -> tuple[Tensor, Tensor, Tensor]:
+        y, h_n, c_n = contenders.nn_lstm(problem, masks)
+        return y, h_n if torch.is_grad_enabled() else 2 * h_n, c_n
+
+    with pytest.raises(contenders.VerificationError, match="h_n in eval is off"):
+        contenders.verify(problem, [contenders.LayerContender("x", "", contenders.NO_DROPOUT, layer, problem)])
+
+
+# ---------------------------------------------------------------- lengths
+
+
+@pytest.mark.parametrize("B", [1, 2, 5, 64])
+def test_random_lengths_are_from_1_to_t_with_half_of_it_on_average(B: int) -> None:
+    lengths = contenders.random_lengths(200, B)
+    assert lengths.shape == (B,) and lengths.max() == 200 and lengths.min() >= 1
+    if B % 2 == 0:
+        assert lengths.min() == 1
+        assert lengths.double().mean() == 100.5
+
+
+RAGGED_FORMS = ["packed", "padded", "packed", "lengths=", "padded"]
+
+
+def test_ragged_contenders_agree_with_the_reference_up_to_the_end_of_each_sequence() -> None:
+    problem = Problem(Size(T=9, B=4, I=5, H=6), torch.float32, CPU, ragged=True)
+    ragged = contenders.ragged_layers(problem, OURS, contenders.dropouts([0.5], [0.3]))
+    assert [c.sequences for c in ragged if c.dropout.name == "none"] == RAGGED_FORMS
+    assert {c.dropout.name for c in ragged if c.name == records.MODULE} == set(contenders.MAIN_KINDS)
+    contenders.verify(problem, ragged)
+    past_the_end = torch.arange(9).unsqueeze(1) >= problem.lengths
+    assert past_the_end.any()
+    for contender in ragged:
+        y, _, _ = contender.forward()
+        assert bool(y[past_the_end].any()) == (contender.sequences == "padded")
+
+
+def ignoring_lengths(problem: Problem, masks: LayerMasks) -> tuple[Tensor, Tensor, Tensor]:
+    return contenders.nn_lstm(problem, masks)
+
+
+def with_a_trace_past_the_end(problem: Problem, masks: LayerMasks) -> tuple[Tensor, Tensor, Tensor]:
+    y, h_n, c_n = contenders.as_module(problem.lstm, "packed")(problem, masks)
+    return y + 1e-12 * (y == 0), h_n, c_n
+
+
+def with_a_gradient_past_the_end(problem: Problem, masks: LayerMasks) -> tuple[Tensor, Tensor, Tensor]:
+    y, h_n, c_n = contenders.as_module(problem.lstm, "packed")(problem, masks)
+    return y + 1e-12 * (problem.x.sum() - problem.x.sum().detach()) * (y != 0), h_n, c_n
+
+
+@pytest.mark.parametrize(
+    "layer, found",
+    [
+        (ignoring_lengths, "y is not zero past the end"),
+        (with_a_trace_past_the_end, "y is not zero past the end"),
+        (with_a_gradient_past_the_end, "the gradient of x is not zero past the end"),
+    ],
+)
+def test_a_contender_wrong_about_lengths_is_found(layer: contenders.Layer, found: str) -> None:
+    problem = Problem(Size(T=9, B=4, I=5, H=6), torch.float32, CPU, ragged=True)
+    contender = contenders.LayerContender("nn.LSTM", "", contenders.NO_DROPOUT, layer, problem, "packed")
+    with pytest.raises(contenders.VerificationError, match=f"nn.LSTM packed, dropout none .*{found}"):
+        contenders.verify(problem, [contender])
+
+
+def test_the_ragged_floor_leaves_out_the_steps_that_are_not_there() -> None:
+    problem = Problem(Size(T=9, B=4, I=5, H=6), torch.float32, CPU, ragged=True)
+    flops = []
+
+    def count(out: Tensor, a: Tensor, b: Tensor, accumulate: bool) -> Tensor:
+        flops.append(2 * a.shape[0] * a.shape[1] * b.shape[1])
+        return contenders.aten(out, a, b, accumulate)
+
+    contenders.Gemms(problem, "counted", count).forward_backward()
+    assert sum(flops) == 3 * 2 * int(problem.lengths.sum()) * 4 * 6 * (5 + 6)
 
 
 def without(name: str) -> contenders.Layer:
@@ -293,7 +725,7 @@ def test_benchmark_end_to_end(tmp_path: Path) -> None:
         "--p",
         "0.25",
         "--repeats",
-        "2",
+        "4",
         "--threads",
         "1",
     ]
@@ -309,11 +741,20 @@ def test_benchmark_end_to_end(tmp_path: Path) -> None:
     kinds = contenders.dropouts([0.25], [0.3])
     problem = Problem(SMALL, torch.float32, CPU)
     everyone = [*contenders.layers(problem, OURS, kinds), *contenders.floors(problem)]
-    for phase in (FORWARD, FORWARD_BACKWARD):
+    for phase in (MASKS, INFERENCE, FORWARD, FORWARD_BACKWARD):
         timed = [(t.contender, t.backend, t.dropout, t.p, t.p_g) for t in timings if t.phase == phase]
-        assert timed == [(c.name, c.backend, c.dropout.name, c.dropout.p, c.dropout.p_g) for c in everyone]
+        those = [c for c in everyone if phase in c.calls]
+        assert timed == [(c.name, c.backend, c.dropout.name, c.dropout.p, c.dropout.p_g) for c in those]
+    assert [(c.dropout.name, c.backend) for c in everyone if MASKS in c.calls] == [
+        ("Gal batch", OURS[0]), ("Semeniuta step", OURS[0]),
+    ]  # fmt: skip
+    assert {c.name for c in everyone if INFERENCE in c.calls} == {
+        "nn.LSTM", "nn.LSTMCell loop", "rnndrop", "LSTM module", "GEMMs alone",
+    }  # fmt: skip
     for t in timings:
-        assert (t.T, t.B, t.I, t.H, t.dtype, t.threads, t.repeats) == (3, 2, 4, 5, "float32", 1, 2)
+        looped = t.contender == "nn.LSTMCell loop" or t.backend == "python"
+        assert (t.T, t.B, t.I, t.H, t.dtype, t.threads) == (3, 2, 4, 5, "float32", 1)
+        assert t.repeats == (2 if looped else 4)  # the rounds 0 and 3
         assert 0 < t.min_ms <= t.q1_ms <= t.median_ms <= t.q3_ms <= t.max_ms < math.inf
     assert tables.case_table(timings) in done.stdout
 
@@ -338,6 +779,7 @@ def test_nothing_is_timed_or_written_when_a_contender_is_wrong(
         (["--p-g", "nan"], "expected a number above 0 and below 1, got 'nan'"),
         (["--repeats", "few"], "expected a whole number of at least 1, got 'few'"),
         (["--grid", "cpu", "--size", "1,1,1,1"], "not allowed with"),
+        (["--lengths"], "expected --size beside it"),
         (["--backends", "cuda"], "--backends cuda does not run on --device cpu"),
         (["--out", "."], "--out .: expected a file, this is a folder"),
         (["--out", "/proc/x/t.csv"], "/proc/x"),
