@@ -197,11 +197,11 @@ class LayerContender:
             return self.forward()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModuleContender(LayerContender):
     """Our module as its user calls it: it draws its own masks."""
 
-    module: LSTM | None = None
+    module: LSTM
 
     @property
     def calls(self) -> dict[str, Callable[[], object]]:
@@ -209,7 +209,6 @@ class ModuleContender(LayerContender):
         return calls if self.dropout == NO_DROPOUT else {MASKS: self.draw, **calls}
 
     def draw(self) -> list[LayerMasks]:
-        assert self.module is not None
         return self.module.draw_masks(self.problem.size.T, self.problem.size.B)
 
     def forward(self) -> Output:

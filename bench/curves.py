@@ -26,7 +26,7 @@ AXES = {
     "B": "batch B",
     "I": "input features I",
     "H": "hidden features H",
-    "p": "probability of dropping p",
+    "p": "p of Gal's dropout, p_g of Semeniuta's",
 }
 SOURCE = "Source"
 
@@ -36,13 +36,13 @@ class Line(NamedTuple):
     dropout: tuple[str, float, float]
     color: str
     marker: str
-    dashes: str
+    dashes: str | tuple[int, tuple[int, ...]]
 
 
 # Okabe and Ito's colours, which are told apart without red and green.
 LINES = {
     "nn.LSTM": Line(NN_LSTM, NONE, "#000000", "o", "-"),
-    "nn.LSTMCell loop": Line(CELL_LOOP, NONE, "#E69F00", "v", ":"),
+    "nn.LSTMCell loop": Line(CELL_LOOP, NONE, "#E69F00", "v", (0, (6, 2, 1, 2, 1, 2))),
     "ours, no dropout": Line(MODULE, NONE, "#0072B2", "s", "-"),
     "ours, Gal p=0.5": Line(MODULE, GAL, "#009E73", "D", "--"),
     "ours, Semeniuta p_g=0.3": Line(MODULE, SEMENIUTA, "#D55E00", "^", "-."),
@@ -99,6 +99,7 @@ def lines(timings: Sequence[Timing], axis: str) -> dict[str, Points]:
             own = [(x, t) for t in of_contender if t.dropout == "none" for x in (0.0, 1.0)]
         else:
             own = [(t.p or t.p_g, t) for t in of_contender if t.dropout in ("none", line.dropout[0])]
+            own = own if any(x for x, _ in own) else []
         fastest: dict[float, float] = {}  # of the GEMMs' libraries
         for x, t in own:
             fastest[x] = min(t.median_ms, fastest.get(x, t.median_ms))
@@ -112,7 +113,7 @@ def draw(png: Path, title: str, panels: dict[str, dict[str, Points]], facts: dic
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     panels = {axis: lines for axis, lines in panels.items() if axis != "p" or any("p=" in name for name in lines)}
     if not any(panels.values()):
@@ -124,10 +125,13 @@ def draw(png: Path, title: str, panels: dict[str, dict[str, Points]], facts: dic
             plot.plot(*zip(*points, strict=True), label=name, **style(LINES[name]))
         plot.set_xlabel(AXES[axis])
         plot.set_ylabel("milliseconds")
-        plot.set_yscale("log")
-        plot.yaxis.set_major_formatter(plain)
-        plot.yaxis.set_minor_formatter(plain if axis == "p" else NullFormatter())
-        if axis != "p":
+        if axis == "p":
+            plot.set_ylim(bottom=0)
+        else:
+            plot.set_yscale("log")
+            plot.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            plot.yaxis.set_major_formatter(plain)
+            plot.yaxis.set_minor_formatter(NullFormatter())
             plot.set_xscale("log", base=2)
             plot.xaxis.set_major_locator(FixedLocator(sorted({x for points in of_panel.values() for x, _ in points})))
             plot.xaxis.set_major_formatter(plain)

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     facts = {
         **machine_facts(device, shlex.join(["python", "-m", "bench.memory", *argv])),
-        "measured": "forward+backward, bytes above the level before; "
+        "weighed": "forward+backward, bytes above the level before; "
         + ("allocated by torch" if device.type == "cuda" else "resident, VmHWM"),
     }
     threads = args.threads or torch.get_num_threads()
@@ -119,7 +119,7 @@ def in_a_process(call: Callable[..., Result], *args: object) -> Result:
     Forked, so that torch is loaded already: this process has computed nothing and has no threads to lose. CUDA cannot
     be forked.
     """
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_initialized() else "fork")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(call, *args).result()
 

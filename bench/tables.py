@@ -116,7 +116,12 @@ def threads(runs: Sequence[Run]) -> str:
 def provenance(facts: dict[str, str]) -> str:
     device = "" if facts["device"] == "cpu" else f"{facts['device']}; "
     commit, dirty, _ = facts["commit"].partition("-dirty")
-    return f"{device}{facts['machine']}; torch {facts['torch']}; commit {commit[:12]}{dirty}; `{facts['command']}`."
+    done, _, all_of_them = facts.get("measured", "").partition(" of ")
+    cut_short = f"; cut short after {facts['measured']}" if all_of_them and done != all_of_them.split()[0] else ""
+    return (
+        f"{device}{facts['machine']}; torch {facts['torch']}; commit {commit[:12]}{dirty}; `{facts['command']}`"
+        f"{cut_short}."
+    )
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -202,6 +202,11 @@ def test_a_table_of_uncommitted_code_says_so() -> None:
     assert "commit 0123456789ab-dirty;" in tables.provenance({**FACTS, "commit": "0123456789abcdef-dirty"})
 
 
+def test_a_table_of_a_run_that_was_cut_short_says_so() -> None:
+    assert tables.provenance({**FACTS, "measured": "3 of 12 cases"}).endswith("`x`; cut short after 3 of 12 cases.")
+    assert tables.provenance({**FACTS, "measured": "12 of 12 cases"}) == tables.provenance(FACTS)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -387,6 +392,7 @@ def test_lines_go_through_what_differs_along_one_axis() -> None:
     along_p = curves.lines(timings, "p")
     assert along_p["ours, Gal p=0.5"] == [(0.0, 1.75), (0.5, 1.5), (0.9, 1.25)]
     assert along_p["nn.LSTM"] == [(0.0, 2.0), (1.0, 2.0)]
+    assert "ours, Semeniuta p_g=0.3" not in along_p
 
 
 def test_no_two_lines_look_alike_without_colour() -> None:
@@ -449,6 +455,7 @@ def test_peak_is_what_was_alive_at_once() -> None:
 
 def peak_after_a_larger_one(which: str) -> int:
     """In bytes; what was freed before is not to hide any of it."""
+    torch.set_num_threads(1)  # those of pytest's process were not forked
     float(torch.ones(1 << 25).sum())  # and what is called below is loaded
     small = [torch.ones(1 << 14) for _ in range(100)]
     del small
@@ -465,7 +472,7 @@ def test_memory_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert memory.main(argv) == 0
     facts, peaks = records.read(out, Peak)
     assert facts["command"].startswith("python -m bench.memory --size 20,16,24,32")
-    assert "resident, VmHWM" in facts["measured"]
+    assert "resident, VmHWM" in facts["weighed"]
     assert [(p.contender, p.dropout, p.p, p.p_g) for p in peaks] == [
         ("nn.LSTM", "none", 0.0, 0.0),
         ("nn.LSTMCell loop", "none", 0.0, 0.0),
@@ -484,7 +491,7 @@ def test_memory_of_a_wrong_contender_is_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(contenders, "nn_lstm", without_gradient_through_h_n)
-    argv = ["--size", "3,2,4,5", "--backends", "python", "--out", str(tmp_path / "m.csv")]
+    argv = ["--size", "3,2,4,5", "--backends", "python", "--threads", "1", "--out", str(tmp_path / "m.csv")]
     assert memory.main(argv) == 1
     assert "nn.LSTM, dropout none (T=3 B=2 I=4 H=5, torch.float32) is wrong" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
