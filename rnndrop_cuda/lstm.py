@@ -158,7 +158,7 @@ class LSTM(nn.RNNBase):
         self.learn_initial_state = learn_initial_state
         self.backend = backend
         for name, size in (("h_0", self._h_size), ("c_0", hidden_size)):
-            zeros = torch.zeros(len(self.all_weights), 1, size, device=device, dtype=dtype)
+            zeros = torch.zeros(self._runs, 1, size, device=device, dtype=dtype)
             self.register_parameter(name, nn.Parameter(zeros) if learn_initial_state else None)
 
     @torch.no_grad()
@@ -268,15 +268,19 @@ class LSTM(nn.RNNBase):
 
     def _eval_masks(self) -> list[LayerMasks]:
         """Nothing is dropped; zoneout is its expectation."""
-        like: Tensor = self.all_weights[0][1]
 
         def expected(p: float, size: int) -> Tensor | None:
-            return like.new_full((size,), p) if p else None
+            return self.all_weights[0][1].new_full((size,), p) if p else None
 
         masks = LayerMasks(
             z_c=expected(self.cell_zoneout, self.hidden_size), z_h=expected(self.hidden_zoneout, self._h_size)
         )
-        return [masks] * len(self.all_weights)
+        return [masks] * self._runs
+
+    @property
+    def _runs(self) -> int:
+        """Layers times directions: how often lstm_layer is called, and the entries of all_weights, dear to ask for."""
+        return self.num_layers * self._directions
 
     @property
     def _directions(self) -> int:
@@ -451,21 +455,21 @@ class LSTM(nn.RNNBase):
         """nn.LSTM's checks, with its messages; also of hx where the input is packed, which nn.LSTM misses."""
         self.check_input(input, batch_sizes)
         for k, (state, size) in enumerate(zip(hx, (self._h_size, self.hidden_size), strict=True)):
-            expected = (len(self.all_weights), B, size)
+            expected = (self._runs, B, size)
             self.check_hidden_size(state, expected, f"Expected hidden[{k}] size {{}}, got {{}}")
 
     def _initial_state(self, x: Tensor, B: int) -> State:
         """Where no hx is given."""
         if self.h_0 is not None and self.c_0 is not None:
             return self.h_0.expand(-1, B, -1), self.c_0.expand(-1, B, -1)
-        h_0 = x.new_zeros(len(self.all_weights), B, self._h_size)
-        return h_0, x.new_zeros(len(self.all_weights), B, self.hidden_size) if self.proj_size else h_0
+        h_0 = x.new_zeros(self._runs, B, self._h_size)
+        return h_0, x.new_zeros(self._runs, B, self.hidden_size) if self.proj_size else h_0
 
     def _masks(
         self, x: Tensor, given: Sequence[LayerMasks] | None, generator: torch.Generator | None
     ) -> list[LayerMasks]:
         """The masks of this call over x [T, B, I]: those given, else drawn where dropout is on."""
-        T, B, runs = x.shape[0], x.shape[1], len(self.all_weights)
+        T, B, runs = x.shape[0], x.shape[1], self._runs
         if given is None:
             return self.draw_masks(T, B, generator) if self.training or self.mc_dropout else self._eval_masks()
         if len(given) != runs:
@@ -490,9 +494,10 @@ class LSTM(nn.RNNBase):
         device = x.device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # the first: not meta
         dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+        all_weights = self.all_weights
 
         def cast(tensor: Any) -> Any:
-            return None if tensor is None else tensor.to(dtype)
+            return tensor.to(dtype) if autocast and tensor is not None else tensor
 
         final_h: list[Tensor] = []
         final_c: list[Tensor] = []
@@ -502,7 +507,7 @@ class LSTM(nn.RNNBase):
             for direction in range(self._directions):
                 k = layer * self._directions + direction
                 m = LayerMasks(*map(cast, masks[k]))
-                W_ih, W_hh, *biases = map(cast, self.all_weights[k])
+                W_ih, W_hh, *biases = map(cast, all_weights[k])
                 W_hr = biases.pop() if self.proj_size else None
                 result = lstm_layer(
                     cast(x), cast(hx[0][k]), cast(hx[1][k]), W_ih, W_hh if m.w is None else m.w * W_hh, *biases,
@@ -515,7 +520,7 @@ class LSTM(nn.RNNBase):
                 final_h.append(h_n)
                 final_c.append(c_n)
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-        return x, (torch.stack(final_h), torch.stack(final_c)), states
+        return x, (_stacked(final_h), _stacked(final_c)), states
 
 
 class GalLSTM(LSTM):
@@ -541,6 +546,11 @@ class SemeniutaLSTM(LSTM):
 
     def __init__(self, input_size: int, hidden_size: int, dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(input_size, hidden_size, candidate_dropout=check_probability("dropout", dropout), **kwargs)
+
+
+def _stacked(states: list[Tensor]) -> Tensor:
+    """[layers and directions, B, ...], without a copy of a single one."""
+    return torch.stack(states) if len(states) > 1 else states[0].unsqueeze(0)
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ def transformable(name: str, backward: Callable[..., Any], setup_context: Callab
         # torch.compile traces through torch.func by itself, down to the op.
         if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
             return Function.apply(*args)
-        if any(isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args):
+        if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
             _refuse_forward_mode()
         return op(*args)
 
@@ -47,6 +47,10 @@ def transformable(name: str, backward: Callable[..., Any], setup_context: Callab
     torch.library.register_autograd(f"rnndrop::{name}", backward, setup_context=setup_context)
     torch.library.register_vmap(f"rnndrop::{name}", rule)
     return call
+
+
+def _has_tangent(arg: Any) -> bool:
+    return isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None
 
 
 def _refuse_forward_mode(*_: Any) -> NoReturn:

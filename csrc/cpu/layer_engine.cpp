@@ -61,7 +61,7 @@ template <class T>
 struct Group {
   int64_t first_gate, n_gates;
   std::vector<int32_t> kept;  // columns that are multiplied
-  std::vector<T> scale;       // the mask there; empty: 1
+  std::vector<T> scale;       // the mask there; empty where there is none
   bool all;                   // every column is kept
   int64_t K() const { return kept.size(); }
   const int32_t* columns() const { return all ? nullptr : kept.data(); }
@@ -84,6 +84,17 @@ std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K) {
     groups.push_back(std::move(group));
   }
   return groups;
+}
+
+// Kept columns [first, first + n) of a row of the weight, scaled as the mask says, to places `stride` apart.
+template <class T>
+void copy_kept(const Group<T>& group, const T* row, int64_t first, int64_t n, T* out, int64_t stride) {
+  const int32_t* kept = group.kept.data() + first;
+  if (group.scale.empty()) {  // there is no mask, and all are kept
+    for (int64_t k = 0; k < n; ++k) out[k * stride] = row[first + k];
+  } else {
+    for (int64_t k = 0; k < n; ++k) out[k * stride] = row[kept[k]] * group.scale[first + k];
+  }
 }
 
 // W_ih or W_hh [4H, columns] with its mask, packed for one of the two directions.
@@ -116,9 +127,11 @@ struct Weight {
           T* panel = forward_panel(g, block, gate);
           for (int64_t lane = 0; lane < width; ++lane) {
             const int64_t unit = block * width + lane;
-            const T* row = W + ((group.first_gate + gate) * H + unit) * columns;
-            for (int64_t k = 0; k < group.K(); ++k) {
-              panel[k * width + lane] = unit < H ? row[group.kept[k]] * group.scale_of(k) : T(0);
+            T* out = panel + lane;
+            if (unit >= H) {
+              for (int64_t k = 0; k < group.K(); ++k) out[k * width] = T(0);
+            } else {
+              copy_kept(group, W + ((group.first_gate + gate) * H + unit) * columns, 0, group.K(), out, width);
             }
           }
         }
@@ -139,10 +152,9 @@ struct Weight {
         T* panel = backward_panel(g, block);
         for (int64_t r = 0; r < group.n_gates * H; ++r) {
           const T* row = W + (group.first_gate * H + r) * columns;
-          for (int64_t lane = 0; lane < width; ++lane) {
-            const int64_t k = block * width + lane;
-            panel[r * width + lane] = k < group.K() ? row[group.kept[k]] * group.scale_of(k) : T(0);
-          }
+          const int64_t first = block * width, n = std::min(width, group.K() - first);
+          copy_kept(group, row, first, n, panel + r * width, 1);
+          std::fill_n(panel + r * width + n, width - n, T(0));
         }
       }
     }
