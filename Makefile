@@ -23,9 +23,10 @@ demo: $(VENV)/demo.stamp ## install into .venv and compare the LSTM layers on re
 	@echo "==> rnndrop compare: training the classifier with every layer on movie reviews"
 	$(VENV)/bin/rnndrop compare $(ARGS)
 
+# A process a core, each on one thread: those of torch, spinning, would keep the cores from one another.
 test: $(VENV)/dev.stamp ## install into .venv and run the whole test suite
 	@echo "==> pytest: the whole test suite"
-	$(VENV)/bin/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/dev.stamp ## check style and types
 	@echo "==> ruff, mypy, clang-format"
