@@ -77,8 +77,9 @@ struct LayerBackward : LayerProblem {
   void* dc;           // acc [B,H] in: dL/dc_n, out: dL/dc_0
   void* dh_tilde;     // scalar [B,H] out, [4,B,H] where mask_h is a gate's and a sample's own: dL/dh~ of the first step
   bool need_dx, need_dW;
-  void* dx;                  // scalar [T,B,I] out, where need_dx
-  void *dW_ih, *dW_hh, *db;  // scalar [4H,I], [4H,H], acc [4H] out, where need_dW
+  void* dx;             // scalar [T,B,I] out, where need_dx
+  void *dW_ih, *dW_hh;  // scalar [4H,I], [4H,H] out, where need_dW
+  void* db;             // acc [4H] in: 0, out, where need_dW
 };
 
 }  // namespace rnndrop

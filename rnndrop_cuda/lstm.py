@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from rnndrop_cuda.functional import BACKENDS, LayerStates, lstm_layer
 from rnndrop_cuda.masks import LayerMasks, check_probability, dropout_mask, noise
@@ -439,17 +439,20 @@ class LSTM(nn.RNNBase):
         return_states: bool,
     ) -> tuple[PackedSequence, State, list[LayerMasks], list[LayerStates]]:
         """Padded, in the caller's order, run with lengths, and packed again as it came."""
-        x, lengths = pad_packed_sequence(input)
+        T, B = len(input.batch_sizes), int(input.batch_sizes[0])
+        places, lengths = _places_of_packed(input)
+        data = input.data
+        x = data.new_zeros(T * B, *data.shape[1:]).index_copy(0, places, data).unflatten(0, (T, B))
         _check_hx(hx, 3)
         if hx is None:
-            hx = self._initial_state(x, x.shape[1])
-        self._check_sizes(input.data, x.shape[1], hx, input.batch_sizes)
+            hx = self._initial_state(x, B)
+        self._check_sizes(data, B, hx, input.batch_sizes)
         used = self._masks(x, masks, generator)
-        y, state, states = self._run(x, hx, lengths.to(x.device), used, return_states)
-        if input.sorted_indices is not None:
-            y, lengths = y.index_select(1, input.sorted_indices), lengths[input.sorted_indices.cpu()]
-        data, batch_sizes = torch._VF._pack_padded_sequence(y, lengths, False)
-        return PackedSequence(data, batch_sizes, input.sorted_indices, input.unsorted_indices), state, used, states
+        y, state, states = self._run(x, hx, lengths, used, return_states)
+        packed = PackedSequence(
+            y.flatten(0, 1).index_select(0, places), input.batch_sizes, input.sorted_indices, input.unsorted_indices
+        )
+        return packed, state, used, states
 
     def _check_sizes(self, input: Tensor, B: int, hx: State, batch_sizes: Tensor | None) -> None:
         """nn.LSTM's checks, with its messages; also of hx where the input is packed, which nn.LSTM misses."""
@@ -598,6 +601,20 @@ def _check_hx(hx: State | None, dim: int) -> None:
         raise RuntimeError(
             f"For {kind} input, hx and cx should also be {dim}-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
         )
+
+
+def _places_of_packed(packed: PackedSequence) -> tuple[Tensor, Tensor]:
+    """Where each row of packed.data is in a batch padded to [T * B, ...], and the lengths, in the caller's order.
+
+    By index and not by pad_packed_sequence, whose backward goes over the whole batch at every change of length.
+    """
+    B, device = int(packed.batch_sizes[0]), packed.data.device
+    running = torch.arange(B) < packed.batch_sizes.unsqueeze(1)  # [T, B], longest first
+    places, lengths = running.flatten().nonzero().squeeze(1).to(device), running.sum(0).to(device)
+    if packed.sorted_indices is not None and packed.unsorted_indices is not None:
+        order = packed.sorted_indices
+        places, lengths = places - places % B + order[places % B], lengths[packed.unsorted_indices]
+    return places, lengths
 
 
 def _lengths_of(x: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor | None:

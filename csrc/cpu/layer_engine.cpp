@@ -495,7 +495,6 @@ class Backward {
     int64_t my_rows = 0;
     for (const Range& share : row_shares) my_rows += round_up(share.size(), rows_at_once());
     const Buffer<T> da_packed(layer_.need_dW ? my_rows * steps_ * B : 0);
-    std::vector<T> chunk_db;
     bool first = true;
 
     const TimeOrder backwards{layer_.T, !layer_.order.reverse};
@@ -528,10 +527,7 @@ class Backward {
         pack_da(row_shares, rows, da_packed.data());
       }
       team.barrier();  // da may be overwritten, and all inputs are packed
-      if (layer_.need_dW) {
-        add_weight_gradients(row_shares, rows, da_packed.data(), first);
-        add_bias_gradient(row_shares, rows, da_packed.data(), chunk_db, first);
-      }
+      if (layer_.need_dW) add_weight_gradients(row_shares, rows, da_packed.data(), first);
       first = false;
     });
     if (layer_.need_dW) store_weight_gradients(row_shares);
@@ -620,11 +616,10 @@ class Backward {
     }
   }
 
+  // And db, the sums of what is packed.
   void pack_da(const std::vector<Range>& shares, int64_t rows, T* da_packed) const {
-    const int64_t most = rows_at_once();
     for_each_gate_block(shares, rows, da_packed, [&](int64_t m, int64_t M, T* out) {
-      const T* in = da_.data() + m;
-      for (int64_t r = 0; r < rows; ++r, in += kGates * layer_.H, out += most) std::copy_n(in, M, out);
+      pack_transposed(out, da_.data() + m, kGates * layer_.H, M, rows, static_cast<T*>(layer_.db) + m);
     });
   }
 
@@ -662,20 +657,6 @@ class Backward {
         of_share += round_up(share.size(), rows_at_once()) * rows;
       }
     }
-  }
-
-  // Summed over the chunk first, so that small numbers meet small ones.
-  void add_bias_gradient(const std::vector<Range>& shares, int64_t rows, T* da_packed, std::vector<T>& sums,
-                         bool first) const {
-    T* db = static_cast<T*>(layer_.db);
-    const int64_t most = rows_at_once();
-    for_each_gate_block(shares, rows, da_packed, [&](int64_t m, int64_t M, const T* block) {
-      sums.assign(most, T(0));
-      for (int64_t r = 0; r < rows; ++r, block += most) {
-        for (int64_t k = 0; k < M; ++k) sums[k] += block[k];
-      }
-      for (int64_t k = 0; k < M; ++k) db[m + k] = first ? sums[k] : db[m + k] + sums[k];
-    });
   }
 
   void store_weight_gradients(const std::vector<Range>& shares) const {
