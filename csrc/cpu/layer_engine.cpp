@@ -13,7 +13,6 @@
 
 #include <ATen/ATen.h>
 
-#include <cstring>
 #include <memory>
 #include <vector>
 
