@@ -232,6 +232,16 @@ def test_bad_forward_argument(x, hx, error, message):
         rnndrop_cuda.LSTM(4, 6)(x, hx)
 
 
+def test_another_dtype_is_refused_and_not_cast():
+    layer, x = rnndrop_cuda.LSTM(4, 6), torch.zeros(5, 3, 4)
+    state = torch.zeros(1, 3, 6, dtype=torch.float64)
+    with pytest.raises(ValueError, match="h_0: expected dtype torch.float32 like x, got torch.float64"):
+        layer(x, (state, state))
+    mask = torch.ones(4, dtype=torch.float64)
+    with pytest.raises(ValueError, match="mask_x: expected dtype torch.float32 like x, got torch.float64"):
+        layer(x, masks=[rnndrop_cuda.LayerMasks(x=mask)])
+
+
 def test_wrong_number_of_masks():
     with pytest.raises(ValueError, match="masks: expected one LayerMasks a layer and direction, that is 1, got 0"):
         rnndrop_cuda.LSTM(4, 6)(torch.zeros(5, 3, 4), masks=[])
