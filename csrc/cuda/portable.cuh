@@ -19,6 +19,7 @@
 
 using emu::ldmatrix_x4;
 using emu::mma_m16n8k16_bf16;
+using emu::mma_m16n8k16_f16;
 using emu::mma_m16n8k8_tf32;
 using emu::spin_pause;
 using emu::to_tf32;
@@ -92,8 +93,7 @@ __device__ inline void cp_async_wait() {
 //   a[i]  row g + 8 (i%2)  column t + 4 (i/2)
 //   b[i]  row t + 4i       column g
 __device__ inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
@@ -101,8 +101,12 @@ __device__ inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], c
 //   a[i]  row g + 8 (i%2)       columns 2t + 8 (i/2) + {0,1}
 //   b[i]  rows 2t + 8i + {0,1}  column g
 __device__ inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
@@ -133,19 +137,9 @@ struct LaunchCfg {
   unsigned cluster = 1;  // blocks in a cluster, along x; more than 1 needs sm_90
 };
 
-template <class... P, class... A>
-cudaError_t launch_kernel(const LaunchCfg& cfg, [[maybe_unused]] const char* name, void (*kernel)(P...), A... args) {
-#ifdef RNNDROP_EMULATE_CUDA
-  emu::launch({cfg.grid, cfg.block, cfg.smem, cfg.coop, cfg.cluster, name}, [=] { kernel(args...); });
-  return cudaSuccess;
-#else
-  constexpr size_t kSmemWithoutAsking = 48 * 1024;
-  if (cfg.smem > kSmemWithoutAsking) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(cfg.smem));
-    if (error != cudaSuccess) return error;
-  }
-  cudaLaunchAttribute attributes[2];
+#ifndef RNNDROP_EMULATE_CUDA
+// What the launch asks for beyond its grid. `attributes` holds it and has to outlive the configuration.
+inline cudaLaunchConfig_t launch_config(const LaunchCfg& cfg, cudaLaunchAttribute (&attributes)[2]) {
   unsigned count = 0;
   if (cfg.coop) {
     attributes[count].id = cudaLaunchAttributeCooperative;
@@ -164,6 +158,70 @@ cudaError_t launch_kernel(const LaunchCfg& cfg, [[maybe_unused]] const char* nam
   config.stream = cfg.stream;
   config.attrs = attributes;
   config.numAttrs = count;
+  return config;
+}
+
+// What a kernel may only have where it was asked for before the launch.
+template <class Kernel>
+cudaError_t allow(const LaunchCfg& cfg, Kernel* kernel) {
+  constexpr size_t kSmemWithoutAsking = 48 * 1024;
+  constexpr unsigned kPortableCluster = 8;
+  cudaError_t error = cudaSuccess;
+  if (cfg.smem > kSmemWithoutAsking) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(cfg.smem));
+  }
+  if (error == cudaSuccess && cfg.cluster > kPortableCluster) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  return error;
+}
+#endif
+
+// Whether the blocks that wait for each other can run at once on the current device: all of a cooperative launch, those
+// of one cluster.
+template <class... P>
+bool can_run_at_once([[maybe_unused]] const LaunchCfg& cfg, [[maybe_unused]] void (*kernel)(P...)) {
+#ifdef RNNDROP_EMULATE_CUDA
+  return true;
+#else
+  int fitting = 0, device = 0, n_sm = 0;
+  cudaError_t error = allow(cfg, kernel);
+  if (error == cudaSuccess && cfg.cluster > 1) {
+    cudaLaunchAttribute attributes[2];
+    const cudaLaunchConfig_t config = launch_config(cfg, attributes);
+    error = cudaOccupancyMaxActiveClusters(&fitting, kernel, &config);
+  } else if (error == cudaSuccess) {
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fitting, kernel, static_cast<int>(cfg.block.x), cfg.smem);
+    if (error == cudaSuccess && cfg.coop) {
+      cudaGetDevice(&device);
+      cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, device);
+      fitting = int64_t(fitting) * n_sm >= cfg.grid.x;
+    }
+  }
+  if (error != cudaSuccess) cudaGetLastError();  // it was a question: the next launch is not to find its error
+  return error == cudaSuccess && fitting > 0;
+#endif
+}
+
+inline cudaError_t set_to_zero(void* memory, size_t bytes, [[maybe_unused]] cudaStream_t stream) {
+#ifdef RNNDROP_EMULATE_CUDA
+  std::memset(memory, 0, bytes);
+  return cudaSuccess;
+#else
+  return cudaMemsetAsync(memory, 0, bytes, stream);
+#endif
+}
+
+template <class... P, class... A>
+cudaError_t launch_kernel(const LaunchCfg& cfg, [[maybe_unused]] const char* name, void (*kernel)(P...), A... args) {
+#ifdef RNNDROP_EMULATE_CUDA
+  emu::launch({cfg.grid, cfg.block, cfg.smem, cfg.coop, cfg.cluster, name}, [=] { kernel(args...); });
+  return cudaSuccess;
+#else
+  const cudaError_t error = allow(cfg, kernel);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute attributes[2];
+  const cudaLaunchConfig_t config = launch_config(cfg, attributes);
   return cudaLaunchKernelEx(&config, kernel, args...);
 #endif
 }

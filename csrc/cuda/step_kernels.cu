@@ -11,34 +11,19 @@
 // than the pass, so what fusion saves is launches.
 #include <algorithm>
 #include <initializer_list>
-#include <type_traits>
 
 #include "lstm_cell.h"
-#include "portable.cuh"
+#include "numbers.cuh"
 #include "step_kernels.h"
 
 namespace rnndrop::cuda {
 namespace {
-
-template <class scalar_t>
-using acc_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
 constexpr int kVectorBytes = 16;
 // Two warps still fill an SM (32 blocks of 64 are its 2048 threads) and spread a small step over more SMs.
 constexpr int kThreads = 64;
 // As many blocks an SM as leave a thread 128 registers: enough to have all of its loads under way at once.
 constexpr int kMinBlocks = 8;
-
-// By name, not by cast: torch's build flags switch the implicit conversions of the half types off.
-__device__ __forceinline__ double to_acc(double v) { return v; }
-__device__ __forceinline__ float to_acc(float v) { return v; }
-__device__ __forceinline__ float to_acc(__nv_bfloat16 v) { return __bfloat162float(v); }
-__device__ __forceinline__ float to_acc(__half v) { return __half2float(v); }
-
-__device__ __forceinline__ void from_acc(double& out, double v) { out = v; }
-__device__ __forceinline__ void from_acc(float& out, float v) { out = v; }
-__device__ __forceinline__ void from_acc(__nv_bfloat16& out, float v) { out = __float2bfloat16_rn(v); }
-__device__ __forceinline__ void from_acc(__half& out, float v) { out = __float2half_rn(v); }
 
 // V elements as they lie in memory: one access of 16 bytes, or two where acc_t is wider than scalar_t.
 template <class T, int V>
@@ -69,16 +54,6 @@ __device__ __forceinline__ void store(T* out, const acc_t (&in)[V]) {
 #pragma unroll
   for (int k = 0; k < V; ++k) from_acc(pack.data[k], in[k]);
   *reinterpret_cast<Pack<T, V>*>(out) = pack;
-}
-
-// Null stays null: the argument is absent.
-template <class T>
-__device__ __forceinline__ const T* offset(const void* base, int64_t elements) {
-  return base ? static_cast<const T*>(base) + elements : nullptr;
-}
-template <class T>
-__device__ __forceinline__ T* offset(void* base, int64_t elements) {
-  return base ? static_cast<T*>(base) + elements : nullptr;
 }
 
 // pre = W_ih x~ + W_hh h~ (what the GEMMs left) + b_ih + b_hh; column is within the row's [4H]

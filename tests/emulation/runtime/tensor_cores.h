@@ -3,8 +3,10 @@
 // Fragment layouts: PTX ISA, "Matrix fragments for mma.m16n8k8" and ".m16n8k16"; g = lane / 4, t = lane % 4:
 //   C, D f32   c[i]  row g + 8 (i/2)   column 2t + i%2
 //   tf32 k8    a[i]  row g + 8 (i%2)   column t + 4 (i/2)            b[i]  row t + 4i            column g
-//   bf16 k16   a[i]  row g + 8 (i%2)   columns 2t + 8 (i/2) + {0,1}  b[i]  rows 2t + 8i + {0,1}  column g
+//   16-bit k16 a[i]  row g + 8 (i%2)  columns 2t + 8 (i/2) + {0,1}  b[i]  rows 2t + 8i + {0,1}  column g
 #pragma once
+
+#include <cuda_fp16.h>
 
 #include "warp.h"
 
@@ -22,6 +24,13 @@ inline float bits_to_float(uint32_t bits) {
 
 inline double tf32_value(uint32_t bits) { return bits_to_float(bits & 0xffffe000u); }  // low 13 bits are dropped
 inline double bf16_value(uint32_t pair, int high) { return bits_to_float(high ? pair & 0xffff0000u : pair << 16); }
+
+inline double f16_value(uint32_t pair, int high) {
+  const uint16_t bits = high ? pair >> 16 : pair;
+  __half value;
+  std::memcpy(&value, &bits, sizeof value);
+  return __half2float(value);
+}
 
 // d[16,8] += A[16,depth] B[depth,8], where a_value(row, k) and b_value(k, column) read the warp's operands.
 template <class A, class B>
@@ -49,12 +58,24 @@ inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32
       [&](int k, int column) { return tf32_value(warp[column * 4 + k % 4].b[k / 4]); });
 }
 
+// value(pair, high) is one of the two elements in 32 bits
+template <class Value>
+void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Value value, const char* name,
+                  Caller at) {
+  const MmaOperands* warp = exchange_operands(a, b, name, at);
+  multiply_accumulate(
+      d, 16, [&](int row, int k) { return value(warp[row % 8 * 4 + k % 8 / 2].a[row / 8 + 2 * (k / 8)], k % 2); },
+      [&](int k, int column) { return value(warp[column * 4 + k % 8 / 2].b[k / 8], k % 2); });
+}
+
 inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                               Caller at = Caller::here()) {
-  const MmaOperands* warp = exchange_operands(a, b, "mma_m16n8k16_bf16", at);
-  multiply_accumulate(
-      d, 16, [&](int row, int k) { return bf16_value(warp[row % 8 * 4 + k % 8 / 2].a[row / 8 + 2 * (k / 8)], k % 2); },
-      [&](int k, int column) { return bf16_value(warp[column * 4 + k % 8 / 2].b[k / 8], k % 2); });
+  mma_m16n8k16(d, a, b, bf16_value, "mma_m16n8k16_bf16", at);
+}
+
+inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                             Caller at = Caller::here()) {
+  mma_m16n8k16(d, a, b, f16_value, "mma_m16n8k16_f16", at);
 }
 
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, Caller at = Caller::here()) {

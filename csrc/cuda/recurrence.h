@@ -1,0 +1,55 @@
+// The persistent engines: all steps of a layer's recurrence in one launch, forward or backward. Plain launchers, no
+// torch header: the torch side (cuda_backend.h), the emulated backend and the driver of tests/cuda call these.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "lstm_sequence.h"
+#include "recurrence_plan.h"
+
+namespace rnndrop::cuda {
+
+struct RecurrenceLaunch {
+  Plan plan;      // of any engine but stepwise
+  void* scratch;  // scratch_bytes(plan) on the device, aligned to 16 bytes, set to anything
+  cudaStream_t stream;
+};
+
+// Lengths and noise on the state: what most layers go without, and their kernels too.
+inline bool is_general(const Recurrence& r) {
+  return r.lengths || r.noise.mask_c.data || r.noise.zone_c.data || r.noise.zone_h.data;
+}
+
+// A dtype and the way it is multiplied: one file of kernels each.
+struct Float64;
+struct Float32;
+struct Tf32;
+struct Bfloat16;
+struct Float16;
+
+template <class M>
+struct RecurrenceKernels {
+  // Enqueue; return the launch's error.
+  static cudaError_t forward(const RecurrenceForward& r, const RecurrenceLaunch& launch);
+  static cudaError_t backward(const RecurrenceBackward& r, const RecurrenceLaunch& launch);
+  // Whether the current device can run so many blocks as have to meet at once: all of a grid's, one cluster's.
+  static bool fits(const Plan& plan, bool backward, bool general);
+};
+extern template struct RecurrenceKernels<Float64>;
+extern template struct RecurrenceKernels<Float32>;
+extern template struct RecurrenceKernels<Tf32>;
+extern template struct RecurrenceKernels<Bfloat16>;
+extern template struct RecurrenceKernels<Float16>;
+
+// call(RecurrenceKernels<M>{}) for the dtype's M.
+template <class Call>
+auto with_recurrence_kernels(Dtype dtype, bool tf32, const Call& call) {
+  switch (dtype) {
+    case Dtype::float64: return call(RecurrenceKernels<Float64>{});
+    case Dtype::float32: return tf32 ? call(RecurrenceKernels<Tf32>{}) : call(RecurrenceKernels<Float32>{});
+    case Dtype::bfloat16: return call(RecurrenceKernels<Bfloat16>{});
+    default: return call(RecurrenceKernels<Float16>{});
+  }
+}
+
+}  // namespace rnndrop::cuda

@@ -1,0 +1,229 @@
+// How a recurrence is laid over a GPU: which engine runs it, how units and batch are split over blocks, and why.
+// Pure arithmetic, so that it is tested, and asked (`rnndrop info --shape`), without a GPU.
+//
+// The units are split over the blocks of a group, which keep their rows of W_hh in shared memory through all steps; the
+// batch is split over groups, which never meet. The engines differ in how a group's blocks hand each other what the
+// next step multiplies (h~ forward, dL/da backward):
+//   block    the group is one block: nothing to hand over
+//   cluster  up to 16 blocks, through distributed shared memory (sm_90)
+//   grid     any number of blocks, through the second cache, with a flag a group; a cooperative launch
+// and stepwise is none of them: two launches a step.
+//
+// Shared memory of a block, bytes, with Np rows of W_hh (4 gates of its units forward, its units backward) and K
+// columns (all units forward, 4 gates of all units backward):
+//   Np * row_bytes(K)  +  buffers * batch * row_bytes(K)  +  splits * batch * (Np + 4) * sizeof(acc)  +  4 U *
+//   sizeof(acc)
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <limits>
+#include <string>
+
+#include "host_device.h"
+#include "lstm_step.h"
+
+namespace rnndrop::cuda {
+
+enum class Engine { automatic, stepwise, block, cluster, grid };
+constexpr const char* kEngineNames[] = {"auto", "stepwise", "block", "cluster", "grid"};
+inline const char* name_of(Engine engine) { return kEngineNames[static_cast<int>(engine)]; }
+
+// What multiplies: the plain units, or the tensor cores on tf32 or 16-bit operands.
+enum class Math { plain, tf32, half };
+
+struct Gpu {
+  int major;              // compute capability
+  int64_t n_sm;           // multiprocessors
+  int64_t shared_memory;  // bytes that one block may have
+};
+constexpr Gpu kH100{9, 132, 232448}, kA100{8, 108, 166912};
+
+struct RecurrenceShape {
+  Dtype dtype;
+  bool tf32;  // float32 may be rounded to tf32
+  int64_t T, B, H;
+  bool backward;
+  bool mask_h_per_gate;  // mask_h is a gate's and a sample's own: four products a step, which only stepwise does
+};
+
+// What a thread does of the pointwise pass: so many cells at most, kept in registers from step to step.
+constexpr int kCellsOfThread = 2;
+// So many that each has the registers for it: float64's numbers take two.
+constexpr int max_threads(int64_t scalar_size) { return scalar_size == 8 ? 256 : 512; }
+constexpr int kMaxCluster = 16, kPortableCluster = 8;
+
+// How one block works. K columns of operands lie `ld` elements apart from row to row, an odd number of 16-byte pieces,
+// so that neighbouring rows start in other banks.
+struct Tiling {
+  int64_t blocks;  // of a group
+  int64_t groups;  // ceil(B / batch)
+  int64_t units;   // of a block; blocks * units >= H
+  int64_t batch;   // samples of a group
+  int64_t rows;    // of W_hh in a block: 4 * units forward, units backward
+  int64_t rows_padded;
+  int64_t K;       // columns: blocks * units forward, 4 * blocks * units backward
+  int64_t ld;      // elements
+  int64_t splits;  // parts of K that are multiplied apart and then added
+  int64_t threads;
+  HOST_DEVICE int64_t padded_units() const { return blocks * units; }
+  HOST_DEVICE int64_t ld_partial() const { return rows_padded + 4; }
+};
+
+struct Plan {
+  Engine engine;
+  Tiling tiling;
+  int64_t shared_memory;  // bytes
+  double step_ns;         // what the model below expects of a step
+  std::string why;
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+inline int64_t size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
+inline int64_t acc_size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : 4; }
+
+inline Math math_of(const RecurrenceShape& shape) {
+  if (shape.dtype == Dtype::float64) return Math::plain;
+  if (shape.dtype == Dtype::float32) return shape.tf32 ? Math::tf32 : Math::plain;
+  return Math::half;
+}
+
+// The tile of a product that one warp makes at a time: rows of W_hh, samples, columns.
+struct WarpTile {
+  int64_t rows, batch, K;
+};
+inline WarpTile warp_tile(Math math, Dtype dtype) {
+  switch (math) {
+    case Math::half: return {16, 8, 16};
+    case Math::tf32: return {16, 8, 8};
+    default: return {32, 4, 16 / size_of(dtype)};
+  }
+}
+
+inline int64_t shared_memory_of(Engine engine, const Tiling& t, Dtype dtype) {
+  const int64_t row_bytes = t.ld * size_of(dtype), buffers = engine == Engine::cluster ? 2 : 1;
+  return (t.rows_padded + buffers * t.batch) * row_bytes +
+         (t.splits * t.batch * t.ld_partial() + 4 * t.units) * acc_size_of(dtype);
+}
+
+// On the device, for the grid engine: a flag a group, 128 bytes apart so that no two share a line, and behind them what
+// is handed over, [2, groups * batch, K], in turn.
+constexpr int64_t kFlagBytes = 128, kFlagStride = kFlagBytes / sizeof(unsigned);
+inline int64_t scratch_bytes(const Plan& plan, Dtype dtype) {
+  const Tiling& t = plan.tiling;
+  return plan.engine == Engine::grid ? t.groups * (kFlagBytes + 2 * t.batch * t.K * size_of(dtype)) : 0;
+}
+
+// The tiling that splits H over `blocks` blocks and B into groups of `batch`.
+inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t batch) {
+  const int64_t size = size_of(shape.dtype), vector = 16 / size;
+  const Math math = math_of(shape);
+  const WarpTile tile = warp_tile(math, shape.dtype);
+  Tiling t{};
+  t.blocks = blocks;
+  t.batch = batch;
+  t.groups = ceil_div(shape.B, batch);
+  t.units = round_up(ceil_div(shape.H, blocks), vector);
+  t.rows = shape.backward ? t.units : kGates * t.units;
+  t.rows_padded = math == Math::plain ? t.rows : round_up(t.rows, tile.rows);
+  t.K = (shape.backward ? kGates : 1) * t.padded_units();
+  t.ld = (round_up(t.K * size, 128) + 16) / size;
+  // Enough threads for the cells, and for a warp to have no more than some eight tiles a step.
+  const int64_t tiles = ceil_div(t.rows, tile.rows) * ceil_div(batch, tile.batch), depth = ceil_div(t.K, tile.K);
+  t.threads = 64;
+  while (t.threads < max_threads(size) &&
+         (t.threads * kCellsOfThread < batch * t.units || t.threads / 32 * 8 < tiles * depth)) {
+    t.threads *= 2;
+  }
+  // A long chain of dependent products is cut, but not into pieces too short to be worth adding up.
+  t.splits = std::clamp<int64_t>(t.threads / 32 / tiles, 1, std::max<int64_t>(depth / 2, 1));
+  return t;
+}
+
+// ---------------------------------------------------------------- the model
+// DERIVED from data sheets and from published latencies, not measured: no GPU has run this yet. bench/gpu_check.sh
+// measures every engine side by side; what it says belongs here.
+constexpr double kNsSharedByte = 1 / 220.;     // an SM reads 128 bytes of shared memory a cycle, at 1.75 GHz
+constexpr double kNsTile[] = {40., 14., 20.};  // a warp's tile by Math: plain, tf32, half; latency of a dependent one
+constexpr double kNsBarrier = 25, kNsCells = 150;  // a block's barrier; the pointwise pass with its loads from memory
+constexpr double kNsCluster = 450;                 // cluster barrier and the way through distributed shared memory
+constexpr double kNsGrid = 1200;                   // flag up and down through the second cache
+constexpr double kNsL2Byte = 1 / 5000.;            // all SMs together
+constexpr double kNsStepwise = 6000;               // two launches a step
+
+inline double estimate_step_ns(Engine engine, const RecurrenceShape& shape, const Tiling& t, const Gpu& gpu) {
+  const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
+  const int64_t warps = t.threads / 32, row_bytes = t.K * size_of(shape.dtype);
+  const int64_t tiles_rows = ceil_div(t.rows, tile.rows), tiles_batch = ceil_div(t.batch, tile.batch);
+  const int64_t tiles = tiles_rows * tiles_batch * ceil_div(t.K, tile.K);
+  const double product = std::max(ceil_div(tiles, warps) * kNsTile[static_cast<int>(math_of(shape))],
+                                  (t.rows * tiles_batch + t.batch * tiles_rows) * row_bytes * kNsSharedByte);
+  double exchange = kNsBarrier;
+  if (engine == Engine::cluster)
+    exchange = kNsCluster + (t.blocks - 1) * t.batch * row_bytes / t.blocks * kNsSharedByte;
+  if (engine == Engine::grid) exchange = kNsGrid + t.groups * t.blocks * t.batch * row_bytes * kNsL2Byte;
+  const int64_t waves = ceil_div(t.groups * t.blocks, gpu.n_sm);
+  return waves * (product + kNsBarrier + kNsCells + exchange);
+}
+
+// ---------------------------------------------------------------- the choice
+
+inline std::string describe(const Plan& plan) {
+  char text[256];
+  const Tiling& t = plan.tiling;
+  std::snprintf(text, sizeof text,
+                "%s: %ld group(s) of %ld block(s), %ld units and %ld samples a block, %ld threads, %ld KiB of shared "
+                "memory; some %.1f us a step by the model",
+                name_of(plan.engine), long(t.groups), long(t.blocks), long(t.units), long(t.batch), long(t.threads),
+                long(plan.shared_memory / 1024), plan.step_ns / 1000);
+  return text;
+}
+
+inline Plan stepwise(const std::string& why) { return {Engine::stepwise, {}, 0, kNsStepwise, "stepwise: " + why}; }
+
+// The quickest by the model of all tilings that fit; `wanted` restricts it to one engine. Stepwise where none does.
+inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wanted) {
+  if (wanted == Engine::stepwise) return stepwise("asked for");
+  if (shape.mask_h_per_gate) return stepwise("mask_h is a gate's and a sample's own");
+  if (shape.B == 0) return stepwise("the batch is empty");
+  if (shape.T > std::numeric_limits<int>::max()) return stepwise("more steps than 32 bits count");
+  Plan best = stepwise("W_hh does not fit into the shared memory of the blocks that can run at once");
+  bool found = false;
+  const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
+  const auto consider = [&](Engine engine, int64_t blocks, int64_t batch) {
+    if (wanted != Engine::automatic && wanted != engine) return;
+    const Tiling tiling = make_tiling(shape, blocks, batch);
+    if (batch * tiling.units > max_threads(size_of(shape.dtype)) * kCellsOfThread) return;
+    if (engine == Engine::grid && tiling.groups * blocks > gpu.n_sm) return;
+    const int64_t bytes = shared_memory_of(engine, tiling, shape.dtype);
+    if (bytes > gpu.shared_memory) return;
+    const double step_ns = estimate_step_ns(engine, shape, tiling, gpu);
+    if (found && step_ns >= best.step_ns) return;
+    found = true;
+    best = {engine, tiling, bytes, step_ns, ""};
+  };
+  const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);
+  for (int64_t batch = tile.batch; batch <= 64; batch *= 2) {
+    consider(Engine::block, 1, batch);
+    for (int64_t blocks = 2; gpu.major >= 9 && blocks <= std::min<int64_t>(kMaxCluster, most_blocks); blocks *= 2) {
+      consider(Engine::cluster, blocks, batch);
+    }
+    // As many as the GPU has room for, and half of that: fewer hands to wait for.
+    const int64_t room = std::min(gpu.n_sm / ceil_div(shape.B, batch), most_blocks);
+    for (int64_t most = room; most >= 2 && most > room / 4; most /= 2) {
+      const int64_t units = round_up(ceil_div(shape.H, most), vector);
+      consider(Engine::grid, ceil_div(shape.H, units), batch);
+    }
+    if (batch >= shape.B) break;
+  }
+  if (found && wanted == Engine::automatic && best.step_ns > kNsStepwise) {
+    return stepwise("the model expects less of it than of " + describe(best));
+  }
+  if (found) best.why = describe(best);
+  return best;
+}
+
+}  // namespace rnndrop::cuda

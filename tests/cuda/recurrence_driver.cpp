@@ -1,0 +1,349 @@
+// The persistent kernels alone, without torch: a program for the sanitizers and for line coverage.
+//
+// Random recurrences on every engine, split over any number of blocks, with any arguments absent, in buffers of exactly
+// the contract's sizes. What is expected is computed in double from the definition; gradients are finite differences of
+// it, at places drawn at random.
+//   recurrence_driver <recurrences of each dtype> [<samples at most>]
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/recurrence.h"
+#include "cuda_emulation.h"
+
+namespace {
+
+using namespace rnndrop;
+using cuda::Engine;
+
+std::mt19937 dice(1);
+int64_t failures = 0, max_B = 11;
+
+double uniform(double low, double high) { return std::uniform_real_distribution<double>(low, high)(dice); }
+bool coin() { return dice() % 2; }
+int64_t one_of(const std::vector<int64_t>& values) { return values[dice() % values.size()]; }
+
+double to_double(double v) { return v; }
+double to_double(float v) { return v; }
+double to_double(__nv_bfloat16 v) { return __bfloat162float(v); }
+double to_double(__half v) { return __half2float(v); }
+
+// n random elements, or none at all.
+template <class T>
+struct Array {
+  Array(int64_t n, double low, double high, bool present = true) {
+    for (int64_t k = 0; present && k < n; ++k) elements.push_back(T(static_cast<float>(uniform(low, high))));
+  }
+  T* data() { return elements.empty() ? nullptr : elements.data(); }
+  explicit operator bool() const { return !elements.empty(); }
+  double operator[](int64_t k) const { return to_double(elements[k]); }
+  std::vector<T> elements;
+};
+
+struct Shape {
+  int64_t T = one_of({1, 2, 5}), B = one_of({1, 3, max_B}), H = one_of({1, 5, 8, 19, 40});
+  bool reverse = coin(), per_step = coin(), per_row = coin();
+  TimeOrder order() const { return {T, reverse}; }
+};
+
+// Noise on [B,H], of its own at each step or not, a sample's own or not.
+template <class scalar_t>
+struct Noise {
+  Noise(const Shape& shape, bool present, double low, double high, double absent)
+      : B(shape.per_row ? shape.B : 1),
+        H(shape.H),
+        per_step(shape.per_step),
+        values((per_step ? shape.T : 1) * B * H, low, high, present),
+        absent(absent) {}
+  SequenceNoise rows() { return {values.data(), per_step ? int64_t(B * H * sizeof(scalar_t)) : 0, B > 1 ? H : 0}; }
+  double at(int64_t t, int64_t b, int64_t j) const {
+    return values ? values[((per_step ? t : 0) * B + (B > 1 ? b : 0)) * H + j] : absent;
+  }
+  int64_t B, H;
+  bool per_step;
+  Array<scalar_t> values;
+  double absent;
+};
+
+template <class scalar_t>
+struct Problem {
+  using acc_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+  Shape shape;
+  int64_t T = shape.T, B = shape.B, H = shape.H;
+  bool on_state = coin(), has_lengths = coin();
+  Array<scalar_t> W_hh{4 * H * H, -0.5, 0.5}, b_ih{4 * H, -1, 1, coin()}, b_hh{4 * H, -1, 1, coin()};
+  Array<scalar_t> from_x{T * B * 4 * H, -2, 2}, h_0{B * H, -1, 1}, mask_h{B * H, 0, 2, coin()};
+  Array<acc_t> c_0{B * H, -1, 1};
+  Noise<scalar_t> mask_g{shape, coin(), 0, 2, 1}, mask_c{shape, on_state && coin(), 0, 2, 1};
+  Noise<scalar_t> zone_c{shape, on_state && coin(), 0, 1, 0}, zone_h{shape, on_state && coin(), 0, 1, 0};
+  std::vector<int64_t> lengths;
+
+  Problem() {
+    for (int64_t b = 0; has_lengths && b < B; ++b) lengths.push_back(one_of({-1, 0, 1, T / 2, T, T + 3}));
+  }
+  bool running(int64_t t, int64_t b) const { return !has_lengths || t < lengths[b]; }
+
+  void fill(Recurrence& r, Dtype dtype) {
+    r.dtype = dtype;
+    r.B = B;
+    r.H = H;
+    r.order = shape.order();
+    r.steps = {0, T};
+    r.W_hh = W_hh.data();
+    r.mask_h = mask_h.data();
+    r.noise = {mask_g.rows(), mask_c.rows(), zone_c.rows(), zone_h.rows()};
+    r.lengths = has_lengths ? lengths.data() : nullptr;
+  }
+};
+
+struct Result {
+  std::vector<double> gates, c, y, h_n, c_n;
+};
+
+// One thing moved by a little: element `at` of from_x (0), h_0 (1) or c_0 (2).
+struct Nudge {
+  int what = -1;
+  int64_t at = 0;
+  double by = 0;
+};
+
+template <class scalar_t>
+Result definition(const Problem<scalar_t>& p, const Nudge& nudge = {}) {
+  const auto [T, B, H] = std::tuple(p.T, p.B, p.H);
+  const auto nudged = [&](int what, const auto& array, int64_t at) {
+    return array[at] + (nudge.what == what && nudge.at == at ? nudge.by : 0);
+  };
+  Result result;
+  result.gates.resize(T * B * 4 * H);
+  result.y.resize(T * B * H);
+  result.c.resize((T + 1) * B * H);
+  std::vector<double> h(B * H), c(B * H);
+  for (int64_t at = 0; at < B * H; ++at) h[at] = nudged(1, p.h_0, at), c[at] = nudged(2, p.c_0, at);
+  const auto sigmoid = [](double v) { return 1 / (1 + std::exp(-v)); };
+  const TimeOrder order = p.shape.order();
+  for (int64_t at = 0; at < B * H; ++at) result.c[order.slot_before(order.first()) * B * H + at] = c[at];
+  for (int64_t done = 0, t = order.first(); done < T; ++done, t = order.next(t)) {
+    std::vector<double> h_next = h;
+    for (int64_t b = 0; b < B; ++b) {
+      for (int64_t j = 0; j < H; ++j) {
+        const int64_t at = b * H + j;
+        double gates[4] = {};
+        if (p.running(t, b)) {
+          for (int64_t gate = 0; gate < 4; ++gate) {
+            const int64_t row = gate * H + j;
+            gates[gate] = nudged(0, p.from_x, (t * B + b) * 4 * H + row) + (p.b_ih ? p.b_ih[row] : 0) +
+                          (p.b_hh ? p.b_hh[row] : 0);
+            for (int64_t k = 0; k < H; ++k) {
+              gates[gate] += p.W_hh[row * H + k] * h[b * H + k] * (p.mask_h ? p.mask_h[b * H + k] : 1);
+            }
+            gates[gate] = gate == kCandidate ? std::tanh(gates[gate]) : sigmoid(gates[gate]);
+          }
+          const double c_new = p.mask_c.at(t, b, j) *
+                               (gates[kForget] * c[at] + gates[kInput] * p.mask_g.at(t, b, j) * gates[kCandidate]);
+          const double h_new = gates[kOutput] * std::tanh(c_new), z_c = p.zone_c.at(t, b, j),
+                       z_h = p.zone_h.at(t, b, j);
+          c[at] = z_c * c[at] + (1 - z_c) * c_new;
+          h_next[at] = z_h * h[at] + (1 - z_h) * h_new;
+          result.y[t * B * H + at] = h_next[at];
+        }
+        for (int64_t gate = 0; gate < 4; ++gate) result.gates[(t * B + b) * 4 * H + gate * H + j] = gates[gate];
+        result.c[order.slot(t) * B * H + at] = c[at];
+      }
+    }
+    h = h_next;
+  }
+  result.h_n = h;
+  result.c_n = c;
+  return result;
+}
+
+struct Context {
+  Engine engine;
+  cuda::Tiling tiling;
+  const Shape& shape;
+};
+
+void expect(const char* what, const Context& in, int64_t at, double actual, double expected, double tolerance) {
+  if (std::fabs(actual - expected) <= tolerance * std::fmax(1, std::fabs(expected))) return;
+  if (++failures > 20) return;
+  std::printf("FAIL %s[%ld]: %.9g, expected %.9g (%s, %ld blocks, %ld samples each; T %ld, B %ld, H %ld, reverse %d)\n",
+              what, at, actual, expected, name_of(in.engine), in.tiling.blocks, in.tiling.batch, in.shape.T, in.shape.B,
+              in.shape.H, in.shape.reverse);
+}
+
+void expect_launched(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  std::printf("FAIL launch: error %d\n", static_cast<int>(error));
+  ++failures;
+}
+
+template <class Values>
+void expect_all(const char* what, const Context& in, const Values& actual, const std::vector<double>& expected,
+                double tolerance) {
+  for (int64_t at = 0; at < int64_t(expected.size()); ++at) expect(what, in, at, actual[at], expected[at], tolerance);
+}
+
+struct Kind {
+  Dtype dtype;
+  bool tf32;
+  double tolerance;
+};
+
+template <class Call>
+auto with_kernels(const Kind& kind, const Call& call) {
+#ifdef ONE_DTYPE_A_TILE
+  if (kind.dtype == Dtype::bfloat16) return call(cuda::RecurrenceKernels<cuda::Bfloat16>{});
+  return kind.tf32 ? call(cuda::RecurrenceKernels<cuda::Tf32>{}) : call(cuda::RecurrenceKernels<cuda::Float32>{});
+#else
+  return cuda::with_recurrence_kernels(kind.dtype, kind.tf32, call);
+#endif
+}
+
+// Any engine, any number of blocks, any tile of the batch, in scratch memory of just the size.
+class Launch {
+ public:
+  Launch(const Kind& kind, const Shape& shape, bool backward) {
+    const cuda::RecurrenceShape sizes{kind.dtype, kind.tf32, shape.T, shape.B, shape.H, backward, false};
+    const int64_t tile = cuda::warp_tile(cuda::math_of(sizes), kind.dtype).batch;
+    cuda::Plan& plan = launch_.plan;
+    plan.engine = Engine(one_of({int64_t(Engine::block), int64_t(Engine::cluster), int64_t(Engine::grid)}));
+    plan.tiling = cuda::make_tiling(sizes, plan.engine == Engine::block ? 1 : one_of({2, 3, 5}), tile * one_of({1, 2}));
+    plan.shared_memory = cuda::shared_memory_of(plan.engine, plan.tiling, kind.dtype);
+    scratch_.resize(cuda::scratch_bytes(plan, kind.dtype));
+    std::fill(scratch_.begin(), scratch_.end(), char(0xff));
+    launch_.scratch = scratch_.data();
+    if (plan.engine != Engine::block &&
+        !with_kernels(kind, [&](auto kernels) { return kernels.fits(plan, backward, false); })) {
+      std::printf("FAIL the emulation has room for every launch\n");
+      ++failures;
+    }
+  }
+  const cuda::RecurrenceLaunch& get() const { return launch_; }
+
+ private:
+  cuda::RecurrenceLaunch launch_{};
+  std::vector<char> scratch_;
+};
+
+template <class scalar_t>
+void check_forward(Problem<scalar_t>& p, const Kind& kind, const Result& expected, bool save) {
+  using acc_t = typename Problem<scalar_t>::acc_t;
+  const auto [T, B, H] = std::tuple(p.T, p.B, p.H);
+  const Launch launch(kind, p.shape, false);
+  const Context in{launch.get().plan.engine, launch.get().plan.tiling, p.shape};
+  Array<scalar_t> gates(T * B * 4 * H, 5, 6), y(T * B * H, 5, 6), h_n(B * H, 5, 6), h_between(B * H, 5, 6);
+  Array<acc_t> c((save ? T + 1 : 2) * B * H, 5, 6);
+
+  RecurrenceForward r{};
+  p.fill(r, kind.dtype);
+  r.b_ih = p.b_ih.data();
+  r.b_hh = p.b_hh.data();
+  r.h_begin = p.h_0.data();
+  if (save) gates.elements = p.from_x.elements;  // in place
+  r.from_x = save ? gates.data() : p.from_x.data();
+  r.gates = save ? gates.data() : nullptr;
+  r.c = c.data();
+  r.y = y.data();
+  const int64_t first_slot = r.c_slot(r.order.slot_before(r.order.first())) * B * H;
+  std::copy(p.c_0.elements.begin(), p.c_0.elements.end(), c.elements.begin() + first_slot);
+  // In one launch, or in two with the state handed on between them.
+  const int64_t n_first = coin() ? T : (T + 1) / 2;
+  for (const Steps& part : {Steps{0, n_first}, Steps{n_first, T - n_first}}) {
+    if (part.n == 0) continue;
+    r.steps = p.shape.reverse ? Steps{T - part.begin - part.n, part.n} : part;
+    r.h_n = part.begin + part.n == T ? h_n.data() : h_between.data();
+    expect_launched(with_kernels(kind, [&](auto kernels) { return kernels.forward(r, launch.get()); }));
+    r.h_begin = h_between.data();
+  }
+
+  expect_all("y", in, y, expected.y, kind.tolerance);
+  expect_all("h_n", in, h_n, expected.h_n, kind.tolerance);
+  if (save) {
+    expect_all("gates", in, gates, expected.gates, kind.tolerance);
+    expect_all("c", in, c, expected.c, kind.tolerance);
+  }
+  const int64_t last_slot = r.c_slot(r.order.slot(r.order.last())) * B * H;
+  for (int64_t at = 0; at < B * H; ++at) expect("c_n", in, at, c[last_slot + at], expected.c_n[at], kind.tolerance);
+}
+
+template <class scalar_t>
+void check_backward(Problem<scalar_t>& p, const Kind& kind, const Result& forward) {
+  using acc_t = typename Problem<scalar_t>::acc_t;
+  const auto [T, B, H] = std::tuple(p.T, p.B, p.H);
+  const Launch launch(kind, p.shape, true);
+  const Context in{launch.get().plan.engine, launch.get().plan.tiling, p.shape};
+  Array<scalar_t> dy(T * B * H, -1, 1, coin()), da(T * B * 4 * H, 5, 6), dh_tilde(B * H, 5, 6);
+  Array<scalar_t> gates(T * B * 4 * H, 0, 0);
+  Array<acc_t> c((T + 1) * B * H, 0, 0), dh_carry(B * H, -1, 1), dc(B * H, -1, 1);
+  const Array<acc_t> dh_n = dh_carry, dc_n = dc;
+  for (size_t at = 0; at < forward.gates.size(); ++at) gates.elements[at] = scalar_t(float(forward.gates[at]));
+  for (size_t at = 0; at < forward.c.size(); ++at) c.elements[at] = acc_t(forward.c[at]);
+  if constexpr (std::is_same_v<scalar_t, double>) gates.elements = forward.gates;
+
+  RecurrenceBackward r{};
+  p.fill(r, kind.dtype);
+  r.gates = gates.data();
+  r.c = c.data();
+  r.dy = dy.data();
+  r.dh_carry = dh_carry.data();
+  r.dc = dc.data();
+  r.dh_tilde = dh_tilde.data();
+  r.da = da.data();
+  expect_launched(with_kernels(kind, [&](auto kernels) { return kernels.backward(r, launch.get()); }));
+
+  const auto slope = [&](int what, int64_t at) {
+    constexpr double kStep = 1e-5;
+    const auto loss = [&](double by) {
+      const Result moved = definition(p, {what, at, by});
+      double sum = 0;
+      for (size_t k = 0; dy && k < moved.y.size(); ++k) sum += dy[k] * moved.y[k];
+      for (int64_t k = 0; k < B * H; ++k) sum += dh_n[k] * moved.h_n[k] + dc_n[k] * moved.c_n[k];
+      return sum;
+    };
+    return (loss(kStep) - loss(-kStep)) / (2 * kStep);
+  };
+  const double tolerance =
+      std::fmax(kind.tolerance * 8, 1e-8);  // the finite differences' own, or what adds up over time
+  for (int draw = 0; draw < 6; ++draw) {
+    const int64_t in_x = dice() % (T * B * 4 * H), at = dice() % (B * H);
+    const int64_t t = in_x / (B * 4 * H), b = in_x / (4 * H) % B;
+    expect("da", in, in_x, da[in_x], p.running(t, b) ? slope(0, in_x) : 0, tolerance);
+    const double dh_0 = dh_carry[at] + dh_tilde[at] * (p.mask_h ? p.mask_h[at] : 1);
+    expect("dh_0", in, at, dh_0, slope(1, at), tolerance);
+    expect("dc_0", in, at, dc[at], slope(2, at), tolerance);
+  }
+}
+
+template <class scalar_t>
+void check(const Kind& kind, int count) {
+  for (int k = 0; k < count; ++k) {
+    Problem<scalar_t> p;
+    const Result expected = definition(p);
+    check_forward(p, kind, expected, coin());
+    check_backward(p, kind, expected);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: recurrence_driver <recurrences of each dtype> [<samples at most>]\n");
+    return 2;
+  }
+  const int count = std::atoi(argv[1]);
+  if (argc > 2) max_B = std::atoi(argv[2]);
+  check<float>({Dtype::float32, false, 1e-5}, count);
+  check<float>({Dtype::float32, true, 8e-3}, count);
+  check<__nv_bfloat16>({Dtype::bfloat16, false, 3e-2}, count);
+#ifndef ONE_DTYPE_A_TILE  // what differs from the three above is a type
+  check<double>({Dtype::float64, false, 1e-12}, count);
+  check<__half>({Dtype::float16, false, 4e-3}, count);
+#endif
+  std::printf("%u launches, %ld failures\n", emu::stats.launches, failures);
+  return failures != 0;
+}

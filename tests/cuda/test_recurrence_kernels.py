@@ -1,0 +1,54 @@
+"""The persistent kernels in a program of their own: against the definition, under the sanitizers, every line run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from tests.emulation import toolchain
+
+CUDA = toolchain.REPO / "csrc/cuda"
+DRIVER = toolchain.REPO / "tests/cuda/recurrence_driver.cpp"
+ALL = [*sorted(CUDA.glob("recurrence_*.cu")), DRIVER]
+# The other two differ by a type alone, and an instrumented build takes its time.
+ONE_DTYPE_A_TILE = [*(CUDA / f"recurrence_{kind}.cu" for kind in ("float32", "tf32", "bfloat16")), DRIVER]
+INSTRUMENTED = {"defines": {"ONE_DTYPE_A_TILE": 1}, "opt": "-O0"}
+
+pytestmark = pytest.mark.skipif(bool(toolchain.why_unusable()), reason=toolchain.why_unusable())
+
+
+@pytest.mark.parametrize("schedule", toolchain.SCHEDULES)
+def test_definition(schedule):
+    done = toolchain.run(toolchain.build_program("recurrence_driver", ALL), "60", schedule=schedule)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("sanitize", "count"), [("address", 20), ("thread", 8)])
+def test_sanitizers_find_nothing(sanitize, count):
+    program = toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, sanitize=sanitize, **INSTRUMENTED)
+    done = toolchain.run(program, str(count), "5", schedule="rand1")
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_line_of_the_kernels_runs(tmp_path):
+    pytest.importorskip("gcovr", reason="line coverage needs gcovr: pip install gcovr")
+    program = toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, coverage=True, **INSTRUMENTED)
+    for stale in program.parent.rglob("*.gcda"):
+        stale.unlink()
+    done = toolchain.run(program, "30")
+    assert done.returncode == 0, done.stdout
+    report = tmp_path / "coverage.json"
+    gcovr = [sys.executable, "-m", "gcovr", "--root", toolchain.REPO, "--object-directory", program.parent]
+    subprocess.run([*gcovr, "--filter", CUDA / "recurrence_kernels.cuh", "--json", report, program.parent], check=True)
+    (file,) = json.loads(report.read_text())["files"]
+    runs: Counter[int] = Counter()
+    for line in file["lines"]:  # one entry for each instantiation
+        runs[line["line_number"]] += line["count"]
+    assert len(runs) > 150
+    assert [line for line, count in runs.items() if count == 0] == [], (
+        "lines of recurrence_kernels.cuh that no test runs"
+    )
