@@ -201,23 +201,33 @@ struct DenseInputs {
             static_cast<const int64_t*>(pointer(lengths))};
   }
 
+  // What an engine of the recurrence alone takes; W_hh has the mask that the batch shares, mask_h_rows is a sample's
+  // own.
+  Recurrence recurrence(const Sizes& sizes, const TimeOrder& order, const Tensor& W_hh_masked,
+                        const OptionalTensor& mask_h_rows) const {
+    return {dtype_of(h_0),
+            sizes.B,
+            sizes.H,
+            order,
+            {0, sizes.T},
+            W_hh_masked.const_data_ptr(),
+            pointer(mask_h_rows),
+            noise(),
+            static_cast<const int64_t*>(pointer(lengths))};
+  }
+
   Tensor h_0;
   OptionalTensor b_ih, b_hh, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths;
 };
 
-// The steps that come next in an order of time, t first among them: as a range [begin, begin + n) of the time axis.
-struct Chunk {
-  int64_t begin, n;
-  bool contains(int64_t t) const { return begin <= t && t < begin + n; }
-};
-
-Chunk next_chunk(const TimeOrder& order, int64_t t, int64_t steps) {
+// The steps that come next in an order of time, t first among them.
+Steps next_chunk(const TimeOrder& order, int64_t t, int64_t steps) {
   const int64_t left = order.reverse ? t + 1 : order.T - t, n = std::min(steps, left);
   return {order.reverse ? t - n + 1 : t, n};
 }
 
 // Rows [n*B, columns] of a chunk's steps in a tensor [T,B,columns], or [4,n*B,columns] in one [4,T,B,columns].
-Tensor rows_of(const Tensor& sequence, const Chunk& chunk) {
+Tensor rows_of(const Tensor& sequence, const Steps& chunk) {
   const Tensor steps = sequence.narrow(-3, chunk.begin, chunk.n);
   const int64_t rows = chunk.n * sequence.size(-2), columns = sequence.size(-1);
   return steps.dim() == 3 ? steps.view({rows, columns}) : steps.view({kGates, rows, columns});
@@ -311,18 +321,36 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
   LayerNoise noise = dense.noise();
   if (W_hr) noise.zone_h = {nullptr, 0, 0};  // not the step kernel's, but ProjectedState's
   if (!save) gates = at::empty({steps_per_chunk, B, 4 * H}, x.options());
+  // What the GEMM with x leaves in the gates of these steps, which lie at in_gates there: W_ih x~.
+  const auto project = [&](const Steps& steps, const Steps& in_gates) {
+    multiply_gates(backend, rows_of(gates, in_gates), rows_of(x_tilde, steps), W_ih_masked, false);
+  };
+  const bool h_tilde_per_gate = mask_h_rows && per_gate(mask_h);
+
+  if (!W_hr && !h_tilde_per_gate && steps_per_chunk == T) {
+    RecurrenceForward r{dense.recurrence(sizes, order, W_hh_masked, mask_h_rows)};
+    r.b_ih = pointer(dense.b_ih);
+    r.b_hh = pointer(dense.b_hh);
+    r.h_begin = dense.h_0.const_data_ptr();
+    r.from_x = gates.const_data_ptr();
+    r.gates = save ? gates.data_ptr() : nullptr;
+    r.c = c.data_ptr();
+    r.y = y.data_ptr();
+    r.h_n = h_n.defined() ? h_n.data_ptr() : nullptr;
+    if (backend.recurrence_forward(r, x, [&](const Steps& steps) { project(steps, steps); })) return finish();
+  }
+
   // The recurrent GEMM's input, where it is not just h_0 and y: masked, or, where y is 0 though the sample has yet to
   // begin, the h that is carried.
   const bool keeps_h_tilde = mask_h_rows || (lengths && reverse);
   Tensor h_tilde;
   if (keeps_h_tilde) h_tilde = (mask_h_rows ? dense.h_0 * *mask_h_rows : dense.h_0.clone()).contiguous();
 
-  Chunk chunk{0, 0};
+  Steps chunk{0, 0};
   for (int64_t k = 0, t = order.first(); k < T; ++k, t = order.next(t)) {
     if (!chunk.contains(t)) {
       chunk = next_chunk(order, t, steps_per_chunk);
-      const Chunk in_gates = save ? chunk : Chunk{0, chunk.n};
-      multiply_gates(backend, rows_of(gates, in_gates), rows_of(x_tilde, chunk), W_ih_masked, false);
+      project(chunk, save ? chunk : Steps{0, chunk.n});
     }
     const Tensor gates_t = gates.select(0, save ? t : t - chunk.begin);
     const Tensor h_in = keeps_h_tilde ? h_tilde : k == 0 ? dense.h_0 : y.select(0, order.before(t));
@@ -339,7 +367,7 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
     step.b_hh = pointer(dense.b_hh);
     step.noise = noise.at_step(t);
     step.lengths = static_cast<const int64_t*>(pointer(dense.lengths));
-    step.n_h_tilde = mask_h_rows && per_gate(mask_h) ? kGates : 1;
+    step.n_h_tilde = h_tilde_per_gate ? kGates : 1;
     step.mask_h = W_hr ? nullptr : pointer(mask_h_rows);
     step.h_tilde_next = keeps_h_tilde && !W_hr ? h_tilde.data_ptr() : nullptr;
     step.h_tilde_stride = B * P;
@@ -444,7 +472,7 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
   Tensor dh_full = W_hr ? at::empty({B, H}, x.options()) : Tensor();
 
   // h~ of a chunk's steps, [n*B,P] or [4,n*B,P]: h_{t-1}, masked.
-  const auto h_tilde_rows = [&](const Chunk& chunk) {
+  const auto h_tilde_rows = [&](const Steps& chunk) {
     Tensor h_prev = at::empty({chunk.n, B, P}, x.options());
     const bool has_first = chunk.contains(order.first());
     const int64_t others = chunk.n - has_first, first_other = has_first && !reverse ? 1 : 0;
@@ -462,7 +490,7 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
 
   // What the gradients of a chunk's pre-activations, da [n,B,4H], add to dx, dW_ih, dW_hh and db.
   bool accumulate = false;
-  const auto finish_chunk = [&](const Chunk& chunk, const Tensor& da) {
+  const auto finish_chunk = [&](const Steps& chunk, const Tensor& da) {
     const Tensor da_rows = da.view({chunk.n * B, 4 * H});
     if (need_dx && x_tilde_per_gate) {
       const Tensor dx_tilde = at::empty({kGates, chunk.n, B, I}, x.options());
@@ -481,8 +509,22 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
   const TimeOrder backwards{T, !reverse};
   const int64_t steps_per_chunk = backend.steps_per_chunk(T, B, dtype);
   const Tensor da_buffer = at::empty({std::min(steps_per_chunk, T), B, 4 * H}, x.options());
-  Chunk chunk{0, 0};
-  for (int64_t k = 0, t = backwards.first(); k < T; ++k, t = backwards.next(t)) {
+  bool recurrence_done = false;
+  if (!W_hr && !h_tilde_per_gate && steps_per_chunk >= T) {
+    RecurrenceBackward r{dense.recurrence(sizes, order, W_hh_masked, mask_h_rows)};
+    r.gates = gates_dense.const_data_ptr();
+    r.c = c_dense.const_data_ptr();
+    r.dy = pointer(dy_dense);
+    r.dh_carry = dh_carry.data_ptr();
+    r.dc = dc.data_ptr();
+    r.dh_tilde = dh_tilde.data_ptr();
+    r.da = da_buffer.data_ptr();
+    recurrence_done = backend.recurrence_backward(r, x);
+    if (recurrence_done) finish_chunk({0, T}, da_buffer);
+  }
+
+  Steps chunk{0, 0};
+  for (int64_t k = 0, t = backwards.first(); !recurrence_done && k < T; ++k, t = backwards.next(t)) {
     if (!chunk.contains(t)) chunk = next_chunk(backwards, t, steps_per_chunk);
     const Tensor da = da_buffer.narrow(0, 0, chunk.n), da_t = da.select(0, t - chunk.begin);
     const OptionalTensor dy_t = dy_dense ? OptionalTensor(dy_dense->select(0, t)) : std::nullopt;

@@ -7,6 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <optional>
 #include <tuple>
 
@@ -39,6 +40,14 @@ class Backend {
   // The whole sequence in one call; false where this backend has no engine for it, and nothing was done.
   virtual bool layer_forward(const LayerForward& /*layer*/) const { return false; }
   virtual bool layer_backward(const LayerBackward& /*layer*/) const { return false; }
+  // The same for the recurrence alone. from_x of any steps is there only after project(steps), which may be called on
+  // all of them at once or on some ahead of others. What the engine needs to allocate, it does where x lies.
+  using Project = std::function<void(const Steps&)>;
+  virtual bool recurrence_forward(const RecurrenceForward& /*r*/, const at::Tensor& /*x*/,
+                                  const Project& /*project*/) const {
+    return false;
+  }
+  virtual bool recurrence_backward(const RecurrenceBackward& /*r*/, const at::Tensor& /*x*/) const { return false; }
 };
 
 using OptionalTensor = std::optional<at::Tensor>;

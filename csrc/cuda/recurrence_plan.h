@@ -16,9 +16,12 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <limits>
+#include <stdexcept>
 #include <string>
 
 #include "host_device.h"
@@ -29,6 +32,16 @@ namespace rnndrop::cuda {
 enum class Engine { automatic, stepwise, block, cluster, grid };
 constexpr const char* kEngineNames[] = {"auto", "stepwise", "block", "cluster", "grid"};
 inline const char* name_of(Engine engine) { return kEngineNames[static_cast<int>(engine)]; }
+
+// What the user asked for, for the whole process; every call of an op goes by it.
+inline std::atomic<Engine> wanted_engine{Engine::automatic};
+
+inline Engine engine_named(const std::string& name) {
+  for (const Engine engine : {Engine::automatic, Engine::stepwise, Engine::block, Engine::cluster, Engine::grid}) {
+    if (name == name_of(engine)) return engine;
+  }
+  throw std::invalid_argument("engine: expected auto, stepwise, block, cluster or grid, got " + name);
+}
 
 // What multiplies: the plain units, or the tensor cores on tf32 or 16-bit operands.
 enum class Math { plain, tf32, half };
@@ -184,8 +197,11 @@ inline std::string describe(const Plan& plan) {
 
 inline Plan stepwise(const std::string& why) { return {Engine::stepwise, {}, 0, kNsStepwise, "stepwise: " + why}; }
 
-// The quickest by the model of all tilings that fit; `wanted` restricts it to one engine. Stepwise where none does.
-inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wanted) {
+// The quickest by the model of all tilings that fit, and that `runs` agrees to: it knows how many blocks the GPU really
+// has room for. `wanted` restricts the choice to one engine. Stepwise where there is none.
+inline Plan choose_plan(
+    const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
+    const std::function<bool(const Plan&)>& runs = [](const Plan&) { return true; }) {
   if (wanted == Engine::stepwise) return stepwise("asked for");
   if (shape.mask_h_per_gate) return stepwise("mask_h is a gate's and a sample's own");
   if (shape.B == 0) return stepwise("the batch is empty");
@@ -202,8 +218,10 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
     if (bytes > gpu.shared_memory) return;
     const double step_ns = estimate_step_ns(engine, shape, tiling, gpu);
     if (found && step_ns >= best.step_ns) return;
+    const Plan plan{engine, tiling, bytes, step_ns, ""};
+    if (!runs(plan)) return;
     found = true;
-    best = {engine, tiling, bytes, step_ns, ""};
+    best = plan;
   };
   const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);
   for (int64_t batch = tile.batch; batch <= 64; batch *= 2) {
@@ -224,6 +242,15 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
   }
   if (found) best.why = describe(best);
   return best;
+}
+
+// ---------------------------------------------------------------- the GEMM with x, ahead of the recurrence
+
+// In how many parts of the sequence the input is projected on a stream of its own, while the parts before it run: one,
+// where the recurrence is short or leaves the GEMM no multiprocessors. DERIVED as well.
+inline int64_t overlapped_parts(const Plan& plan, int64_t T, const Gpu& gpu) {
+  const int64_t busy = plan.tiling.groups * plan.tiling.blocks;
+  return T >= 64 && busy * 4 <= gpu.n_sm * 3 ? 4 : 1;
 }
 
 }  // namespace rnndrop::cuda

@@ -10,17 +10,24 @@ import torch
 from tests.emulation import toolchain
 from tests.problems import CONSTANTS
 
-SOURCES = ("csrc/lstm_layer.cpp", "csrc/cuda/step_kernels.cu", "tests/cuda/emulated_backend.cpp")
+SOURCES = [
+    toolchain.REPO / "csrc/lstm_layer.cpp",
+    *sorted((toolchain.REPO / "csrc/cuda").glob("*.cu")),
+    toolchain.REPO / "tests/cuda/emulated_backend.cpp",
+]
 
 
 @pytest.fixture(scope="session")
 def op():
-    """`torch.ops.rnndrop_emulated`: the ops of `torch.ops.rnndrop` on CPU tensors, through the CUDA backend."""
+    """`torch.ops.rnndrop_emulated`: the ops of `torch.ops.rnndrop` on CPU tensors, through the CUDA backend.
+
+    The engine is stepwise until a test asks for another.
+    """
     if reason := toolchain.why_unusable():
         pytest.skip(reason)
-    sources = [toolchain.REPO / source for source in SOURCES]
     fake = Path(__file__).parent / "fake_torch_cuda"
-    torch.ops.load_library(toolchain.build_torch_ext("emulated_backend", sources, include_dirs=[fake]))
+    torch.ops.load_library(toolchain.build_torch_ext("emulated_backend", SOURCES, include_dirs=[fake]))
+    torch.ops.rnndrop_emulated.set_engine("stepwise")
     return torch.ops.rnndrop_emulated
 
 

@@ -1,5 +1,5 @@
 // The CUDA backend without a GPU, as ops on CPU tensors: the real cuda_backend.h and time loop, the kernels of
-// step_kernels.cu run by the emulation, and fake_torch_cuda/ in place of torch's CUDA headers and of cuBLAS.
+// csrc/cuda/*.cu run by the emulation, and fake_torch_cuda/ in place of torch's CUDA headers and of cuBLAS.
 #include <torch/library.h>
 
 #include "cuda/cuda_backend.h"
@@ -24,6 +24,13 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def(kLayerBackwardSchema);
   m.def("gemm(Tensor(a!) out, Tensor a, Tensor b, bool accumulate) -> ()");
   m.def("set_schedule(str name) -> ()", [](const std::string& name) { emu::config.set_schedule(name); });
+  m.def("set_engine(str name) -> ()", [](const std::string& name) { cuda::wanted_engine = cuda::engine_named(name); });
+  m.def("set_gpu(int major, int n_sm, int shared_memory) -> ()", [](int64_t major, int64_t n_sm, int64_t bytes) {
+    cudaDeviceProp& gpu = at::cuda::device_properties();
+    gpu.major = static_cast<int>(major);
+    gpu.multiProcessorCount = static_cast<int>(n_sm);
+    gpu.sharedMemPerBlockOptin = bytes;
+  });
   m.def("launches() -> int", [] { return int64_t{emu::stats.launches}; });
 }
 

@@ -14,9 +14,9 @@ from tests.emulation import toolchain
 CUDA = toolchain.REPO / "csrc/cuda"
 DRIVER = toolchain.REPO / "tests/cuda/recurrence_driver.cpp"
 ALL = [*sorted(CUDA.glob("recurrence_*.cu")), DRIVER]
-# The other two differ by a type alone, and an instrumented build takes its time.
+# The other two differ by a type alone, and a sanitized build takes its time.
 ONE_DTYPE_A_TILE = [*(CUDA / f"recurrence_{kind}.cu" for kind in ("float32", "tf32", "bfloat16")), DRIVER]
-INSTRUMENTED = {"defines": {"ONE_DTYPE_A_TILE": 1}, "opt": "-O0"}
+SANITIZED = {"defines": {"ONE_DTYPE_A_TILE": 1}, "opt": "-O0"}
 
 pytestmark = pytest.mark.skipif(bool(toolchain.why_unusable()), reason=toolchain.why_unusable())
 
@@ -29,14 +29,14 @@ def test_definition(schedule):
 
 @pytest.mark.parametrize(("sanitize", "count"), [("address", 20), ("thread", 8)])
 def test_sanitizers_find_nothing(sanitize, count):
-    program = toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, sanitize=sanitize, **INSTRUMENTED)
+    program = toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, sanitize=sanitize, **SANITIZED)
     done = toolchain.run(program, str(count), "5", schedule="rand1")
     assert done.returncode == 0, done.stdout
 
 
 def test_every_line_of_the_kernels_runs(tmp_path):
     pytest.importorskip("gcovr", reason="line coverage needs gcovr: pip install gcovr")
-    program = toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, coverage=True, **INSTRUMENTED)
+    program = toolchain.build_program("recurrence_driver", ALL, coverage=True)
     for stale in program.parent.rglob("*.gcda"):
         stale.unlink()
     done = toolchain.run(program, "30")

@@ -35,10 +35,36 @@ namespace c10::cuda {
 struct CUDAGuard {
   explicit CUDAGuard(c10::Device device) { TORCH_CHECK(device.is_cuda(), "expected a CUDA device, got ", device); }
 };
-inline cudaStream_t getCurrentCUDAStream() { return nullptr; }
+// Everything here is done at once: streams and events are names.
+struct CUDAStream {
+  operator cudaStream_t() const { return nullptr; }
+  c10::DeviceIndex device_index() const { return 0; }
+};
+struct CUDAStreamGuard {
+  explicit CUDAStreamGuard(CUDAStream) {}
+};
+inline CUDAStream getCurrentCUDAStream() { return {}; }
+inline CUDAStream getStreamFromPool(bool, c10::DeviceIndex) { return {}; }
 }  // namespace c10::cuda
 
 namespace at::cuda {
+struct CUDAEvent {
+  void record(c10::cuda::CUDAStream) {}
+  void block(c10::cuda::CUDAStream) {}
+};
+// An H100, or what a test makes of it.
+inline cudaDeviceProp& device_properties() {
+  static cudaDeviceProp gpu = [] {
+    cudaDeviceProp h100{};
+    h100.major = 9;
+    h100.multiProcessorCount = 132;
+    h100.sharedMemPerBlockOptin = 232448;
+    return h100;
+  }();
+  return gpu;
+}
+inline cudaDeviceProp* getCurrentDeviceProperties() { return &device_properties(); }
+
 // As torch does, set up after the switch of torch.backends.cuda.matmul.
 inline cublasHandle_t getCurrentCUDABlasHandle() {
   static cublasContext context;

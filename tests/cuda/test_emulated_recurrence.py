@@ -1,0 +1,149 @@
+"""The persistent engines behind the real op and CUDA backend, run by the emulation, against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from layer_checks import (
+    ALL_FEATURES,
+    NOISY_STATE,
+    assert_errs_at_most_twice_as_much_as_plain_torch,
+    assert_same_bits,
+    assert_tf32_follows_the_switch_of_nn_lstm,
+    make_problem,
+)
+
+from tests.emulation import toolchain
+from tests.problems import CONSTANTS, INPUTS, assert_equals_reference
+
+H100 = (9, 132, 232448)
+# So little shared memory that a few units fill a block, and clusters and grids get several.
+SMALL = (9, 132, 20000)
+A100 = (8, 108, 166912)
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+FEATURES = {
+    "plain": {},
+    "reverse": {"reverse": True, "without": ("b_hh",)},
+    "Gal": {"mask_x": "I", "mask_h": "H"},
+    "Gal a sample": {"mask_x": "BI", "mask_h": "BH", "reverse": True},
+    "untied": {"mask_x": "41I", "mask_h": "41H", "without": ("b_ih",)},
+    "Semeniuta": {"mask_g": "TBH", "without": ("b_ih", "b_hh")},
+    "all": ALL_FEATURES,
+    "all reversed": ALL_FEATURES | {"reverse": True},
+    "noisy state": NOISY_STATE,
+    "noisy state reversed": NOISY_STATE | {"reverse": True},
+}
+
+
+@pytest.fixture
+def use(op):
+    """use(engine, gpu) for the rest of the test."""
+
+    def use_engine(engine, gpu=H100):
+        op.set_engine(engine)
+        op.set_gpu(*gpu)
+
+    yield use_engine
+    use_engine("stepwise")
+
+
+@pytest.fixture(params=["block", "cluster", "grid"])
+def engine(use, request):
+    """Runs the test on each engine, of several blocks where it may have them."""
+    use(request.param, H100 if request.param == "block" else SMALL)
+    return request.param
+
+
+def launches_of(op, solve):
+    before = op.launches()
+    result = solve()
+    return result, op.launches() - before
+
+
+@pytest.mark.parametrize("features", FEATURES)
+def test_equals_the_reference_in_one_launch_each_way(op, emulated, engine, features):
+    for dtype, tolerance in TOLERANCE.items():
+        problem = make_problem(4, 5, 3, 19, dtype=dtype, **FEATURES[features])
+        _, launches = launches_of(op, lambda problem=problem: problem.solve(emulated))
+        assert launches == 2
+        assert_equals_reference(problem, emulated, tolerance)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (3, 9, 2, 40), (2, 19, 1, 8)], ids=str)
+def test_sizes(emulated, engine, sizes):
+    for options in (ALL_FEATURES, NOISY_STATE, {"reverse": True}):
+        assert_equals_reference(make_problem(*sizes, **options), emulated, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_halves_err_at_most_twice_as_much_as_plain_torch(emulated, engine, dtype):
+    problems = [
+        make_problem(5, 6, 12, H, dtype=dtype, reverse=reverse, **ALL_FEATURES)
+        for H in (19, 40)
+        for reverse in (False, True)
+    ]
+    assert_errs_at_most_twice_as_much_as_plain_torch(emulated, problems)
+
+
+def test_tf32_follows_the_switch_of_nn_lstm(emulated, engine):
+    assert_tf32_follows_the_switch_of_nn_lstm(emulated, make_problem(3, 4, 16, 8))
+
+
+@pytest.mark.parametrize("dtype", [*TOLERANCE, torch.bfloat16, torch.float16], ids=str)
+def test_same_bits_under_every_schedule(op, emulated, engine, dtype):
+    problem = make_problem(3, 9, 5, 24, dtype=dtype, **ALL_FEATURES)
+    expected = problem.solve(emulated)
+    for schedule in toolchain.SCHEDULES[1:]:
+        op.set_schedule(schedule)
+        results = problem.solve(emulated)
+        op.set_schedule(toolchain.SCHEDULES[0])
+        assert_same_bits(results, expected)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+@pytest.mark.parametrize("features", ["plain", "Gal a sample", "all"])
+def test_a_long_sequence_is_projected_and_run_in_parts(op, emulated, use, features, reverse):
+    use("block")
+    problem = make_problem(64, 2, 3, 5, **FEATURES[features] | {"reverse": reverse})
+    _, launches = launches_of(op, lambda: problem.solve(emulated))
+    assert launches == 4 + 1  # forward in four parts, backward in one
+    assert_equals_reference(problem, emulated, 1e-5)
+
+
+def test_inference_saves_nothing_and_gives_the_same(op, emulated, engine):
+    problem = make_problem(4, 5, 3, 19, **ALL_FEATURES)
+    given = [problem.inputs[name] for name in INPUTS] + [None] + [problem.options.get(name) for name in CONSTANTS]
+    saved = op.lstm_layer(*given, False, True)
+    y, h_n, c_n, *nothing = op.lstm_layer(*given, False, False)
+    assert [tensor.numel() for tensor in nothing] == [0, 0, 0]
+    for value, expected in zip((y, h_n, c_n), saved, strict=False):
+        assert torch.equal(value, expected)
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpu", "options"),
+    [
+        ("auto", H100, {"mask_h": "4BH"}),  # four products a step
+        ("auto", (9, 132, 1000), {}),  # W_hh fits nowhere
+        ("block", SMALL, {}),
+        ("cluster", A100, {}),  # has no clusters
+        ("grid", (9, 1, 232448), {}),  # one multiprocessor
+    ],
+)
+def test_goes_step_by_step_where_the_engine_cannot_run(op, emulated, use, engine, gpu, options):
+    use(engine, gpu)
+    problem = make_problem(3, 4, 5, 40, **options)
+    _, launches = launches_of(op, lambda: problem.solve(emulated))
+    assert launches == 2 * 3
+    assert_equals_reference(problem, emulated, 1e-5)
+
+
+def test_an_empty_batch_launches_nothing(op, emulated, use):
+    use("auto")
+    _, launches = launches_of(op, lambda: make_problem(3, 0, 5, 8, **ALL_FEATURES).solve(emulated))
+    assert launches == 0
+
+
+def test_an_unknown_engine_is_refused(op):
+    with pytest.raises(ValueError, match="engine: expected auto, stepwise, block, cluster or grid, got fast"):
+        op.set_engine("fast")
