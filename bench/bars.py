@@ -1,19 +1,23 @@
-"""What the CPU kernels are to reach, beside what was measured: `python -m bench.bars bench/results/cpu.csv`.
+"""What the kernels are to reach, beside what was measured: `python -m bench.bars bench/results/cpu.csv`.
 
 Ratios of medians of one run. Ours is the module, called as nn.LSTM is, drawing its own masks; the GEMMs alone are the
 fastest of the libraries measured. Of several numbers of threads the largest counts. The peaks of memory are those of
-memory.csv in the same folder, where there is one.
+memory.csv in the same folder, where there is one. A file measured on a GPU has bars of its own: ours with both
+dropouts, by the engine that it chooses itself, against nn.LSTM and the nn.LSTMCell loop without any.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.records import (
+    CELL_LOOP,
+    FORWARD,
     FORWARD_BACKWARD,
     FULL,
     GEMMS,
@@ -24,6 +28,7 @@ from bench.records import (
     NN_LSTM,
     PACKED,
     PADDED,
+    STACK,
     Peak,
     Run,
     Timing,
@@ -47,6 +52,32 @@ LENGTHS_COST = 1.1  # of what the padded batch takes
 FLOOR = 1.1  # of the GEMMs alone, at SEMINAR and LONG
 MASKS_SHARE = 0.02  # of forward+backward
 PEAK = 1.0  # of nn.LSTM's
+
+BOTH = ("both", 0.5, 0.3)
+
+
+class CudaCase(NamedTuple):
+    """What nn.LSTM, in its form, is compared with ours in; the speedup is of forward and of forward+backward."""
+
+    size: tuple[int, ...]
+    dtype: str
+    speedup: float
+    lstm: str = FULL
+    ours: str = FULL
+    loop: str = FULL
+
+
+CUDA = [
+    CudaCase(SEMINAR, "float32", 2),
+    CudaCase(SEMINAR, "bfloat16", 2),
+    CudaCase((512, 64, 256, 256), "bfloat16", 2),
+    CudaCase((512, 64, 512, 512), "bfloat16", 1.5),
+    CudaCase((1024, 16, 768, 768), "float16", 1),
+    CudaCase((512, 32, 1024, 1024), "bfloat16", 1.3),
+    CudaCase((256, 64, 256, 256), "bfloat16", 2, STACK, STACK, STACK),
+    CudaCase((512, 64, 256, 256), "bfloat16", 4, PACKED, LENGTHS, PADDED),
+]
+LOOP_SPEEDUP = 15
 
 
 @dataclass(frozen=True)
@@ -81,11 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="bench.bars", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )
-    parser.add_argument("file", type=Path, help="written by bench.lstm: the grid cpu")
+    parser.add_argument("file", type=Path, help="written by bench.lstm: the grid cpu or cuda")
     file = parser.parse_args(argv).file
     try:
         facts, timings = read(file)
-        found = bars(timings, tables.peaks_beside(file))
+        found = bars_of(facts, timings, tables.peaks_beside(file))
     except (OSError, ValueError) as error:
         print(f"bench.bars: {error}", file=sys.stderr)
         return 2
@@ -94,8 +125,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def bars(timings: Sequence[Timing], peaks: Sequence[Peak]) -> list[Bar]:
+def bars_of(facts: Mapping[str, str], timings: Sequence[Timing], peaks: Sequence[Peak]) -> list[Bar]:
+    """The bars of the device that was measured. Raises ValueError, naming it, for what was not measured."""
+    return bars(timings, peaks) if facts["device"] == "cpu" else cuda_bars(timings)
+
+
+def cuda_bars(timings: Sequence[Timing]) -> list[Bar]:
     """Raises ValueError, naming it, for what was not measured."""
+    found = []
+    for case in CUDA:
+        for phase in (FORWARD, FORWARD_BACKWARD):
+            of_phase = [timing for timing in timings if timing.phase == phase]
+
+            def ms(
+                contender: str, dropout: Dropout, sequences: str, case: CudaCase = case, phase: str = phase,
+                runs: Sequence[Timing] = of_phase,
+            ) -> float:  # fmt: skip
+                [timing] = find(runs, phase, case.size, contender, dropout, sequences, case.dtype)
+                return timing.median_ms
+
+            ours = ms(MODULE, BOTH, case.ours)
+            form = "" if case.ours == FULL else f", {case.ours}"
+            where = f"{in_words(case.size)}, {case.dtype}{form}, {phase}"
+            lstm = f"{'packed ' * (case.lstm == PACKED)}nn.LSTM / ours, both dropouts"
+            found.append(Bar(where, lstm, case.speedup, True, ms(NN_LSTM, NONE, case.lstm) / ours))
+            loop = ms(CELL_LOOP, NONE, case.loop) / ours
+            found.append(Bar(where, "nn.LSTMCell loop / ours, both dropouts", LOOP_SPEEDUP, True, loop))
+    return found
+
+
+def bars(timings: Sequence[Timing], peaks: Sequence[Peak]) -> list[Bar]:
+    """Of the CPU. Raises ValueError, naming it, for what was not measured."""
     threads = max((timing.threads for timing in timings), default=0)
     timings = [timing for timing in timings if timing.threads == threads]
 
@@ -142,12 +202,18 @@ Dropout = tuple[str, float, float]
 
 
 def find(
-    runs: Sequence[Run], of: str, size: tuple[int, ...], contender: str, dropout: Dropout = NONE, sequences: str = FULL
+    runs: Sequence[Run],
+    of: str,
+    size: tuple[int, ...],
+    contender: str,
+    dropout: Dropout = NONE,
+    sequences: str = FULL,
+    dtype: str = "float32",
 ) -> list[Run]:
     found = [
         run
         for run in runs
-        if (run.T, run.B, run.I, run.H, run.dtype) == (*size, "float32")
+        if (run.T, run.B, run.I, run.H, run.dtype) == (*size, dtype)
         and (run.contender, run.sequences) == (contender, sequences)
         and (run.dropout, run.p, run.p_g) == dropout
         and run.backend != "python"
@@ -155,6 +221,7 @@ def find(
     if not found:
         raise ValueError(
             f"no {of} of {contender}, {sequences}, dropout {' '.join(map(str, dropout))}, {in_words(size)}"
+            + (f", {dtype}" if dtype != "float32" else "")
         )
     return found
 

@@ -2,6 +2,7 @@
 
 nn.LSTM, a Python loop over nn.LSTMCell, rnndrop_cuda's functional layer and its module, and the floor: the GEMMs of a
 dense LSTM alone. A layer that has dropout draws its masks on every call, as training does, so drawing is in its time.
+On CUDA also each engine of ours by its name, and the rivals of bench/rivals.py that can run.
 
 Where the sequences have lengths of their own, all start from the padded batch and end with one: packing and unpacking
 are in the time of the layers that need it.
@@ -9,6 +10,7 @@ are in the time of the layers that need it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+import rnndrop_cuda
 from bench.correctness import in_float64, relative_error, tolerance
 from bench.records import (
     CELL_LOOP,
@@ -30,14 +33,19 @@ from bench.records import (
     MASKS,
     MODULE,
     NN_LSTM,
+    OP,
     PACKED,
     PADDED,
+    STACK,
 )
 from rnndrop_cuda import LSTM, LayerMasks, dropout_mask, functional
 
 Output = tuple[Tensor, Tensor, Tensor]
-Layer = Callable[["Problem", LayerMasks], Output]
+Masks = LayerMasks | list[LayerMasks]
+"""Of a layer, or of each layer and direction of a stack."""
+Layer = Callable[["Problem", Masks], Output]
 NO_MASKS = LayerMasks()
+ENGINES = ("stepwise", "block", "cluster", "grid")
 
 
 class Size(NamedTuple):
@@ -80,6 +88,7 @@ class Dropout:
 
 NO_DROPOUT = Dropout("none")
 MAIN_KINDS = ("none", "Gal batch", "Semeniuta step")
+CUDA_KINDS = (*MAIN_KINDS, "both")
 
 
 def dropouts(ps: Iterable[float], ps_g: Iterable[float]) -> list[Dropout]:
@@ -106,18 +115,24 @@ def random_lengths(T: int, B: int) -> Tensor:
 class Problem:
     """One size in one dtype on one device: random input, states and weights, and fresh upstream gradients on demand.
 
-    With `ragged` the sequences have random lengths; without, `lengths` says that each has T steps.
+    With `ragged` the sequences have random lengths; without, `lengths` says that each has T steps. With `stack` there
+    are two layers in both directions, whose states lie one upon the other.
     """
 
-    def __init__(self, size: Size, dtype: torch.dtype, device: torch.device, *, ragged: bool = False) -> None:
-        self.size, self.dtype, self.device, self.ragged = size, dtype, device, ragged
+    def __init__(
+        self, size: Size, dtype: torch.dtype, device: torch.device, *, ragged: bool = False, stack: bool = False
+    ) -> None:
+        self.size, self.dtype, self.device, self.ragged, self.stack = size, dtype, device, ragged, stack
+        self.left_out: list[str] = []
+        """Who is not timed, and why: a line each."""
         T, B, I, H = size
         # The weights live in an nn.LSTM: on CUDA only there are they laid out as cuDNN wants them.
-        self.lstm = nn.LSTM(I, H, dtype=dtype, device=device)
+        self.lstm = nn.LSTM(I, H, 1 + stack, bidirectional=stack, dtype=dtype, device=device)
         self.modules = nn.ModuleList([self.lstm])
         self.x = self.random(T, B, I).requires_grad_()
-        self.h_0, self.c_0 = self.random(B, H), self.random(B, H)
-        self.hx = self.h_0.unsqueeze(0), self.c_0.unsqueeze(0)
+        self.state = (4, B, H) if stack else (B, H)
+        self.h_0, self.c_0 = self.random(*self.state), self.random(*self.state)
+        self.hx = self.h_0.view(-1, B, H), self.c_0.view(-1, B, H)
         self.lengths_on_cpu = random_lengths(T, B) if ragged else torch.full((B,), T)
         self.lengths = self.lengths_on_cpu.to(device)
         self.new_upstream()
@@ -139,19 +154,43 @@ class Problem:
     def new_upstream(self) -> None:
         """New gradients on y, h_n and c_n."""
         T, B, _, H = self.size
-        self.upstream = (self.random(T, B, H), self.random(B, H), self.random(B, H))
+        self.upstream = (self.random(T, B, H * (1 + self.stack)), self.random(*self.state), self.random(*self.state))
 
     @property
     def leaves(self) -> dict[str, Tensor]:
         """What gradients are asked for."""
-        return {"x": self.x, **dict(zip(("W_ih", "W_hh", "b_ih", "b_hh"), self.lstm.parameters(), strict=True))}
+        return {"x": self.x, **dict(self.lstm.named_parameters())}
 
     def gradients(self, output: Output) -> tuple[Tensor, ...]:
         return torch.autograd.grad(output, list(self.leaves.values()), self.upstream)
 
+    def draw(self, dropout: Dropout) -> Masks:
+        """Fresh masks for what stands here, a layer or a stack."""
+        if self.stack and dropout != NO_DROPOUT:
+            return self.module("python", dropout).draw_masks(self.size.T, self.size.B)
+        return dropout.draw(self.size, self.dtype, self.device)
+
+    def expected(self, masks: Masks, lengths: Tensor | None) -> list[Tensor]:
+        """Outputs and gradients by the reference in float64."""
+        if not self.stack:
+            assert isinstance(masks, LayerMasks)
+            inputs = [self.x, self.h_0, self.c_0, *self.lstm.parameters()]
+            return in_float64(inputs, self.upstream, {**by_name(masks), "lengths": lengths})
+        module = LSTM.from_torch(self.lstm, backend="python").double()
+        x, hx = self.x.detach().double().requires_grad_(), tuple(state.double() for state in self.hx)
+        in_double = None if masks is NO_MASKS else [in_float64_masks(of_layer) for of_layer in masks]
+        y, (h_n, c_n) = module(x, hx, masks=in_double)
+        upstream = [gradient.double() for gradient in self.upstream]
+        gradients = torch.autograd.grad((y, h_n, c_n), [x, *module.parameters()], upstream)
+        return [result.detach() for result in (y, h_n, c_n, *gradients)]
+
+
+def in_float64_masks(masks: LayerMasks) -> LayerMasks:
+    return LayerMasks(*(None if mask is None else mask.double() for mask in masks))
+
 
 class Contender(Protocol):
-    """Something to be timed; `calls` are what is timed, by phase. The other four are columns of its timings."""
+    """Something to be timed; `calls` are what is timed, by phase, in `running()`. The others are a timing's columns."""
 
     @property
     def name(self) -> str: ...
@@ -163,6 +202,7 @@ class Contender(Protocol):
     def sequences(self) -> str: ...
     @property
     def calls(self) -> dict[str, Callable[[], object]]: ...
+    def running(self) -> contextlib.AbstractContextManager[object]: ...
 
 
 @dataclass(frozen=True)
@@ -173,6 +213,11 @@ class LayerContender:
     layer: Layer
     problem: Problem
     sequences: str = FULL
+    engine: str = ""
+    """The CUDA engine that it is to run on, where that is not left to the op."""
+
+    def running(self) -> contextlib.AbstractContextManager[object]:
+        return rnndrop_cuda.cuda_engine(self.engine) if self.engine else contextlib.nullcontext()
 
     def __str__(self) -> str:
         name = self.name if self.sequences == FULL else f"{self.name} {self.sequences}"
@@ -180,7 +225,7 @@ class LayerContender:
 
     @property
     def calls(self) -> dict[str, Callable[[], object]]:
-        calls = {FORWARD: self.forward, FORWARD_BACKWARD: lambda: self.problem.gradients(self.forward())}
+        calls = {FORWARD: self.forward, FORWARD_BACKWARD: lambda: self.gradients(self.forward())}
         return calls if self.dropout != NO_DROPOUT else {INFERENCE: self.inference, **calls}
 
     @property
@@ -190,6 +235,13 @@ class LayerContender:
     def forward(self) -> Output:
         problem = self.problem
         return self.layer(problem, self.dropout.draw(problem.size, problem.dtype, problem.device))
+
+    def gradients(self, output: Output) -> tuple[Tensor, ...]:
+        return self.problem.gradients(output)
+
+    def gradients_to_check(self, output: Output) -> tuple[Tensor, ...]:
+        """Laid out as the problem's leaves are."""
+        return self.gradients(output)
 
     def inference(self) -> Output:
         """The modules are put into eval by whoever times or checks it: that is no part of a call."""
@@ -232,7 +284,7 @@ def layers(problem: Problem, backends: Iterable[str], kinds: list[Dropout]) -> l
     ]
     for backend in backends:
         timed = [kinds[0], kinds[-1]] if backend == "python" else kinds
-        contenders += [LayerContender("rnndrop", backend, kind, rnndrop(backend), problem) for kind in timed]
+        contenders += [LayerContender(OP, backend, kind, rnndrop(backend), problem) for kind in timed]
     return contenders + ours(problem, backends, kinds, [FULL])
 
 
@@ -255,12 +307,56 @@ def ragged_layers(problem: Problem, backends: Iterable[str], kinds: list[Dropout
     ]
 
 
+def stack_layers(problem: Problem, backends: Iterable[str], kinds: list[Dropout]) -> list[LayerContender]:
+    """Two layers in both directions: nn.LSTM, the loop, and our module."""
+    return [
+        LayerContender(NN_LSTM, "", NO_DROPOUT, as_module(problem.lstm, FULL), problem, STACK),
+        LayerContender(CELL_LOOP, "", NO_DROPOUT, lstm_cell_loop(problem), problem, STACK),
+        *ours(problem, backends, kinds, [STACK]),
+    ]
+
+
+def cuda_layers(problem: Problem, backends: Iterable[str], kinds: list[Dropout]) -> list[LayerContender]:
+    """What there is to compare with on CUDA, our op on each engine that runs this size, and our module."""
+    from bench import rivals  # here: it imports this module
+
+    return [
+        LayerContender(NN_LSTM, "", NO_DROPOUT, nn_lstm, problem),
+        LayerContender(CELL_LOOP, "", NO_DROPOUT, lstm_cell_loop(problem), problem),
+        *rivals.running(problem),
+        *by_engine(problem, [kinds[0], kinds[-1]]),
+        *ours(problem, backends, kinds, [FULL]),
+    ]
+
+
+def cuda_ragged_layers(problem: Problem, backends: Iterable[str], kinds: list[Dropout]) -> list[LayerContender]:
+    """Beside those with lengths the loop, which knows none."""
+    loop = LayerContender(CELL_LOOP, "", NO_DROPOUT, lstm_cell_loop(problem), problem, PADDED)
+    return [*ragged_layers(problem, backends, kinds), loop]
+
+
+def by_engine(problem: Problem, kinds: list[Dropout]) -> list[LayerContender]:
+    """Our op on each engine by its name. One that would leave both forward and backward to stepwise is left out."""
+    contenders = []
+    for engine in ENGINES:
+        with rnndrop_cuda.cuda_engine(engine):
+            explained = rnndrop_cuda.explain_engine(*problem.size, dtype=problem.dtype)
+        if f"{engine}:" in explained:
+            contenders += [
+                LayerContender(OP, f"cuda {engine}", kind, rnndrop("cuda"), problem, engine=engine) for kind in kinds
+            ]
+        else:
+            problem.left_out.append(f"engine {engine}: {' | '.join(explained.splitlines())}")
+    return contenders
+
+
 def ours(problem: Problem, backends: Iterable[str], kinds: list[Dropout], forms: Iterable[str]) -> list[LayerContender]:
     """Our module with the papers' kinds of dropout, on the backends of kernels; on python where no other is named."""
     backends = list(backends)
     contenders: list[LayerContender] = []
+    names = CUDA_KINDS if problem.device.type == "cuda" else MAIN_KINDS
     for backend in [name for name in backends if name != "python"] or backends:
-        for kind, form in product([kind for kind in kinds if kind.name in MAIN_KINDS], forms):
+        for kind, form in product([kind for kind in kinds if kind.name in names], forms):
             module = problem.module(backend, kind)
             contenders.append(
                 ModuleContender(MODULE, backend, kind, as_module(module, form), problem, form, module=module)
@@ -271,10 +367,10 @@ def ours(problem: Problem, backends: Iterable[str], kinds: list[Dropout], forms:
 def as_module(module: nn.LSTM | LSTM, form: str) -> Layer:
     """A module as its users call it, with the lengths as `form` says."""
 
-    def layer(problem: Problem, masks: LayerMasks) -> Output:
+    def layer(problem: Problem, masks: Masks) -> Output:
         options: dict[str, Any] = {"lengths": problem.lengths} if form == LENGTHS else {}
         if masks is not NO_MASKS:
-            options["masks"] = [masks]
+            options["masks"] = masks if isinstance(masks, list) else [masks]
         if form == PACKED:
             packed = pack_padded_sequence(problem.x, problem.lengths_on_cpu, enforce_sorted=False)
             y, (h_n, c_n) = module(packed, problem.hx, **options)
@@ -286,31 +382,54 @@ def as_module(module: nn.LSTM | LSTM, form: str) -> Layer:
     return layer
 
 
-def nn_lstm(problem: Problem, _: LayerMasks) -> Output:
+def nn_lstm(problem: Problem, _: Masks) -> Output:
     y, (h_n, c_n) = problem.lstm(problem.x, problem.hx)
     return y, h_n.squeeze(0), c_n.squeeze(0)
 
 
 def lstm_cell_loop(problem: Problem) -> Layer:
-    """What one writes by hand: nn.LSTMCell step by step, Gal's masks on x and h."""
-    cell = nn.LSTMCell(problem.size.I, problem.size.H, dtype=problem.dtype, device=problem.device)
-    cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh = problem.lstm.parameters()
+    """What one writes by hand: nn.LSTMCell step by step, Gal's masks on x and h; no masks in a stack."""
+    loops = CellLoops(problem)
+    if problem.stack:
+        return lambda problem, masks: loops.stack(problem.x, problem.h_0, problem.c_0)
+    return lambda problem, masks: loops(
+        problem.x if masks.x is None else problem.x * masks.x, problem.h_0, problem.c_0, masks.h
+    )
 
-    def layer(problem: Problem, masks: LayerMasks) -> Output:
-        x = problem.x if masks.x is None else problem.x * masks.x
-        h, c, y = problem.h_0, problem.c_0, []
+
+class CellLoops(nn.Module):
+    """The weights of the problem's nn.LSTM, themselves, in an nn.LSTMCell for each layer and direction."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList()
+        for W_ih, W_hh, b_ih, b_hh in problem.lstm.all_weights:
+            cell = nn.LSTMCell(W_ih.shape[1], W_hh.shape[1], dtype=problem.dtype, device=problem.device)
+            cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh = W_ih, W_hh, b_ih, b_hh
+            self.cells.append(cell)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor, mask_h: Tensor | None = None, cell: int = 0) -> Output:
+        y = []
         for x_t in x.unbind():
-            h, c = cell(x_t, (h if masks.h is None else h * masks.h, c))
+            h, c = self.cells[cell](x_t, (h if mask_h is None else h * mask_h, c))
             y.append(h)
         return torch.stack(y), h, c
 
-    return layer
+    def stack(self, x: Tensor, h_0: Tensor, c_0: Tensor) -> Output:
+        last = []
+        for k in range(0, len(self.cells), 2):
+            y, *last_forward = self(x, h_0[k], c_0[k], cell=k)
+            y_reverse, *last_reverse = self(x.flip(0), h_0[k + 1], c_0[k + 1], cell=k + 1)
+            x = torch.cat([y, y_reverse.flip(0)], dim=-1)
+            last += [last_forward, last_reverse]
+        h_n, c_n = (torch.stack(states) for states in zip(*last, strict=True))
+        return x, h_n, c_n
 
 
 def rnndrop(backend: str) -> Layer:
     """Our layer on that backend by its name, so that it cannot fall back to another."""
 
-    def layer(problem: Problem, masks: LayerMasks) -> Output:
+    def layer(problem: Problem, masks: Masks) -> Output:
         return functional.lstm_layer(
             problem.x, problem.h_0, problem.c_0, *problem.lstm.parameters(),
             **by_name(masks), backend=backend,
@@ -334,28 +453,28 @@ def verify(problem: Problem, contenders: Iterable[LayerContender]) -> None:
             how much.
     """
     allowed = tolerance(problem.dtype, problem.device)
-    inputs = [problem.x, problem.h_0, problem.c_0, *problem.lstm.parameters()]
     names = ("y", "h_n", "c_n", *(f"the gradient of {name}" for name in problem.leaves))
     past_the_end = torch.arange(problem.size.T, device=problem.device).unsqueeze(1) >= problem.lengths
-    expectations: dict[tuple[Dropout, bool], tuple[LayerMasks, list[Tensor]]] = {}
+    expectations: dict[tuple[Dropout, bool], tuple[Masks, list[Tensor]]] = {}
     for contender in contenders:
         lengths = problem.lengths if contender.knows_lengths else None
         key = (contender.dropout, contender.knows_lengths)
         if key not in expectations:
-            masks = contender.dropout.draw(problem.size, problem.dtype, problem.device)
-            expected = in_float64(inputs, problem.upstream, {**by_name(masks), "lengths": lengths})
-            expectations[key] = masks, expected
+            masks = problem.draw(contender.dropout)
+            expectations[key] = masks, problem.expected(masks, lengths)
         masks, expected = expectations[key]
         problem.modules.train()
-        output = contender.layer(problem, masks)
-        results = dict(zip(names, (*output, *problem.gradients(output)), strict=True))
+        with contender.running():
+            output = contender.layer(problem, masks)
+            results = dict(zip(names, (*output, *contender.gradients_to_check(output)), strict=True))
         if lengths is not None:
             for name in ("y", "the gradient of x"):
                 if results[name][past_the_end].any():
                     raise wrong(contender, f"{name} is not zero past the end of a sequence")
         if INFERENCE in contender.calls:
             problem.modules.eval()
-            in_eval = contender.inference()
+            with contender.running():
+                in_eval = contender.inference()
             results |= dict(zip(("y in eval", "h_n in eval", "c_n in eval"), in_eval, strict=True))
             expected = [*expected, *expected[:3]]
         for (name, result), wanted in zip(results.items(), expected, strict=True):
@@ -418,6 +537,9 @@ class Gemms:
     def calls(self) -> dict[str, Callable[[], object]]:
         return {INFERENCE: self.forward, FORWARD: self.forward, FORWARD_BACKWARD: self.forward_backward}
 
+    def running(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext()
+
     def forward(self) -> None:
         self.multiply_rows(self.gates, self.x, self.W_ih.t())
         for gates, (h, _, _) in zip(self.gates.split(self.batch_sizes), self.steps, strict=True):
@@ -437,7 +559,9 @@ class Gemms:
 
 
 def floors(problem: Problem) -> list[Gemms]:
-    """The GEMMs by each library that can be reached from Python; the floor is the fastest of them."""
+    """The GEMMs by each library that can be reached from Python; the floor is the fastest of them. Of a stack: none."""
+    if problem.stack:
+        return []
     if problem.device.type == "cuda":
         return [Gemms(problem, "cuBLAS", aten)]
     gemms = [Gemms(problem, "ATen", aten)]

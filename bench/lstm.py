@@ -1,5 +1,8 @@
 """Times one LSTM layer: ours on every backend beside nn.LSTM, the nn.LSTMCell loop and the GEMMs alone.
 
+On CUDA also ours on every engine, the loop in a CUDA graph and compiled, and Haste and FlashRNN where they import; who
+cannot run is named, with the reason. The grid of CUDA has two layers in both directions too.
+
 Every contender is first compared with the reference in float64, outputs and gradients; one that is wrong ends the
 run. Then all are warmed up and measured in turn, A B C A B C, in one process, so that what slows the machine down
 slows all of them. What is timed: drawing the masks, forward, and with "forward+backward" the gradients of x, weights
@@ -29,7 +32,7 @@ import torch
 
 from bench import contenders, tables
 from bench.contenders import Contender, Problem, Size, VerificationError, dropouts, floors, verify
-from bench.records import CELL_LOOP, INFERENCE, PHASES, Timing, write
+from bench.records import CELL_LOOP, INFERENCE, PHASES, STACK, Timing, write
 from rnndrop_cuda import functional, ops
 from rnndrop_cuda.seminar.results import check_writable
 from rnndrop_cuda.seminar.results import facts as run_facts
@@ -43,16 +46,24 @@ class Case(NamedTuple):
     size: Size
     dtype: str = "float32"
     who: str = "all"
-    """Which contenders: a key of WHO."""
+    """Which contenders: a key of the device's WHO."""
     ps: tuple[float, ...] = ()
     """Probabilities of either kind of dropout, in the place of --p and --p-g."""
 
     def __str__(self) -> str:
-        return f"{self.size}, {self.dtype}" + (", lengths from 1 to T" if self.who == RAGGED else "")
+        form = {RAGGED: ", lengths from 1 to T", STACK: f", {STACK}"}.get(self.who, "")
+        return f"{self.size}, {self.dtype}{form}"
 
 
 RAGGED = "ragged"
-WHO = {"all": contenders.layers, "main": contenders.main_layers, RAGGED: contenders.ragged_layers}
+OF_CPU = {
+    "all": contenders.layers,
+    "main": contenders.main_layers,
+    RAGGED: contenders.ragged_layers,
+    STACK: contenders.stack_layers,
+}
+OF_CUDA = OF_CPU | {"all": contenders.cuda_layers, RAGGED: contenders.cuda_ragged_layers}
+WHO = {"cpu": OF_CPU, "cuda": OF_CUDA}
 
 SEMINAR = Size(32, 128, 300, 128)
 LONG = Size(200, 64, 300, 256)
@@ -87,6 +98,7 @@ GRIDS: dict[str, list[Case]] = {
         Case(SEMINAR, "bfloat16"),
         Case(Size(512, 64, 256, 256), "bfloat16"),
         Case(Size(512, 64, 256, 256), "bfloat16", RAGGED),
+        Case(Size(256, 64, 256, 256), "bfloat16", STACK),
         Case(Size(512, 64, 512, 512), "bfloat16"),
         Case(Size(1024, 16, 768, 768), "float16"),
         Case(Size(512, 32, 1024, 1024), "bfloat16"),
@@ -124,8 +136,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for n, (threads, case) in enumerate(runs, start=1):
             print(f"\n[{n}/{len(runs)}] {case}, CPU threads: {threads}\n", flush=True)
             torch.set_num_threads(threads)
-            problem = Problem(case.size, DTYPES[case.dtype], device, ragged=case.who == RAGGED)
-            layers = WHO[case.who](problem, backends, dropouts(case.ps or args.p, case.ps or args.p_g))
+            ragged, stack = case.who == RAGGED, case.who == STACK
+            problem = Problem(case.size, DTYPES[case.dtype], device, ragged=ragged, stack=stack)
+            layers = WHO[device.type][case.who](problem, backends, dropouts(case.ps or args.p, case.ps or args.p_g))
+            for line in problem.left_out:
+                print(f"left out: {line}", flush=True)
+            if problem.left_out:
+                facts[f"left out of {case}"] = "; ".join(problem.left_out)
             verify(problem, layers)
             timings += (of_case := measure(problem, [*layers, *floors(problem)], args.repeats))
             print(tables.case_table(of_case), flush=True)
@@ -166,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
         "--dtype", nargs="+", choices=DTYPES, help="instead of the grid's (default for --size: float32)"
     )
     parser.add_argument(
-        "--backends", nargs="+", choices=functional.BACKENDS[1:], help="(default: the device's, python)"
+        "--backends", nargs="+", choices=functional.BACKENDS[1:], help="(default: the device's; on the CPU python too)"
     )
     parser.add_argument("--p", nargs="+", type=probability, default=[0.5], help="of Gal's dropout (default: 0.5)")
     parser.add_argument("--p-g", nargs="+", type=probability, default=[0.3], help="of Semeniuta's (default: 0.3)")
@@ -206,7 +223,8 @@ def usable(device: str, asked: list[str] | None) -> tuple[torch.device, list[str
         raise RuntimeError("tqdm is not installed: pip install rnndrop_cuda[demo]")
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("--device cuda: torch sees no CUDA device (`rnndrop info` says more)")
-    backends = asked or [device, "python"]
+    # On CUDA the Python path is thousands of launches a call, beside which nothing else would find the time.
+    backends = asked or ([device, "python"] if device == "cpu" else [device])
     for name in backends:
         if name not in (device, "python"):
             raise RuntimeError(f"--backends {name} does not run on --device {device}")
@@ -272,7 +290,8 @@ def measure(problem: Problem, contenders: Sequence[Contender], repeats: int) -> 
                 for k, call in enumerate(calls):
                     if is_loop(timed[k]) and round > 0 and round % LOOPS_EVERY:
                         continue
-                    milliseconds = stopwatch(call, numbers[k])
+                    with timed[k].running():
+                        milliseconds = stopwatch(call, numbers[k])
                     if round >= 0:
                         samples[k].append(milliseconds)
                     elif problem.device.type == "cpu":

@@ -18,6 +18,11 @@ from typing import TypeVar
 
 NN_LSTM = "nn.LSTM"
 CELL_LOOP = "nn.LSTMCell loop"
+GRAPHED_LOOP = "nn.LSTMCell loop in a CUDA graph"
+COMPILED_LOOP = "nn.LSTMCell loop compiled"
+HASTE = "Haste"
+FLASHRNN = "FlashRNN"
+OP = "rnndrop"
 MODULE = "LSTM module"
 GEMMS = "GEMMs alone"
 
@@ -31,6 +36,7 @@ FULL = "full"
 PACKED = "packed"
 LENGTHS = "lengths="
 PADDED = "padded"
+STACK = "2 layers, bidirectional"
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,11 @@ class Run:
     sequences: str
     """FULL: all have T steps. Else their lengths are random in [1, T], with a mean of half of T, and the contender
     was given them PACKED (for the GEMMs: no product of a step that is not there), beside the padded batch (LENGTHS),
-    or not at all (PADDED: every sequence is computed to T)."""
+    or not at all (PADDED: every sequence is computed to T). STACK is FULL, through two layers in both directions."""
     contender: str
     backend: str
-    """Ours: "cpu", "cuda" or "python". The GEMMs': the library. "" for the others."""
+    """Ours: "cpu", "cuda" or "python", and "cuda grid" where the engine was asked for by name. The GEMMs': the
+    library. "" for the others."""
     dropout: str
     p: float
     """Probability of dropping in mask_x and mask_h, 0 where there are none."""

@@ -6,7 +6,7 @@ Between `<!-- table:NAME -->` and `<!-- /table:NAME -->` everything is replaced.
                        "forward+backward"
     STEM PHASE SIZE    of one size only, as "T=32 B=128 I=300 H=128": a column for each dtype and number of threads
     STEM lengths       from the same file: the sequences with lengths, a column for each phase
-    STEM bars          from the same file, and from memory.csv where that is: bench.bars
+    STEM bars          from the same file, and on the CPU from memory.csv where that is: bench.bars
     STEM peaks         from bench/results/STEM.csv, written by bench.memory
     STEM               from bench/results/STEM.json, a results.json written by `rnndrop compare`
 """
@@ -20,11 +20,27 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.bars import Bar, bars
-from bench.records import FORWARD, FORWARD_BACKWARD, FULL, GEMMS, INFERENCE, MASKS, NN_LSTM, Peak, Run, Timing, read
+from bench.bars import Bar, bars_of
+from bench.records import (
+    FORWARD,
+    FORWARD_BACKWARD,
+    FULL,
+    GEMMS,
+    INFERENCE,
+    LENGTHS,
+    MASKS,
+    NN_LSTM,
+    PACKED,
+    PADDED,
+    Peak,
+    Run,
+    Timing,
+    read,
+)
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
+RAGGED = (PACKED, LENGTHS, PADDED)
 MARKED = re.compile(r"(?P<open><!-- table:(?P<name>[^\n]*?) -->\n).*?(?P<close><!-- /table:(?P=name) -->)", re.DOTALL)
 
 
@@ -67,7 +83,7 @@ def table(name: str, results: Path) -> str:
         return comparison_table(results / f"{stem}.json")
     if what == "bars":
         facts, timings = read(file)
-        return f"{bars_table(bars(timings, peaks_beside(file)))}\n\n{provenance(facts)}"
+        return f"{bars_table(bars_of(facts, timings, peaks_beside(file)))}\n\n{provenance(facts)}"
     if what == "peaks":
         facts, peaks = read(file, Peak)
         return (
@@ -82,7 +98,7 @@ def table(name: str, results: Path) -> str:
         )
     facts, timings = read(file)
     if phase == "lengths":
-        timings = [timing for timing in timings if timing.sequences != FULL and timing.phase != MASKS]
+        timings = [timing for timing in timings if timing.sequences in RAGGED and timing.phase != MASKS]
         against = "a packed nn.LSTM"
         text = f"Milliseconds at {', '.join(sizes(timings))} with lengths from 1 to T"
     else:

@@ -5,6 +5,7 @@ Nothing here looks at how long anything took.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,7 +14,10 @@ import os
 import re
 import subprocess
 import sys
+import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +26,8 @@ from torch import Tensor
 PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, str(PROJECT))  # bench/ is not installed
 
-from bench import bars, contenders, curves, lstm, memory, records, small_case, tables  # noqa: E402
+import rnndrop_cuda  # noqa: E402
+from bench import bars, contenders, curves, lstm, memory, records, rivals, small_case, tables  # noqa: E402
 from bench.contenders import Problem, Size  # noqa: E402
 from bench.records import FORWARD, FORWARD_BACKWARD, INFERENCE, MASKS, Peak, Timing  # noqa: E402
 from rnndrop_cuda import LayerMasks, functional, ops, reference  # noqa: E402
@@ -365,6 +370,68 @@ def test_the_grid_has_everything_that_the_bars_need() -> None:
     assert cases >= {(size, False) for size in (*bars.SPEEDUPS, bars.ONE)} | {(bars.LONG, True)}
 
 
+def measured_for_cuda_bars() -> list[Timing]:
+    """nn.LSTM takes 100 ms everywhere, the loop 900, ours 50; ours on an engine by name, and without dropout, 1."""
+    timings = []
+    for case in bars.CUDA:
+        for phase in (FORWARD, FORWARD_BACKWARD):
+            at = {**dict(zip("TBIH", case.size, strict=True)), "dtype": case.dtype, "phase": phase}
+            both = dict(zip(("dropout", "p", "p_g"), bars.BOTH, strict=True))
+            module = {"contender": records.MODULE, "backend": "cuda", "sequences": case.ours}
+            timings += [
+                timing(**at, sequences=case.lstm, median_ms=100.0),
+                timing(**at, contender=records.CELL_LOOP, sequences=case.loop, median_ms=900.0),
+                timing(**at | module | both, median_ms=50.0),
+                timing(**at | module, median_ms=1.0),
+                timing(**at | both, contender=records.OP, backend="cuda grid", median_ms=1.0),
+            ]
+    return timings
+
+
+def test_cuda_bars_are_of_ours_with_both_dropouts_against_those_without() -> None:
+    found = bars.bars_of({"device": "NVIDIA H100"}, measured_for_cuda_bars(), [])
+    speedups = [case.speedup for case in bars.CUDA for _ in (FORWARD, FORWARD_BACKWARD)]
+    assert speedups[::2] == [2, 2, 2, 1.5, 1, 1.3, 2, 4]
+    assert [(bar.bound, bar.shown, bar.met) for bar in found[::2]] == [(s, "2.000", s <= 2) for s in speedups]
+    assert [(bar.bound, bar.shown, bar.met) for bar in found[1::2]] == [(15, "18.000", True)] * len(speedups)
+    assert found[-2].case == "T=512 B=64 I=256 H=256, bfloat16, lengths=, forward+backward"
+    assert found[-2].what == "packed nn.LSTM / ours, both dropouts"
+    assert found[-6].case == "T=256 B=64 I=256 H=256, bfloat16, 2 layers, bidirectional, forward+backward"
+
+
+@pytest.mark.parametrize("phase", [FORWARD, FORWARD_BACKWARD])
+@pytest.mark.parametrize("case", bars.CUDA, ids=str)
+def test_a_cuda_bar_is_missed_where_its_own_timing_is_worse(case: bars.CudaCase, phase: str) -> None:
+    def is_it(t: Timing) -> bool:
+        of_case = (t.T, t.B, t.I, t.H, t.dtype, t.phase, t.sequences) == (*case.size, case.dtype, phase, case.ours)
+        return of_case and t.contender == records.MODULE and t.dropout == "both"
+
+    slower = [dataclasses.replace(t, median_ms=500.0) if is_it(t) else t for t in measured_for_cuda_bars()]
+    before, after = (bars.cuda_bars(timings) for timings in (measured_for_cuda_bars(), slower))
+    changed = [new.case for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) == 2 and changed[0] == changed[1] and changed[0].endswith(f", {phase}")
+    assert not any(new.met for old, new in zip(before, after, strict=True) if old != new)
+
+
+def test_cuda_bars_name_what_was_not_measured() -> None:
+    timings = [t for t in measured_for_cuda_bars() if t.dtype != "float16" or t.contender != records.MODULE]
+    with pytest.raises(ValueError, match="no forward of LSTM module, full, dropout both 0.5 0.3, T=1024 .*, float16"):
+        bars.cuda_bars(timings)
+
+
+def test_the_cuda_grid_has_everything_that_its_bars_need() -> None:
+    forms = {records.PACKED: lstm.RAGGED, records.FULL: "all", records.STACK: records.STACK}
+    cases = {(tuple(case.size), case.dtype, case.who) for case in lstm.GRIDS["cuda"]}
+    assert cases >= {(case.size, case.dtype, forms[case.lstm]) for case in bars.CUDA}
+
+
+def test_cuda_bars_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records.write(tmp_path / "cuda.csv", FACTS | {"device": "NVIDIA H100"}, measured_for_cuda_bars())
+    assert bars.main([str(tmp_path / "cuda.csv")]) == 0
+    assert "30 of 32 met. NVIDIA H100; " in (printed := capsys.readouterr().out)
+    assert tables.table("cuda bars", tmp_path).splitlines()[0] == printed.splitlines()[0]
+
+
 # ---------------------------------------------------------------- curves
 
 
@@ -585,6 +652,181 @@ def test_an_inference_that_differs_is_found() -> None:
 
     with pytest.raises(contenders.VerificationError, match="h_n in eval is off"):
         contenders.verify(problem, [contenders.LayerContender("x", "", contenders.NO_DROPOUT, layer, problem)])
+
+
+# ---------------------------------------------------------------- what is timed on CUDA
+
+
+class FakeEngines:
+    """rnndrop_cuda's two names for engines, of which only some can run."""
+
+    def __init__(self, usable: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.usable, self.current, self.log = usable, "auto", []
+        monkeypatch.setattr(rnndrop_cuda, "cuda_engine", self.cuda_engine, raising=False)
+        monkeypatch.setattr(rnndrop_cuda, "explain_engine", self.explain_engine, raising=False)
+        real = functional.lstm_layer
+
+        def lstm_layer(*args: object, backend: str, **options: object) -> object:
+            self.log.append((self.current, backend))
+            return real(*args, **options, backend="python")
+
+        monkeypatch.setattr(functional, "lstm_layer", lstm_layer)
+
+    @contextlib.contextmanager
+    def cuda_engine(self, name: str) -> Iterator[None]:
+        self.current = name
+        yield
+        self.current = "auto"
+
+    def explain_engine(self, T: int, B: int, I: int, H: int, dtype: torch.dtype = torch.float32) -> str:
+        run = self.current if self.current in self.usable else "stepwise"
+        return f"forward   {run}: a reason\nbackward  {run}: another"
+
+
+def test_engines_are_timed_by_name_and_the_others_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeEngines(("stepwise", "grid"), monkeypatch)
+    problem = Problem(SMALL, torch.float32, CPU)
+    kinds = contenders.dropouts([0.5], [0.3])
+    found = contenders.by_engine(problem, [kinds[0], kinds[-1]])
+    assert [(c.name, c.backend, c.dropout.name) for c in found] == [
+        ("rnndrop", f"cuda {engine}", kind) for engine in ("stepwise", "grid") for kind in ("none", "both")
+    ]
+    assert problem.left_out == [
+        f"engine {engine}: forward   stepwise: a reason | backward  stepwise: another"
+        for engine in ("block", "cluster")
+    ]
+    contenders.verify(problem, found)
+    monkeypatch.setattr(lstm, "SHORTEST_MEASUREMENT_MS", 0.0)
+    lstm.measure(problem, found, repeats=1)
+    assert set(fake.log) == {("stepwise", "cuda"), ("grid", "cuda")}
+
+
+def test_what_cuda_is_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeEngines(("stepwise",), monkeypatch)
+    monkeypatch.setattr(rivals, "RIVALS", {})
+    kinds = contenders.dropouts([0.5], [0.3])
+    found = contenders.cuda_layers(Problem(SMALL, torch.float32, CPU), ["python"], kinds)
+    assert [c.name for c in found if c.dropout.name == "none"] == [
+        "nn.LSTM", "nn.LSTMCell loop", "rnndrop", "LSTM module",
+    ]  # fmt: skip
+    ragged = Problem(SMALL, torch.float32, CPU, ragged=True)
+    *_, loop = found = contenders.cuda_ragged_layers(ragged, ["python"], kinds)
+    assert (loop.name, loop.sequences) == ("nn.LSTMCell loop", "padded")
+    contenders.verify(ragged, found)
+
+
+def test_both_dropouts_of_the_module_are_timed_on_cuda_only() -> None:
+    kinds = contenders.dropouts([0.5], [0.3])
+    problem = Problem(SMALL, torch.float32, CPU)
+    on_cpu = contenders.ours(problem, ["python"], kinds, ["full"])
+    problem.device = torch.device("cuda")  # whose tensors nobody makes
+    on_cuda = contenders.ours(problem, ["python"], kinds, ["full"])
+    assert [c.dropout.name for c in on_cpu] == list(contenders.MAIN_KINDS)
+    assert [c.dropout.name for c in on_cuda] == [*contenders.MAIN_KINDS, "both"]
+
+
+def test_a_stack_is_compared_with_the_reference_dropout_and_all() -> None:
+    problem = Problem(Size(T=5, B=3, I=4, H=6), torch.float32, CPU, stack=True)
+    kinds = contenders.dropouts([0.5], [0.3])
+    found = contenders.stack_layers(problem, OURS, kinds)
+    found += [
+        contenders.ModuleContender(c.name, c.backend, kinds[-1], c.layer, problem, c.sequences, module=c.module)
+        for c in found[2:3]
+    ]
+    contenders.verify(problem, found)
+    assert {c.sequences for c in found} == {records.STACK}
+    assert [c.name for c in found[:3]] == ["nn.LSTM", "nn.LSTMCell loop", "LSTM module"]
+    assert contenders.floors(problem) == []
+
+    def without_mask_h_of_the_last(problem: Problem, masks: list[LayerMasks]) -> tuple[Tensor, Tensor, Tensor]:
+        return found[-1].layer(problem, [*masks[:-1], masks[-1]._replace(h=None)])
+
+    wrong = contenders.LayerContender("wrong", "", kinds[-1], without_mask_h_of_the_last, problem, records.STACK)
+    with pytest.raises(contenders.VerificationError, match="wrong 2 layers, bidirectional, dropout both .* is off"):
+        contenders.verify(problem, [wrong])
+
+
+def test_rivals_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "MOST_COMPILED_STEPS", 2)
+    for name in ("haste_pytorch", "flashrnn"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if not installed
+    problem = Problem(SMALL, torch.float32, CPU)
+    assert rivals.running(problem) == []
+    assert problem.left_out == [
+        "nn.LSTMCell loop in a CUDA graph: needs CUDA",
+        "nn.LSTMCell loop compiled: unrolls the loop: more than 2 steps would take too long to compile",
+        "Haste: import of haste_pytorch halted; None in sys.modules",
+        "FlashRNN: import of flashrnn halted; None in sys.modules",
+    ]
+
+
+class FakeHaste(torch.nn.Module):
+    """haste_pytorch.LSTM by its documentation: kernels (input, 4 hidden), gates i, g, f, o, one bias."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        shapes = {"kernel": (input_size, 4 * hidden_size), "recurrent_kernel": (hidden_size, 4 * hidden_size)}
+        for name, shape in {**shapes, "bias": (4 * hidden_size,)}.items():
+            setattr(self, name, torch.nn.Parameter(torch.empty(shape)))
+
+    def from_native_weights(self, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> None:
+        for name, weight in (("kernel", W_ih.t()), ("recurrent_kernel", W_hh.t()), ("bias", b_ih + b_hh)):
+            i, f, g, o = weight.chunk(4, dim=-1)
+            setattr(self, name, torch.nn.Parameter(torch.cat([i, g, f, o], dim=-1)))
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        (h,), (c,) = state
+        y = []
+        for x_t in x.unbind():
+            i, g, f, o = (x_t @ self.kernel + h @ self.recurrent_kernel + self.bias).chunk(4, dim=-1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            y.append(h)
+        return torch.stack(y), (h[None], c[None])
+
+
+def fake_flashrnn(
+    Wx: Tensor, R: Tensor, b: Tensor, states: Tensor, function: str, backend: str, dtype: str
+) -> tuple[Tensor, Tensor]:
+    """flashrnn.flashrnn by its documentation: Wx[B,T,G,N,D], R[G,N,D,D], b[G,N,D], states[S,B,1,N,D]."""
+    assert (function, backend, dtype) == ("lstm", "cuda_fused", "float32")
+    h, c = states[:, :, 0]
+    of_steps = []
+    for x_t in Wx.unbind(1):
+        i, f, g, o = (x_t + torch.einsum("gndp,bnp->bgnd", R, h) + b).unbind(1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        of_steps.append(torch.stack([h, c]))
+    return torch.stack(of_steps, dim=2), of_steps[-1].unsqueeze(2)
+
+
+def test_rivals_that_are_there_are_right_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "haste_pytorch", types.SimpleNamespace(LSTM=FakeHaste))
+    monkeypatch.setitem(sys.modules, "flashrnn", types.SimpleNamespace(flashrnn=fake_flashrnn))
+    monkeypatch.setattr(torch, "compile", lambda module, mode: module)
+    # What make_graphed_callables gives is called as the module is.
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda module, arguments: module)
+    monkeypatch.setattr(rivals, "has_graphs", lambda device: True)
+    problem = Problem(Size(T=4, B=3, I=5, H=6), torch.float32, CPU)
+    found = rivals.running(problem)
+    assert [c.name for c in found] == list(rivals.RIVALS)
+    timings = lstm.measure(problem, found, repeats=1)
+    assert {t.phase for t in timings} == {FORWARD, FORWARD_BACKWARD}
+
+
+def test_a_rival_that_is_wrong_or_has_no_kernel_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_bias(Wx: Tensor, R: Tensor, b: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        return fake_flashrnn(Wx, R, 0 * b, **options)
+
+    monkeypatch.setitem(sys.modules, "haste_pytorch", types.SimpleNamespace(LSTM=FakeHaste))
+    monkeypatch.setitem(sys.modules, "flashrnn", types.SimpleNamespace(flashrnn=without_bias))
+    monkeypatch.setattr(rivals, "RIVALS", {"FlashRNN": rivals.flashrnn, "Haste": rivals.haste})
+    problem = Problem(Size(T=4, B=3, I=5, H=6), torch.float32, CPU)
+    assert [c.name for c in rivals.running(problem)] == ["Haste"]
+    [line] = problem.left_out
+    assert line.startswith("FlashRNN: FlashRNN, dropout none") and "y is off" in line
+    with pytest.raises(RuntimeError, match="has no kernels for torch.bfloat16"):
+        rivals.haste(Problem(SMALL, torch.bfloat16, CPU))
 
 
 # ---------------------------------------------------------------- lengths
