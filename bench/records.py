@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: a CSV of timings, or of peaks, below a header of facts, `# key: value` a line.
+"""What a benchmark leaves behind: a CSV of timings, peaks or latencies, below a header of facts, `# key: value` a line.
 
     pandas.read_csv(path, comment="#")
 
@@ -90,7 +90,25 @@ class Peak(Run):
     max_bytes: int
 
 
-Row = TypeVar("Row", Timing, Peak)
+@dataclass(frozen=True)
+class Latency:
+    """Of one round of what a kernel of bench/latency.cu waits for, in nanoseconds."""
+
+    what: str
+    blocks: int
+    threads: int
+    """Of a block."""
+    bytes: int
+    """That a block hands over or reads in a round, 0 for a barrier."""
+    rounds: int
+    """That one of the repeats timed together."""
+    repeats: int
+    median_ns: float
+    min_ns: float
+    max_ns: float
+
+
+Row = TypeVar("Row", Timing, Peak, Latency)
 
 
 def columns(kind: type[Row]) -> dict[str, type]:

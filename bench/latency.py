@@ -1,0 +1,102 @@
+"""Times what a step of the persistent engines waits for, by bench/latency.cu: barriers, exchanges, loads, products.
+
+    python -m bench.latency --out bench/results/latency.csv
+
+The design (csrc/cuda/recurrence_plan.h) stands on these, against the number of blocks. Needs nvcc and a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.utils import cpp_extension
+
+from bench.lstm import check_out, positive
+from bench.records import Latency, columns, write
+from rnndrop_cuda.seminar.results import facts as run_facts
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "bench" / "latency.cu"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `python -m bench.latency argv...`; returns 0, 1 when a kernel is wrong, 2 on wrong input."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog="bench.latency", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
+    )
+    parser.add_argument("--rounds", type=positive, default=5000, metavar="N", help="of one launch (default: 5000)")
+    parser.add_argument("--repeats", type=positive, default=21, metavar="N", help="(default: 21)")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="where to write the latencies, below the facts")
+    args = parser.parse_args(argv)
+    try:
+        check_out(args.out)
+        if not torch.cuda.is_available():
+            raise RuntimeError("torch sees no CUDA device (`rnndrop info` says more)")
+        gpu = torch.cuda.get_device_properties(0)
+        with tempfile.TemporaryDirectory() as folder:
+            program = build(Path(folder, "latency"), [f"{gpu.major}{gpu.minor}"])
+            latencies, left_out = measure(program, args.rounds, args.repeats, gpu.multi_processor_count)
+    except (OSError, RuntimeError) as error:
+        print(f"bench.latency: {error}", file=sys.stderr)
+        return 2
+    except WrongKernelError as error:
+        print(f"bench.latency: {error}", file=sys.stderr)
+        return 1
+    for line in left_out:
+        print(f"left out: {line}")
+    for row in latencies:
+        print(f"{row.what:32} {row.blocks:4} blocks of {row.threads:3}  {row.bytes:6} bytes  {row.median_ns:9.1f} ns")
+    if args.out:
+        facts = run_facts(torch.device("cuda", 0), shlex.join(["python", "-m", "bench.latency", *argv]))
+        facts["cuda"] = torch.version.cuda
+        facts["left out"] = "; ".join(left_out) or "nothing"
+        write(args.out, facts, latencies)
+        print(f"\nwritten: {args.out}")
+    return 0
+
+
+class WrongKernelError(Exception):
+    """A barrier did not hold, or a load or a product was not done."""
+
+
+def build(program: Path, architectures: Sequence[str]) -> Path:
+    """Compiles the program. RuntimeError where there is no nvcc, or with what it says."""
+    nvcc = shutil.which("nvcc") or shutil.which(f"{cpp_extension.CUDA_HOME}/bin/nvcc")
+    if nvcc is None:
+        raise RuntimeError("nvcc is not on PATH: install the CUDA toolkit, or set CUDA_HOME")
+    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
+    command = [nvcc, "-std=c++17", "-O3", *targets, f"-I{ROOT / 'csrc' / 'cuda'}", str(SOURCE), "-o", str(program)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode or "warning" in done.stdout:
+        raise RuntimeError(f"{SOURCE.name} does not compile cleanly:\n{done.stdout}")
+    return program
+
+
+def measure(
+    program: Path, rounds: int, repeats: int, most_blocks: int, threads: int = 256
+) -> tuple[list[Latency], list[str]]:
+    """The latencies, and what could not be measured here. Raises WrongKernelError."""
+    command = [str(program), *map(str, (rounds, repeats, most_blocks, threads))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = done.stdout.splitlines()
+    if done.returncode:
+        wrong = [line for line in lines if line.startswith("FAIL")] or lines[-1:]
+        raise WrongKernelError(f"exit status {done.returncode}: {'; '.join(wrong)}")
+    table = csv.DictReader(line for line in lines if not line.startswith("# "))
+    left_out = [line.removeprefix("# left out: ") for line in lines if line.startswith("# ")]
+    kinds = columns(Latency)
+    return [Latency(**{name: kind(row[name]) for name, kind in kinds.items()}) for row in table], left_out
+
+
+if __name__ == "__main__":
+    sys.exit(main())

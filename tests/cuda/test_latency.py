@@ -1,0 +1,107 @@
+"""The microbenchmarks of bench/latency.cu: compiled by nvcc, run by the emulation, where nothing is timed."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from bench import latency, records
+from tests.emulation import toolchain
+
+needs_emulation = pytest.mark.skipif(bool(toolchain.why_unusable()), reason=toolchain.why_unusable())
+SMALL = ("5", "1", "8", "64")
+BARRIERS = ["__syncthreads", "cluster barrier", "cluster exchange", "grid barrier by a flag", "grid.sync"]
+LOADS = ["distributed shared memory load", "L2 load", "L2 tile"]
+PRODUCTS = ["mma m16n8k16 bf16", "mma m16n8k8 tf32"]
+
+
+def program(**options):
+    return toolchain.build_program("latency", [latency.SOURCE], **options)
+
+
+@needs_emulation
+@pytest.mark.parametrize("schedule", toolchain.SCHEDULES)
+def test_every_kernel_ends_and_its_barriers_hold(schedule):
+    done = toolchain.run(program(), *SMALL, schedule=schedule)
+    assert done.returncode == 0, done.stdout
+
+
+@needs_emulation
+@pytest.mark.parametrize("sanitize", ["address", "thread"])
+def test_sanitizers_find_nothing(sanitize):
+    done = toolchain.run(program(sanitize=sanitize, opt="-O0"), *SMALL, schedule="rand1")
+    assert done.returncode == 0, done.stdout
+
+
+MISTAKES = {
+    "__syncthreads": ("__syncthreads();\n    if (kCheck)", "if (kCheck)"),
+    "cluster barrier": ("cluster.sync();\n    if (kCheck) expect(cluster", "if (kCheck) expect(cluster"),
+    "cluster exchange": ("    cluster.sync();\n    if (kCheck) expect(buffer", "    if (kCheck) expect(buffer"),
+    "distributed shared memory load": ("at = there[at].x", "at = there[0].x"),
+    "grid barrier by a flag": ("while (ld_acquire(flag) < unsigned(i + 1) * gridDim.x) spin_pause();", ""),
+    "grid.sync": ("cg::this_grid().sync();", ""),
+    "L2 tile": ("__ldcg(tile + k)", "__ldcg(tile)"),
+    "mma m16n8k8 tf32": ("mma_m16n8k8_tf32(d, a, b);", ""),
+}
+
+FOUND = {"cluster exchange": "map_shared_rank at .* has exited"}  # where the emulation says more
+
+
+@needs_emulation
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_kernel_without_its_barrier_or_its_work_is_found(what, tmp_path):
+    right, wrong = MISTAKES[what]
+    text = latency.SOURCE.read_text()
+    assert text.count(right) == 1
+    source = tmp_path / "latency.cu"
+    source.write_text(text.replace(right, wrong))
+    broken = toolchain.build_program("latency-broken", [source], opt="-O0")
+    with pytest.raises(latency.WrongKernelError, match=FOUND.get(what, f"exit status 1: FAIL {what}")):
+        latency.measure(broken, 5, 1, 8, 64)
+
+
+@needs_emulation
+def test_latencies_are_read_and_written(tmp_path):
+    found, left_out = latency.measure(program(), 7, 3, 4, 64)
+    assert {row.what for row in found} == {*BARRIERS, *LOADS, *PRODUCTS}
+    assert left_out == []
+    assert [row.blocks for row in found if row.what in ("cluster barrier", "grid.sync")] == [2, 4, 2, 4]
+    assert {(row.rounds, row.repeats) for row in found} == {(7, 3)}
+    records.write(tmp_path / "latency.csv", {"device": "a GPU"}, found)
+    assert records.read(tmp_path / "latency.csv", records.Latency) == ({"device": "a GPU"}, found)
+
+
+@needs_emulation
+@pytest.mark.parametrize("arguments", [(), ("0", "1", "2", "32"), ("1", "1", "2", "33"), ("1", "1", "1", "32")])
+def test_wrong_arguments_are_refused(arguments):
+    done = toolchain.run(program(), *arguments)
+    assert done.returncode == 1 and done.stdout.startswith("FAIL expected ROUNDS REPEATS MOST_BLOCKS THREADS")
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not on PATH")
+def test_nvcc_compiles(tmp_path):
+    assert latency.build(tmp_path / "latency", ["80", "90"]).exists()
+
+
+def test_without_nvcc_one_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(RuntimeError, match="nvcc is not on PATH: install the CUDA toolkit"):
+        latency.build(tmp_path / "latency", ["90"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_without_a_gpu_one_line_says_so(tmp_path, capsys):
+    assert latency.main(["--out", str(tmp_path / "latency.csv")]) == 2
+    assert "bench.latency: torch sees no CUDA device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu(tmp_path):
+    assert latency.main(["--rounds", "100", "--repeats", "3", "--out", str(tmp_path / "latency.csv")]) == 0
+    facts, found = records.read(tmp_path / "latency.csv", records.Latency)
+    assert facts["device"] == torch.cuda.get_device_name(0)
+    assert {row.what for row in found} >= {"__syncthreads", "grid barrier by a flag", "grid.sync"}
