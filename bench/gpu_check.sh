@@ -1,33 +1,50 @@
 #!/usr/bin/env bash
-# Everything that a machine with an NVIDIA GPU should do with this checkout, within 8 minutes, into one folder:
-# build in place, say what was built, run the GPU tests, memcheck and racecheck of a small case, and the benchmark.
+# Everything that a machine with an NVIDIA GPU should do with this checkout: build in place, run the GPU tests, all of
+# compute-sanitizer on a small case, time what the kernels wait for, the benchmark with its bars, and the classifier.
 #
-#   bench/gpu_check.sh [FOLDER]        default: $OUT, else build/gpu_check
+#   bench/gpu_check.sh [PART...]       of: build tests latency sanitize bench compare      default: all of them
+#
+# Where a command may only take ten minutes and leave eight files, in three, on one machine:
+#
+#   bench/gpu_check.sh build tests latency
+#   bench/gpu_check.sh sanitize
+#   bench/gpu_check.sh bench compare
 #
 # Every step runs, whatever became of those before it; the exit status is 0 only when all of them passed.
-# Environment: PYTHON (python3), GPU_CHECK_SECONDS (480) for everything together, RNNDROP_COMMIT where git is missing.
+# Environment: OUT (build/gpu_check), the folder for all that is left behind; PYTHON (python3); GPU_CHECK_SECONDS for
+# everything together (500 for three parts or fewer, else 1500); RNNDROP_COMMIT where git is missing.
 set -uo pipefail
 root=$(realpath "$(dirname "$0")/..")
-out=$(realpath -m "${1:-${OUT:-$root/build/gpu_check}}")
+out=$(realpath -m "${OUT:-$root/build/gpu_check}")
 cd "$root" || exit 2
 python=${PYTHON:-python3}
-deadline=$((SECONDS + ${GPU_CHECK_SECONDS:-480}))
+all_parts=(build tests latency sanitize bench compare)
+parts=("${@:-${all_parts[@]}}")
+((${#parts[@]} > 3)) && seconds=1500 || seconds=500
+deadline=$((SECONDS + ${GPU_CHECK_SECONDS:-$seconds}))
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
 fail() {
   echo "gpu_check: $1" >&2
   exit 2
 }
+for part in "${parts[@]}"; do
+  [[ " ${all_parts[*]} " == *" $part "* ]] || fail "no part '$part': choose from ${all_parts[*]}"
+done
 "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
   fail "no GPU: $python has no torch that sees a CUDA device. Nothing was run."
+has_kernels='from rnndrop_cuda.functional import usable_backends as u; why = u()["cuda"]; assert not why, why'
+[[ ${parts[0]} == build ]] || "$python" -c "$has_kernels" ||
+  fail "no CUDA kernels: run 'bench/gpu_check.sh build' on this machine first. Nothing was run."
 mkdir -p "$out" || fail "cannot make the folder $out"
-: >"$out/summary.txt" || fail "cannot write to $out"
+echo "== ${parts[*]}" >>"$out/summary.txt" || fail "cannot write to $out"
 
 # step NAME SECONDS COMMAND...: runs it for so long at most, its output in NAME.log and its status in the summary.
-failures=0
+steps=0 failures=0
 step() {
   local name=$1 limit=$2 status=0 start=$SECONDS left=$((deadline - SECONDS))
   shift 2
+  steps=$((steps + 1))
   if ((left < 1)); then
     echo "$name: FAILED, no time was left for it" | tee -a "$out/summary.txt"
     failures=$((failures + 1))
@@ -49,27 +66,48 @@ step() {
 gpu_tests() {
   "$python" -m pytest -m gpu -rs -p no:cacheprovider tests || return
   # A GPU is there, so a test that is skipped for want of one means a build without kernels.
-  "$python" -c 'from rnndrop_cuda.functional import usable_backends as u; why = u()["cuda"]; assert not why, why'
+  "$python" -c "$has_kernels"
 }
 info() {
   nvidia-smi && "$python" -m rnndrop_cuda info
 }
 export -f gpu_tests info
-export python
+export python has_kernels
 
 # Without torch's cache every tensor is an allocation of its own, so that memcheck sees a step beyond its end.
-sanitize=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 3)
+sanitize() {
+  local tool=$1
+  shift
+  step "$tool" 125 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 3 --tool "$tool" "$@" \
+    "$python" -m bench.small_case
+}
 
-step build 240 env FORCE_CUDA=1 "$python" setup.py build_ext --inplace
-step info 30 bash -c info
-step tests 150 bash -c gpu_tests
-step memcheck 90 "${sanitize[@]}" --tool memcheck "$python" -m bench.small_case
-# Our kernels alone: cuBLAS' are not ours to check, and racecheck is slow.
-step racecheck 90 "${sanitize[@]}" --tool racecheck --kernel-regex kns=rnndrop "$python" -m bench.small_case
-step bench 300 "$python" -m bench.lstm --device cuda --out "$out/cuda.csv"
+for part in "${parts[@]}"; do
+  case $part in
+    build)
+      step build 220 env FORCE_CUDA=1 "$python" setup.py build_ext --inplace
+      step info 30 bash -c info
+      ;;
+    tests) step tests 240 bash -c gpu_tests ;;
+    latency) step latency 60 "$python" -m bench.latency --out "$out/latency.csv" ;;
+    sanitize)
+      sanitize memcheck
+      # Our kernels alone: cuBLAS' are not ours to check, and racecheck is slow.
+      sanitize racecheck --kernel-regex kns=rnndrop
+      # All kernels: what one that it does not see has written counts as never written.
+      sanitize initcheck
+      sanitize synccheck --kernel-regex kns=rnndrop
+      ;;
+    bench)
+      step bench 400 "$python" -m bench.lstm --device cuda --out "$out/cuda.csv"
+      step bars 20 "$python" -m bench.bars "$out/cuda.csv"
+      ;;
+    compare) step compare 120 "$python" -m rnndrop_cuda compare --device cuda --quick --out "$out/compare" ;;
+  esac
+done
 
 if ((failures > 0)); then
-  echo "gpu_check: $failures of 6 steps failed, see $out" | tee -a "$out/summary.txt"
+  echo "gpu_check: $failures of $steps steps failed, see $out" | tee -a "$out/summary.txt"
   exit 1
 fi
 echo "gpu_check: all passed" | tee -a "$out/summary.txt"

@@ -2,7 +2,8 @@
 
     compute-sanitizer --tool memcheck python -m bench.small_case
 
-Forward and backward in every dtype, with each shape of mask, lengths and reverse, each compared with the reference.
+Forward and backward in every dtype, with each shape of mask, lengths and reverse, each compared with the reference. On
+CUDA the cases go to the engines in turn, and each engine has a sequence so long that its input is projected in parts.
 """
 
 from __future__ import annotations
@@ -10,17 +11,28 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+import rnndrop_cuda
+from bench.contenders import ENGINES
 from bench.correctness import in_float64, relative_error, tolerance
 from rnndrop_cuda import dropout_mask, functional
 
 T, B, I = 3, 5, 7
+LONG = 64
 HIDDEN_SIZES = (16, 13)  # with vector loads, and without
+
+
+class Case(NamedTuple):
+    dtype: torch.dtype
+    tf32: bool
+    T: int
+    H: int
+    options: dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,35 +41,61 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="bench.small_case", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda", help="(default: cuda)")
-    device = torch.device(parser.parse_args(argv).device)
+    parser.add_argument("--engine", choices=ENGINES, help="of CUDA, for all cases (default: each in turn)")
+    args = parser.parse_args(argv)
+    device = torch.device(args.device)
+    if args.engine and args.device == "cpu":
+        parser.error("argument --engine: expected --device cuda")
     torch.manual_seed(0)
-    worst: dict[torch.dtype, float] = {}
-    for dtype, H in itertools.product(functional.KERNEL_DTYPES, HIDDEN_SIZES):
+    engines = [args.engine] if args.engine else ENGINES
+    worst: dict[str, tuple[float, float]] = {}
+    for k, case in enumerate(cases(len(engines))):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=case.tf32):
+            if device.type == "cuda":
+                name = f"{case.dtype}{', tf32' * case.tf32}, {engines[k % len(engines)]}"
+                with rnndrop_cuda.cuda_engine(engines[k % len(engines)]):
+                    error = largest_error(device, case)
+            else:
+                name, error = str(case.dtype), largest_error(device, case)
+            allowed = tolerance(case.dtype, device)
+        worst[name] = max(error, worst.get(name, (0.0, 0.0))[0]), allowed
+    for name, (error, allowed) in worst.items():
+        verdict = "ok" if error <= allowed else "WRONG"
+        print(f"{name}: largest relative error {error:.1e}, allowed {allowed:.0e}: {verdict}")
+    return int(any(error > allowed for error, allowed in worst.values()))
+
+
+def cases(n_long: int) -> Iterator[Case]:
+    """One of each combination in each dtype, then so many long ones."""
+    numbers = itertools.count()
+    dtypes = [*((dtype, False) for dtype in functional.KERNEL_DTYPES), (torch.float32, True)]
+    for (dtype, tf32), H in itertools.product(dtypes, HIDDEN_SIZES):
         shapes_x, shapes_h = [None, (I,), (B, I)], [None, (H,), (B, H)]
         shapes_g = [None, (H,), (B, H), (T, B, H)]
-        for k, (shape_x, shape_h, shape_g) in enumerate(itertools.product(shapes_x, shapes_h, shapes_g)):
+        for shape_x, shape_h, shape_g in itertools.product(shapes_x, shapes_h, shapes_g):
             masks = {
                 name: None if shape is None else dropout_mask(shape, 0.4, dtype=dtype)
                 for name, shape in (("mask_x", shape_x), ("mask_h", shape_h), ("mask_g", shape_g))
             }
-            lengths = torch.arange(B) % (T + 1) if k % 2 else None
-            error = largest_error(device, dtype, H, {**masks, "lengths": lengths, "reverse": k % 3 == 0})
-            worst[dtype] = max(error, worst.get(dtype, 0.0))
-    for dtype, error in worst.items():
-        verdict = "ok" if error <= tolerance(dtype, device) else "WRONG"
-        print(f"{dtype}: largest relative error {error:.1e}, allowed {tolerance(dtype, device):.0e}: {verdict}")
-    return int(any(error > tolerance(dtype, device) for dtype, error in worst.items()))
+            k = next(numbers)
+            # Neither goes with the engine, which is another one for each of four.
+            lengths = torch.arange(B) % (T + 1) if k // len(ENGINES) % 2 else None
+            yield Case(dtype, tf32, T, H, {**masks, "lengths": lengths, "reverse": k % 3 == 0})
+    for k in range(n_long):
+        masks = {"mask_x": None, "mask_h": dropout_mask((B, 13), 0.4), "mask_g": dropout_mask((LONG, B, 13), 0.4)}
+        yield Case(torch.float32, False, LONG, 13, {**masks, "reverse": k % 2 == 0})
 
 
-def largest_error(device: torch.device, dtype: torch.dtype, H: int, options: Mapping[str, Any]) -> float:
+def largest_error(device: torch.device, case: Case) -> float:
     """Over outputs and all gradients. The reference is computed on the CPU."""
+    dtype, _, T, H, options = case
     shapes = [(T, B, I), (B, H), (B, H), (4 * H, I), (4 * H, H), (4 * H,), (4 * H,)]
     inputs = [(0.5 * torch.randn(shape)).to(dtype).requires_grad_() for shape in shapes]
     upstream = [torch.randn(shape).to(dtype) for shape in ((T, B, H), (B, H), (B, H))]
     expected = in_float64(inputs, upstream, options)
 
     there = [t.detach().to(device).requires_grad_() for t in inputs]
-    options_there: dict[str, Any] = {
+    options_there: Mapping[str, Any] = {
         name: value.to(device) if isinstance(value, Tensor) else value for name, value in options.items()
     }
     output = functional.lstm_layer(*there, **options_there, backend=device.type)

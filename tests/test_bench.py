@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -1063,6 +1064,23 @@ def test_small_case(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert small_case.main(["--device", "cpu"]) == 1
 
 
+def test_small_cases_reach_every_engine_in_every_dtype_with_and_without_lengths_and_reverse() -> None:
+    found = list(small_case.cases(len(contenders.ENGINES)))
+    seen = {
+        (engine, case.dtype, case.tf32, case.H, case.options.get("lengths") is not None, case.options["reverse"])
+        for case, engine in zip(found, itertools.cycle(contenders.ENGINES), strict=False)
+    }
+    assert len(seen) == len(contenders.ENGINES) * (len(functional.KERNEL_DTYPES) + 1) * 2 * 2 * 2
+    of_long = [k % len(contenders.ENGINES) for k, case in enumerate(found) if case.T == small_case.LONG]
+    assert sorted(of_long) == list(range(len(contenders.ENGINES)))
+
+
+def test_small_cases_of_an_engine_are_of_cuda(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        small_case.main(["--device", "cpu", "--engine", "grid"])
+    assert "argument --engine: expected --device cuda" in capsys.readouterr().err
+
+
 @no_gpu
 def test_gpu_check_without_a_gpu_says_so_and_runs_nothing(tmp_path: Path) -> None:
     status, log = gpu_check(tmp_path / "out", PYTHON=sys.executable)
@@ -1071,10 +1089,10 @@ def test_gpu_check_without_a_gpu_says_so_and_runs_nothing(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def gpu_check(out: Path, **env: str) -> tuple[int, str]:
+def gpu_check(out: Path, *parts: str, **env: str) -> tuple[int, str]:
     done = subprocess.run(
-        [PROJECT / "bench" / "gpu_check.sh", out],
-        env=os.environ | env,
+        [PROJECT / "bench" / "gpu_check.sh", *parts],
+        env=os.environ | {"OUT": str(out)} | env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -1090,7 +1108,7 @@ def gpu_host(tmp_path: Path) -> dict[str, str]:
     scripts = {
         "python3": 'if [ -n "$BROKEN" ]; then case "$*" in *$BROKEN*) exit 7;; esac; fi; echo "python3 $*"',
         "nvidia-smi": 'echo "one GPU"',
-        "compute-sanitizer": 'while [ "$1" != python3 ]; do shift; done; "$@"',
+        "compute-sanitizer": 'echo "compute-sanitizer $*"; while [ "$1" != python3 ]; do shift; done; "$@"',
     }
     for name, script in scripts.items():
         (tools / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -1098,32 +1116,80 @@ def gpu_host(tmp_path: Path) -> dict[str, str]:
     return {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHON": "python3", "BROKEN": ""}
 
 
-STEPS = ["build", "info", "tests", "memcheck", "racecheck", "bench"]
+STEPS_OF = {
+    "build": ["build", "info"],
+    "tests": ["tests"],
+    "latency": ["latency"],
+    "sanitize": ["memcheck", "racecheck", "initcheck", "synccheck"],
+    "bench": ["bench", "bars"],
+    "compare": ["compare"],
+}
+STEPS = [step for steps in STEPS_OF.values() for step in steps]
+
+
+def verdicts_in(out: Path) -> list[str]:
+    """The summary's lines up to the first comma, but for its headings."""
+    lines = (out / "summary.txt").read_text().splitlines()
+    return [line.split(",")[0] for line in lines if not line.startswith("== ")]
 
 
 def test_gpu_check_runs_every_step_into_one_folder(tmp_path: Path, gpu_host: dict[str, str]) -> None:
-    status, log = gpu_check(tmp_path / "out", **gpu_host)
+    out = tmp_path / "out"
+    status, log = gpu_check(out, **gpu_host)
     assert status == 0, log
-    files = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert files == sorted([*(f"{step}.log" for step in STEPS), "summary.txt"])  # and cuda.csv: eight at most come back
-    summary = (tmp_path / "out" / "summary.txt").read_text().splitlines()
-    assert [line.split(",")[0] for line in summary] == [*(f"{step}: passed" for step in STEPS), "gpu_check: all passed"]
-    assert "setup.py build_ext --inplace" in (tmp_path / "out" / "build.log").read_text()
-    assert "-m gpu" in (tmp_path / "out" / "tests.log").read_text()
-    assert "bench.lstm --device cuda --out" in (tmp_path / "out" / "bench.log").read_text()
+    assert sorted(file.name for file in out.iterdir()) == sorted([*(f"{step}.log" for step in STEPS), "summary.txt"])
+    assert verdicts_in(out) == [*(f"{step}: passed" for step in STEPS), "gpu_check: all passed"]
+    commands = {
+        "build": "setup.py build_ext --inplace",
+        "tests": "-m gpu",
+        "latency": "bench.latency --out",
+        **{tool: f"--tool {tool} " for tool in STEPS_OF["sanitize"]},
+        "bench": f"bench.lstm --device cuda --out {out}/cuda.csv",
+        "bars": f"bench.bars {out}/cuda.csv",
+        "compare": "compare --device cuda --quick",
+    }
+    for step, command in commands.items():
+        assert command in (out / f"{step}.log").read_text(), step
+
+
+@pytest.mark.parametrize("parts", [("build", "tests", "latency"), ("sanitize",), ("bench", "compare")])
+def test_gpu_check_runs_the_parts_asked_for(tmp_path: Path, gpu_host: dict[str, str], parts: tuple[str, ...]) -> None:
+    status, log = gpu_check(tmp_path / "out", *parts, **gpu_host)
+    assert status == 0, log
+    steps = [step for part in parts for step in STEPS_OF[part]]
+    assert verdicts_in(tmp_path / "out") == [*(f"{step}: passed" for step in steps), "gpu_check: all passed"]
+    written_by_python = {"latency": 1, "bench": 1, "compare": 3}
+    files = [*(tmp_path / "out").iterdir(), *(part for part in parts for _ in range(written_by_python.get(part, 0)))]
+    assert len(files) <= 8  # no more come back from a lent machine
+
+
+def test_gpu_check_names_a_part_that_it_does_not_have(tmp_path: Path, gpu_host: dict[str, str]) -> None:
+    status, log = gpu_check(tmp_path / "out", "build", "fly", **gpu_host)
+    assert (status, log) == (
+        2, "gpu_check: no part 'fly': choose from build tests latency sanitize bench compare\n",
+    )  # fmt: skip
+
+
+def test_gpu_check_wants_a_build_before_the_other_parts(tmp_path: Path, gpu_host: dict[str, str]) -> None:
+    status, log = gpu_check(tmp_path / "out", "sanitize", **gpu_host | {"BROKEN": "usable_backends"})
+    assert status == 2
+    assert "no CUDA kernels: run 'bench/gpu_check.sh build' on this machine first" in log
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    "broken, steps", [("build_ext", ["build"]), ("-m pytest", ["tests"]), ("small_case", ["memcheck", "racecheck"])]
+    "broken, steps",
+    [("build_ext", ["build"]), ("-m pytest", ["tests"]), ("small_case", STEPS_OF["sanitize"]), ("bars", ["bars"])],
 )
 def test_gpu_check_goes_on_after_a_step_that_failed(
     tmp_path: Path, gpu_host: dict[str, str], broken: str, steps: list[str]
 ) -> None:
-    status, log = gpu_check(tmp_path / "out", **gpu_host | {"BROKEN": broken})
+    out = tmp_path / "out"
+    status, log = gpu_check(out, **gpu_host | {"BROKEN": broken})
     assert status == 1, log
-    summary = (tmp_path / "out" / "summary.txt").read_text().splitlines()
     verdicts = [f"{step}: {'FAILED' if step in steps else 'passed'}" for step in STEPS]
-    assert [line.split(",")[0] for line in summary[:-1]] == verdicts
+    assert verdicts_in(out) == [*verdicts, f"gpu_check: {len(steps)} of {len(STEPS)} steps failed"]
+    summary = (out / "summary.txt").read_text().splitlines()
     assert all("exit status 7" in line for line in summary if "FAILED" in line)
 
 
