@@ -2,7 +2,8 @@
 
 What cannot be built for want of a tool is left out, and the reason is kept for `rnndrop info`; a source that does
 not compile is an error. Options, all environment variables: FORCE_CUDA=1 makes a missing CUDA build an error,
-RNNDROP_SKIP_CUDA=1 leaves it out; TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME, CC and CXX as everywhere.
+RNNDROP_SKIP_CUDA=1 leaves it out; RNNDROP_OPTIMIZE=0 compiles quickly to slow code, enough to see whether it links;
+TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME, CC and CXX as everywhere.
 """
 
 from __future__ import annotations
@@ -131,9 +132,12 @@ def extension(with_cuda: bool) -> Extension:
     if "clang" not in facts["compiler"]:
         # At -O3 GCC takes four times as long for code that is no faster; calls of memcpy for 64 bytes are slower.
         optimize += ["-fvect-cost-model=dynamic", "-fno-tree-loop-distribute-patterns"]
+    nvcc = ["-O3"]
+    if os.environ.get("RNNDROP_OPTIMIZE") == "0":
+        optimize, nvcc = ["-O0"], ["-O1", "-Xcicc=-O1", "-Xptxas=-O1"]
     options = {
         "include_dirs": [os.path.abspath("csrc")],
-        "extra_compile_args": {"cxx": [*optimize, *openmp], "nvcc": ["-O3"]},
+        "extra_compile_args": {"cxx": [*optimize, *openmp], "nvcc": nvcc},
     }
     if not with_cuda:
         return cpp_extension.CppExtension("rnndrop_cuda._C", sorted(sources), **options)

@@ -5,6 +5,7 @@
 """
 
 from rnndrop_cuda import functional
+from rnndrop_cuda.engines import cuda_engine, explain_engine
 from rnndrop_cuda.lstm import LSTM, GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.masks import LayerMasks, dropout_mask
 from rnndrop_cuda.mc_dropout import MCPrediction, mc_predict
@@ -29,7 +30,9 @@ __all__ = [
     "RNNClassifier",
     "RNNLayer",
     "SemeniutaLSTM",
+    "cuda_engine",
     "dropout_mask",
+    "explain_engine",
     "functional",
     "gen_dropout_mask",
     "init_h0_c0",

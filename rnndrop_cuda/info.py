@@ -6,12 +6,13 @@ import argparse
 import importlib.metadata
 import json
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from rnndrop_cuda import functional, ops
+from rnndrop_cuda import engines, functional, ops
 
 BUILD_FACTS_FILE = Path(__file__).with_name("_build_facts.json")
 
@@ -106,8 +107,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="rnndrop info",
         description="Print what of rnndrop_cuda was built, which backends are usable here, and for what is missing, "
-        "why and how to get it.",
+        "why and how to get it; with --shape, which CUDA engine would run a layer of that shape, and why.",
     )
-    parser.parse_args(argv)
-    print(report())
+    parser.add_argument("--shape", type=_shape, metavar="T,B,I,H", help="steps, batch, input and hidden features")
+    parser.add_argument("--dtype", choices=engines.DTYPES.values(), default="float32", help="(default: float32)")
+    parser.add_argument("--gpu", choices=engines.GPUS, help="(default: the one that is here, else an H100)")
+    args = parser.parse_args(argv)
+    if args.shape is None:
+        print(report())
+        return 0
+    gpu = engines.GPUS[args.gpu] if args.gpu else None
+    tf32 = torch.backends.cudnn.allow_tf32
+    try:
+        print(engines.explain_engine(*args.shape, dtype=getattr(torch, args.dtype), tf32=tf32, gpu=gpu))
+    except RuntimeError as error:
+        print(f"rnndrop info --shape: {error}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(size) for size in text.split(","))
+    if len(sizes) != 4 or min(sizes) < 1:
+        raise ValueError
+    return sizes

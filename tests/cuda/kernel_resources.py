@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -52,14 +53,14 @@ def nvcc_version(nvcc: str) -> str:
     return version[1]
 
 
-def flags() -> list[str]:
+def flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
     """Those of setup.py's build, and ptxas' report."""
-    generate = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
+    generate = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
     return ["-O3", *cpp_extension.COMMON_NVCC_FLAGS, *generate, "-Xptxas=-v"]
 
 
-def measure(nvcc: str) -> list[Resources]:
-    """Compile every kernel file for every architecture.
+def measure(nvcc: str, architectures: Sequence[str] = ARCHITECTURES) -> list[Resources]:
+    """Compile every kernel file for every one of the architectures.
 
     Raises:
         RuntimeError: a file does not compile; the message is the compiler's output.
@@ -67,7 +68,7 @@ def measure(nvcc: str) -> list[Resources]:
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for source in sorted((REPO / "csrc" / "cuda").glob("*.cu")):
-            command = [nvcc, *flags(), f"-I{REPO / 'csrc'}", "-c", source, "-o", Path(folder, "out.o")]
+            command = [nvcc, *flags(architectures), f"-I{REPO / 'csrc'}", "-c", source, "-o", Path(folder, "out.o")]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode:
                 raise RuntimeError(f"{source.name} does not compile:\n{done.stdout}")

@@ -1,0 +1,94 @@
+"""Which CUDA engine runs a recurrence: asking for one, and asking which it would be and why.
+
+The choice itself is csrc/cuda/recurrence_plan.h's; it is arithmetic, so that it can be asked without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+from rnndrop_cuda import ops
+
+ENGINES = ("auto", "stepwise", "block", "cluster", "grid")
+DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+class GPU(NamedTuple):
+    """What the choice of an engine takes from a GPU."""
+
+    major: int
+    """Compute capability."""
+    multiprocessors: int
+    shared_memory: int
+    """Bytes that one block may have."""
+
+
+GPUS = {"h100": GPU(9, 132, 232448), "h200": GPU(9, 132, 232448), "a100": GPU(8, 108, 166912)}
+
+
+@contextmanager
+def cuda_engine(name: str) -> Iterator[None]:
+    """Fix the engine that runs recurrences on CUDA, in the whole process, while the context lasts.
+
+    Args:
+        name: ``"block"``, ``"cluster"`` or ``"grid"``, which run all steps in one launch with W_hh on chip;
+            ``"stepwise"``, a GEMM and a kernel a step; ``"auto"``, the quickest by the model. A shape that the engine
+            cannot run goes stepwise: :func:`explain_engine` says why. A backward goes by the engine asked for when
+            it runs.
+
+    Raises:
+        ValueError: the name is none of these.
+        RuntimeError: the kernels were not built.
+    """
+    kernels = _kernels()
+    before = kernels.cuda_engine()
+    kernels.set_cuda_engine(name)
+    try:
+        yield
+    finally:
+        kernels.set_cuda_engine(before)
+
+
+def explain_engine(
+    T: int, B: int, I: int, H: int, dtype: torch.dtype = torch.float32, *, tf32: bool = True, gpu: GPU | None = None
+) -> str:
+    """Which CUDA engine would run a layer of this shape, forward and backward, and why: a line each.
+
+    Args:
+        T, B, I, H: steps, batch, input and hidden features. I has no say: its GEMM is cuBLAS'.
+        dtype: float64, float32, bfloat16 or float16.
+        tf32: whether float32 products may be rounded to TF32, as torch.backends.cudnn.allow_tf32 has it.
+        gpu: the GPU; by default the current one, or an H100 where there is none. Whether its driver has room for the
+            blocks that wait for each other is asked only when the layer runs.
+
+    Raises:
+        ValueError: a size is not positive, or there is no kernel for the dtype.
+        RuntimeError: the kernels were not built.
+    """
+    for name, size in {"T": T, "B": B, "I": I, "H": H}.items():
+        if size < 1:
+            raise ValueError(f"{name}: expected a size of at least 1, got {size}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES.values())}, got {dtype}")
+    forward, backward = _kernels().explain_cuda_engine(DTYPES[dtype], tf32, T, B, H, *(gpu or current_gpu()))
+    return f"forward   {forward}\nbackward  {backward}"
+
+
+def current_gpu() -> GPU:
+    """The current CUDA device's, or an H100's where there is none."""
+    if not torch.cuda.is_available():
+        return GPUS["h100"]
+    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return GPU(facts.major, facts.multi_processor_count, facts.shared_memory_per_block_optin)
+
+
+def _kernels():  # type: ignore[no-untyped-def]
+    if ops.WHY_NOT_LOADED:
+        raise RuntimeError(f"no CUDA engine: {ops.WHY_NOT_LOADED} (`rnndrop info` says how to get it)")
+    from rnndrop_cuda import _C
+
+    return _C

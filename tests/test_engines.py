@@ -1,0 +1,84 @@
+"""Asking for a CUDA engine, and why it is the one: without a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import rnndrop_cuda
+from rnndrop_cuda import cuda_engine, engines, explain_engine, info, ops
+
+pytestmark = pytest.mark.skipif(bool(ops.WHY_NOT_LOADED), reason=ops.WHY_NOT_LOADED)
+
+A100, H100 = engines.GPUS["a100"], engines.GPUS["h100"]
+
+
+def explained(*shape, engine="auto", **options):
+    """The engine's names, forward and backward, and the whole text."""
+    with cuda_engine(engine):
+        text = explain_engine(*shape, **{"dtype": torch.bfloat16, "gpu": H100, **options})
+    return [line.split()[1].rstrip(":") for line in text.splitlines()], text
+
+
+def test_auto_keeps_small_weights_in_one_block_and_splits_large_ones():
+    assert explained(32, 128, 300, 128)[0] == ["block", "block"]
+    names, _ = explained(1024, 16, 768, 768)
+    assert set(names) <= {"cluster", "grid"}
+
+
+@pytest.mark.parametrize("engine", ["block", "cluster", "grid", "stepwise"])
+def test_runs_what_was_asked_for(engine):
+    names, text = explained(64, 32, 128, 128, engine=engine)
+    assert names == [engine, engine]
+    assert "asked for" in text or "KiB of shared memory" in text
+
+
+def test_says_why_not():
+    assert "W_hh does not fit" in explained(64, 32, 128, 2048, engine="block")[1]
+    assert explained(64, 32, 128, 128, engine="cluster", gpu=A100)[0] == ["stepwise", "stepwise"]
+
+
+def test_the_engine_is_put_back_behind_an_error():
+    with pytest.raises(KeyError), cuda_engine("grid"):
+        raise KeyError
+    wrong = "expected auto, stepwise, block, cluster or grid, got x"
+    with pytest.raises(ValueError, match=wrong), cuda_engine("x"):
+        raise AssertionError
+    assert rnndrop_cuda._C.cuda_engine() == "auto"
+
+
+@pytest.mark.parametrize("dtype", engines.DTYPES, ids=str)
+@pytest.mark.parametrize("H", [1, 7, 96, 128, 160, 256, 512, 1024])
+def test_no_plan_exceeds_the_gpu(dtype, H):
+    for B in (1, 16, 64, 300):
+        for engine in engines.ENGINES:
+            _, text = explained(10, B, 1, H, engine=engine, dtype=dtype)
+            for line in text.splitlines():
+                if "KiB" in line:
+                    assert int(line.split(" KiB")[0].split()[-1]) <= H100.shared_memory / 1024
+                    assert int(line.split(" threads")[0].split()[-1]) <= 512
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 1, 1, 1), "T: expected a size of at least 1, got 0"),
+        ((1, 1, 1, 1, torch.int8), "dtype: expected one of float64, float32, bfloat16, float16, got torch.int8"),
+    ],
+)
+def test_bad_input(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        explain_engine(*arguments)
+
+
+def test_info_explains_a_shape(capsys):
+    assert info.main(["--shape", "32,128,300,128", "--dtype", "bfloat16", "--gpu", "h100"]) == 0
+    assert capsys.readouterr().out.startswith("forward   block: 16 group(s)")
+
+
+@pytest.mark.parametrize("shape", ["32,128", "a,b,c,d", "0,1,1,1"])
+def test_info_refuses_a_shape(capsys, shape):
+    with pytest.raises(SystemExit) as stopped:
+        info.main(["--shape", shape])
+    assert stopped.value.code == 2
+    assert "--shape" in capsys.readouterr().err
