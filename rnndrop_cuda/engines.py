@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -83,10 +84,11 @@ def current_gpu() -> GPU:
     if not torch.cuda.is_available():
         return GPUS["h100"]
     facts = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return GPU(facts.major, facts.multi_processor_count, facts.shared_memory_per_block_optin)
+    shared_memory = facts.shared_memory_per_block_optin  # type: ignore[attr-defined]  # torch's stub lacks it
+    return GPU(facts.major, facts.multi_processor_count, shared_memory)
 
 
-def _kernels():  # type: ignore[no-untyped-def]
+def _kernels() -> ModuleType:
     if ops.WHY_NOT_LOADED:
         raise RuntimeError(f"no CUDA engine: {ops.WHY_NOT_LOADED} (`rnndrop info` says how to get it)")
     from rnndrop_cuda import _C

@@ -117,9 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(report())
         return 0
     gpu = engines.GPUS[args.gpu] if args.gpu else None
+    T, B, I, H = args.shape
     tf32 = torch.backends.cudnn.allow_tf32
     try:
-        print(engines.explain_engine(*args.shape, dtype=getattr(torch, args.dtype), tf32=tf32, gpu=gpu))
+        print(engines.explain_engine(T, B, I, H, dtype=getattr(torch, args.dtype), tf32=tf32, gpu=gpu))
     except RuntimeError as error:
         print(f"rnndrop info --shape: {error}", file=sys.stderr)
         return 1
