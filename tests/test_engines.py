@@ -21,9 +21,9 @@ def explained(*shape, engine="auto", **options):
 
 
 def test_auto_keeps_small_weights_in_one_block_and_splits_large_ones():
-    assert explained(32, 128, 300, 128)[0] == ["block", "block"]
-    names, _ = explained(1024, 16, 768, 768)
-    assert set(names) <= {"cluster", "grid"}
+    assert explained(32, 128, 300, 16)[0] == ["block", "block"]
+    assert explained(1024, 16, 768, 768)[0] == ["grid", "grid"]
+    assert explained(32, 128, 300, 4096)[0] == ["stepwise", "stepwise"]
 
 
 @pytest.mark.parametrize("engine", ["block", "cluster", "grid", "stepwise"])
@@ -72,7 +72,7 @@ def test_bad_input(arguments, message):
 
 
 def test_info_explains_a_shape(capsys):
-    assert info.main(["--shape", "32,128,300,128", "--dtype", "bfloat16", "--gpu", "h100"]) == 0
+    assert info.main(["--shape", "32,128,300,16", "--dtype", "bfloat16", "--gpu", "h100"]) == 0
     assert capsys.readouterr().out.startswith("forward   block: 16 group(s)")
 
 
