@@ -166,14 +166,14 @@ class CudaBackend final : public Backend {
     return handle;
   }
 
-  // Remembered: what a kernel may have and how many of its blocks fit is asked of the driver.
+  // Remembered, for all lengths of the sequence: what a kernel may have and how many of its blocks fit is asked of the
+  // driver.
   Plan plan_for(const Recurrence& r, bool backward) const {
     const bool general = is_general(r);
     const Engine wanted = wanted_engine;
     const Gpu gpu = current_gpu();
-    using Key = std::tuple<c10::DeviceIndex, Dtype, bool, int64_t, int64_t, int64_t, bool, bool, Engine, int64_t>;
-    const Key key{stream_.device_index(), r.dtype, tf32_, r.order.T, r.B, r.H, backward, general, wanted,
-                  gpu.shared_memory};
+    using Key = std::tuple<int, int64_t, int64_t, Dtype, bool, int64_t, int64_t, bool, bool, Engine>;
+    const Key key{gpu.major, gpu.n_sm, gpu.shared_memory, r.dtype, tf32_, r.B, r.H, backward, general, wanted};
     thread_local std::map<Key, Plan> plans;
     const auto known = plans.find(key);
     if (known != plans.end()) return known->second;
