@@ -14,7 +14,7 @@ PIP_INSTALL = $(1)/bin/python -m pip install --disable-pip-version-check --progr
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard build_backend/*.py csrc/* csrc/cpu/* csrc/cuda/*)
 CXX_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
-.PHONY: help demo test lint format bench scaling cuda-link clean
+.PHONY: help demo test lint format bench scaling cuda-link cuda-torch clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,9 @@ scaling: $(VENV)/demo.stamp ## time against T, B, I, H and p with 1 and 2 thread
 
 cuda-link: ## build, link and import the CUDA extension; needs nvcc 13 and a 3 GB download, no GPU
 	@.ci/cuda-link "$(PYTHON)" "$(VENV_CUDA)"
+
+cuda-torch: # what cuda-link downloads, for who wants it to have come already
+	@.ci/cuda-link "$(PYTHON)" "$(VENV_CUDA)" install
 
 clean: ## remove everything that was made
 	rm -rf $(VENV) $(VENV_CUDA) build dist *.egg-info rnndrop_cuda/*.so rnndrop_cuda/_build_facts.json
