@@ -13,6 +13,13 @@ pytestmark = pytest.mark.skipif(bool(ops.WHY_NOT_LOADED), reason=ops.WHY_NOT_LOA
 A100, H100 = engines.GPUS["a100"], engines.GPUS["h100"]
 
 
+@pytest.fixture(autouse=True)
+def auto():
+    """Whatever tests before have asked for: the emulated backend, in the same process, shares the setting."""
+    with cuda_engine("auto"):
+        yield
+
+
 def explained(*shape, engine="auto", **options):
     """The engine's names, forward and backward, and the whole text."""
     with cuda_engine(engine):

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -65,15 +66,18 @@ def measure(nvcc: str, architectures: Sequence[str] = ARCHITECTURES) -> list[Res
     Raises:
         RuntimeError: a file does not compile; the message is the compiler's output.
     """
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for source in sorted((REPO / "csrc" / "cuda").glob("*.cu")):
+
+    def of_file(source: Path) -> list[Resources]:
+        with tempfile.TemporaryDirectory() as folder:
             command = [nvcc, *flags(architectures), f"-I{REPO / 'csrc'}", "-c", source, "-o", Path(folder, "out.o")]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            if done.returncode:
-                raise RuntimeError(f"{source.name} does not compile:\n{done.stdout}")
-            found += _parse(source.name, done.stdout)
-    return sorted(found)
+        if done.returncode:
+            raise RuntimeError(f"{source.name} does not compile:\n{done.stdout}")
+        return _parse(source.name, done.stdout)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reports = pool.map(of_file, sorted((REPO / "csrc" / "cuda").glob("*.cu")))
+        return sorted(row for rows in reports for row in rows)
 
 
 def _parse(file: str, ptxas_output: str) -> list[Resources]:
