@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections import Counter
-
 import pytest
 
 from tests.emulation import toolchain
 
 CUDA = toolchain.REPO / "csrc/cuda"
+KERNELS = CUDA / "recurrence_kernels.cuh"
 DRIVER = toolchain.REPO / "tests/cuda/recurrence_driver.cpp"
 ALL = [*sorted(CUDA.glob("recurrence_*.cu")), DRIVER]
 # The other two differ by a type alone, and a sanitized build takes its time.
@@ -34,21 +30,9 @@ def test_sanitizers_find_nothing(sanitize, count):
     assert done.returncode == 0, done.stdout
 
 
-def test_every_line_of_the_kernels_runs(tmp_path):
+def test_every_line_of_the_kernels_runs():
     pytest.importorskip("gcovr", reason="line coverage needs gcovr: pip install gcovr")
     program = toolchain.build_program("recurrence_driver", ALL, coverage=True)
-    for stale in program.parent.rglob("*.gcda"):
-        stale.unlink()
-    done = toolchain.run(program, "30")
-    assert done.returncode == 0, done.stdout
-    report = tmp_path / "coverage.json"
-    gcovr = [sys.executable, "-m", "gcovr", "--root", toolchain.REPO, "--object-directory", program.parent]
-    subprocess.run([*gcovr, "--filter", CUDA / "recurrence_kernels.cuh", "--json", report, program.parent], check=True)
-    (file,) = json.loads(report.read_text())["files"]
-    runs: Counter[int] = Counter()
-    for line in file["lines"]:  # one entry for each instantiation
-        runs[line["line_number"]] += line["count"]
+    runs = toolchain.lines_run(program, KERNELS, "30")
     assert len(runs) > 150
-    assert [line for line, count in runs.items() if count == 0] == [], (
-        "lines of recurrence_kernels.cuh that no test runs"
-    )
+    assert [line for line, count in runs.items() if count == 0] == [], f"lines of {KERNELS.name} that no test runs"

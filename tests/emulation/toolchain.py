@@ -11,11 +11,13 @@ from __future__ import annotations
 import fcntl
 import functools
 import importlib.util
+import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -144,6 +146,23 @@ def build_torch_ext(
 def run(program: Path, *args: str, schedule: str = "fifo", timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a program that `build_program` built; its exit status is for the caller to judge."""
     return _run([str(program), *args], {"EMU_SCHEDULE": schedule}, timeout)
+
+
+def lines_run(program: Path, source: Path, *args: str) -> dict[int, int]:
+    """How often each line of `source` ran in `program args`, built with `coverage`, over all instantiations."""
+    for stale in program.parent.rglob("*.gcda"):
+        stale.unlink()
+    done = run(program, *args)
+    if done.returncode:
+        raise RuntimeError(done.stdout)
+    gcovr = [sys.executable, "-m", "gcovr", "--root", REPO, "--object-directory", program.parent]
+    report = program.parent / "coverage.json"
+    subprocess.run([*gcovr, "--filter", source, "--json", report, program.parent], check=True)
+    (file,) = json.loads(report.read_text())["files"]
+    runs: Counter[int] = Counter()
+    for line in file["lines"]:
+        runs[line["line_number"]] += line["count"]
+    return runs
 
 
 def run_python(*args: str, sanitize: bool, timeout: float = 300) -> subprocess.CompletedProcess[str]:
