@@ -38,14 +38,14 @@ from bench.records import (
     PADDED,
     STACK,
 )
-from rnndrop_cuda import LSTM, LayerMasks, dropout_mask, functional
+from rnndrop_cuda import LSTM, LayerMasks, dropout_mask, engines, functional
 
 Output = tuple[Tensor, Tensor, Tensor]
 Masks = LayerMasks | list[LayerMasks]
 """Of a layer, or of each layer and direction of a stack."""
 Layer = Callable[["Problem", Masks], Output]
 NO_MASKS = LayerMasks()
-ENGINES = ("stepwise", "block", "cluster", "grid")
+ENGINES = engines.ENGINES[1:]  # all that have a name of their own
 
 
 class Size(NamedTuple):

@@ -29,7 +29,7 @@ rnndrop::Dtype dtype_named(const std::string& name) {
 std::pair<std::string, std::string> explain_cuda_engine(const std::string& dtype, bool tf32, int64_t T, int64_t B,
                                                         int64_t H, int major, int64_t n_sm, int64_t shared_memory) {
   const auto why = [&](bool backward) {
-    const rnndrop::cuda::RecurrenceShape shape{dtype_named(dtype), tf32, T, B, H, backward, false};
+    const rnndrop::cuda::RecurrenceShape shape{dtype_named(dtype), tf32, T, B, H, backward};
     return choose_plan(shape, {major, n_sm, shared_memory}, rnndrop::cuda::wanted_engine).why;
   };
   return {why(false), why(true)};

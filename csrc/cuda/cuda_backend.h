@@ -177,7 +177,7 @@ class CudaBackend final : public Backend {
     thread_local std::map<Key, Plan> plans;
     const auto known = plans.find(key);
     if (known != plans.end()) return known->second;
-    const RecurrenceShape shape{r.dtype, tf32_, r.order.T, r.B, r.H, backward, /*mask_h_per_gate=*/false};
+    const RecurrenceShape shape{r.dtype, tf32_, r.order.T, r.B, r.H, backward};
     const Plan plan = choose_plan(shape, gpu, wanted, [&](const Plan& candidate) {
       return with_recurrence_kernels(r.dtype, tf32_,
                                      [&](auto kernels) { return kernels.fits(candidate, backward, general); });

@@ -16,9 +16,7 @@ struct RecurrenceLaunch {
 };
 
 // Lengths and noise on the state: what most layers go without, and their kernels too.
-inline bool is_general(const Recurrence& r) {
-  return r.lengths || r.noise.mask_c.data || r.noise.zone_c.data || r.noise.zone_h.data;
-}
+inline bool is_general(const Recurrence& r) { return r.lengths || r.noise.at_step(0).on_state(); }
 
 // A dtype and the way it is multiplied: one file of kernels each.
 struct Float64;

@@ -31,7 +31,6 @@ struct PlainTile {
   using scalar_t = T;
   using acc_t = T;
   static constexpr int kRows = 32, kBatch = 4, kK = 16 / sizeof(T);
-  static constexpr Math kMath = Math::plain;
 
   __device__ static T operand(T v) { return v; }
 
@@ -74,7 +73,6 @@ struct Tf32Tile {
   using scalar_t = float;
   using acc_t = float;
   static constexpr int kRows = 16, kBatch = 8, kK = 8;
-  static constexpr Math kMath = Math::tf32;
 
   // Rounded once, when it goes to shared memory, and not each time it is multiplied.
   __device__ static float operand(float v) { return __uint_as_float(to_tf32(v)); }
@@ -105,7 +103,6 @@ struct HalfTile {
   using scalar_t = T;
   using acc_t = float;
   static constexpr int kRows = 16, kBatch = 8, kK = 16;
-  static constexpr Math kMath = Math::half;
 
   __device__ static T operand(float v) { return rounded<T>(v); }
 

@@ -51,21 +51,19 @@ struct Gpu {
   int64_t n_sm;           // multiprocessors
   int64_t shared_memory;  // bytes that one block may have
 };
-constexpr Gpu kH100{9, 132, 232448}, kA100{8, 108, 166912};
 
 struct RecurrenceShape {
   Dtype dtype;
   bool tf32;  // float32 may be rounded to tf32
   int64_t T, B, H;
   bool backward;
-  bool mask_h_per_gate;  // mask_h is a gate's and a sample's own: four products a step, which only stepwise does
 };
 
 // What a thread does of the pointwise pass: so many cells at most, kept in registers from step to step.
 constexpr int kCellsOfThread = 2;
 // So many that each has the registers for it: float64's numbers take two.
 constexpr int max_threads(int64_t scalar_size) { return scalar_size == 8 ? 256 : 512; }
-constexpr int kMaxCluster = 16, kPortableCluster = 8;
+constexpr int kMaxCluster = 16;
 
 // How one block works. K columns of operands lie `ld` elements apart from row to row, an odd number of 16-byte pieces,
 // so that neighbouring rows start in other banks.
@@ -203,7 +201,6 @@ inline Plan choose_plan(
     const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
     const std::function<bool(const Plan&)>& runs = [](const Plan&) { return true; }) {
   if (wanted == Engine::stepwise) return stepwise("asked for");
-  if (shape.mask_h_per_gate) return stepwise("mask_h is a gate's and a sample's own");
   if (shape.B == 0) return stepwise("the batch is empty");
   if (shape.T > std::numeric_limits<int>::max()) return stepwise("more steps than 32 bits count");
   Plan best = stepwise("W_hh does not fit into the shared memory of the blocks that can run at once");

@@ -207,7 +207,7 @@ auto with_kernels(const Kind& kind, const Call& call) {
 class Launch {
  public:
   Launch(const Kind& kind, const Shape& shape, bool backward) {
-    const cuda::RecurrenceShape sizes{kind.dtype, kind.tf32, shape.T, shape.B, shape.H, backward, false};
+    const cuda::RecurrenceShape sizes{kind.dtype, kind.tf32, shape.T, shape.B, shape.H, backward};
     const int64_t tile = cuda::warp_tile(cuda::math_of(sizes), kind.dtype).batch;
     cuda::Plan& plan = launch_.plan;
     plan.engine = Engine(one_of({int64_t(Engine::block), int64_t(Engine::cluster), int64_t(Engine::grid)}));
