@@ -128,7 +128,7 @@ def extension(with_cuda: bool) -> Extension:
     # runtime that torch brings, not of a second one.
     openmp = ["-fopenmp"] if torch.backends.openmp.is_available() and sys.platform == "linux" else []
     # No floating-point traps: with them GCC keeps the branches of the cell's selects and vectorises nothing.
-    optimize = ["-O2", "-ftree-vectorize", "-fno-trapping-math"]
+    optimize = ["-O2", "-g0", "-ftree-vectorize", "-fno-trapping-math"]
     if "clang" not in facts["compiler"]:
         # At -O3 GCC takes four times as long for code that is no faster; calls of memcpy for 64 bytes are slower.
         optimize += ["-fvect-cost-model=dynamic", "-fno-tree-loop-distribute-patterns"]

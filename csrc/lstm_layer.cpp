@@ -9,7 +9,13 @@
 // with a product of its own.
 #include "lstm_layer.h"
 
-#include <ATen/ATen.h>
+#define AT_PER_OPERATOR_HEADERS  // else the operators alone take the compiler half a minute
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <sstream>

@@ -64,7 +64,7 @@ struct LayerInputs {
 };
 
 // (y, h_n, c_n, gates, c, h_full); the last three are for the backward, [0] without `save`:
-//   gates   scalar [T,B,4H]  activated i, f, g, o
+//   gates   scalar [T,B,4H]  activated i, f, g, o; i and g of a unit that a mask_g [H] drops may be anything finite
 //   c       acc [T+1,B,H]    c_0 in front of the c_t in time order; behind them where reverse
 //   h_full  scalar [T,B,H]   o * tanh(c), what W_hr projects to y; [0] also without a projection
 using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;

@@ -15,6 +15,8 @@ struct InputMask {
   const void* data;
   bool per_sample;  // [B,K], else [K]
   bool per_gate;    // one for each gate: [4,B,K] or [4,1,K]
+  // x~ or h~ that each sample has: one a gate where the mask is a gate's and a sample's own.
+  int64_t inputs_of_sample() const { return data && per_sample && per_gate ? kGates : 1; }
 };
 
 // Noise on [B,H] at every step of a sequence, or null.

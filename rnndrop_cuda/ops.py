@@ -193,5 +193,5 @@ if not WHY_NOT_LOADED:
     expand_dropout_mask = torch.ops.rnndrop.expand_dropout_mask.default
     torch.library.register_fake("rnndrop::expand_dropout_mask")(_expand_dropout_mask_fake)
     torch.library.register_vmap("rnndrop::expand_dropout_mask", _expand_dropout_mask_map)
-    lstm_layer = transformable("lstm_layer", _backward, _setup_context)
+    lstm_layer = transformable("lstm_layer", _backward, _setup_context, saves=lambda args: args[-1])
     lstm_layer_backward = transformable("lstm_layer_backward", _double_backward, _backward_setup_context)

@@ -17,10 +17,16 @@ from torch.autograd import forward_ad
 Op = Callable[..., tuple[Tensor, ...]]
 
 
-def transformable(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> Op:
+def transformable(
+    name: str,
+    backward: Callable[..., Any],
+    setup_context: Callable[..., None],
+    saves: Callable[[tuple[Any, ...]], bool] = lambda _: True,
+) -> Op:
     """Give ``rnndrop::name`` its derivative and its vmap rule; returns what to call so that torch.func works too.
 
-    ``backward`` and ``setup_context`` are what ``torch.library.register_autograd`` takes.
+    ``backward`` and ``setup_context`` are what ``torch.library.register_autograd`` takes; ``saves(args)`` is whether a
+    backward may come at all.
     """
     op = getattr(torch.ops.rnndrop, name).default
     names = [argument.name for argument in op._schema.arguments]
@@ -31,6 +37,10 @@ def transformable(name: str, backward: Callable[..., Any], setup_context: Callab
             return Function.apply(*args)
         if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
             _refuse_forward_mode()
+        if not saves(args) and not torch.compiler.is_compiling():
+            # The autograd kernel is Python: it takes as long as a short sequence, only to find nothing to do.
+            with torch._C._AutoDispatchBelowAutograd():
+                return op(*args)
         return op(*args)
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:

@@ -6,8 +6,8 @@
 // number. So pieces need not know of each other, and what an entry becomes depends on the seed and its place only.
 #include "cpu/dropout_mask.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>

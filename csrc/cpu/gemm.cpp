@@ -1,7 +1,9 @@
 // ATen multiplies, but for 16-bit types that the processor has no matrix code for.
 #include "cpu/gemm.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
 
 namespace rnndrop::cpu {
 namespace {

@@ -5,14 +5,14 @@
 // from the cache once for each block of rows. Only the gradients of the weights, sums over the batch, are shared: their
 // rows are split over the threads once in a few steps.
 //
-// Dropped columns (a mask that the batch shares) are neither packed nor multiplied: at p = 0.5 half the arithmetic.
+// What a mask drops for the whole batch and sequence is neither packed nor multiplied: columns of x and h, and the rows
+// of i and g of units without a candidate. At p = 0.5 the columns are half of the arithmetic, the rows a quarter.
 //
-// Cost: 2 * T * B * 4H * (I + H) flops forward and twice that backward, each times the share of columns kept; beside
-// them one pass over the gates a step (step_kernels.cpp) and one copy of x, h and da for the gradients of the weights.
+// Cost: 2 * T * B * 4H * (I + H) flops forward and twice that backward, each times the share kept; beside them one pass
+// over the gates a step (step_kernels.cpp) and one copy of x, h and da for the gradients of the weights.
 #include "cpu/layer_engine.h"
 
-#include <ATen/ATen.h>
-
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -41,7 +41,6 @@ constexpr int64_t round_up(int64_t n, int64_t granule) { return (n + granule - 1
 template <class T>
 class Buffer {
  public:
-  Buffer() = default;
   explicit Buffer(int64_t n)
       : storage_(n > 0 ? new Line[(n * sizeof(T) + sizeof(Line) - 1) / sizeof(Line)] : nullptr) {}
   T* data() const { return reinterpret_cast<T*>(storage_.get()); }
@@ -55,6 +54,53 @@ class Buffer {
 
 // ---------------------------------------------------------------- weights
 
+// Units of which a gate is computed.
+struct Units {
+  std::vector<int32_t> kept;
+  bool all;
+  int64_t size() const { return kept.size(); }
+};
+
+// Rows of the weights that are multiplied. Where a mask_g that all steps and samples share drops a unit, i * (m_g * g)
+// is 0 whatever i and g are, and so are both their gradients.
+class KeptRows {
+ public:
+  template <class T>
+  KeptRows(const LayerProblem& layer, const T* mask_g) : H(layer.H) {
+    for (int64_t j = 0; j < H; ++j) {
+      every_unit_.kept.push_back(j);
+      if (!mask_g || mask_g[j] != 0) with_candidate_.kept.push_back(j);
+    }
+    every_unit_.all = true;
+    with_candidate_.all = with_candidate_.size() == H;
+  }
+
+  bool all() const { return with_candidate_.all; }
+  const Units& units(int64_t gate) const {
+    return gate == kInput || gate == kCandidate ? with_candidate_ : every_unit_;
+  }
+  // Of n gates from `first` on, counted from the first of these gates' rows.
+  std::vector<int32_t> rows_of_gates(int64_t first, int64_t n) const {
+    std::vector<int32_t> rows;
+    for (int64_t gate = 0; gate < n; ++gate) {
+      for (const int32_t unit : units(first + gate).kept) rows.push_back(gate * H + unit);
+    }
+    return rows;
+  }
+
+  const int64_t H;
+
+ private:
+  Units every_unit_, with_candidate_;
+};
+
+// The mask_g that all steps and samples share, else null.
+template <class T>
+const T* shared_mask_g(const LayerProblem& layer) {
+  const SequenceNoise& mask = layer.noise.mask_g;
+  return mask.step_bytes == 0 && mask.row_stride == 0 ? static_cast<const T*>(mask.data) : nullptr;
+}
+
 // Gates that multiply the same columns of their input: all four, or one where each has a mask of its own.
 template <class T>
 struct Group {
@@ -62,17 +108,20 @@ struct Group {
   std::vector<int32_t> kept;  // columns that are multiplied
   std::vector<T> scale;       // the mask there; empty where there is none
   bool all;                   // every column is kept
+  std::vector<int32_t> rows;  // of these gates, that are multiplied
+  bool all_rows;
   int64_t K() const { return kept.size(); }
+  int64_t M() const { return rows.size(); }
   const int32_t* columns() const { return all ? nullptr : kept.data(); }
   T scale_of(int64_t k) const { return scale.empty() ? T(1) : scale[k]; }
 };
 
 template <class T>
-std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K) {
+std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K, const KeptRows& rows) {
   const int64_t n = mask.data && mask.per_gate ? kGates : 1;
   std::vector<Group<T>> groups;
   for (int64_t g = 0; g < n; ++g) {
-    Group<T> group{g, kGates / n, {}, {}, true};
+    Group<T> group{g, kGates / n, {}, {}, true, rows.rows_of_gates(g, kGates / n), rows.all()};
     const T* shared = mask.data && !mask.per_sample ? static_cast<const T*>(mask.data) + g * K : nullptr;
     for (int64_t k = 0; k < K; ++k) {
       if (shared && shared[k] == 0) continue;
@@ -99,18 +148,20 @@ void copy_kept(const Group<T>& group, const T* row, int64_t first, int64_t n, T*
 // W_ih or W_hh [4H, columns] with its mask, packed for one of the two directions.
 template <class T>
 struct Weight {
-  Weight(const void* W, const InputMask& mask, int64_t H, int64_t columns)
+  Weight(const void* W, const InputMask& mask, const KeptRows& rows, int64_t columns)
       : W(static_cast<const T*>(W)),
         mask(mask),
-        H(H),
+        rows(rows),
+        H(rows.H),
         columns(columns),
         width(panel_width<T>()),
-        groups(groups_of<T>(mask, columns)) {}
+        groups(groups_of<T>(mask, columns, rows)) {}
 
   int64_t unit_blocks() const { return (H + width - 1) / width; }
+  int64_t unit_blocks(int64_t gate) const { return (rows.units(gate).size() + width - 1) / width; }
   int64_t column_blocks(const Group<T>& group) const { return (group.K() + width - 1) / width; }
 
-  // For a W^T b: a panel holds the rows of W of one gate and `width` units, [K, width].
+  // For a W^T b: a panel holds the rows of W of one gate and `width` of its units, [K, width].
   void allocate_forward() {
     for (const Group<T>& group : groups) panels.emplace_back(unit_blocks() * group.n_gates * group.K() * width);
   }
@@ -123,14 +174,17 @@ struct Weight {
       const Group<T>& group = groups[g];
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         for (int64_t gate = 0; gate < group.n_gates; ++gate) {
+          if (block >= unit_blocks(group.first_gate + gate)) continue;
+          const Units& units = rows.units(group.first_gate + gate);
           T* panel = forward_panel(g, block, gate);
           for (int64_t lane = 0; lane < width; ++lane) {
-            const int64_t unit = block * width + lane;
+            const int64_t n = block * width + lane;
             T* out = panel + lane;
-            if (unit >= H) {
+            if (n >= units.size()) {
               for (int64_t k = 0; k < group.K(); ++k) out[k * width] = T(0);
             } else {
-              copy_kept(group, W + ((group.first_gate + gate) * H + unit) * columns, 0, group.K(), out, width);
+              const T* row = W + ((group.first_gate + gate) * H + units.kept[n]) * columns;
+              copy_kept(group, row, 0, group.K(), out, width);
             }
           }
         }
@@ -138,25 +192,30 @@ struct Weight {
     }
   }
 
-  // For da W: a panel holds `width` kept columns of all of the group's rows, [n_gates * H, width].
+  // For da W: a panel holds `width` kept columns of the group's kept rows, [M, width].
   void allocate_backward() {
-    for (const Group<T>& group : groups) panels.emplace_back(column_blocks(group) * group.n_gates * H * width);
+    for (const Group<T>& group : groups) panels.emplace_back(column_blocks(group) * group.M() * width);
   }
-  T* backward_panel(int64_t g, int64_t block) const { return panels[g].data() + block * groups[g].n_gates * H * width; }
+  T* backward_panel(int64_t g, int64_t block) const { return panels[g].data() + block * groups[g].M() * width; }
   void pack_backward(const Team& team) const {
     for (int64_t g = 0; g < int64_t(groups.size()); ++g) {
       const Group<T>& group = groups[g];
       const Range blocks = team.share(column_blocks(group));
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         T* panel = backward_panel(g, block);
-        for (int64_t r = 0; r < group.n_gates * H; ++r) {
-          const T* row = W + (group.first_gate * H + r) * columns;
+        for (int64_t r = 0; r < group.M(); ++r) {
+          const T* row = W + (group.first_gate * H + group.rows[r]) * columns;
           const int64_t first = block * width, n = std::min(width, group.K() - first);
           copy_kept(group, row, first, n, panel + r * width, 1);
           std::fill_n(panel + r * width + n, width - n, T(0));
         }
       }
     }
+  }
+
+  // Rows of da [4H] at those of group g.
+  Rows<T> da_rows(const Group<T>& group, const T* da) const {
+    return {da + group.first_gate * H, kGates * H, group.all_rows ? nullptr : group.rows.data()};
   }
 
   // The mask of group g and sample b, where each sample has one, else null.
@@ -166,6 +225,7 @@ struct Weight {
 
   const T* W;
   InputMask mask;
+  const KeptRows& rows;
   int64_t H, columns, width;
   std::vector<Group<T>> groups;
   std::vector<Buffer<T>> panels;  // of each group
@@ -191,13 +251,18 @@ void for_each_block(const Range& rows, int64_t block, const Work& work) {
   for (int64_t r = rows.begin; r < rows.end; r += block) work(r, std::min(block, rows.end - r));
 }
 
+// Steps of a sequence of `rows` samples that are taken together.
+int64_t steps_per_chunk(const LayerProblem& layer, int64_t rows) {
+  return std::clamp<int64_t>(kChunkRows / std::max<int64_t>(rows, 1), 1, layer.T);
+}
+
 bool enough_for_several(const LayerProblem& layer) {
   return layer.T * layer.B * kGates * layer.H * (layer.I + layer.H) > kEnoughForSeveral;
 }
 
-// Whether threads share out the batch; else they share out the units.
-bool splits_rows(const LayerProblem& layer, const Team& team) {
-  return layer.B >= team.size * kFewRows || layer.B * kGates * layer.H * layer.H < kEnoughForABarrier * team.size;
+// Whether n threads share out the batch; else they share out the units.
+bool splits_rows(const LayerProblem& layer, int64_t n) {
+  return layer.B >= n * kFewRows || layer.B * kGates * layer.H * layer.H < kEnoughForABarrier * n;
 }
 
 // ---------------------------------------------------------------- forward
@@ -207,14 +272,16 @@ class Forward {
  public:
   explicit Forward(const LayerForward& layer)
       : layer_(layer),
-        x_weight_(layer.W_ih, layer.mask_x, layer.H, layer.I),
-        h_weight_(layer.W_hh, layer.mask_h, layer.H, layer.H),
+        // Threads that share out the units could not also skip some of them.
+        rows_(layer, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<T>(layer) : nullptr),
+        x_weight_(layer.W_ih, layer.mask_x, rows_, layer.I),
+        h_weight_(layer.W_hh, layer.mask_h, rows_, layer.H),
         masks_h_rows_(layer.mask_h.data && layer.mask_h.per_sample),
         // Forward in time y is h wherever a step still runs; backwards h_0 is carried to each sample's own end.
         keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
-        n_h_tilde_(masks_h_rows_ && layer.mask_h.per_gate ? kGates : 1),
+        n_h_tilde_(layer.mask_h.inputs_of_sample()),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.H : 0),
-        gates_of_chunk_(layer.gates ? 0 : steps_per_chunk(layer.B) * layer.B * kGates * layer.H) {
+        gates_of_chunk_(layer.gates ? 0 : steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H) {
     x_weight_.allocate_forward();
     h_weight_.allocate_forward();
   }
@@ -230,19 +297,16 @@ class Forward {
   }
 
  private:
-  int64_t steps_per_chunk(int64_t rows) const {
-    return std::clamp<int64_t>(kChunkRows / std::max<int64_t>(rows, 1), 1, layer_.T);
-  }
-
   void run_member(const Team& team) {
     const int64_t width = h_weight_.width, n_blocks = h_weight_.unit_blocks();
-    const bool rows_split = splits_rows(layer_, team);
+    const bool rows_split = !rows_.all() || splits_rows(layer_, team.size);
     const Range rows = rows_split ? team.share(layer_.B) : Range{0, layer_.B};
     const Range blocks = rows_split ? Range{0, n_blocks} : team.share(n_blocks);
     const int64_t units = blocks.size() * width;
     const Buffer<T> from_h(kRowBlock * kGates * units);
+    if (!rows_.all()) std::fill_n(from_h.data(), kRowBlock * kGates * units, T(0));
     // Without saved gates all threads write to one buffer, so that its chunks have to be the same for all.
-    const int64_t steps = steps_per_chunk(layer_.gates ? rows.size() : layer_.B);
+    const int64_t steps = steps_per_chunk(layer_, layer_.gates ? rows.size() : layer_.B);
     const Buffer<T> x_tilde(layer_.mask_x.data && layer_.mask_x.per_sample ? steps * rows.size() * layer_.I : 0);
 
     for_each_chunk(layer_.order, steps, [&](int64_t begin, int64_t n) {
@@ -262,13 +326,20 @@ class Forward {
     });
   }
 
-  // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch and these blocks of units.
+  // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch and these blocks of units; 0
+  // where a row is left out.
   void project_input(int64_t begin, int64_t n, const Range& rows, const Range& blocks, T* gates, T* x_tilde) const {
     const int64_t B = layer_.B, I = layer_.I, H = layer_.H, width = x_weight_.width;
     const T* x = static_cast<const T*>(layer_.x) + begin * B * I;
     // All of the batch: the rows of several steps lie together.
     const bool whole = rows.size() == B;
     const int64_t pieces = whole ? 1 : n, M = whole ? n * B : rows.size();
+    for (int64_t s = 0; s < n && !rows_.all(); ++s) {
+      for (int64_t b = rows.begin; b < rows.end; ++b) {
+        T* row = gates + (s * B + b) * kGates * H;
+        for (const int64_t gate : {kInput, kCandidate}) std::fill_n(row + gate * H, H, T(0));
+      }
+    }
     for (int64_t g = 0; g < int64_t(x_weight_.groups.size()); ++g) {
       const Group<T>& group = x_weight_.groups[g];
       if (x_tilde) {
@@ -282,31 +353,39 @@ class Forward {
       }
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         for (int64_t gate = 0; gate < group.n_gates; ++gate) {
+          if (block >= x_weight_.unit_blocks(group.first_gate + gate)) continue;
+          const Units& units = rows_.units(group.first_gate + gate);
           const T* panel = x_weight_.forward_panel(g, block, gate);
-          const int64_t column = (group.first_gate + gate) * H + block * width;
           for (int64_t s = 0; s < pieces; ++s) {
             const Rows<T> in{x_tilde ? x_tilde + s * M * I : x + (s * B + rows.begin) * I, I, group.columns()};
-            T* out = gates + (s * B + rows.begin) * kGates * H + column;
-            multiply_columns(out, kGates * H, in, M, group.K(), panel, std::min(width, H - block * width));
+            T* out = gates + (s * B + rows.begin) * kGates * H + (group.first_gate + gate) * H;
+            multiply_units(out, kGates * H, in, M, group.K(), panel, units, block);
           }
         }
       }
     }
   }
 
-  // The first n columns of a product with a panel.
-  void multiply_columns(T* out, int64_t stride, const Rows<T>& in, int64_t M, int64_t K, const T* panel,
-                        int64_t n) const {
-    const int64_t width = x_weight_.width;
-    if (n == width) return multiply_panel(out, stride, in, M, K, panel);
+  // A product with panel `block` of a gate, each column to its unit's place in out.
+  void multiply_units(T* out, int64_t stride, const Rows<T>& in, int64_t M, int64_t K, const T* panel,
+                      const Units& units, int64_t block) const {
+    const int64_t width = x_weight_.width, first = block * width, n = std::min(width, units.size() - first);
+    if (units.all && n == width) return multiply_panel(out + first, stride, in, M, K, panel);
     T tile[kRowBlock * kWidestPanel];
     for_each_block({0, M}, kRowBlock, [&](int64_t m, int64_t rows) {
       multiply_panel(tile, width, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, rows, K, panel);
-      for (int64_t r = 0; r < rows; ++r) std::copy_n(tile + r * width, n, out + (m + r) * stride);
+      for (int64_t r = 0; r < rows; ++r) {
+        T* row = out + (m + r) * stride;
+        if (units.all) {
+          std::copy_n(tile + r * width, n, row + first);
+        } else {
+          for (int64_t k = 0; k < n; ++k) row[units.kept[first + k]] = tile[r * width + k];
+        }
+      }
     });
   }
 
-  // from_h [M,4,units] = W_hh h~ of M samples from b on
+  // from_h [M,4,units] = W_hh h~ of M samples from b on; left as it is where a row is left out
   void multiply_h(const T* h_in, int64_t b, int64_t M, const Range& blocks, T* from_h, int64_t units) const {
     const int64_t B = layer_.B, H = layer_.H, width = h_weight_.width;
     for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
@@ -314,8 +393,15 @@ class Forward {
       const Rows<T> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, group.columns()};
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         for (int64_t gate = 0; gate < group.n_gates; ++gate) {
-          T* out = from_h + (group.first_gate + gate) * units + (block - blocks.begin) * width;
-          multiply_panel(out, kGates * units, in, M, group.K(), h_weight_.forward_panel(g, block, gate));
+          if (block >= h_weight_.unit_blocks(group.first_gate + gate)) continue;
+          const Units& of_gate = rows_.units(group.first_gate + gate);
+          const T* panel = h_weight_.forward_panel(g, block, gate);
+          T* out = from_h + (group.first_gate + gate) * units;
+          if (of_gate.all) {  // from_h has room for all of a panel
+            multiply_panel(out + (block - blocks.begin) * width, kGates * units, in, M, group.K(), panel);
+          } else {
+            multiply_units(out, kGates * units, in, M, group.K(), panel, of_gate, block);
+          }
         }
       }
     }
@@ -366,6 +452,7 @@ class Forward {
   }
 
   const LayerForward& layer_;
+  KeptRows rows_;
   Weight<T> x_weight_, h_weight_;
   bool masks_h_rows_, keeps_h_tilde_;
   int64_t n_h_tilde_;
@@ -384,11 +471,11 @@ struct WeightGradient {
       if (!wanted) break;
       const int64_t padded = weight.column_blocks(group) * weight.width;
       panels.emplace_back(padded * max_rows);
-      sums.emplace_back(group.n_gates * weight.H * padded);
+      sums.emplace_back(group.M() * padded);
     }
   }
 
-  // row_of(r) is the input of row r of the chunk, sample_of(r) its place in the batch.
+  // row_of(r) is the input of row r, sample_of(r) its place in the batch.
   template <class RowOf, class SampleOf>
   void pack(const Team& team, int64_t B, int64_t rows, const RowOf& row_of, const SampleOf& sample_of) const {
     for (int64_t g = 0; g < int64_t(weight.groups.size()); ++g) {
@@ -413,8 +500,8 @@ struct WeightGradient {
     }
   }
 
-  // sums of gate rows [m, m + M), M <= rows_at_once(), of group g and a block of columns (+)= da^T in; da_block is
-  // packed [rows, rows_at_once].
+  // sums of kept gate rows [m, m + M), M <= rows_at_once(), of group g and a block of columns (+)= da^T in; da_block
+  // is packed [rows, rows_at_once].
   void add(int64_t g, int64_t m, int64_t M, int64_t block, const T* da_block, int64_t rows, bool first) const {
     const int64_t stride = weight.column_blocks(weight.groups[g]) * weight.width;
     T* out = sums[g].data() + m * stride + block * weight.width;
@@ -424,18 +511,19 @@ struct WeightGradient {
     add_transposed_product(out, stride, da_block, M, rows, panels[g].data() + block * rows * weight.width);
   }
 
-  // Row m of group g into dW [4H, columns]; dropped columns get 0.
-  void store_row(int64_t g, int64_t m, T* dW) const {
+  // Row `row` of dW [4H, columns], the m-th that is kept of group g, or -1; 0 is what else there is.
+  void store_row(int64_t g, int64_t m, int64_t row, T* dW) const {
     const Group<T>& group = weight.groups[g];
     const int64_t stride = weight.column_blocks(group) * weight.width;
+    T* out = dW + row * weight.columns;
+    if (m < 0 || !group.all) std::fill_n(out, weight.columns, T(0));
+    if (m < 0) return;
     const T* sum = sums[g].data() + m * stride;
-    T* out = dW + (group.first_gate * weight.H + m) * weight.columns;
-    if (!group.all) std::fill_n(out, weight.columns, T(0));
     for (int64_t k = 0; k < group.K(); ++k) out[group.kept[k]] = sum[k] * group.scale_of(k);
   }
 
   const Weight<T>& weight;
-  std::vector<Buffer<T>> panels, sums;  // of each group: [blocks][rows, width], [n_gates * H, blocks * width]
+  std::vector<Buffer<T>> panels, sums;  // of each group: [blocks][rows, width], [M, blocks * width]
 };
 
 template <class T>
@@ -443,13 +531,15 @@ class Backward {
  public:
   explicit Backward(const LayerBackward& layer)
       : layer_(layer),
-        x_weight_(layer.W_ih, layer.mask_x, layer.H, layer.I),
-        h_weight_(layer.W_hh, layer.mask_h, layer.H, layer.H),
+        rows_(layer, shared_mask_g<T>(layer)),
+        gate_rows_(rows_.rows_of_gates(0, kGates)),
+        x_weight_(layer.W_ih, layer.mask_x, rows_, layer.I),
+        h_weight_(layer.W_hh, layer.mask_h, rows_, layer.H),
         masks_h_rows_(layer.mask_h.data && layer.mask_h.per_sample),
-        steps_(std::clamp<int64_t>(kChunkRows / std::max<int64_t>(layer.B, 1), 1, layer.T)),
+        steps_(steps_per_chunk(layer, layer.B)),
         da_(steps_ * layer.B * kGates * layer.H),
-        dW_ih_(x_weight_, layer.need_dW, steps_ * layer.B),
-        dW_hh_(h_weight_, layer.need_dW, steps_ * layer.B) {
+        dW_ih_(x_weight_, layer.need_dW, rows_of_piece(steps_ * layer.B)),
+        dW_hh_(h_weight_, layer.need_dW, rows_of_piece(steps_ * layer.B)) {
     if (layer.need_dx) x_weight_.allocate_backward();
     h_weight_.allocate_backward();
   }
@@ -458,7 +548,7 @@ class Backward {
     with_team(enough_for_several(layer_), [&](const Team& team) {
       if (layer_.need_dx) x_weight_.pack_backward(team);
       h_weight_.pack_backward(team);
-      const Range rows = team.share(layer_.B * (masks_h_rows_ && layer_.mask_h.per_gate ? kGates : 1));
+      const Range rows = team.share(layer_.B * layer_.mask_h.inputs_of_sample());
       std::fill_n(dh_tilde() + rows.begin * layer_.H, rows.size() * layer_.H, T(0));
       team.barrier();
       run_member(team);
@@ -477,7 +567,7 @@ class Backward {
   Cut cut(const Team& team) const {
     const Group<T>& group = h_weight_.groups[0];
     const int64_t n_panels = h_weight_.column_blocks(group), H = layer_.H;
-    if (h_weight_.groups.size() > 1 || n_panels < team.size || splits_rows(layer_, team)) {
+    if (h_weight_.groups.size() > 1 || n_panels < team.size || splits_rows(layer_, team.size)) {
       return {true, team.share(layer_.B), {0, H}, {0, n_panels}};
     }
     const Range panels = team.share(n_panels);
@@ -493,7 +583,7 @@ class Backward {
     const auto row_shares = shares_of_gate_rows(team);
     int64_t my_rows = 0;
     for (const Range& share : row_shares) my_rows += round_up(share.size(), rows_at_once());
-    const Buffer<T> da_packed(layer_.need_dW ? my_rows * steps_ * B : 0);
+    const Buffer<T> da_packed(layer_.need_dW ? my_rows * rows_of_piece(steps_ * B) : 0);
     bool first = true;
 
     const TimeOrder backwards{layer_.T, !layer_.order.reverse};
@@ -504,13 +594,13 @@ class Backward {
         if (mine.by_rows) {
           for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
             step_backward(step, {b, b + M, 0, H});
-            input_gradient(h_weight_, da, b, M, mine.panels, dh_tilde());
+            input_gradient_of_h(da, b, M, mine.panels);
           });
         } else {
           step_backward(step, {0, B, mine.units.begin, mine.units.end});
           team.barrier();
           for_each_block(mine.rows, kRowBlock,
-                         [&](int64_t b, int64_t M) { input_gradient(h_weight_, da, b, M, mine.panels, dh_tilde()); });
+                         [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine.panels); });
         }
       });
       team.barrier();  // all of da is there
@@ -519,49 +609,65 @@ class Backward {
       if (layer_.need_dx) {
         T* dx = static_cast<T*>(layer_.dx) + begin * B * layer_.I;
         for_each_block(team.share(rows, kRowBlock), kRowBlock,
-                       [&](int64_t r, int64_t M) { input_gradient_of_rows(r, M, dx); });
+                       [&](int64_t r, int64_t M) { input_gradient_of_x(r, M, dx); });
       }
       if (layer_.need_dW) {
-        pack_inputs(team, begin, rows);
-        pack_da(row_shares, rows, da_packed.data());
+        const int64_t piece = rows_of_piece(rows);
+        for (int64_t r = 0; r == 0 || r < rows; r += piece) {  // once also for an empty batch, whose sums are 0
+          const int64_t n_rows = std::min(piece, rows - r);
+          if (r > 0) team.barrier();  // all have read what is packed
+          pack_inputs(team, begin, r, n_rows);
+          pack_da(row_shares, r, n_rows, da_packed.data());
+          team.barrier();
+          add_weight_gradients(row_shares, n_rows, da_packed.data(), first);
+          first = false;
+        }
+      } else {
+        team.barrier();  // da may be overwritten
       }
-      team.barrier();  // da may be overwritten, and all inputs are packed
-      if (layer_.need_dW) add_weight_gradients(row_shares, rows, da_packed.data(), first);
-      first = false;
     });
-    if (layer_.need_dW) store_weight_gradients(row_shares);
+    if (layer_.need_dW) {
+      team.barrier();
+      store_weight_gradients(team.share(kGates * layer_.H));
+    }
+  }
+
+  // A chunk of a large batch has more rows than the second cache holds panels of.
+  static int64_t rows_of_piece(int64_t rows) {
+    const int64_t pieces = std::max<int64_t>(1, (rows + kChunkRows / 2) / kChunkRows);
+    return (rows + pieces - 1) / pieces;
   }
 
   // dh~ (+)= da W_hh at one step: M rows from b on, these panels of columns.
-  void input_gradient(const Weight<T>& weight, const T* da, int64_t b, int64_t M, const Range& panels, T* out) const {
+  void input_gradient_of_h(const T* da, int64_t b, int64_t M, const Range& panels) const {
     T tile[kRowBlock * kWidestPanel];
-    const int64_t B = layer_.B, H = layer_.H, n_groups = weight.groups.size();
+    const int64_t B = layer_.B, H = layer_.H, width = h_weight_.width, n_groups = h_weight_.groups.size();
     const bool separate = masks_h_rows_;  // each gate's own dh~, for the step kernel to mask and add
-    if (n_groups > 1 && !separate) std::fill_n(out + b * H, M * H, T(0));
+    if (n_groups > 1 && !separate) std::fill_n(dh_tilde() + b * H, M * H, T(0));
     for (int64_t g = 0; g < n_groups; ++g) {
-      const Group<T>& group = weight.groups[g];
-      const Rows<T> in{da + b * kGates * H + group.first_gate * H, kGates * H, nullptr};
-      const Range blocks = n_groups > 1 ? Range{0, weight.column_blocks(group)} : panels;
-      T* of_group = out + ((separate ? g * B : 0) + b) * H;
+      const Group<T>& group = h_weight_.groups[g];
+      const Rows<T> in = h_weight_.da_rows(group, da + b * kGates * H);
+      const Range blocks = n_groups > 1 ? Range{0, h_weight_.column_blocks(group)} : panels;
+      T* of_group = dh_tilde() + ((separate ? g * B : 0) + b) * H;
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        multiply_panel(tile, weight.width, in, M, group.n_gates * H, weight.backward_panel(g, block));
-        put_columns(group, block, weight.width, tile, M, nullptr, n_groups > 1 && !separate, of_group, H);
+        multiply_panel(tile, width, in, M, group.M(), h_weight_.backward_panel(g, block));
+        put_columns(group, block, width, tile, M, nullptr, n_groups > 1 && !separate, of_group, H);
       }
     }
   }
 
   // dx = m_x * (da W_ih) for M rows of the chunk from r on
-  void input_gradient_of_rows(int64_t r, int64_t M, T* dx) const {
+  void input_gradient_of_x(int64_t r, int64_t M, T* dx) const {
     T tile[kRowBlock * kWidestPanel];
     const int64_t B = layer_.B, H = layer_.H, I = layer_.I, n_groups = x_weight_.groups.size();
     T* out = dx + r * I;
     if (n_groups > 1 || !x_weight_.groups[0].all) std::fill_n(out, M * I, T(0));
     for (int64_t g = 0; g < n_groups; ++g) {
       const Group<T>& group = x_weight_.groups[g];
-      const Rows<T> in{da_.data() + r * kGates * H + group.first_gate * H, kGates * H, nullptr};
+      const Rows<T> in = x_weight_.da_rows(group, da_.data() + r * kGates * H);
       const auto mask_of_row = [&](int64_t m) { return x_weight_.mask_of_sample(g, B, (r + m) % B); };
       for (int64_t block = 0; block < x_weight_.column_blocks(group); ++block) {
-        multiply_panel(tile, x_weight_.width, in, M, group.n_gates * H, x_weight_.backward_panel(g, block));
+        multiply_panel(tile, x_weight_.width, in, M, group.M(), x_weight_.backward_panel(g, block));
         if (x_weight_.mask.data && x_weight_.mask.per_sample) {
           for (int64_t m = 0; m < M; ++m) {
             put_columns(group, block, x_weight_.width, tile + m * x_weight_.width, 1, mask_of_row(m), n_groups > 1,
@@ -591,51 +697,52 @@ class Backward {
     }
   }
 
-  // ---- gradients of the weights: a member owns rows of each group of gates
+  // ---- gradients of the weights: a member owns rows of each group of gates, as ranges of gate_rows_
+
+  // Where the first row >= row is in gate_rows_.
+  int64_t place_of(int64_t row) const {
+    return std::lower_bound(gate_rows_.begin(), gate_rows_.end(), row) - gate_rows_.begin();
+  }
 
   std::vector<Range> shares_of_gate_rows(const Team& team) const {
     // The finer groups, one a gate, where either weight has them: both are then cut alike.
     const int64_t n = std::max(x_weight_.groups.size(), h_weight_.groups.size()), rows = kGates / n * layer_.H;
     std::vector<Range> shares;
     for (int64_t g = 0; g < n; ++g) {
-      const Range share = team.share(rows, rows_at_once());
-      shares.push_back({g * rows + share.begin, g * rows + share.end});
+      const int64_t begin = place_of(g * rows), end = place_of((g + 1) * rows);
+      const Range share = team.share(end - begin, rows_at_once());
+      shares.push_back({begin + share.begin, begin + share.end});
     }
     return shares;
   }
 
-  // Blocks of a member's gate rows: work(first row in [0, 4H), how many, where the block is in da_packed).
-  template <class Work>
-  void for_each_gate_block(const std::vector<Range>& shares, int64_t rows, T* da_packed, const Work& work) const {
+  // And db, the sums of what is packed: rows [r, r + n) of the chunk.
+  void pack_da(const std::vector<Range>& shares, int64_t r, int64_t n, T* da_packed) const {
+    const T* da = da_.data() + r * kGates * layer_.H;
     for (const Range& share : shares) {
       for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
-        work(m, M, da_packed);
-        da_packed += rows * rows_at_once();
+        pack_transposed(da_packed, Rows<T>{da, kGates * layer_.H, gate_rows_.data() + m}, M, n,
+                        static_cast<T*>(layer_.db));
+        da_packed += n * rows_at_once();
       });
     }
   }
 
-  // And db, the sums of what is packed.
-  void pack_da(const std::vector<Range>& shares, int64_t rows, T* da_packed) const {
-    for_each_gate_block(shares, rows, da_packed, [&](int64_t m, int64_t M, T* out) {
-      pack_transposed(out, da_.data() + m, kGates * layer_.H, M, rows, static_cast<T*>(layer_.db) + m);
-    });
-  }
-
-  void pack_inputs(const Team& team, int64_t begin, int64_t rows) const {
+  // Rows [first, first + n) of the chunk that begins at step `begin`.
+  void pack_inputs(const Team& team, int64_t begin, int64_t first, int64_t n) const {
     const int64_t B = layer_.B, H = layer_.H, I = layer_.I;
     const TimeOrder& order = layer_.order;
-    const auto sample_of = [&](int64_t r) { return r % B; };
-    const T* x = static_cast<const T*>(layer_.x) + begin * B * I;
-    dW_ih_.pack(team, B, rows, [&](int64_t r) { return x + r * I; }, sample_of);
+    const auto sample_of = [&](int64_t r) { return (first + r) % B; };
+    const T* x = static_cast<const T*>(layer_.x) + (begin * B + first) * I;
+    dW_ih_.pack(team, B, n, [&](int64_t r) { return x + r * I; }, sample_of);
     const auto h_before = [&](int64_t r) {
-      const int64_t t = begin + r / B, b = r % B;
+      const int64_t t = begin + (first + r) / B, b = sample_of(r);
       // Backwards in time a sample begins at its own end; y is 0 past it.
       const bool is_first = t == order.first() || (order.reverse && layer_.lengths && t + 1 == layer_.lengths[b]);
       return is_first ? static_cast<const T*>(layer_.h_0) + b * H
                       : static_cast<const T*>(layer_.y) + (order.before(t) * B + b) * H;
     };
-    dW_hh_.pack(team, B, rows, h_before, sample_of);
+    dW_hh_.pack(team, B, n, h_before, sample_of);
   }
 
   // A panel of inputs stays in the first cache for all of the member's gate rows.
@@ -644,12 +751,12 @@ class Backward {
       const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H;
       const T* of_share = da_packed;
       for (const Range& share : shares) {
-        const int64_t g = share.begin / of_group;
-        for (int64_t block = 0; share.size() > 0 && block < gradient->weight.column_blocks(gradient->weight.groups[g]);
-             ++block) {
+        if (share.size() == 0) continue;
+        const int64_t g = gate_rows_[share.begin] / of_group, first_of_group = place_of(g * of_group);
+        for (int64_t block = 0; block < gradient->weight.column_blocks(gradient->weight.groups[g]); ++block) {
           const T* da_block = of_share;
           for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
-            gradient->add(g, m - g * of_group, M, block, da_block, rows, first);
+            gradient->add(g, m - first_of_group, M, block, da_block, rows, first);
             da_block += rows * rows_at_once();
           });
         }
@@ -658,13 +765,13 @@ class Backward {
     }
   }
 
-  void store_weight_gradients(const std::vector<Range>& shares) const {
-    for (const Range& share : shares) {
-      for (int64_t m = share.begin; m < share.end; ++m) {
-        for (const auto& [gradient, dW] : {std::pair(&dW_ih_, layer_.dW_ih), std::pair(&dW_hh_, layer_.dW_hh)}) {
-          const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H;
-          gradient->store_row(m / of_group, m % of_group, static_cast<T*>(dW));
-        }
+  void store_weight_gradients(const Range& rows) const {
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      const int64_t place = place_of(row);
+      const bool kept = place < int64_t(gate_rows_.size()) && gate_rows_[place] == row;
+      for (const auto& [gradient, dW] : {std::pair(&dW_ih_, layer_.dW_ih), std::pair(&dW_hh_, layer_.dW_hh)}) {
+        const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H, g = row / of_group;
+        gradient->store_row(g, kept ? place - place_of(g * of_group) : -1, row, static_cast<T*>(dW));
       }
     }
   }
@@ -680,7 +787,7 @@ class Backward {
     step.t = t;
     step.noise = layer_.noise.at_step(t);
     step.lengths = layer_.lengths;
-    step.n_h_tilde = masks_h_rows_ && layer_.mask_h.per_gate ? kGates : 1;
+    step.n_h_tilde = layer_.mask_h.inputs_of_sample();
     step.mask_h = masks_h_rows_ ? layer_.mask_h.data : nullptr;
     step.dh_tilde_next = last ? nullptr : layer_.dh_tilde;
     step.gates = static_cast<const T*>(layer_.gates) + t * kGates * state;
@@ -695,6 +802,8 @@ class Backward {
   }
 
   const LayerBackward& layer_;
+  KeptRows rows_;
+  std::vector<int32_t> gate_rows_;  // of [0, 4H), that are multiplied
   Weight<T> x_weight_, h_weight_;
   bool masks_h_rows_;
   int64_t steps_;  // of a chunk

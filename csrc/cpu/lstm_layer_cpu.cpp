@@ -1,5 +1,4 @@
 // The CPU backend of the layer op: the engine for float32 and float64; for the rest ATen's GEMMs and the step kernels.
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 

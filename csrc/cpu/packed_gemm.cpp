@@ -101,56 +101,68 @@ INLINE void multiply_blocks(acc_t* c, int64_t ldc, A a, int64_t M, int64_t K, co
   }
 }
 
-// Summed apart first, so that small numbers meet small ones.
-template <int rows, class acc_t>
-INLINE void pack_columns(acc_t* out, const acc_t* in, int64_t stride, int64_t M, int64_t K, acc_t* sums) {
-  acc_t sum[rows] = {};
+template <int rows, class acc_t, class ColumnOf>
+INLINE void pack_columns(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums, const ColumnOf& column) {
+  acc_t sum[rows] = {};  // apart first, so that small numbers meet small ones
+  const acc_t* row = in.data;
   if (M == rows) {
-    for (int64_t k = 0; k < K; ++k, in += stride, out += rows) {
-      for (int m = 0; m < rows; ++m) sum[m] += out[m] = in[m];
+    for (int64_t k = 0; k < K; ++k, row += in.stride, out += rows) {
+      for (int m = 0; m < rows; ++m) sum[m] += out[m] = row[column(m)];
     }
   } else {
-    for (int64_t k = 0; k < K; ++k, in += stride, out += rows) {
-      for (int64_t m = 0; m < M; ++m) sum[m] += out[m] = in[m];
+    for (int64_t k = 0; k < K; ++k, row += in.stride, out += rows) {
+      for (int64_t m = 0; m < M; ++m) sum[m] += out[m] = row[column(m)];
     }
   }
-  for (int64_t m = 0; m < M; ++m) sums[m] += sum[m];
+  for (int64_t m = 0; m < M; ++m) sums[column(m)] += sum[m];
+}
+
+// Neighbours, as most are, are read as vectors.
+template <int rows, class acc_t>
+INLINE void pack_columns(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {
+  const int32_t* columns = in.columns;
+  if (columns[M - 1] - columns[0] == M - 1) {
+    const int64_t first = columns[0];
+    pack_columns<rows>(out, in, M, K, sums, [=](int64_t m) __attribute__((always_inline)) { return first + m; });
+  } else {
+    pack_columns<rows>(out, in, M, K, sums, [=](int64_t m) __attribute__((always_inline)) { return columns[m]; });
+  }
 }
 
 template <class acc_t>
 struct Kernels {
   int64_t panel_width, rows;
   void (*multiply)(acc_t*, int64_t, const Rows<acc_t>&, int64_t, int64_t, const acc_t*);
-  void (*pack)(acc_t*, const acc_t*, int64_t, int64_t, int64_t, acc_t*);
+  void (*pack)(acc_t*, const Rows<acc_t>&, int64_t, int64_t, acc_t*);
   void (*add_transposed)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, const acc_t*);
 };
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                        \
-  template <class acc_t>                                                                                       \
-  ATTRIBUTE void multiply_##NAME(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K,            \
-                                 const acc_t* panel) {                                                         \
-    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                            \
-    if (a.columns) {                                                                                           \
-      multiply_blocks<rows, bytes>(c, ldc, IndexedRows<acc_t>{a.data, a.stride, a.columns}, M, K, panel);      \
-    } else {                                                                                                   \
-      multiply_blocks<rows, bytes>(c, ldc, PlainRows<acc_t>{a.data, a.stride}, M, K, panel);                   \
-    }                                                                                                          \
-  }                                                                                                            \
-  template <class acc_t>                                                                                       \
-  ATTRIBUTE void pack_##NAME(acc_t* out, const acc_t* in, int64_t stride, int64_t M, int64_t K, acc_t* sums) { \
-    pack_columns<kRows_##NAME>(out, in, stride, M, K, sums);                                                   \
-  }                                                                                                            \
-  template <class acc_t>                                                                                       \
-  ATTRIBUTE void add_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K,            \
-                                       const acc_t* panel) {                                                   \
-    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                            \
-    multiply_up_to<bytes, true, rows>(M, c, ldc, TransposedRows<acc_t, rows>{a}, K, panel);                    \
-  }                                                                                                            \
-  template <class acc_t>                                                                                       \
-  constexpr Kernels<acc_t> kernels_of_##NAME{kVectors * kVectorBytes_##NAME / sizeof(acc_t), kRows_##NAME,     \
-                                             multiply_##NAME<acc_t>, pack_##NAME<acc_t>,                       \
-                                             add_transposed_##NAME<acc_t>};                                    \
-  constexpr const Kernels<float>& float_kernels_##NAME = kernels_of_##NAME<float>;                             \
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                    \
+  template <class acc_t>                                                                                   \
+  ATTRIBUTE void multiply_##NAME(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K,        \
+                                 const acc_t* panel) {                                                     \
+    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                        \
+    if (a.columns) {                                                                                       \
+      multiply_blocks<rows, bytes>(c, ldc, IndexedRows<acc_t>{a.data, a.stride, a.columns}, M, K, panel);  \
+    } else {                                                                                               \
+      multiply_blocks<rows, bytes>(c, ldc, PlainRows<acc_t>{a.data, a.stride}, M, K, panel);               \
+    }                                                                                                      \
+  }                                                                                                        \
+  template <class acc_t>                                                                                   \
+  ATTRIBUTE void pack_##NAME(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {       \
+    pack_columns<kRows_##NAME>(out, in, M, K, sums);                                                       \
+  }                                                                                                        \
+  template <class acc_t>                                                                                   \
+  ATTRIBUTE void add_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K,        \
+                                       const acc_t* panel) {                                               \
+    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                        \
+    multiply_up_to<bytes, true, rows>(M, c, ldc, TransposedRows<acc_t, rows>{a}, K, panel);                \
+  }                                                                                                        \
+  template <class acc_t>                                                                                   \
+  constexpr Kernels<acc_t> kernels_of_##NAME{kVectors * kVectorBytes_##NAME / sizeof(acc_t), kRows_##NAME, \
+                                             multiply_##NAME<acc_t>, pack_##NAME<acc_t>,                   \
+                                             add_transposed_##NAME<acc_t>};                                \
+  constexpr const Kernels<float>& float_kernels_##NAME = kernels_of_##NAME<float>;                         \
   constexpr const Kernels<double>& double_kernels_##NAME = kernels_of_##NAME<double>;
 
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
@@ -181,8 +193,8 @@ void multiply_panel(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int6
 }
 
 template <class acc_t>
-void pack_transposed(acc_t* out, const acc_t* in, int64_t stride, int64_t M, int64_t K, acc_t* sums) {
-  kernels<acc_t>().pack(out, in, stride, M, K, sums);
+void pack_transposed(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {
+  kernels<acc_t>().pack(out, in, M, K, sums);
 }
 
 template <class acc_t>
@@ -194,8 +206,8 @@ template int64_t panel_width<float>();
 template int64_t panel_width<double>();
 template void multiply_panel(float*, int64_t, const Rows<float>&, int64_t, int64_t, const float*);
 template void multiply_panel(double*, int64_t, const Rows<double>&, int64_t, int64_t, const double*);
-template void pack_transposed(float*, const float*, int64_t, int64_t, int64_t, float*);
-template void pack_transposed(double*, const double*, int64_t, int64_t, int64_t, double*);
+template void pack_transposed(float*, const Rows<float>&, int64_t, int64_t, float*);
+template void pack_transposed(double*, const Rows<double>&, int64_t, int64_t, double*);
 template void add_transposed_product(float*, int64_t, const float*, int64_t, int64_t, const float*);
 template void add_transposed_product(double*, int64_t, const double*, int64_t, int64_t, const double*);
 

@@ -29,10 +29,10 @@ struct Rows {
 template <class acc_t>
 void multiply_panel(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K, const acc_t* panel);
 
-// M <= rows_at_once() columns of in[K, ...], whose rows lie `stride` elements apart, as out[K, rows_at_once()] for the
-// product below; adds each column's sum to sums[M].
+// The first M <= rows_at_once() of the columns of in[K, ...] as out[K, rows_at_once()] for the product below; adds each
+// column's sum to sums[the column]. in.columns is not null.
 template <class acc_t>
-void pack_transposed(acc_t* out, const acc_t* in, int64_t stride, int64_t M, int64_t K, acc_t* sums);
+void pack_transposed(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums);
 
 // c[M, panel_width] += a^T panel, with M <= rows_at_once() and a as pack_transposed leaves it.
 template <class acc_t>

@@ -19,4 +19,12 @@ struct RecurrentPart {
 void step_forward(const StepForward& step, const Part& part, const RecurrentPart& recurrent);
 void step_backward(const StepBackward& step, const Part& part);
 
+// One dtype's kernels: what the two above choose from.
+struct StepKernels {
+  void (*forward)(const StepForward&, const Part&, const RecurrentPart&);
+  void (*backward)(const StepBackward&, const Part&);
+};
+template <class scalar_t>
+const StepKernels& step_kernels();
+
 }  // namespace rnndrop::cpu
