@@ -10,7 +10,7 @@ from rnndrop_cuda import cuda_engine, engines, explain_engine, info, ops
 
 pytestmark = pytest.mark.skipif(bool(ops.WHY_NOT_LOADED), reason=ops.WHY_NOT_LOADED)
 
-A100, H100 = engines.GPUS["a100"], engines.GPUS["h100"]
+A100, H100, H200 = (engines.GPUS[name] for name in ("a100", "h100", "h200"))
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,19 @@ def test_auto_keeps_small_weights_in_one_block_and_splits_large_ones():
     assert explained(32, 128, 300, 16)[0] == ["block", "block"]
     assert explained(1024, 16, 768, 768)[0] == ["grid", "grid"]
     assert explained(32, 128, 300, 4096)[0] == ["stepwise", "stepwise"]
+
+
+@pytest.mark.parametrize("gpu", [H100, H200], ids=["h100", "h200"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(512, 32, 1024, 1024), (512, 64, 768, 768)], ids=str)
+def test_a_large_layer_stays_on_chip_backward_too(shape, dtype, gpu):
+    names, text = explained(*shape, dtype=dtype, gpu=gpu)
+    assert names == ["grid", "grid"]
+    assert "pieces" in text.splitlines()[1]
+
+
+def test_nothing_comes_in_pieces_where_it_fits_whole():
+    assert "pieces" not in explained(1024, 16, 768, 768)[1]
 
 
 @pytest.mark.parametrize("engine", ["block", "cluster", "grid", "stepwise"])

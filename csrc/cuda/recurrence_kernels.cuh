@@ -7,8 +7,9 @@
 //   forward    a = W_hh h~ (a product of the block's rows with all of h~)   cell   h~ to the group's blocks
 //   backward   cell   da to the group's blocks   dh~ = da W_hh (its columns with all of da)
 //
-// Forward and backward are the same product, [rows, K] by [K, batch], cut over warps into tiles and pieces of K; the
-// pieces are added in a fixed order, and nothing else is ever summed by more than one thread: same bits on every run.
+// Forward and backward are the same product, [rows, K] by [K, batch], cut over warps into tiles and splits of K; the
+// splits are added in a fixed order, and nothing else is ever summed by more than one thread: same bits on every run.
+// Where [K, batch] has no room in shared memory, it comes in pieces of K, each while the one before is multiplied.
 // What the pointwise pass of the next step reads from memory is fetched before the wait for the other blocks.
 //
 // Cost of a step, a block: rows * K * sizeof(scalar) bytes of shared memory read for each batch tile, 128 bytes a
@@ -25,7 +26,8 @@ namespace {
 
 // ---------------------------------------------------------------- products: what a warp does with a tile
 
-// One tile [kRows, kBatch] of W in^T over columns [begin, end) in units of kK, to partial[sample][row].
+// One tile [kRows, kBatch] of W in^T over columns [begin, end) in units of kK, to partial[sample][row]; added to what
+// is there where `more`.
 template <class T>
 struct PlainTile {
   using scalar_t = T;
@@ -35,8 +37,8 @@ struct PlainTile {
   __device__ static T operand(T v) { return v; }
 
   // A lane has a row of W and all of the tile's samples.
-  __device__ static void multiply(const T* W, const T* in, int ld, int begin, int end, int rows_left, T* partial,
-                                  int ld_partial) {
+  __device__ static void multiply(const T* W, int ld, const T* in, int ld_in, int begin, int end, int rows_left,
+                                  T* partial, int ld_partial, bool more) {
     const int lane = threadIdx.x % 32;
     if (lane >= rows_left) return;
     T sum[kBatch] = {};
@@ -45,17 +47,20 @@ struct PlainTile {
       for (int e = 0; e < kK; ++e) {
         const T w = W[lane * ld + k + e];
 #pragma unroll
-        for (int b = 0; b < kBatch; ++b) sum[b] += w * in[b * ld + k + e];
+        for (int b = 0; b < kBatch; ++b) sum[b] += w * in[b * ld_in + k + e];
       }
     }
 #pragma unroll
-    for (int b = 0; b < kBatch; ++b) partial[b * ld_partial + lane] = sum[b];
+    for (int b = 0; b < kBatch; ++b) {
+      T& out = partial[b * ld_partial + lane];
+      out = more ? out + sum[b] : sum[b];
+    }
   }
 };
 
 // Rows of W are the m of an mma, samples its n. Two sums in turn, so that one need not wait for the other.
 template <class Fragments>
-__device__ __forceinline__ void multiply_on_tensor_cores(int begin, int end, float* partial, int ld_partial,
+__device__ __forceinline__ void multiply_on_tensor_cores(int begin, int end, float* partial, int ld_partial, bool more,
                                                          const Fragments& multiply_add) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   float sums[2][4] = {};
@@ -66,7 +71,11 @@ __device__ __forceinline__ void multiply_on_tensor_cores(int begin, int end, flo
   }
   if (k < end) multiply_add(sums[0], k);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) partial[(2 * t + i % 2) * ld_partial + g + 8 * (i / 2)] = sums[0][i] + sums[1][i];
+  for (int i = 0; i < 4; ++i) {
+    float& out = partial[(2 * t + i % 2) * ld_partial + g + 8 * (i / 2)];
+    const float sum = sums[0][i] + sums[1][i];
+    out = more ? out + sum : sum;
+  }
 }
 
 struct Tf32Tile {
@@ -77,15 +86,15 @@ struct Tf32Tile {
   // Rounded once, when it goes to shared memory, and not each time it is multiplied.
   __device__ static float operand(float v) { return __uint_as_float(to_tf32(v)); }
 
-  __device__ static void multiply(const float* W, const float* in, int ld, int begin, int end, int /*rows_left*/,
-                                  float* partial, int ld_partial) {
+  __device__ static void multiply(const float* W, int ld, const float* in, int ld_in, int begin, int end,
+                                  int /*rows_left*/, float* partial, int ld_partial, bool more) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    multiply_on_tensor_cores(begin, end, partial, ld_partial, [&](float (&sum)[4], int k) {
+    multiply_on_tensor_cores(begin, end, partial, ld_partial, more, [&](float (&sum)[4], int k) {
       uint32_t a[4], b[2];
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[i] = __float_as_uint(W[(g + 8 * (i % 2)) * ld + k * kK + t + 4 * (i / 2)]);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) b[i] = __float_as_uint(in[g * ld + k * kK + t + 4 * i]);
+      for (int i = 0; i < 2; ++i) b[i] = __float_as_uint(in[g * ld_in + k * kK + t + 4 * i]);
       mma_m16n8k8_tf32(sum, a, b);
     });
   }
@@ -106,12 +115,12 @@ struct HalfTile {
 
   __device__ static T operand(float v) { return rounded<T>(v); }
 
-  __device__ static void multiply(const T* W, const T* in, int ld, int begin, int end, int /*rows_left*/,
-                                  float* partial, int ld_partial) {
+  __device__ static void multiply(const T* W, int ld, const T* in, int ld_in, int begin, int end, int /*rows_left*/,
+                                  float* partial, int ld_partial, bool more) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const T* my_row = W + lane % 16 * ld + lane / 16 * 8;
-    const T* my_sample = in + g * ld + 2 * t;
-    multiply_on_tensor_cores(begin, end, partial, ld_partial, [&](float (&sum)[4], int k) {
+    const T* my_sample = in + g * ld_in + 2 * t;
+    multiply_on_tensor_cores(begin, end, partial, ld_partial, more, [&](float (&sum)[4], int k) {
       uint32_t a[4], b[2];
       ldmatrix_x4(a, my_row + k * kK);
 #pragma unroll
@@ -125,8 +134,8 @@ struct HalfTile {
 
 // Sizes as a block computes with them: 32 bits are enough for what lies in shared memory.
 struct Sizes {
-  int blocks, units, batch, rows, rows_padded, K, ld, splits, ld_partial, padded_units;
-  __device__ explicit Sizes(const Tiling& t)
+  int blocks, units, batch, rows, rows_padded, K, ld, piece, pieces, ld_in, buffers, splits, ld_partial, padded_units;
+  __device__ Sizes(const Tiling& t, Engine engine)
       : blocks(t.blocks),
         units(t.units),
         batch(t.batch),
@@ -134,6 +143,10 @@ struct Sizes {
         rows_padded(t.rows_padded),
         K(t.K),
         ld(t.ld),
+        piece(t.piece),
+        pieces(t.pieces()),
+        ld_in(t.ld_in),
+        buffers(t.buffers(engine)),
         splits(t.splits),
         ld_partial(t.ld_partial()),
         padded_units(t.padded_units()) {}
@@ -144,17 +157,16 @@ template <class M, Engine engine>
 struct Shared {
   using scalar_t = typename M::scalar_t;
   using acc_t = typename M::acc_t;
-  static constexpr int kBuffers = engine == Engine::cluster ? 2 : 1;
 
   scalar_t* W;     // [rows_padded, ld]
-  scalar_t* in;    // [kBuffers, batch, ld]: h~ or da of all units
+  scalar_t* in;    // [buffers, batch, ld_in]: h~ or da of all units, or a piece of it
   acc_t* partial;  // [splits, batch, ld_partial]
   acc_t* bias;     // [4, units]
 
   __device__ Shared(unsigned char* bytes, const Sizes& s)
       : W(reinterpret_cast<scalar_t*>(bytes)),
         in(W + s.rows_padded * s.ld),
-        partial(reinterpret_cast<acc_t*>(in + kBuffers * s.batch * s.ld)),
+        partial(reinterpret_cast<acc_t*>(in + s.buffers * s.batch * s.ld_in)),
         bias(partial + s.splits * s.batch * s.ld_partial) {}
 };
 
@@ -179,19 +191,6 @@ struct Cells {
   // Where gate i of cell k is in [B,4H].
   __device__ int64_t row(int k, int64_t b_0, int64_t H) const { return at[k] + (b_0 + b[k]) * (kGates - 1) * H; }
 };
-
-// in[rows] W^T of the block: partial[split][sample][row]
-template <class M, Engine engine>
-__device__ void product(const Sizes& s, const Shared<M, engine>& shared, const typename M::scalar_t* in) {
-  const int tiles_rows = (s.rows + M::kRows - 1) / M::kRows, tiles_batch = s.batch / M::kBatch;
-  const int depth = (s.K + M::kK - 1) / M::kK, of_split = (depth + s.splits - 1) / s.splits;
-  for (int task = threadIdx.x / 32; task < tiles_rows * tiles_batch * s.splits; task += blockDim.x / 32) {
-    const int split = task % s.splits, tile = task / s.splits;
-    const int row = tile % tiles_rows * M::kRows, sample = tile / tiles_rows * M::kBatch;
-    M::multiply(shared.W + row * s.ld, in + sample * s.ld, s.ld, split * of_split, min(depth, (split + 1) * of_split),
-                s.rows - row, shared.partial + (split * s.batch + sample) * s.ld_partial + row, s.ld_partial);
-  }
-}
 
 template <class acc_t>
 __device__ __forceinline__ acc_t sum_of_splits(const Sizes& s, const acc_t* partial, int b, int row) {
@@ -219,57 +218,74 @@ class Exchange {
         segments_(segments),
         unit_0_(unit_0) {}
 
-  __device__ const scalar_t* in() const { return in_ + (engine == Engine::cluster ? turn_ * s_.batch * s_.ld : 0); }
+  // A piece of the input, there for all of the block's threads; asked for in turn, when nobody needs the one before the
+  // last any more.
+  __device__ const scalar_t* piece(int k) {
+    if (engine == Engine::block) return in_;
+    if (engine == Engine::cluster) return buffer(turn_);
+    cp_async_wait<0>();
+    __syncthreads();  // behind which the piece before is multiplied, too: the next may take its place
+    if (k + 1 < s_.pieces) pull(k + 1);
+    return buffer(k % 2);
+  }
 
   // Where sample b's entry of this column of the next input goes. While it is written the others may still read the
   // input before: it is another buffer, but for the block, which reads its own alone and is done with it.
   __device__ scalar_t& next(int b, int column) {
     if (engine == Engine::grid) return rows_[(turn_ ^ 1) * buffer_stride_ + b * s_.K + column];
-    return in_[((engine == Engine::cluster ? turn_ ^ 1 : 0) * s_.batch + b) * s_.ld + column];
+    return buffer(engine == Engine::cluster ? turn_ ^ 1 : 0)[b * s_.ld_in + column];
   }
 
-  // All of the next input is there for all of the block's threads.
+  // All of the next input is there, or on its way: behind it comes a product.
   __device__ void hand_over() {
     __syncthreads();
     if (engine == Engine::block) return;
     turn_ ^= 1;
     if (engine == Engine::cluster) push();
-    if (engine == Engine::grid) pull();
+    if (engine == Engine::grid) {
+      meet();
+      pull(0);
+    }
   }
 
  private:
   static constexpr int kVector = 16 / sizeof(scalar_t);
+
+  __device__ scalar_t* buffer(int which) const { return in_ + which * s_.batch * s_.ld_in; }
 
   __device__ void push() {
 #if HAS_CLUSTERS
     const auto cluster = cg::this_cluster();
     const int rank = cluster.block_rank(), pieces = s_.units / kVector;
     const int mine = segments_ * s_.batch * pieces;
-    scalar_t* const buffer = in_ + turn_ * s_.batch * s_.ld;
     for (int v = threadIdx.x; v < mine * (s_.blocks - 1); v += blockDim.x) {
       const int to = (rank + 1 + v / mine) % s_.blocks, piece = v % mine;
       const int b = piece / pieces % s_.batch, segment = piece / pieces / s_.batch;
-      scalar_t* const from = buffer + b * s_.ld + segment * s_.padded_units + unit_0_ + piece % pieces * kVector;
+      scalar_t* const from =
+          buffer(turn_) + b * s_.ld_in + segment * s_.padded_units + unit_0_ + piece % pieces * kVector;
       *reinterpret_cast<uint4*>(cluster.map_shared_rank(from, to)) = *reinterpret_cast<const uint4*>(from);
     }
     cluster.sync();
 #endif
   }
 
-  __device__ void pull() {
+  __device__ void meet() {
     if (threadIdx.x == 0) {
       arrived_ += s_.blocks;
       red_release_add(flag_, 1);
       while (ld_acquire(flag_) < arrived_) spin_pause();
     }
     __syncthreads();
-    const scalar_t* const from = rows_ + turn_ * buffer_stride_;
-    const int pieces = s_.K / kVector;
-    for (int v = threadIdx.x; v < s_.batch * pieces; v += blockDim.x) {
-      const uint4 piece = __ldcg(reinterpret_cast<const uint4*>(from) + v);
-      *reinterpret_cast<uint4*>(in_ + v / pieces * s_.ld + v % pieces * kVector) = piece;
+  }
+
+  __device__ void pull(int k) {
+    const int begin = k * s_.piece, vectors = s_.piece / kVector;
+    const scalar_t* const from = rows_ + turn_ * buffer_stride_ + begin;
+    for (int v = threadIdx.x; v < s_.batch * vectors; v += blockDim.x) {
+      const int b = v / vectors, column = v % vectors * kVector;
+      cp_async16(buffer(k % 2) + b * s_.ld_in + column, from + b * s_.K + column, begin + column < s_.K);
     }
-    __syncthreads();
+    cp_async_commit();
   }
 
   const Sizes& s_;
@@ -281,10 +297,29 @@ class Exchange {
   unsigned arrived_ = 0;
 };
 
+// in[rows] W^T of the block: partial[split][sample][row]
+template <class M, Engine engine>
+__device__ void product(const Sizes& s, const Shared<M, engine>& shared, Exchange<M, engine>& exchange) {
+  const int tiles_rows = (s.rows + M::kRows - 1) / M::kRows, tiles_batch = s.batch / M::kBatch;
+  const int pieces = engine == Engine::grid ? s.pieces : 1;
+  for (int piece = 0; piece < pieces; ++piece) {
+    const typename M::scalar_t* const in = exchange.piece(piece);
+    const int first = piece * s.piece, columns = engine == Engine::grid ? min(s.piece, s.K - first) : s.K;
+    const int depth = (columns + M::kK - 1) / M::kK, of_split = (depth + s.splits - 1) / s.splits;
+    for (int task = threadIdx.x / 32; task < tiles_rows * tiles_batch * s.splits; task += blockDim.x / 32) {
+      const int split = task % s.splits, tile = task / s.splits;
+      const int row = tile % tiles_rows * M::kRows, sample = tile / tiles_rows * M::kBatch;
+      M::multiply(shared.W + row * s.ld + first, s.ld, in + sample * s.ld_in, s.ld_in, split * of_split,
+                  min(depth, (split + 1) * of_split), s.rows - row,
+                  shared.partial + (split * s.batch + sample) * s.ld_partial + row, s.ld_partial, piece > 0);
+    }
+  }
+}
+
 // All of shared memory but the weights starts as zeros: columns beyond the last unit are multiplied too.
 template <class M, Engine engine>
 __device__ void clear_inputs(const Sizes& s, const Shared<M, engine>& shared) {
-  for (int k = threadIdx.x; k < shared.kBuffers * s.batch * s.ld; k += blockDim.x) {
+  for (int k = threadIdx.x; k < s.buffers * s.batch * s.ld_in; k += blockDim.x) {
     shared.in[k] = rounded<typename M::scalar_t>(typename M::acc_t(0));
   }
 }
@@ -329,7 +364,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
   using scalar_t = typename M::scalar_t;
   using acc_t = typename M::acc_t;
   DYN_SHARED(unsigned char, bytes);
-  const Sizes s(tiling);
+  const Sizes s(tiling, engine);
   const Shared<M, engine> shared(bytes, s);
   const int64_t B = r.B, H = r.H, state = B * H;
   const int64_t group = blockIdx.x / s.blocks, b_0 = group * s.batch;
@@ -352,17 +387,9 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
     shared.bias[n] = bias;
   }
   clear_inputs(s, shared);
-  __syncthreads();
+
   const scalar_t* h_begin = offset<scalar_t>(r.h_begin, 0);
   const scalar_t* mask_h_rows = offset<scalar_t>(r.mask_h, 0);
-  for (int b = threadIdx.x / 32; b < s.batch && b_0 + b < B; b += blockDim.x / 32) {
-    for (int j = threadIdx.x % 32; j < H; j += 32) {
-      const int64_t at = (b_0 + b) * H + j;
-      const acc_t m_h = mask_h_rows ? acc_t(to_acc(mask_h_rows[at])) : acc_t(1);
-      shared.in[b * s.ld + j] = M::operand(m_h * acc_t(to_acc(h_begin[at])));
-    }
-  }
-
   const TimeOrder order = r.order;
   const Cells cells(s, b_0, unit_0, B, H);
   const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
@@ -392,13 +419,23 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
     }
   };
   fetch(t);
+  // The first h~ goes the way of all others, to whichever step is the first to run.
+  if (!general || r.steps.begin < longest) {
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!cells.there[k]) continue;
+      const acc_t h_tilde = cells.inside[k] ? m_h[k] * h[k] : acc_t(0);
+      exchange.next(cells.b[k], unit_0 + cells.u[k]) = M::operand(h_tilde);
+    }
+    exchange.hand_over();
+  }
 
   for (int left = r.steps.n; left > 0; --left) {
     const bool last = left == 1, running = !general || t < longest;
     const int64_t t_next = order.next(t);
     // Past the ends h does not change, so that there is nothing to hand over.
     const bool hands_over = !last && running && (!general || t_next < longest);
-    if (running) product(s, shared, exchange.in());
+    if (running) product(s, shared, exchange);
     __syncthreads();  // the product is there, and the input may be overwritten
 
     scalar_t* gates_t = offset<scalar_t>(r.gates, t * kGates * state);
@@ -452,7 +489,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
   using scalar_t = typename M::scalar_t;
   using acc_t = typename M::acc_t;
   DYN_SHARED(unsigned char, bytes);
-  const Sizes s(tiling);
+  const Sizes s(tiling, engine);
   const Shared<M, engine> shared(bytes, s);
   const int64_t B = r.B, H = r.H, state = B * H;
   const int64_t group = blockIdx.x / s.blocks, b_0 = group * s.batch;
@@ -544,7 +581,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
     has_product = running;  // past the ends da is 0
     if (running) {
       exchange.hand_over();
-      product(s, shared, exchange.in());
+      product(s, shared, exchange);
       __syncthreads();
     }
   }

@@ -11,8 +11,10 @@
 //
 // Shared memory of a block, bytes, with Np rows of W_hh (4 gates of its units forward, its units backward) and K
 // columns (all units forward, 4 gates of all units backward):
-//   Np * row_bytes(K)  +  buffers * batch * row_bytes(K)  +  splits * batch * (Np + 4) * sizeof(acc)  +  4 U *
-//   sizeof(acc)
+//   Np * row_bytes(K)  +  buffers * batch * row_bytes(piece)  +  splits * batch * (Np + 4) * sizeof(acc)  +
+//   4 units * sizeof(acc)
+// What is multiplied has all K columns there at once, or, where these do not fit, comes to a grid's blocks in pieces of
+// K, one read while the one before is multiplied.
 #pragma once
 
 #include <algorithm>
@@ -64,9 +66,11 @@ constexpr int kCellsOfThread = 2;
 // So many that each has the registers for it: float64's numbers take two.
 constexpr int max_threads(int64_t scalar_size) { return scalar_size == 8 ? 256 : 512; }
 constexpr int kMaxCluster = 16;
+// Each piece of the input waits for one barrier more.
+constexpr int64_t kMaxPieces = 16;
 
-// How one block works. K columns of operands lie `ld` elements apart from row to row, an odd number of 16-byte pieces,
-// so that neighbouring rows start in other banks.
+// How one block works. Rows of operands lie an odd number of 16-byte vectors apart, so that neighbouring ones start in
+// other banks.
 struct Tiling {
   int64_t blocks;  // of a group
   int64_t groups;  // ceil(B / batch)
@@ -75,11 +79,16 @@ struct Tiling {
   int64_t rows;    // of W_hh in a block: 4 * units forward, units backward
   int64_t rows_padded;
   int64_t K;       // columns: blocks * units forward, 4 * blocks * units backward
-  int64_t ld;      // elements
-  int64_t splits;  // parts of K that are multiplied apart and then added
+  int64_t ld;      // elements from row to row of W_hh
+  int64_t piece;   // columns of the input that are in shared memory at a time: K, or fewer
+  int64_t ld_in;   // elements from sample to sample of the input
+  int64_t splits;  // parts of a piece that are multiplied apart and then added
   int64_t threads;
   HOST_DEVICE int64_t padded_units() const { return blocks * units; }
   HOST_DEVICE int64_t ld_partial() const { return rows_padded + 4; }
+  HOST_DEVICE int64_t pieces() const { return (K + piece - 1) / piece; }
+  // In turn: a cluster's others still read one input while the next is written, and a piece comes during another.
+  HOST_DEVICE int64_t buffers(Engine engine) const { return engine == Engine::cluster || pieces() > 1 ? 2 : 1; }
 };
 
 struct Plan {
@@ -115,8 +124,7 @@ inline WarpTile warp_tile(Math math, Dtype dtype) {
 }
 
 inline int64_t shared_memory_of(Engine engine, const Tiling& t, Dtype dtype) {
-  const int64_t row_bytes = t.ld * size_of(dtype), buffers = engine == Engine::cluster ? 2 : 1;
-  return (t.rows_padded + buffers * t.batch) * row_bytes +
+  return (t.rows_padded * t.ld + t.buffers(engine) * t.batch * t.ld_in) * size_of(dtype) +
          (t.splits * t.batch * t.ld_partial() + 4 * t.units) * acc_size_of(dtype);
 }
 
@@ -128,8 +136,8 @@ inline int64_t scratch_bytes(const Plan& plan, Dtype dtype) {
   return plan.engine == Engine::grid ? t.groups * (kFlagBytes + 2 * t.batch * t.K * size_of(dtype)) : 0;
 }
 
-// The tiling that splits H over `blocks` blocks and B into groups of `batch`.
-inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t batch) {
+// The tiling that splits H over `blocks` blocks, B into groups of `batch` and K into `pieces`, or fewer.
+inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t batch, int64_t pieces = 1) {
   const int64_t size = size_of(shape.dtype), vector = 16 / size;
   const Math math = math_of(shape);
   const WarpTile tile = warp_tile(math, shape.dtype);
@@ -141,7 +149,10 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
   t.rows = shape.backward ? t.units : kGates * t.units;
   t.rows_padded = math == Math::plain ? t.rows : round_up(t.rows, tile.rows);
   t.K = (shape.backward ? kGates : 1) * t.padded_units();
-  t.ld = (round_up(t.K * size, 128) + 16) / size;
+  t.piece = pieces == 1 ? t.K : std::min(t.K, round_up(ceil_div(t.K, pieces), tile.K));
+  const auto row_length = [&](int64_t columns) { return (round_up(columns * size, 128) + 16) / size; };
+  t.ld = row_length(t.K);
+  t.ld_in = row_length(t.piece);
   // Enough threads for the cells, and for a warp to have no more than some eight tiles a step.
   const int64_t tiles = ceil_div(t.rows, tile.rows) * ceil_div(batch, tile.batch), depth = ceil_div(t.K, tile.K);
   t.threads = 64;
@@ -150,7 +161,8 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
     t.threads *= 2;
   }
   // A long chain of dependent products is cut, but not into pieces too short to be worth adding up.
-  t.splits = std::clamp<int64_t>(t.threads / 32 / tiles, 1, std::max<int64_t>(depth / 2, 1));
+  const int64_t depth_of_piece = ceil_div(t.piece, tile.K);
+  t.splits = std::clamp<int64_t>(t.threads / 32 / tiles, 1, std::max<int64_t>(depth_of_piece / 2, 1));
   return t;
 }
 
@@ -172,24 +184,30 @@ inline double estimate_step_ns(Engine engine, const RecurrenceShape& shape, cons
   const int64_t tiles = tiles_rows * tiles_batch * ceil_div(t.K, tile.K);
   const double product = std::max(ceil_div(tiles, warps) * kNsTile[static_cast<int>(math_of(shape))],
                                   (t.rows * tiles_batch + t.batch * tiles_rows) * row_bytes * kNsSharedByte);
-  double exchange = kNsBarrier;
+  double exchange = kNsBarrier, together = 0;
   if (engine == Engine::cluster)
     exchange = kNsCluster + (t.blocks - 1) * t.batch * row_bytes / t.blocks * kNsSharedByte;
-  if (engine == Engine::grid) exchange = kNsGrid + t.groups * t.blocks * t.batch * row_bytes * kNsL2Byte;
+  if (engine == Engine::grid) {
+    const double way = t.groups * t.blocks * t.batch * row_bytes * kNsL2Byte;
+    const int64_t pieces = t.pieces();
+    exchange = kNsGrid + way + (pieces - 1) * kNsBarrier;
+    together = std::min(way, product) * (pieces - 1) / pieces;
+  }
   const int64_t waves = ceil_div(t.groups * t.blocks, gpu.n_sm);
-  return waves * (product + kNsBarrier + kNsCells + exchange);
+  return waves * (product + kNsBarrier + kNsCells + exchange - together);
 }
 
 // ---------------------------------------------------------------- the choice
 
 inline std::string describe(const Plan& plan) {
-  char text[256];
+  char text[256], pieces[32] = "";
   const Tiling& t = plan.tiling;
+  if (t.pieces() > 1) std::snprintf(pieces, sizeof pieces, ", %ld pieces", long(t.pieces()));
   std::snprintf(text, sizeof text,
-                "%s: %ld group(s) of %ld block(s), %ld units and %ld samples a block, %ld threads, %ld KiB of shared "
+                "%s: %ld group(s) of %ld block(s), %ld units and %ld samples a block%s, %ld threads, %ld KiB of shared "
                 "memory; some %.1f us a step by the model",
-                name_of(plan.engine), long(t.groups), long(t.blocks), long(t.units), long(t.batch), long(t.threads),
-                long(plan.shared_memory / 1024), plan.step_ns / 1000);
+                name_of(plan.engine), long(t.groups), long(t.blocks), long(t.units), long(t.batch), pieces,
+                long(t.threads), long(plan.shared_memory / 1024), plan.step_ns / 1000);
   return text;
 }
 
@@ -206,12 +224,16 @@ inline Plan choose_plan(
   Plan best = stepwise("W_hh does not fit into the shared memory of the blocks that can run at once");
   bool found = false;
   const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
-  const auto consider = [&](Engine engine, int64_t blocks, int64_t batch) {
+  const auto consider = [&](Engine engine, int64_t blocks, int64_t batch, int64_t most_pieces = 1) {
     if (wanted != Engine::automatic && wanted != engine) return;
-    const Tiling tiling = make_tiling(shape, blocks, batch);
+    Tiling tiling = make_tiling(shape, blocks, batch);
     if (batch * tiling.units > max_threads(size_of(shape.dtype)) * kCellsOfThread) return;
     if (engine == Engine::grid && tiling.groups * blocks > gpu.n_sm) return;
-    const int64_t bytes = shared_memory_of(engine, tiling, shape.dtype);
+    int64_t bytes = shared_memory_of(engine, tiling, shape.dtype);
+    for (int64_t n = 2; bytes > gpu.shared_memory && n <= most_pieces; ++n) {
+      tiling = make_tiling(shape, blocks, batch, n);
+      bytes = shared_memory_of(engine, tiling, shape.dtype);
+    }
     if (bytes > gpu.shared_memory) return;
     const double step_ns = estimate_step_ns(engine, shape, tiling, gpu);
     if (found && step_ns >= best.step_ns) return;
@@ -221,18 +243,22 @@ inline Plan choose_plan(
     best = plan;
   };
   const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);
-  for (int64_t batch = tile.batch; batch <= 64; batch *= 2) {
-    consider(Engine::block, 1, batch);
-    for (int64_t blocks = 2; gpu.major >= 9 && blocks <= std::min<int64_t>(kMaxCluster, most_blocks); blocks *= 2) {
-      consider(Engine::cluster, blocks, batch);
+  // Pieces where nothing quick goes without.
+  for (const int64_t most_pieces : {int64_t{1}, kMaxPieces}) {
+    if (found && best.step_ns <= kNsStepwise) break;
+    for (int64_t batch = tile.batch; batch <= 64; batch *= 2) {
+      consider(Engine::block, 1, batch);
+      for (int64_t blocks = 2; gpu.major >= 9 && blocks <= std::min<int64_t>(kMaxCluster, most_blocks); blocks *= 2) {
+        consider(Engine::cluster, blocks, batch);
+      }
+      // As many as the GPU has room for, and half of that: fewer hands to wait for.
+      const int64_t room = std::min(gpu.n_sm / ceil_div(shape.B, batch), most_blocks);
+      for (int64_t most = room; most >= 2 && most > room / 4; most /= 2) {
+        const int64_t units = round_up(ceil_div(shape.H, most), vector);
+        consider(Engine::grid, ceil_div(shape.H, units), batch, most_pieces);
+      }
+      if (batch >= shape.B) break;
     }
-    // As many as the GPU has room for, and half of that: fewer hands to wait for.
-    const int64_t room = std::min(gpu.n_sm / ceil_div(shape.B, batch), most_blocks);
-    for (int64_t most = room; most >= 2 && most > room / 4; most /= 2) {
-      const int64_t units = round_up(ceil_div(shape.H, most), vector);
-      consider(Engine::grid, ceil_div(shape.H, units), batch);
-    }
-    if (batch >= shape.B) break;
   }
   if (found && wanted == Engine::automatic && best.step_ns > kNsStepwise) {
     return stepwise("the model expects less of it than of " + describe(best));

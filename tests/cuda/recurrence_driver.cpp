@@ -170,9 +170,11 @@ struct Context {
 void expect(const char* what, const Context& in, int64_t at, double actual, double expected, double tolerance) {
   if (std::fabs(actual - expected) <= tolerance * std::fmax(1, std::fabs(expected))) return;
   if (++failures > 20) return;
-  std::printf("FAIL %s[%ld]: %.9g, expected %.9g (%s, %ld blocks, %ld samples each; T %ld, B %ld, H %ld, reverse %d)\n",
-              what, at, actual, expected, name_of(in.engine), in.tiling.blocks, in.tiling.batch, in.shape.T, in.shape.B,
-              in.shape.H, in.shape.reverse);
+  std::printf(
+      "FAIL %s[%ld]: %.9g, expected %.9g (%s, %ld blocks, %ld samples each, %ld pieces; T %ld, B %ld, H %ld, reverse "
+      "%d)\n",
+      what, at, actual, expected, name_of(in.engine), in.tiling.blocks, in.tiling.batch, in.tiling.pieces(), in.shape.T,
+      in.shape.B, in.shape.H, in.shape.reverse);
 }
 
 void expect_launched(cudaError_t error) {
@@ -211,7 +213,8 @@ class Launch {
     const int64_t tile = cuda::warp_tile(cuda::math_of(sizes), kind.dtype).batch;
     cuda::Plan& plan = launch_.plan;
     plan.engine = Engine(one_of({int64_t(Engine::block), int64_t(Engine::cluster), int64_t(Engine::grid)}));
-    plan.tiling = cuda::make_tiling(sizes, plan.engine == Engine::block ? 1 : one_of({2, 3, 5}), tile * one_of({1, 2}));
+    const int64_t blocks = plan.engine == Engine::block ? 1 : one_of({2, 3, 5}), batch = tile * one_of({1, 2});
+    plan.tiling = cuda::make_tiling(sizes, blocks, batch, plan.engine == Engine::grid ? one_of({1, 2, 3, 4}) : 1);
     plan.shared_memory = cuda::shared_memory_of(plan.engine, plan.tiling, kind.dtype);
     scratch_.resize(cuda::scratch_bytes(plan, kind.dtype));
     std::fill(scratch_.begin(), scratch_.end(), char(0xff));
