@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves
 
 from rnndrop_cuda.functional import BACKENDS, LayerStates, lstm_layer
 from rnndrop_cuda.masks import LayerMasks, check_probability, dropout_mask, noise
@@ -502,26 +505,34 @@ class LSTM(nn.RNNBase):
         def cast(tensor: Any) -> Any:
             return tensor.to(dtype) if autocast and tensor is not None else tensor
 
+        def run(k: int, x: Tensor) -> tuple[Any, ...]:
+            m = LayerMasks(*map(cast, masks[k]))
+            W_ih, W_hh, *biases = map(cast, all_weights[k])
+            W_hr = biases.pop() if self.proj_size else None
+            result: tuple[Any, ...] = lstm_layer(
+                cast(x), cast(hx[0][k]), cast(hx[1][k]), W_ih, W_hh if m.w is None else m.w * W_hh, *biases,
+                W_hr=W_hr, mask_x=m.x, mask_h=m.h, mask_g=m.g, mask_c=m.c, zone_c=m.z_c, zone_h=m.z_h,
+                lengths=lengths, reverse=k % self._directions == 1, backend=self.backend, return_states=return_states,
+            )  # fmt: skip
+            y, *rest = result
+            return y if m.y is None else m.y * y, *rest
+
         final_h: list[Tensor] = []
         final_c: list[Tensor] = []
         states: list[LayerStates] = []
         for layer in range(self.num_layers):
-            outputs = []
-            for direction in range(self._directions):
-                k = layer * self._directions + direction
-                m = LayerMasks(*map(cast, masks[k]))
-                W_ih, W_hh, *biases = map(cast, all_weights[k])
-                W_hr = biases.pop() if self.proj_size else None
-                result = lstm_layer(
-                    cast(x), cast(hx[0][k]), cast(hx[1][k]), W_ih, W_hh if m.w is None else m.w * W_hh, *biases,
-                    W_hr=W_hr, mask_x=m.x, mask_h=m.h, mask_g=m.g, mask_c=m.c, zone_c=m.z_c, zone_h=m.z_h,
-                    lengths=lengths, reverse=direction == 1, backend=self.backend, return_states=return_states,
-                )  # fmt: skip
-                y, h_n, c_n, *of_layer = result
-                states += of_layer
-                outputs.append(y if m.y is None else m.y * y)
+            first = layer * self._directions
+            runs = [functools.partial(run, k, x) for k in range(first, first + self._directions)]
+            if len(runs) == 2 and _has_streams(x):
+                used = [x, *hx, lengths, *masks[first + 1], *all_weights[first + 1]]
+                results = _at_once(runs[0], runs[1], x.device, used)
+            else:
+                results = [run_direction() for run_direction in runs]
+            for _, h_n, c_n, *of_layer in results:
                 final_h.append(h_n)
                 final_c.append(c_n)
+                states += of_layer
+            outputs = [y for y, *_ in results]
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
         return x, (_stacked(final_h), _stacked(final_c)), states
 
@@ -549,6 +560,45 @@ class SemeniutaLSTM(LSTM):
 
     def __init__(self, input_size: int, hidden_size: int, dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(input_size, hidden_size, candidate_dropout=check_probability("dropout", dropout), **kwargs)
+
+
+def _has_streams(x: Tensor) -> bool:
+    """Whether what is computed from x may go to another CUDA stream: not where it is only traced or mapped."""
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or type(x) is not Tensor
+    return x.is_cuda and not traced
+
+
+def _at_once(
+    first: Callable[[], tuple[Any, ...]],
+    second: Callable[[], tuple[Any, ...]],
+    device: torch.device,
+    used: Iterable[Tensor | None],
+) -> list[tuple[Any, ...]]:
+    """What both return, the second computed on a stream of its own from the tensors ``used``.
+
+    Events alone order the two, so that a CUDA graph can capture them. Autograd runs the second's backward on that
+    stream too, and may have freed what it used by then: the allocator is told, and gives none of it away before the
+    stream is done with it. Two launches that want all multiprocessors run one after the other, and do not wait for each
+    other half started: a cooperative launch begins when there is room for all of its blocks, a cluster for all of its.
+    """
+    here, side = torch.cuda.current_stream(device), _side_stream(device, threading.get_ident())
+    side.wait_stream(here)  # before the first is launched, which it would wait for, too
+    for tensor in used:
+        if tensor is not None and tensor.device == device:  # another one is refused by lstm_layer
+            tensor.record_stream(side)
+    of_first = first()
+    with torch.cuda.stream(side):
+        of_second = second()
+    here.wait_stream(side)
+    for tensor in tree_leaves(of_second):
+        tensor.record_stream(here)
+    return [of_first, of_second]
+
+
+@functools.cache
+def _side_stream(device: torch.device, thread: int) -> torch.cuda.Stream:
+    """One for each device and thread: every further one would cost cuBLAS a workspace."""
+    return torch.cuda.Stream(device)
 
 
 def _stacked(states: list[Tensor]) -> Tensor:

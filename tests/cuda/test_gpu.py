@@ -24,7 +24,7 @@ from layer_checks import (
 )
 
 import rnndrop_cuda
-from rnndrop_cuda import functional
+from rnndrop_cuda import functional, lstm
 from tests.problems import CONSTANTS, INPUTS, assert_equals_reference
 
 if why_not := functional.usable_backends()["cuda"]:
@@ -149,12 +149,12 @@ def test_halves_err_at_most_twice_as_much_as_plain_torch(dtype, H, engine):
 
 def test_equals_nn_lstm(engine):
     problem = cuda_problem(6, 5, 7, 16)
-    lstm = torch.nn.LSTM(7, 16, device="cuda")
+    theirs = torch.nn.LSTM(7, 16, device="cuda")
     x, h_0, c_0, *parameters = (problem.inputs[name] for name in INPUTS)
     with torch.no_grad():
-        for parameter, value in zip(lstm.parameters(), parameters, strict=True):
+        for parameter, value in zip(theirs.parameters(), parameters, strict=True):
             parameter.copy_(value)
-        expected, (h_n, c_n) = lstm(x, (h_0[None], c_0[None]))
+        expected, (h_n, c_n) = theirs(x, (h_0[None], c_0[None]))
     results = problem.solve(cuda_layer)
     for name, value in (("y", expected), ("h_n", h_n[0]), ("c_n", c_n[0])):
         torch.testing.assert_close(results[name], value, msg=lambda m, name=name: f"{name}: {m}")
@@ -273,16 +273,74 @@ def test_inference_gives_the_same(engine):
 
 
 def test_a_stack_in_both_directions_equals_nn_lstm(engine):
-    lstm = torch.nn.LSTM(24, 72, num_layers=2, bidirectional=True, device="cuda")
-    ours = rnndrop_cuda.LSTM.from_torch(lstm, backend="cuda")
+    theirs = torch.nn.LSTM(24, 72, num_layers=2, bidirectional=True, device="cuda")
+    ours = rnndrop_cuda.LSTM.from_torch(theirs, backend="cuda")
     x = torch.randn(LONG, 16, 24, device="cuda", requires_grad=True)
     upstream = torch.randn(LONG, 16, 144, device="cuda")
     found = []
-    for module in (lstm, ours):
+    for module in (theirs, ours):
         y, (h_n, c_n) = module(x)
         found.append([y, h_n, c_n, *torch.autograd.grad(y, [x, *module.parameters()], upstream)])
     for expected, actual in zip(*found, strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def two_directions():
+    """(run, one_after_the_other): what a stack in both directions gives, gradients included, both at once and not.
+
+    From copies that are given up on the way, so that memory is used anew as early as it may be.
+    """
+    features = {
+        "dropout": 0.3, "input_dropout": 0.5, "hidden_dropout": 0.5, "candidate_dropout": 0.5, "weight_dropout": 0.5,
+        "cell_zoneout": 0.2,
+    }  # fmt: skip
+    model = rnndrop_cuda.LSTM(
+        24, 264, num_layers=2, bidirectional=True, **features, mask_scope="sample", backend="cuda", device="cuda"
+    )
+    x, lengths = torch.randn(LONG, 16, 24, device="cuda"), torch.randint(1, LONG + 1, (16,), device="cuda")
+    hx = torch.randn(2, 4, 16, 264, device="cuda")
+    upstream = [torch.randn(LONG, 16, 2 * 264, device="cuda"), *torch.randn(2, 4, 16, 264, device="cuda")]
+    masks = model.draw_masks(LONG, 16)
+
+    def run():
+        given, state = x.clone().requires_grad_(), tuple(hx.clone().requires_grad_())
+        own = [type(of_layer)(*(m if m is None else m.clone() for m in of_layer)) for of_layer in masks]
+        y, (h_n, c_n) = model(given, state, lengths=lengths, masks=own)
+        del own
+        gradients = torch.autograd.grad((y, h_n, c_n), [given, *state, *model.parameters()], upstream)
+        return {str(k): t.detach() for k, t in enumerate((y, h_n, c_n, *gradients))}
+
+    def one_after_the_other():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lstm, "_has_streams", lambda x: False)
+            return run()
+
+    return run, one_after_the_other
+
+
+def test_both_directions_at_once_give_what_one_after_the_other_gives(engine, two_directions):
+    run, one_after_the_other = two_directions
+    expected = one_after_the_other()
+    assert all(value.isfinite().all() for value in expected.values())
+    for _ in range(100):
+        assert_same_bits(run(), expected)
+
+
+def test_both_directions_at_once_in_a_cuda_graph(engine, two_directions):
+    run, one_after_the_other = two_directions
+    expected = one_after_the_other()
+    run()  # what is only set up once: the other stream, cuBLAS' workspace for it
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+    for _ in range(20):
+        for value in results.values():
+            value.zero_()
+        graph.replay()
+        torch.cuda.synchronize()
+        assert_same_bits(results, expected)
 
 
 def test_lengths_out_of_range_are_clamped(engine):
