@@ -601,30 +601,25 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
 template <class R>
 using RecurrenceKernel = void (*)(const R, const Tiling, void*);
 
-template <class M, bool general>
-RecurrenceKernel<RecurrenceForward> forward_kernel_of(Engine engine) {
-  switch (engine) {
-    case Engine::block: return recurrence_forward_kernel<M, Engine::block, general>;
-    case Engine::cluster: return recurrence_forward_kernel<M, Engine::cluster, general>;
-    default: return recurrence_forward_kernel<M, Engine::grid, general>;
+template <class R, class M, Engine engine, bool general>
+RecurrenceKernel<R> kernel_of() {
+  if constexpr (std::is_same_v<R, RecurrenceForward>) {
+    return recurrence_forward_kernel<M, engine, general>;
+  } else {
+    return recurrence_backward_kernel<M, engine, general>;
   }
 }
-template <class M>
-RecurrenceKernel<RecurrenceForward> forward_kernel_of(Engine engine, bool general) {
-  return general ? forward_kernel_of<M, true>(engine) : forward_kernel_of<M, false>(engine);
-}
-
-template <class M, bool general>
-RecurrenceKernel<RecurrenceBackward> backward_kernel_of(Engine engine) {
+template <class R, class M, bool general>
+RecurrenceKernel<R> kernel_of(Engine engine) {
   switch (engine) {
-    case Engine::block: return recurrence_backward_kernel<M, Engine::block, general>;
-    case Engine::cluster: return recurrence_backward_kernel<M, Engine::cluster, general>;
-    default: return recurrence_backward_kernel<M, Engine::grid, general>;
+    case Engine::block: return kernel_of<R, M, Engine::block, general>();
+    case Engine::cluster: return kernel_of<R, M, Engine::cluster, general>();
+    default: return kernel_of<R, M, Engine::grid, general>();
   }
 }
-template <class M>
-RecurrenceKernel<RecurrenceBackward> backward_kernel_of(Engine engine, bool general) {
-  return general ? backward_kernel_of<M, true>(engine) : backward_kernel_of<M, false>(engine);
+template <class R, class M>
+RecurrenceKernel<R> kernel_of(Engine engine, bool general) {
+  return general ? kernel_of<R, M, true>(engine) : kernel_of<R, M, false>(engine);
 }
 
 inline LaunchCfg config_of(const Plan& plan, cudaStream_t stream) {
@@ -654,21 +649,21 @@ cudaError_t launch_recurrence(const char* name, RecurrenceKernel<R> kernel, cons
 // An instantiation's file gives M its tile: struct Bfloat16 : HalfTile<__nv_bfloat16> {};
 template <class M>
 cudaError_t RecurrenceKernels<M>::forward(const RecurrenceForward& r, const RecurrenceLaunch& launch) {
-  return launch_recurrence("recurrence_forward_kernel", forward_kernel_of<M>(launch.plan.engine, is_general(r)), r,
-                           launch);
+  return launch_recurrence("recurrence_forward_kernel",
+                           kernel_of<RecurrenceForward, M>(launch.plan.engine, is_general(r)), r, launch);
 }
 
 template <class M>
 cudaError_t RecurrenceKernels<M>::backward(const RecurrenceBackward& r, const RecurrenceLaunch& launch) {
-  return launch_recurrence("recurrence_backward_kernel", backward_kernel_of<M>(launch.plan.engine, is_general(r)), r,
-                           launch);
+  return launch_recurrence("recurrence_backward_kernel",
+                           kernel_of<RecurrenceBackward, M>(launch.plan.engine, is_general(r)), r, launch);
 }
 
 template <class M>
 bool RecurrenceKernels<M>::fits(const Plan& plan, bool backward, bool general) {
   const LaunchCfg config = config_of(plan, nullptr);
-  return backward ? can_run_at_once(config, backward_kernel_of<M>(plan.engine, general))
-                  : can_run_at_once(config, forward_kernel_of<M>(plan.engine, general));
+  return backward ? can_run_at_once(config, kernel_of<RecurrenceBackward, M>(plan.engine, general))
+                  : can_run_at_once(config, kernel_of<RecurrenceForward, M>(plan.engine, general));
 }
 
 }  // namespace rnndrop::cuda
