@@ -42,6 +42,11 @@ def test_a_large_layer_stays_on_chip_backward_too(shape, dtype, gpu):
     assert "pieces" in text.splitlines()[1]
 
 
+def test_a_step_of_a_large_layer_takes_longer_than_two_launches():
+    """Both ways: W_hh is read anew at each step where it is not on chip, and what is handed over grows with B."""
+    assert explained(512, 64, 1024, 1024)[0] == ["grid", "stepwise"]
+
+
 def test_nothing_comes_in_pieces_where_it_fits_whole():
     assert "pieces" not in explained(1024, 16, 768, 768)[1]
 

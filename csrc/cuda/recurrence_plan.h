@@ -175,7 +175,8 @@ constexpr double kNsBarrier = 25, kNsCells = 150;  // a block's barrier; the poi
 constexpr double kNsCluster = 450;                 // cluster barrier and the way through distributed shared memory
 constexpr double kNsGrid = 1200;                   // flag up and down through the second cache
 constexpr double kNsL2Byte = 1 / 5000.;            // all SMs together
-constexpr double kNsStepwise = 6000;               // two launches a step
+constexpr double kNsLaunches = 6000;               // stepwise: two a step
+constexpr double kNsFlop[] = {1 / 500., 1 / 3700., 1 / 7500.};  // an SM in a large GEMM, by Math
 
 inline double estimate_step_ns(Engine engine, const RecurrenceShape& shape, const Tiling& t, const Gpu& gpu) {
   const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
@@ -197,6 +198,13 @@ inline double estimate_step_ns(Engine engine, const RecurrenceShape& shape, cons
   return waves * (product + kNsBarrier + kNsCells + exchange - together);
 }
 
+// Its GEMM reads all of W_hh, through the second cache, and writes and reads what a pointwise kernel then adds to.
+inline double estimate_stepwise_ns(const RecurrenceShape& shape, const Gpu& gpu) {
+  const double weights = kGates * shape.H * shape.H, gates = kGates * shape.B * shape.H;
+  const double bytes = (weights + 2 * gates) * size_of(shape.dtype), flops = 2 * shape.B * weights;
+  return kNsLaunches + std::max(bytes * kNsL2Byte, flops * kNsFlop[static_cast<int>(math_of(shape))] / gpu.n_sm);
+}
+
 // ---------------------------------------------------------------- the choice
 
 inline std::string describe(const Plan& plan) {
@@ -211,13 +219,15 @@ inline std::string describe(const Plan& plan) {
   return text;
 }
 
-inline Plan stepwise(const std::string& why) { return {Engine::stepwise, {}, 0, kNsStepwise, "stepwise: " + why}; }
-
 // The quickest by the model of all tilings that fit, and that `runs` agrees to: it knows how many blocks the GPU really
 // has room for. `wanted` restricts the choice to one engine. Stepwise where there is none.
 inline Plan choose_plan(
     const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
     const std::function<bool(const Plan&)>& runs = [](const Plan&) { return true; }) {
+  const double stepwise_ns = estimate_stepwise_ns(shape, gpu);
+  const auto stepwise = [&](const std::string& why) {
+    return Plan{Engine::stepwise, {}, 0, stepwise_ns, "stepwise: " + why};
+  };
   if (wanted == Engine::stepwise) return stepwise("asked for");
   if (shape.B == 0) return stepwise("the batch is empty");
   if (shape.T > std::numeric_limits<int>::max()) return stepwise("more steps than 32 bits count");
@@ -245,7 +255,7 @@ inline Plan choose_plan(
   const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);
   // Pieces where nothing quick goes without.
   for (const int64_t most_pieces : {int64_t{1}, kMaxPieces}) {
-    if (found && best.step_ns <= kNsStepwise) break;
+    if (found && best.step_ns <= stepwise_ns) break;
     for (int64_t batch = tile.batch; batch <= 64; batch *= 2) {
       consider(Engine::block, 1, batch);
       for (int64_t blocks = 2; gpu.major >= 9 && blocks <= std::min<int64_t>(kMaxCluster, most_blocks); blocks *= 2) {
@@ -260,7 +270,7 @@ inline Plan choose_plan(
       if (batch >= shape.B) break;
     }
   }
-  if (found && wanted == Engine::automatic && best.step_ns > kNsStepwise) {
+  if (found && wanted == Engine::automatic && best.step_ns > stepwise_ns) {
     return stepwise("the model expects less of it than of " + describe(best));
   }
   if (found) best.why = describe(best);
