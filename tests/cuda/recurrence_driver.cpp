@@ -8,29 +8,18 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "cuda/recurrence.h"
-#include "cuda_emulation.h"
+#include "dice.h"
 
 namespace {
 
 using namespace rnndrop;
 using cuda::Engine;
 
-std::mt19937 dice(1);
-int64_t failures = 0, max_B = 11;
-
-double uniform(double low, double high) { return std::uniform_real_distribution<double>(low, high)(dice); }
-bool coin() { return dice() % 2; }
-int64_t one_of(const std::vector<int64_t>& values) { return values[dice() % values.size()]; }
-
-double to_double(double v) { return v; }
-double to_double(float v) { return v; }
-double to_double(__nv_bfloat16 v) { return __bfloat162float(v); }
-double to_double(__half v) { return __half2float(v); }
+int64_t max_B = 11;
 
 // n random elements, or none at all.
 template <class T>
@@ -175,12 +164,6 @@ void expect(const char* what, const Context& in, int64_t at, double actual, doub
       "%d)\n",
       what, at, actual, expected, name_of(in.engine), in.tiling.blocks, in.tiling.batch, in.tiling.pieces(), in.shape.T,
       in.shape.B, in.shape.H, in.shape.reverse);
-}
-
-void expect_launched(cudaError_t error) {
-  if (error == cudaSuccess) return;
-  std::printf("FAIL launch: error %d\n", static_cast<int>(error));
-  ++failures;
 }
 
 template <class Values>

@@ -9,28 +9,16 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <random>
 #include <vector>
 
 #include "cuda/step_kernels.h"
-#include "cuda_emulation.h"
+#include "dice.h"
 
 namespace {
 
 using rnndrop::Dtype;
 using rnndrop::StepBackward;
 using rnndrop::StepForward;
-
-std::mt19937 dice(1);
-
-double uniform(double low, double high) { return std::uniform_real_distribution<double>(low, high)(dice); }
-bool coin() { return dice() % 2; }
-int64_t one_of(const std::vector<int64_t>& values) { return values[dice() % values.size()]; }
-
-double to_double(double v) { return v; }
-double to_double(float v) { return v; }
-double to_double(__nv_bfloat16 v) { return __bfloat162float(v); }
-double to_double(__half v) { return __half2float(v); }
 
 // n random elements at an address that is a multiple of 16 bytes, or of one element only.
 template <class T>
@@ -94,19 +82,11 @@ struct AllNoise {
   Noise<scalar_t> zone_c{shape, on_state, 0, 1, 0}, zone_h{shape, on_state, 0, 1, 0};
 };
 
-int64_t failures = 0;
-
 void expect(const char* what, const Shape& shape, int64_t at, double actual, double expected, double tolerance) {
   if (std::fabs(actual - expected) <= tolerance * std::fmax(1, std::fabs(expected))) return;
   if (++failures > 20) return;
   std::printf("FAIL %s[%ld]: %.9g, expected %.9g (B %ld, H %ld, aligned %d, mask_h %d, lengths %d)\n", what, at, actual,
               expected, shape.B, shape.H, shape.aligned, shape.has_mask_h, shape.has_lengths);
-}
-
-void expect_launched(cudaError_t error) {
-  if (error == cudaSuccess) return;
-  std::printf("FAIL launch: error %d\n", static_cast<int>(error));
-  ++failures;
 }
 
 struct Cell {
