@@ -38,6 +38,7 @@ from bench.records import (
 NONE = ("none", 0.0, 0.0)
 GAL = ("Gal batch", 0.5, 0.0)
 SEMENIUTA = ("Semeniuta step", 0.0, 0.3)
+SEQUENCE = ("Semeniuta sequence", 0.0, 0.3)
 KINDS = {"no dropout": NONE, "Gal p=0.5": GAL, "Semeniuta p_g=0.3": SEMENIUTA}
 
 SEMINAR = (32, 128, 300, 128)

@@ -68,13 +68,15 @@ class Dropout:
     p: float = 0.0
     p_g: float = 0.0
     per_sample: bool = False
+    per_step: bool = True
+    """Of the mask on the candidate: fresh at every step and sample, or one for the whole batch and sequence."""
 
     def __str__(self) -> str:
         rates = [f"{name}={rate:g}" for name, rate in (("p", self.p), ("p_g", self.p_g)) if rate]
         return " ".join([self.name, *rates])
 
     def draw(self, size: Size, dtype: torch.dtype, device: torch.device) -> LayerMasks:
-        """Fresh masks: x and h for the whole sequence, g for each of its steps. NO_MASKS itself without dropout."""
+        """Fresh masks. NO_MASKS itself without dropout."""
         if not self.p and not self.p_g:
             return NO_MASKS
         T, B, I, H = size
@@ -83,12 +85,14 @@ class Dropout:
         def mask(p: float, *shape: int) -> Tensor | None:
             return dropout_mask(shape, p, dtype=dtype, device=device) if p else None
 
-        return LayerMasks(mask(self.p, *rows, I), mask(self.p, *rows, H), mask(self.p_g, T, B, H))
+        return LayerMasks(
+            mask(self.p, *rows, I), mask(self.p, *rows, H), mask(self.p_g, *((T, B) if self.per_step else ()), H)
+        )
 
 
 NO_DROPOUT = Dropout("none")
-MAIN_KINDS = ("none", "Gal batch", "Semeniuta step")
-CUDA_KINDS = (*MAIN_KINDS, "both")
+MAIN_KINDS = ("none", "Gal batch", "Semeniuta step", "Semeniuta sequence")
+CUDA_KINDS = ("none", "Gal batch", "Semeniuta step", "both")
 
 
 def dropouts(ps: Iterable[float], ps_g: Iterable[float]) -> list[Dropout]:
@@ -99,6 +103,7 @@ def dropouts(ps: Iterable[float], ps_g: Iterable[float]) -> list[Dropout]:
         *(Dropout("Gal batch", p) for p in ps),
         *(Dropout("Gal sample", p, per_sample=True) for p in ps),
         *(Dropout("Semeniuta step", p_g=p_g) for p_g in ps_g),
+        *(Dropout("Semeniuta sequence", p_g=p_g, per_step=False) for p_g in ps_g),
         *(Dropout("both", p, p_g) for p, p_g in product(ps, ps_g)),
     ]
 
@@ -142,6 +147,7 @@ class Problem:
         module = LSTM.from_torch(
             self.lstm, backend=backend, input_dropout=dropout.p, hidden_dropout=dropout.p,
             candidate_dropout=dropout.p_g, mask_scope="sample" if dropout.per_sample else "batch",
+            candidate_mask="step" if dropout.per_step else "sequence",
         )  # fmt: skip
         for name, parameter in self.lstm.named_parameters():
             setattr(module, name, parameter)

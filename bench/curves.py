@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.bars import GAL, NONE, SEMENIUTA
+from bench.bars import GAL, NONE, SEMENIUTA, SEQUENCE
 from bench.lstm import CENTRE
 from bench.records import CELL_LOOP, FORWARD_BACKWARD, FULL, GEMMS, INFERENCE, MODULE, NN_LSTM, Timing, read
 from bench.tables import RESULTS, provenance
@@ -46,6 +46,7 @@ LINES = {
     "ours, no dropout": Line(MODULE, NONE, "#0072B2", "s", "-"),
     "ours, Gal p=0.5": Line(MODULE, GAL, "#009E73", "D", "--"),
     "ours, Semeniuta p_g=0.3": Line(MODULE, SEMENIUTA, "#D55E00", "^", "-."),
+    "ours, Semeniuta p_g=0.3, for the sequence": Line(MODULE, SEQUENCE, "#CC79A7", "<", (0, (3, 1))),
     "GEMMs alone (dense)": Line(GEMMS, NONE, "#888888", "x", ":"),
 }
 Points = list[tuple[float, float]]

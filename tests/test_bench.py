@@ -547,6 +547,7 @@ def test_memory_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         ("LSTM module", "none", 0.0, 0.0),
         ("LSTM module", "Gal batch", 0.5, 0.0),
         ("LSTM module", "Semeniuta step", 0.0, 0.3),
+        ("LSTM module", "Semeniuta sequence", 0.0, 0.3),
     ]
     for p in peaks:
         assert (p.T, p.B, p.I, p.H, p.threads, p.repeats) == (20, 16, 24, 32, 1, 2)
@@ -576,6 +577,7 @@ def test_masks_are_drawn_as_the_name_says(kind: contenders.Dropout) -> None:
         "Gal batch": ((I,), (H,), None),
         "Gal sample": ((B, I), (B, H), None),
         "Semeniuta step": (None, None, (T, B, H)),
+        "Semeniuta sequence": (None, None, (H,)),
         "both": ((I,), (H,), (T, B, H)),
     }
     drawn = kind.draw(Size(T, B, I, H), torch.float32, CPU)
@@ -723,7 +725,7 @@ def test_both_dropouts_of_the_module_are_timed_on_cuda_only() -> None:
     problem.device = torch.device("cuda")  # whose tensors nobody makes
     on_cuda = contenders.ours(problem, ["python"], kinds, ["full"])
     assert [c.dropout.name for c in on_cpu] == list(contenders.MAIN_KINDS)
-    assert [c.dropout.name for c in on_cuda] == [*contenders.MAIN_KINDS, "both"]
+    assert [c.dropout.name for c in on_cuda] == list(contenders.CUDA_KINDS)
 
 
 def test_a_stack_is_compared_with_the_reference_dropout_and_all() -> None:
