@@ -595,7 +595,7 @@ def test_every_backend_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> 
         Problem(SMALL, torch.float32, CPU), ["cpu", "python"], contenders.dropouts([0.5], [0.3])
     ):
         contender.forward()
-    assert asked == ["cpu"] * 5 + ["python"] * 2
+    assert asked == ["cpu"] * 6 + ["python"] * 2
 
 
 @pytest.mark.parametrize("kind", contenders.dropouts([0.5], [0.75]), ids=str)
@@ -998,7 +998,7 @@ def test_benchmark_end_to_end(tmp_path: Path) -> None:
         those = [c for c in everyone if phase in c.calls]
         assert timed == [(c.name, c.backend, c.dropout.name, c.dropout.p, c.dropout.p_g) for c in those]
     assert [(c.dropout.name, c.backend) for c in everyone if MASKS in c.calls] == [
-        ("Gal batch", OURS[0]), ("Semeniuta step", OURS[0]),
+        ("Gal batch", OURS[0]), ("Semeniuta step", OURS[0]), ("Semeniuta sequence", OURS[0]),
     ]  # fmt: skip
     assert {c.name for c in everyone if INFERENCE in c.calls} == {
         "nn.LSTM", "nn.LSTMCell loop", "rnndrop", "LSTM module", "GEMMs alone",
