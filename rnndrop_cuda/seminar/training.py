@@ -5,13 +5,16 @@ Loss and accuracy are averages over examples, whatever the sizes of the batches 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-Batch = tuple[Tensor, Tensor]  # ids [B, T], labels [B]
+from rnndrop_cuda.seminar.data import IntArray
+
+# ids [B, T], labels [B], and where the reviews have lengths of their own those, [B]
+Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 
 
 class Score(NamedTuple):
@@ -54,6 +57,48 @@ class Batches:
             yield self.X[index], self.y[index]
 
 
+class LengthBatches:
+    """Batches of reviews of about one length, each padded on the right to its longest, in a new order each time.
+
+    rows: N arrays of ids, at least one id each; y [N] on the device that the batches are to be on. generator: draws the
+    orders (a CPU generator); None: from the shortest to the longest. A batch is of neighbours in the order of lengths
+    within a pool of POOL batches drawn at random, so that little is padded and batches still differ from epoch to
+    epoch.
+    """
+
+    POOL = 50
+
+    def __init__(
+        self, rows: Sequence[IntArray], y: Tensor, batch_size: int, generator: torch.Generator | None = None
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        if len(rows) and not self.lengths.min():
+            raise ValueError(f"rows must have at least one id each, row {int(self.lengths.argmin())} has none")
+        self.ids = [torch.from_numpy(row) for row in rows]
+        self.y, self.batch_size, self.generator = y, batch_size, generator
+
+    def __len__(self) -> int:
+        pool, rest = divmod(len(self.y), self.POOL * self.batch_size)
+        return pool * self.POOL - (-rest // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in self.order():
+            ids = nn.utils.rnn.pad_sequence([self.ids[i] for i in index.tolist()], batch_first=True)
+            device = self.y.device
+            yield ids.to(device), self.y[index.to(device)], self.lengths[index].to(device)
+
+    def order(self) -> list[Tensor]:
+        """The rows of each batch."""
+        if self.generator is None:
+            return list(self.lengths.argsort(stable=True).split(self.batch_size))
+        batches: list[Tensor] = []
+        for pool in torch.randperm(len(self.y), generator=self.generator).split(self.POOL * self.batch_size):
+            batches += pool[self.lengths[pool].argsort(stable=True)].split(self.batch_size)
+        return [batches[k] for k in torch.randperm(len(batches), generator=self.generator)]
+
+
 def train_epoch(
     train_loader: Iterable[Batch],
     model: nn.Module,
@@ -84,8 +129,9 @@ def train(
 ) -> History:
     """Trains for num_epochs, printing a line an epoch; returns the four histories.
 
-    The loaders yield (ids [B, T], labels [B]), as a DataLoader over the rows of load_matrix_imdb does. The model
-    takes ids [T, B] and returns probabilities [B, 1]. lossfun(probabilities [B], labels [B] of the same dtype)
+    The loaders yield (ids [B, T], labels [B]), as a DataLoader over the rows of load_matrix_imdb does, or
+    (ids, labels, lengths [B]). The model takes ids [T, B], and lengths where there are any, and returns probabilities
+    [B, 1]. lossfun(probabilities [B], labels [B] of the same dtype)
     has a `reduction` of "sum" or "mean", as nn.BCELoss does.
     Raises ValueError when num_epochs is negative or a loader yields nothing.
     """
@@ -124,9 +170,9 @@ def _pass(
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     examples = 0
-    for ids, labels in loader:
-        ids, labels = ids.to(device), labels.to(device)
-        probabilities = model(ids.T).squeeze(-1)
+    for batch in loader:
+        ids, labels, *lengths = (tensor.to(device) for tensor in batch)
+        probabilities = model(ids.T, *lengths).squeeze(-1)
         loss = lossfun(probabilities, labels.to(probabilities.dtype))
         if optimizer is not None:
             optimizer.zero_grad()
