@@ -14,6 +14,7 @@ from problems import (
     OUTPUTS,
     Problem,
     assert_equals_reference,
+    random_mask,
     random_problem,
     relative_error,
 )
@@ -88,6 +89,28 @@ def test_equals_reference_however_threads_share_the_work(masks, threads):
             assert_equals_reference(random_problem(9, B, 21, H, **options), cpu_layer, 1e-5)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "both", "untied-batch", "all"])
+def test_equals_reference_where_the_batch_is_large(masks):
+    """The gradients of the weights then take the rows of a step in several pieces."""
+    assert_equals_reference(random_problem(2, 1000, 5, 7, masks=masks), cpu_layer, 1e-12)
+
+
+@pytest.mark.parametrize("mask_h", [(45,), (20, 45), (4, 1, 45), (4, 20, 45)])
+@pytest.mark.parametrize("mask_x", [(37,), (20, 37), (4, 1, 37), (4, 20, 37)])
+def test_equals_reference_where_units_have_no_candidate(mask_x, mask_h):
+    """Their rows of i and g are left out, beside the columns that the other masks drop."""
+    problem = random_problem(7, 20, 37, 45, masks="semeniuta-shared", lengths=True)
+    problem.options |= {"mask_x": random_mask(mask_x), "mask_h": random_mask(mask_h)}
+    assert_equals_reference(problem, cpu_layer, 1e-12)
+    dropped = problem.options["mask_g"] == 0
+    assert dropped.any() and not dropped.all()
+    result = problem.solve(cpu_layer)
+    for name in ("dW_ih", "dW_hh", "db_ih"):
+        i, f, g, o = result[name].chunk(4)
+        assert not i[dropped].any() and not g[dropped].any(), name
+        assert i[~dropped].any() and g[~dropped].any() and f[dropped].any() and o[dropped].any(), name
 
 
 @pytest.mark.parametrize("bias", ["b_ih", "b_hh", "neither"])
@@ -284,7 +307,7 @@ def test_bit_for_bit_the_same_on_every_run(masks):
 @pytest.mark.parametrize("proj", [0, 4])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [False, True])
-@pytest.mark.parametrize("masks", ["none", "all"])
+@pytest.mark.parametrize("masks", ["none", "semeniuta-shared", "all"])
 def test_states_equal_the_reference(masks, lengths, reverse, proj):
     problem = random_problem(proj=proj, masks=masks, lengths=lengths, reverse=reverse)
     arguments = problem.inputs | problem.options
