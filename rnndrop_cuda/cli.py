@@ -11,6 +11,7 @@ from pathlib import Path
 COMMANDS = {
     "info": ("rnndrop_cuda.info", "what was built, what is usable here, and why not"),
     "compare": ("rnndrop_cuda.seminar.compare", "train the review classifier with each layer and compare them"),
+    "vectors": ("rnndrop_cuda.seminar.vectors", "which of the reviews' words have a pretrained vector"),
     "bench": ("bench.lstm", "time the layer on every backend (needs the source checkout)"),
 }
 

