@@ -4,20 +4,25 @@ from rnndrop_cuda.seminar.data import Reviews, load_matrix_imdb, load_reviews
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, gen_dropout_mask, init_h0_c0
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.rmsprop import LazyRMSprop
-from rnndrop_cuda.seminar.training import evaluate, train, train_epoch
+from rnndrop_cuda.seminar.training import LengthBatches, evaluate, train, train_epoch
+from rnndrop_cuda.seminar.vectors import Vectors, embedding_of, load_vectors
 
 __all__ = [
     "FastRNNLayer",
     "LazyRMSprop",
+    "LengthBatches",
     "MyLSTM",
     "RNNClassifier",
     "RNNLayer",
     "Reviews",
+    "Vectors",
+    "embedding_of",
     "evaluate",
     "gen_dropout_mask",
     "init_h0_c0",
     "load_matrix_imdb",
     "load_reviews",
+    "load_vectors",
     "train",
     "train_epoch",
 ]
