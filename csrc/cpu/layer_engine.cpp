@@ -635,7 +635,7 @@ class Backward {
   // A chunk of a large batch has more rows than the second cache holds panels of.
   static int64_t rows_of_piece(int64_t rows) {
     const int64_t pieces = std::max<int64_t>(1, (rows + kChunkRows / 2) / kChunkRows);
-    return (rows + pieces - 1) / pieces;
+    return std::max<int64_t>(1, (rows + pieces - 1) / pieces);  // whoever goes by pieces gets on, without rows too
   }
 
   // dh~ (+)= da W_hh at one step: M rows from b on, these panels of columns.
