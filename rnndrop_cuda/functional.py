@@ -263,36 +263,35 @@ def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
         raise RuntimeError(f"x: expected a sequence of at least one step, got shape {list(x.shape)}")
     if not (x.is_floating_point() or x.is_complex()):
         raise ValueError(f"x: expected a floating-point dtype, got {x.dtype}")
-    shapes: dict[str, tuple[tuple[int, ...], ...]] = {
-        "x": ((T, B, I),),
-        "h_0": ((B, P),),
-        "c_0": ((B, H),),
-        "W_ih": ((4 * H, I),),
-        "W_hh": ((4 * H, P),),
-        "b_ih": ((4 * H,),),
-        "b_hh": ((4 * H,),),
-        "W_hr": ((P, H),),
-        "mask_x": ((I,), (B, I), (4, 1, I), (4, B, I)),
-        "mask_h": ((P,), (B, P), (4, 1, P), (4, B, P)),
-        "mask_g": ((H,), (B, H), (T, B, H)),
-        "mask_c": ((H,), (B, H)),
-        "zone_c": ((H,), (B, H), (T, B, H)),
-        "zone_h": ((P,), (B, P), (T, B, P)),
-        "lengths": ((B,),),
+    shapes: dict[str, list[list[int]]] = {
+        "x": [[T, B, I]],
+        "h_0": [[B, P]],
+        "c_0": [[B, H]],
+        "W_ih": [[4 * H, I]],
+        "W_hh": [[4 * H, P]],
+        "b_ih": [[4 * H]],
+        "b_hh": [[4 * H]],
+        "W_hr": [[P, H]],
+        "mask_x": [[I], [B, I], [4, 1, I], [4, B, I]],
+        "mask_h": [[P], [B, P], [4, 1, P], [4, B, P]],
+        "mask_g": [[H], [B, H], [T, B, H]],
+        "mask_c": [[H], [B, H]],
+        "zone_c": [[H], [B, H], [T, B, H]],
+        "zone_h": [[P], [B, P], [T, B, P]],
+        "lengths": [[B]],
     }
-    x_dtype, x_device = x.dtype, x.device
     for name, tensor in tensors.items():
         if tensor is None:
             continue
-        dtype = torch.int64 if name == "lengths" else x_dtype
-        if tensor.shape not in shapes[name]:
-            allowed = " or ".join(str(list(shape)) for shape in shapes[name])
+        dtype = torch.int64 if name == "lengths" else x.dtype
+        if not any(list(tensor.shape) == shape for shape in shapes[name]):
+            allowed = " or ".join(map(str, shapes[name]))
             raise RuntimeError(f"{name}: expected shape {allowed}, got {list(tensor.shape)}")
         if tensor.dtype != dtype:
             like_x = "" if name == "lengths" else " like x"
             raise ValueError(f"{name}: expected dtype {dtype}{like_x}, got {tensor.dtype}")
-        if tensor.device != x_device:
-            raise RuntimeError(f"{name}: expected a tensor on {x_device} like x, got {tensor.device}")
+        if tensor.device != x.device:
+            raise RuntimeError(f"{name}: expected a tensor on {x.device} like x, got {tensor.device}")
         if tensor.layout != torch.strided:
             raise RuntimeError(f"{name}: expected a strided tensor, got layout {tensor.layout}")
     if lengths is not None and B > 0 and _values_can_be_read(lengths):
