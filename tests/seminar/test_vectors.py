@@ -284,6 +284,14 @@ def test_a_frozen_embedding_stays(vectors, sparse, optimizer_class):
     assert torch.equal(weight, vectors.matrix)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_padding_that_is_read_trains_no_row(vectors, sparse):
+    embedding = embedding_of(vectors, sparse=sparse)(len(WORDS), 4)
+    embedding(torch.tensor([0, 0, 4])).sum().backward()
+    grad = embedding.weight.grad.to_dense()
+    assert grad.any(1).nonzero()[:, 0].tolist() == [4]
+
+
 def test_an_embedding_of_other_sizes_is_refused(vectors):
     with pytest.raises(ValueError, match="vectors are for vocab_size 10 and n_emb 4, got 10 and 300"):
         RNNClassifier(300, 5, 10, 1, 4, embedding=embedding_of(vectors))
