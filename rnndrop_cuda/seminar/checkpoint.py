@@ -1,0 +1,184 @@
+"""A checkpoint of `rnndrop train`: a folder of plain files, whole at every instant.
+
+    checkpoint.json             settings, what training had reached, and the name and sha256 of the two others
+    words-<hash>.json           the vocabulary: the word of each id
+    tensors-<hash>.safetensors  model.* as in its state_dict; for going on also optimizer.* and generator.*
+
+The two are written first, under names made of their content; then checkpoint.json takes the place of the old one in
+one step, and what it no longer names is deleted. Killed anywhere in between, the folder holds the old checkpoint or the
+new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from rnndrop_cuda.seminar.model import RNNClassifier
+from rnndrop_cuda.seminar.train_settings import TrainSettings
+
+FILE_NAME = "checkpoint.json"
+FORMAT = 1
+MODEL = "model."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint's files hold."""
+
+    settings: TrainSettings
+    words: list[str]
+    """words[id] is an id's word."""
+    tensors: dict[str, Tensor]
+    """On the CPU, by their names in the file."""
+    progress: dict[str, Any]
+    """What training had reached, as JSON."""
+
+    def build(self) -> RNNClassifier:
+        """The classifier with these weights, in eval; ValueError where they are not the settings' own."""
+        model = self.settings.build()
+        weights = {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint's weights do not fit its settings: {_one_line(error)}") from error
+        return model.eval()
+
+
+def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[RNNClassifier, list[str], TrainSettings]:
+    """The classifier (on the CPU, in eval), its vocabulary (words[id]), and its settings.
+
+    folder: a checkpoint, or what `rnndrop train` wrote: then the best one in it, or else the last.
+    Raises FileNotFoundError where there is none, ValueError where it is damaged or of another version.
+    """
+    checkpoint = read(find(folder))
+    return checkpoint.build(), checkpoint.words, checkpoint.settings
+
+
+def find(folder: str | os.PathLike[str]) -> Path:
+    """The folder itself if it is a checkpoint, or else best/ or last/ in it; FileNotFoundError where none is."""
+    folder = Path(folder)
+    for candidate in (folder, folder / "best", folder / "last"):
+        if (candidate / FILE_NAME).is_file():
+            return candidate
+    if not folder.exists():
+        raise FileNotFoundError(f"no checkpoint at {folder}: there is no such folder")
+    raise FileNotFoundError(f"no checkpoint at {folder}: no {FILE_NAME} in it, nor in best/ or last/")
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Puts the checkpoint in the place of the folder's own; see the top of this file. OSError as writing raises it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    files = {
+        "words": _write_content(folder, "words", ".json", _json(checkpoint.words)),
+        "tensors": _write_content(folder, "tensors", ".safetensors", safetensors.torch.save(tensors)),
+    }
+    contents = {
+        "format": FORMAT,
+        "settings": dataclasses.asdict(checkpoint.settings),
+        "progress": checkpoint.progress,
+        "files": files,
+    }
+    write_whole(folder / FILE_NAME, _json(contents, indent=1))
+    named = {FILE_NAME, *(file["name"] for file in files.values())}
+    for path in folder.iterdir():
+        ours = path.name.startswith(("words-", "tensors-", FILE_NAME))
+        if ours and path.name not in named:
+            path.unlink()
+
+
+def read(folder: Path) -> Checkpoint:
+    """The checkpoint in the folder.
+
+    Raises FileNotFoundError where there is none, ValueError where a file is damaged or of another version.
+    """
+    file = folder / FILE_NAME
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint at {folder}: {'no ' + FILE_NAME if folder.exists() else 'no such folder'}"
+        )
+    contents = _parsed(file, file.read_bytes())
+    try:
+        found = contents["format"]
+        if found != FORMAT:
+            raise ValueError(f"{file} is of format {found!r}, this version reads {FORMAT}")
+        settings = _settings(contents["settings"])
+        words_file, words = _content(folder, contents["files"]["words"])
+        tensors_file, tensors = _content(folder, contents["files"]["tensors"])
+        progress = contents["progress"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is no checkpoint of rnndrop train: {type(error).__name__} {error}") from error
+    try:
+        return Checkpoint(settings, _parsed(words_file, words), safetensors.torch.load(tensors), progress)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{tensors_file} is damaged: {_one_line(error)}") from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The file is the old one or the new, whenever the process or the machine stops."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _write_content(folder: Path, stem: str, suffix: str, data: bytes) -> dict[str, str]:
+    sha256 = hashlib.sha256(data).hexdigest()
+    path = folder / f"{stem}-{sha256[:16]}{suffix}"
+    if not path.exists():
+        write_whole(path, data)
+    return {"name": path.name, "sha256": sha256}
+
+
+def _content(folder: Path, file: Mapping[str, str]) -> tuple[Path, bytes]:
+    path = folder / Path(file["name"]).name  # never outside of the folder
+    if not path.is_file():
+        raise ValueError(f"the checkpoint {folder} is not whole: {path.name} is missing")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != file["sha256"]:
+        raise ValueError(f"{path} is damaged: its sha256 is not the one in {FILE_NAME}")
+    return path, data
+
+
+def _json(value: Any, indent: int | None = None) -> bytes:
+    return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode()
+
+
+def _parsed(path: Path, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:  # of UTF-8, too
+        raise ValueError(f"{path} is damaged: {_one_line(error)}") from error
+
+
+def _settings(values: dict[str, Any]) -> TrainSettings:
+    """As they were saved: every setting there, none besides, each of its type."""
+    kinds = typing.get_type_hints(TrainSettings)
+    if values.keys() != kinds.keys():
+        raise ValueError(f"the checkpoint has other settings than this version: {sorted(values.keys() ^ kinds.keys())}")
+    for name, kind in kinds.items():
+        expected = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        if type(values[name]) not in expected:
+            raise ValueError(f"the checkpoint's {name} must be {kind}, got {values[name]!r}")
+    settings = TrainSettings(**values)
+    settings.check()
+    return settings
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

