@@ -11,11 +11,13 @@ from pathlib import Path
 COMMANDS = {
     "info": ("rnndrop_cuda.info", "what was built, what is usable here, and why not"),
     "compare": ("rnndrop_cuda.seminar.compare", "train the review classifier with each layer and compare them"),
+    "train": ("rnndrop_cuda.seminar.train_command", "train one classifier, with checkpoints to go on from"),
+    "predict": ("rnndrop_cuda.seminar.predict", "tell the sentiment of a text, and how sure the classifier is"),
     "vectors": ("rnndrop_cuda.seminar.vectors", "which of the reviews' words have a pretrained vector"),
     "bench": ("bench.lstm", "time the layer on every backend (needs the source checkout)"),
 }
 
-DEMO_EXTRA = {"matplotlib", "rich", "tqdm"}
+DEMO_EXTRA = {"matplotlib", "rich", "safetensors", "tomli", "tqdm", "yaml"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,6 +24,24 @@ class Score(NamedTuple):
     accuracy: float
 
 
+class Sums(NamedTuple):
+    """Of the examples of some batches: the sum of their losses, how many were told right, how many there were."""
+
+    loss: float
+    correct: int
+    examples: int
+
+    def plus(self, other: Sums) -> Sums:
+        """Of both's examples."""
+        return Sums(self.loss + other.loss, self.correct + other.correct, self.examples + other.examples)
+
+    def score(self) -> Score:
+        """The averages; ValueError where there was no example."""
+        if self.examples == 0:
+            raise ValueError("the loader must yield at least one example, got none")
+        return Score(self.loss / self.examples, self.correct / self.examples)
+
+
 class History(NamedTuple):
     """One value an epoch: what `train` returns."""
 
@@ -108,14 +126,14 @@ def train_epoch(
 ) -> Score:
     """One pass with updates. The score is of each batch as it was met, dropout on."""
     model.train()
-    return _pass(train_loader, model, lossfun, device, optimizer)
+    return run_batches(train_loader, model, lossfun, device, optimizer).score()
 
 
 @torch.no_grad()
 def evaluate(test_loader: Iterable[Batch], model: nn.Module, lossfun: nn.Module, device: torch.device | str) -> Score:
     """One pass without updates, dropout off."""
     model.eval()
-    return _pass(test_loader, model, lossfun, device, None)
+    return run_batches(test_loader, model, lossfun, device).score()
 
 
 def train(
@@ -156,13 +174,18 @@ def format_scores(trained: Score, tested: Score) -> str:
     )
 
 
-def _pass(
+def run_batches(
     loader: Iterable[Batch],
     model: nn.Module,
     lossfun: nn.Module,
     device: torch.device | str,
-    optimizer: torch.optim.Optimizer | None,
-) -> Score:
+    optimizer: torch.optim.Optimizer | None = None,
+    max_norm: float | None = None,
+) -> Sums:
+    """One pass in the mode that the model is in, with updates where there is an optimizer.
+
+    max_norm: what the norm of all gradients together is scaled down to before a step; None: they stay as they are.
+    """
     reduction = getattr(lossfun, "reduction", None)
     if reduction not in ("sum", "mean"):
         raise ValueError(f'lossfun must have a reduction of "sum" or "mean", got {reduction!r}')
@@ -177,10 +200,25 @@ def _pass(
         if optimizer is not None:
             optimizer.zero_grad()
             loss.backward()
+            if max_norm is not None:
+                clip_gradients(model.parameters(), max_norm)
             optimizer.step()
         loss_sum += loss.detach() * (len(labels) if reduction == "mean" else 1)
         correct += ((probabilities > 0.5) == labels).sum()
         examples += len(labels)
-    if examples == 0:
-        raise ValueError("the loader must yield at least one example, got none")
-    return Score(loss_sum.item() / examples, correct.item() / examples)
+    return Sums(loss_sum.item(), int(correct.item()), examples)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """nn.utils.clip_grad_norm_, which refuses the sparse gradients of an embedding: here their rows are clipped."""
+    gradients: list[Tensor] = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            gradients.append(parameter.grad.values())  # not a copy
+        elif parameter.grad is not None:
+            gradients.append(parameter.grad)
+    scale = (max_norm / (nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1.0)  # torch's own epsilon
+    for gradient in gradients:
+        gradient.mul_(scale)

@@ -1,0 +1,131 @@
+"""The processes that torchrun starts for one training: who has which share of a batch, and what they tell each other.
+
+Every process has all reviews, draws the same batches and the same dropout, and takes its own share of the rows; their
+gradients are added up. So the steps are those of one process with the whole batch, up to rounding, masks included.
+Started without torchrun there is one process, and everything here leaves things as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from rnndrop_cuda.lstm import LSTM
+from rnndrop_cuda.masks import LayerMasks
+from rnndrop_cuda.seminar.training import Batch, Sums
+
+T = TypeVar("T")
+
+
+class Processes:
+    """rank: which of them this one is, 0 the one that reads checkpoints, writes and prints. ranks: how many."""
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        self._rows = slice(0)  # of the batch that is computed
+        self._batch_size = 0
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def start(self, device: torch.device) -> None:
+        """Waits for the others."""
+        if self.ranks == 1:
+            return
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        # Objects and sums go through gloo on every device.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+
+    def stop(self) -> None:
+        """Leaves the others; also where they were never met."""
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What make returns or raises in the first process, in every one."""
+        if self.ranks == 1:
+            return make()
+        outcome: list[Any] = [None, None]
+        if self.first:
+            try:
+                outcome[0] = make()
+            except (OSError, ValueError) as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        made: T = outcome[0]
+        return made
+
+    def total(self, sums: Sums) -> Sums:
+        """Of all processes together."""
+        if self.ranks == 1:
+            return sums
+        total = torch.tensor(sums, dtype=torch.float64)  # counts are exact up to 2^53
+        dist.all_reduce(total)
+        loss, correct, examples = total.tolist()
+        return Sums(loss, int(correct), int(examples))
+
+    def share(self, batch: Batch) -> Batch:
+        """This process' rows of a batch, none where it has fewer rows than there are processes."""
+        if self.ranks == 1:
+            return batch
+        self._batch_size = len(batch[1])
+        self._rows = slice(self._batch_size * self.rank // self.ranks, self._batch_size * (self.rank + 1) // self.ranks)
+        ids, labels, *lengths = (tensor[self._rows] for tensor in batch)
+        return (ids, labels, lengths[0]) if lengths else (ids, labels)
+
+    def join(self, model: nn.Module) -> nn.Module:
+        """The model to train with: its gradients are the sums over all processes, its masks those of whole batches."""
+        if self.ranks == 1:
+            return model
+        for layer in model.modules():
+            if isinstance(layer, LSTM):
+                layer.register_forward_pre_hook(self._give_masks, with_kwargs=True)
+        joined = DistributedDataParallel(model)
+        joined.register_comm_hook(None, _sum_gradients)
+        return joined
+
+    def _give_masks(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Masks drawn for the whole batch, as one process would, and cut to this process' rows."""
+        assert isinstance(layer, LSTM)
+        if not layer.training:
+            return None
+        drawn = layer.draw_masks(args[0].shape[0], self._batch_size)
+        return args, kwargs | {"masks": [self._cut(masks, layer) for masks in drawn]}
+
+    def _cut(self, masks: LayerMasks, layer: LSTM) -> LayerMasks:
+        cut = functools.partial(_cut_rows, rows=self._rows)
+        of_batch = layer.mask_scope == "sample"
+        return masks._replace(
+            x=cut(masks.x) if of_batch else masks.x,
+            h=cut(masks.h) if of_batch else masks.h,
+            c=cut(masks.c) if of_batch else masks.c,
+            g=cut(masks.g) if of_batch or layer.candidate_mask == "step" else masks.g,
+            y=cut(masks.y),
+            z_c=cut(masks.z_c),
+            z_h=cut(masks.z_h),
+        )
+
+
+def _cut_rows(mask: Tensor | None, rows: slice) -> Tensor | None:
+    """[..., B, size] to [..., rows, size]."""
+    return None if mask is None else mask[..., rows, :]
+
+
+def _sum_gradients(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """DistributedDataParallel's own hook takes the mean, which is not the gradient of a summed loss."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda future: future.value()[0])
