@@ -1,5 +1,6 @@
 """Reviews small enough for a test: an npz of the structure of Keras' imdb.npz, and the ranks that it holds."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,25 @@ def ranks() -> tuple[Ranks, Ranks]:
     return reviews(48), reviews(32)
 
 
-@pytest.fixture
-def npz(tmp_path: Path, ranks: tuple[Ranks, Ranks]) -> Path:
+@pytest.fixture(scope="session")
+def write_npz(ranks: tuple[Ranks, Ranks]) -> Callable[[Path], None]:
+    """Writes these reviews to a path."""
     train, test = ranks
+
+    def write(path: Path) -> None:
+        np.savez(
+            path,
+            x_train=object_array(train),
+            y_train=np.arange(len(train)) % 2,
+            x_test=object_array(test),
+            y_test=np.arange(len(test)) % 2,
+        )
+
+    return write
+
+
+@pytest.fixture
+def npz(tmp_path: Path, write_npz: Callable[[Path], None]) -> Path:
     path = tmp_path / "reviews.npz"
-    np.savez(
-        path,
-        x_train=object_array(train),
-        y_train=np.arange(len(train)) % 2,
-        x_test=object_array(test),
-        y_test=np.arange(len(test)) % 2,
-    )
+    write_npz(path)
     return path
