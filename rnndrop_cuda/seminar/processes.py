@@ -32,26 +32,30 @@ class Processes:
         self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        self._started = False
         self._rows = slice(0)  # of the batch that is computed
         self._batch_size = 0
+        self._stands_in = False  # whether they are another's, computed for nothing
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
     def start(self, device: torch.device) -> None:
-        """Waits for the others."""
-        if self.ranks == 1:
+        """Waits for the others, where they have not met already."""
+        if self.ranks == 1 or dist.is_initialized():
             return
         if device.type == "cuda":
             torch.cuda.set_device(device)
         # Objects and sums go through gloo on every device.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        self._started = True
 
     def stop(self) -> None:
-        """Leaves the others; also where they were never met."""
-        if dist.is_available() and dist.is_initialized():
+        """Ends what start began."""
+        if self._started:
             dist.destroy_process_group()
+            self._started = False
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What make returns or raises in the first process, in every one."""
@@ -79,12 +83,18 @@ class Processes:
         return Sums(loss, int(correct), int(examples))
 
     def share(self, batch: Batch) -> Batch:
-        """This process' rows of a batch, none where it has fewer rows than there are processes."""
+        """This process' rows of a batch.
+
+        Where there are none left for it, the ids are of one that stands in, since not every layer takes an empty batch;
+        the labels are none, and the joined model drops the row's probability.
+        """
         if self.ranks == 1:
             return batch
-        self._batch_size = len(batch[1])
-        self._rows = slice(self._batch_size * self.rank // self.ranks, self._batch_size * (self.rank + 1) // self.ranks)
-        ids, labels, *lengths = (tensor[self._rows] for tensor in batch)
+        B = self._batch_size = len(batch[1])
+        rows = slice(B * self.rank // self.ranks, B * (self.rank + 1) // self.ranks)
+        self._stands_in = rows.start == rows.stop
+        self._rows = slice(1) if self._stands_in else rows
+        ids, labels, *lengths = batch[0][self._rows], batch[1][rows], *(tensor[self._rows] for tensor in batch[2:])
         return (ids, labels, lengths[0]) if lengths else (ids, labels)
 
     def join(self, model: nn.Module) -> nn.Module:
@@ -94,9 +104,15 @@ class Processes:
         for layer in model.modules():
             if isinstance(layer, LSTM):
                 layer.register_forward_pre_hook(self._give_masks, with_kwargs=True)
+        model.register_forward_hook(self._drop_stand_in)
         joined = DistributedDataParallel(model)
-        joined.register_comm_hook(None, _sum_gradients)
+        joined.register_comm_hook(
+            None, lambda _, bucket: _sum_gradients(bucket)
+        )  # it refuses annotations that are text
         return joined
+
+    def _drop_stand_in(self, model: nn.Module, args: Any, probabilities: Tensor) -> Tensor:
+        return probabilities[:0] if self._stands_in else probabilities
 
     def _give_masks(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Masks drawn for the whole batch, as one process would, and cut to this process' rows."""
@@ -125,7 +141,7 @@ def _cut_rows(mask: Tensor | None, rows: slice) -> Tensor | None:
     return None if mask is None else mask[..., rows, :]
 
 
-def _sum_gradients(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _sum_gradients(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """DistributedDataParallel's own hook takes the mean, which is not the gradient of a summed loss."""
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     return work.get_future().then(lambda future: future.value()[0])

@@ -88,7 +88,7 @@ def kill_at_random_moments(npz, folder):
     start = time.monotonic()
     assert ended_well(begin([*argv, "--out", str(folder / "alone")], log), log)
     whole = time.monotonic() - start
-    dice, kills, runs = random.Random(0), 0, 0
+    dice, kills, runs, finished = random.Random(0), 0, 0, False
     while kills < KILLS or not finished:
         out = folder / f"killed{runs}"
         child = begin([*argv, "--out", str(out)], log)
