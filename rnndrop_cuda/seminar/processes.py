@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import os
+import time
+import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -48,8 +50,35 @@ class Processes:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         # Objects and sums go through gloo on every device.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=self._store_of_this_life(), rank=self.rank, world_size=self.ranks)
         self._started = True
+
+    def _store_of_this_life(self) -> dist.Store:
+        """Where these processes, and none that died before them, find one another.
+
+        To the processes that it starts again torchrun gives the store of the dead ones, in which gloo would find their
+        addresses, and wait for them. So the first process names its life, and tells the name to each other one under a
+        key that only that one can have asked with. Raises TimeoutError where one does not come.
+        """
+        store, _, _ = next(dist.rendezvous("env://"))
+        mine = uuid.uuid4().hex
+        if not self.first:
+            store.set(f"asks/{self.rank}", mine)
+            life = store.get(f"told/{mine}").decode()  # waits for it
+            store.set(f"{life}/{self.rank}", "knows")
+            return dist.PrefixStore(life, store)
+        missing = list(range(1, self.ranks))
+        end = time.monotonic() + store.timeout.total_seconds()
+        while missing:
+            for rank in missing:
+                if store.check([f"asks/{rank}"]):  # it may be a dead one's yet
+                    store.set(f"told/{store.get(f'asks/{rank}').decode()}", mine)
+            missing = [rank for rank in missing if not store.check([f"{mine}/{rank}"])]
+            if time.monotonic() > end:
+                raise TimeoutError(f"of the {self.ranks} processes these did not come: {missing}")
+            time.sleep(0.01)
+        return dist.PrefixStore(mine, store)
 
     def stop(self) -> None:
         """Ends what start began."""

@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from rnndrop_cuda.seminar import train_command
-from rnndrop_cuda.seminar.checkpoint import read
+from rnndrop_cuda.seminar.checkpoint import FILE_NAME, read
 from rnndrop_cuda.seminar.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
@@ -117,6 +118,8 @@ def die_in_the_second_epoch():
 
     def deadly(self, *args):
         if self.progress.epochs == 1:
+            while not (self.out / "last" / FILE_NAME).exists():  # rank 0 may be at it still
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         return feed(self, *args)
 
