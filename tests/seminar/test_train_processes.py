@@ -128,7 +128,7 @@ def die_in_the_second_epoch():
 
 if __name__ == "__main__":
     where, *runs = sys.argv[1:]
-    faulthandler.dump_traceback_later(100, exit=True)  # says where it hangs
+    faulthandler.dump_traceback_later(220, exit=True)  # says where it hangs
     torch.set_num_threads(1)
     if runs == [DIES]:
         if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
