@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         return _fail(processes, str(error), 1)
     except KeyboardInterrupt:
-        return _fail(processes, f"stopped; --resume {trainer.out} goes on from the last checkpoint", 130)
+        goes_on = f"--resume {trainer.out} goes on from the last checkpoint"
+        saved = (trainer.out / LAST / FILE_NAME).exists()
+        return _fail(processes, f"stopped; {goes_on if saved else 'there is no checkpoint yet'}", 130)
     finally:
         processes.stop()
     return 0

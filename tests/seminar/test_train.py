@@ -13,7 +13,7 @@ from rnndrop_cuda import cli, mc_predict
 from rnndrop_cuda.seminar import predict, train_command
 from rnndrop_cuda.seminar.checkpoint import FILE_NAME, load_checkpoint, read
 from rnndrop_cuda.seminar.train_settings import TrainSettings, WordDroppingEmbedding
-from rnndrop_cuda.seminar.trainer import drop_words
+from rnndrop_cuda.seminar.trainer import Trainer, _Forward, drop_words
 from rnndrop_cuda.seminar.training import clip_gradients
 
 SMALL = [
@@ -178,8 +178,6 @@ def test_dropped_words_become_unknown_but_not_padding_and_start():
 
 def test_autocast_keeps_the_sigmoid_in_float32(command, out):
     """In bfloat16 every probability would be one of a few."""
-    from rnndrop_cuda.seminar.trainer import _Forward
-
     model = TrainSettings(vocab_size=20, n_emb=6, n_hidden=4).build().eval()
     ids = torch.randint(0, 20, (8, 50))
     found, expected = _Forward(model, "cpu", True)(ids), model(ids)
@@ -483,3 +481,19 @@ def test_the_commands_are_commands(capsys):
             cli.main([name, "--help"])
         assert end.value.code == 0
         assert f"usage: rnndrop {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "epochs, message", [(0, "there is no checkpoint yet"), (1, "goes on from the last checkpoint")]
+)
+def test_ctrl_c_says_how_to_go_on(epochs, message, command, capsys, monkeypatch):
+    feed = Trainer._fed
+
+    def interrupted(self, *args):
+        if self.progress.epochs == epochs:
+            raise KeyboardInterrupt
+        return feed(self, *args)
+
+    monkeypatch.setattr(Trainer, "_fed", interrupted)
+    assert train(*command) == 130
+    assert message in capsys.readouterr().err.splitlines()[-1]
