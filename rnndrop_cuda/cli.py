@@ -14,10 +14,11 @@ COMMANDS = {
     "train": ("rnndrop_cuda.seminar.train_command", "train one classifier, with checkpoints to go on from"),
     "predict": ("rnndrop_cuda.seminar.predict", "tell the sentiment of a text, and how sure the classifier is"),
     "vectors": ("rnndrop_cuda.seminar.vectors", "which of the reviews' words have a pretrained vector"),
+    "visualize": ("rnndrop_cuda.seminar.visualize", "show what a classifier does with one review, word by word"),
     "bench": ("bench.lstm", "time the layer on every backend (needs the source checkout)"),
 }
 
-DEMO_EXTRA = {"matplotlib", "rich", "safetensors", "tomli", "tqdm", "yaml"}
+DEMO_EXTRA = {"jinja2", "matplotlib", "rich", "safetensors", "tomli", "tqdm", "yaml"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="rnndrop",
         description="LSTM layers with dropout inside the recurrence.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<9}{what}" for name, (_, what) in COMMANDS.items())
+        + "\n".join(f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items())
         + "\n\n`rnndrop COMMAND --help` says more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
