@@ -1,0 +1,48 @@
+"""The notebook of the seminar: valid, without outputs, and every cell of it runs, at its quick sizes."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+PROJECT = Path(__file__).parents[2]
+NOTEBOOK = PROJECT / "examples" / "seminar.ipynb"
+pytestmark = pytest.mark.skipif(not NOTEBOOK.exists(), reason="not run from the source folder")
+
+
+def shown(cell, mime: str) -> str:
+    """All that the cell showed of a type."""
+    return "".join(output.data.get(mime, "") for output in cell.outputs if "data" in output)
+
+
+def printed(cell, stream: str) -> str:
+    return "".join(output.text for output in cell.outputs if output.get("name") == stream)
+
+
+def test_the_notebook_is_valid_and_without_outputs():
+    notebook = nbformat.read(NOTEBOOK, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None, cell.id
+
+
+@pytest.mark.slow
+def test_every_cell_runs(monkeypatch, tmp_path):
+    monkeypatch.setenv("RNNDROP_QUICK", "1")
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # this checkout's package, whichever is installed
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    cells = {cell.id: cell for cell in notebook.cells}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.execution_count is not None, cell.id
+            assert printed(cell, "stderr") == "", cell.id
+    for shows_picture in ("curves", "visual"):
+        assert shown(cells[shows_picture], "image/png"), shows_picture
+    assert "<iframe srcdoc=" in shown(cells["visual-page"], "text/html")
+    assert "smallest gap: " in printed(cells["comparison"], "stdout")
+    assert list(tmp_path.iterdir()) == [], "it leaves no files"
