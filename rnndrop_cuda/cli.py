@@ -11,6 +11,7 @@ from pathlib import Path
 COMMANDS = {
     "info": ("rnndrop_cuda.info", "what was built, what is usable here, and why not"),
     "compare": ("rnndrop_cuda.seminar.compare", "train the review classifier with each layer and compare them"),
+    "study": ("rnndrop_cuda.seminar.study", "answer one of the seminar's further questions, with several seeds"),
     "train": ("rnndrop_cuda.seminar.train_command", "train one classifier, with checkpoints to go on from"),
     "predict": ("rnndrop_cuda.seminar.predict", "tell the sentiment of a text, and how sure the classifier is"),
     "vectors": ("rnndrop_cuda.seminar.vectors", "which of the reviews' words have a pretrained vector"),

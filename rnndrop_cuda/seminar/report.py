@@ -187,6 +187,24 @@ def page(results: Results, png: bytes) -> str:
     says = "\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in findings(results))
     image = base64.b64encode(png).decode()
     title = html.escape(_title(results))
+    return document(
+        title,
+        f"""{says}
+<div class="scroll">{html_table([row.cells() for row in rows(results)], COLUMNS)}</div>
+<p>acc.: accuracy, of the last and of the best epoch; loss: an example, last epoch; s/epoch: seconds of training and
+evaluation, median over the epochs. Training figures are averages over the epoch, with dropout on.</p>
+<img src="data:image/png;base64,{image}" alt="Accuracy and loss by epoch for each layer">
+<h2>Settings</h2>
+{html_table(results["settings"].items(), class_name="facts")}
+<h2>Data</h2>
+{html_table(results["data"].items(), class_name="facts")}
+<h2>Machine and versions</h2>
+{html_table(results["facts"].items(), class_name="facts")}""",
+    )
+
+
+def document(title: str, body: str) -> str:
+    """An HTML page that loads nothing; title and body are HTML."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -204,17 +222,7 @@ img {{ max-width: 100%; }}
 </head>
 <body>
 <h1>{title}</h1>
-{says}
-<div class="scroll">{_html_table([row.cells() for row in rows(results)], COLUMNS)}</div>
-<p>acc.: accuracy, of the last and of the best epoch; loss: an example, last epoch; s/epoch: seconds of training and
-evaluation, median over the epochs. Training figures are averages over the epoch, with dropout on.</p>
-<img src="data:image/png;base64,{image}" alt="Accuracy and loss by epoch for each layer">
-<h2>Settings</h2>
-{_html_table(results["settings"].items(), class_name="facts")}
-<h2>Data</h2>
-{_html_table(results["data"].items(), class_name="facts")}
-<h2>Machine and versions</h2>
-{_html_table(results["facts"].items(), class_name="facts")}
+{body}
 </body>
 </html>
 """
@@ -227,7 +235,7 @@ def _title(results: Results) -> str:
     )
 
 
-def _html_table(lines: Iterable[Iterable[object]], head: Iterable[str] = (), class_name: str = "") -> str:
+def html_table(lines: Iterable[Iterable[object]], head: Iterable[str] = (), class_name: str = "") -> str:
     def line(cells: Iterable[object], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
 

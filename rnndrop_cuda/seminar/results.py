@@ -39,7 +39,7 @@ def facts(device: torch.device, command: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "rnndrop_cuda": _version(),
+        "rnndrop_cuda": version(),
         "unusable backends": {name: why for name, why in functional.usable_backends().items() if why},
         "commit": _commit(),
     }
@@ -122,7 +122,7 @@ def _cpu_model() -> str:
     return platform.processor() or "unknown CPU"
 
 
-def _version() -> str:
+def version() -> str:
     try:
         return metadata.version("rnndrop-cuda")
     except metadata.PackageNotFoundError:

@@ -1,0 +1,240 @@
+"""What a study's runs say: mean and deviation over the seeds, in a table, a plot, one HTML file, and in plain words.
+
+Every sentence is computed from the figures. A difference counts where it is larger than twice its standard error.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from rnndrop_cuda.seminar.checkpoint import write_whole
+from rnndrop_cuda.seminar.experiment import Run
+from rnndrop_cuda.seminar.report import COLOURS, document, html_table
+
+COLUMNS = ("variant", "test acc.\nlast", "\nbest", "train acc.\nlast", "gap", "s/epoch", "seeds")
+MARKERS = "osD^v<>Pp*X"
+
+
+class Estimate(NamedTuple):
+    """Over seeds; deviation is that of one seed, NaN of a single one."""
+
+    mean: float
+    deviation: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean."""
+        return self.deviation / math.sqrt(self.n)
+
+    def __str__(self) -> str:
+        deviation = "" if math.isnan(self.deviation) else f" ± {100 * self.deviation:.1f}"
+        return f"{100 * self.mean:.1f}{deviation}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """runs: of each variant, one a seed; the first variant is what the others are compared with."""
+
+    study: str
+    question: str
+    facts: dict[str, Any]
+    bars: tuple[str, ...]
+    runs: dict[str, list[Run]]
+
+    @property
+    def baseline(self) -> str:
+        return next(iter(self.runs))
+
+    @property
+    def title(self) -> str:
+        return f"Study: {self.study}"
+
+    def estimate(self, variant: str, what: str) -> Estimate:
+        """what: an attribute of Run."""
+        return Estimate.of([getattr(run, what) for run in self.runs[variant]])
+
+    def cells(self, variant: str) -> list[str]:
+        def shown(what: str) -> str:
+            return str(self.estimate(variant, what))
+
+        accuracies = [shown(what) for what in ("test_accuracy", "best_test_accuracy", "train_accuracy", "gap")]
+        seconds = statistics.fmean(run.seconds for run in self.runs[variant])
+        return [variant, *accuracies, f"{seconds:.1f}", str(len(self.runs[variant]))]
+
+
+def findings(results: Results) -> list[str]:
+    """What the figures say, in plain sentences."""
+    base = results.baseline
+    last = results.estimate(base, "test_accuracy")
+    gap = results.estimate(base, "gap")
+    sentences = [
+        f"{base} ends at {last} % on the test reviews (mean and deviation over {_seeds(last.n)}), "
+        f"{100 * gap.mean:.1f} points below what it reaches on the reviews that it was trained on."
+    ]
+    others = [variant for variant in results.runs if variant != base]
+    for variant in others:
+        sentences.append(
+            f"{variant}: {_compared(results, variant, 'best_test_accuracy', 'best test accuracy')}, "
+            f"{_compared(results, variant, 'test_accuracy', 'test accuracy at the end')}, "
+            f"{_compared(results, variant, 'gap', 'gap to the training reviews')}."
+        )
+    better = [v for v in others if _clear(results, v, "best_test_accuracy") > 0]
+    worse = [v for v in others if _clear(results, v, "best_test_accuracy") < 0]
+    if others and last.n > 1:
+        verdict = [f"better than {base}: {', '.join(better)}"] if better else [f"none is clearly better than {base}"]
+        verdict += [f"worse: {', '.join(worse)}"] if worse else ["none is clearly worse"]
+        sentences.append(f"In short, by the best test accuracy: {'; '.join(verdict)}.")
+    return sentences + [promise(results, variant) for variant in results.bars if variant in results.runs]
+
+
+def promise(results: Results, variant: str) -> str:
+    """Whether dropout halves the gap and raises the best accuracy by a standard error, as the seminar expects of it."""
+    base = results.baseline
+    gap, base_gap = results.estimate(variant, "gap").mean, results.estimate(base, "gap").mean
+    best, base_best = results.estimate(variant, "best_test_accuracy"), results.estimate(base, "best_test_accuracy")
+    halved = gap < base_gap / 2
+    text = (
+        f"Expected of {variant}: a gap at the end of less than half of {base}'s. It is {100 * gap:.1f} points, "
+        f"{base}'s {100 * base_gap:.1f}: {'so it is' if halved else 'not so'}. "
+    )
+    if base_best.n < 2:
+        return text + "Whether its best test accuracy is higher one seed cannot tell."
+    needed = base_best.mean + base_best.error
+    return text + (
+        f"And a best test accuracy of at least {base}'s plus one standard error, {100 * needed:.2f} %. It is "
+        f"{100 * best.mean:.2f} %: {'so it is' if best.mean >= needed else 'not so'} ({_seeds(base_best.n)})."
+    )
+
+
+def _difference(results: Results, variant: str, what: str) -> tuple[float, float]:
+    """From the baseline, and its standard error, NaN of a single seed."""
+    ours, theirs = results.estimate(variant, what), results.estimate(results.baseline, what)
+    return ours.mean - theirs.mean, math.hypot(ours.error, theirs.error)
+
+
+def _clear(results: Results, variant: str, what: str) -> int:
+    """1 or -1 where a difference is beyond the noise, else 0."""
+    difference, error = _difference(results, variant, what)
+    return int(math.copysign(1, difference)) if abs(difference) > 2 * error else 0
+
+
+def _compared(results: Results, variant: str, what: str, name: str) -> str:
+    difference, error = _difference(results, variant, what)
+    points = f"{100 * difference:+.1f} points"
+    if math.isnan(error):
+        return f"{name} {points} (one seed, which says nothing of chance)"
+    clear = "" if _clear(results, variant, what) else ", within the noise"
+    return f"{name} {points} (standard error {100 * error:.1f}{clear})"
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed{'s' * (n > 1)}"
+
+
+def print_results(results: Results) -> None:
+    table = Table(title=f"{results.title}. {results.question}")
+    for i, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    for variant in results.runs:
+        table.add_row(*results.cells(variant))
+    console = Console(markup=False, highlight=False)
+    console.width = max(console.width, 110)
+    console.print(table)
+    for sentence in findings(results):
+        console.print(sentence)
+
+
+def write(results: Results, out: Path) -> list[Path]:
+    """Writes out/study.json, study.png and study.html, and returns their paths."""
+    png = plot(results)
+    contents = {
+        "study": results.study,
+        "question": results.question,
+        "facts": results.facts,
+        "findings": findings(results),
+        "runs": {variant: [run._asdict() for run in runs] for variant, runs in results.runs.items()},
+    }
+    files = {
+        out / "study.json": (json.dumps(contents, indent=1) + "\n").encode(),
+        out / "study.png": png,
+        out / "study.html": page(results, png).encode(),
+    }
+    for path, content in files.items():
+        write_whole(path, content)
+    return list(files)
+
+
+def plot(results: Results) -> bytes:
+    """A PNG: test accuracy by epoch, mean and deviation over the seeds; and the last of train and test side by side."""
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    by_epoch, at_end = figure.subplots(1, 2, width_ratios=(3, 2))
+    places = range(len(results.runs))
+    for i, (variant, runs) in enumerate(results.runs.items()):
+        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        epochs = range(1, 1 + len(runs[0].epochs))
+        estimates = [Estimate.of([run.epochs[k - 1]["test_accuracy"] for run in runs]) for k in epochs]
+        shift = 0.25 * (i / max(len(results.runs) - 1, 1) - 0.5)
+        by_epoch.errorbar(
+            [epoch + shift for epoch in epochs],
+            [estimate.mean for estimate in estimates],
+            yerr=None if len(runs) == 1 else [estimate.deviation for estimate in estimates],
+            label=variant, linestyle=("-", "--", "-.", ":")[i % 4], capsize=2, **style,
+        )  # fmt: skip
+        for what, filled in (("train_accuracy", "none"), ("test_accuracy", style["color"])):
+            estimate = results.estimate(variant, what)
+            at_end.errorbar(
+                [estimate.mean], [i], xerr=None if estimate.n == 1 else [estimate.deviation],
+                markerfacecolor=filled, capsize=2, **style,
+            )  # fmt: skip
+    by_epoch.set(xlabel="epoch", ylabel="test accuracy", title="test accuracy, mean and deviation over the seeds")
+    by_epoch.xaxis.get_major_locator().set_params(integer=True)
+    by_epoch.legend()
+    at_end.set(xlabel="accuracy at the end", title="test (full) and train without dropout (empty)")
+    at_end.set_yticks(places, list(results.runs))
+    at_end.invert_yaxis()
+    for axes in (by_epoch, at_end):
+        axes.grid(alpha=0.3)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    return png.getvalue()
+
+
+def page(results: Results, png: bytes) -> str:
+    """The report as one HTML file that loads nothing; every text in it is escaped."""
+    says = "\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in findings(results))
+    settings = {**results.runs[results.baseline][0].experiment}
+    del settings["seed"]
+    return document(
+        html.escape(results.title),
+        f"""<p><strong>{html.escape(results.question)}</strong></p>
+{says}
+<div class="scroll">{html_table([results.cells(variant) for variant in results.runs], COLUMNS)}</div>
+<p>Accuracies in percent, mean ± deviation over the seeds. best: of the best epoch, chosen on the test reviews. train:
+of the trained model on its training reviews, dropout off; gap: that minus the last test accuracy, in points.</p>
+<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="Test accuracy by epoch, and train and test at the
+end, for each variant">
+<h2>Settings of {html.escape(results.baseline)}</h2>
+{html_table(settings.items(), class_name="facts")}
+<h2>Data</h2>
+{html_table(results.runs[results.baseline][0].data.items(), class_name="facts")}
+<h2>Machine and versions</h2>
+{html_table(results.facts.items(), class_name="facts")}""",
+    )
