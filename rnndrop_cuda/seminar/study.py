@@ -20,6 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rnndrop_cuda.seminar import study_report
 from rnndrop_cuda.seminar.compare import _number, _usable_device
+from rnndrop_cuda.seminar.data import CSV_SOURCES
 from rnndrop_cuda.seminar.experiment import Cache, Experiment, Run, facts_of, train_and_score
 from rnndrop_cuda.seminar.results import check_writable, facts
 from rnndrop_cuda.seminar.vectors import GLOVE
@@ -108,6 +109,9 @@ STUDIES: dict[str, Study] = {
 # What --quick and --paper change of every study, and the number of seeds.
 QUICK: Changes = {"data": "rotten-tomatoes", "reviews": 2000, "epochs": 2, "n_emb": 50, "n_hidden": 32, "longest": 60}
 PAPER: Changes = {"epochs": 15}
+GIVEN = ("data", "unverified_data", "reviews", "epochs")
+# Fields of an Experiment that decide which reviews it loads.
+OF_DATA = ("data", "unverified_data", "reviews", "seq_len", "longest", "contractions", "vocab_size")
 SEEDS = {"default": 3, "quick": 2, "paper": 5}
 
 
@@ -139,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def planned(study: Study, preset: str, args: argparse.Namespace) -> dict[str, list[Experiment]]:
     """The runs of each variant, one a seed. Raises ValueError where --only names no variant."""
     changes = {"quick": QUICK, "paper": {**PAPER, **study.paper}, "default": {}}[preset]
-    given = {name: getattr(args, name) for name in ("data", "reviews", "epochs") if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in GIVEN if getattr(args, name) is not None}
     names = list(study.variants)
     if args.only:
         unknown = [name for name in args.only if name not in names]
@@ -152,6 +156,8 @@ def planned(study: Study, preset: str, args: argparse.Namespace) -> dict[str, li
         fields = {**study.base, **changes, **given, **study.variants[name]}
         if preset == "quick" and fields.get("seq_len") is not None:
             fields["seq_len"] = fields["seq_len"] // 10  # of sentences
+        if fields.get("data", Experiment.data) not in CSV_SOURCES:
+            fields["contractions"] = "keep"  # ids of words cut already
         if fields.get("vectors"):
             fields |= {"vectors": args.vectors or fields["vectors"], "n_emb": args.n_emb or 50}
         plan[name] = [Experiment(**fields, seed=seed) for seed in range(seeds)]
@@ -166,13 +172,9 @@ def run_all(plan: Mapping[str, Sequence[Experiment]], cache: Cache, device: torc
     with tqdm(total=left, unit="epoch", disable=None) as bar:
         for name, experiments in plan.items():
             for experiment in experiments:
-                # Of the fields that decide about the data alone: one load serves the runs that share them.
-                what = dataclasses.replace(
-                    Experiment(),
-                    **{f: getattr(experiment, f) for f in ("data", "reviews", "seq_len", "longest", "contractions")},
-                )
+                what = tuple(getattr(experiment, name) for name in OF_DATA)
                 if what not in loaded:
-                    loaded.clear()
+                    loaded.clear()  # whole reviews take much memory
                     loaded[what] = experiment.load()
                 reviews = loaded[what]
                 file = cache.file(experiment, facts_of(reviews), device)
@@ -212,6 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants beside the first one")
     parser.add_argument("--epochs", type=positive, metavar="N", help="(default: 5; quick 2; paper 15)")
     parser.add_argument("--data", metavar="SOURCE", help="as for rnndrop compare")
+    parser.add_argument(
+        "--unverified-data", action="store_true", default=None, help="take an npz of another hash than Keras' file"
+    )
     parser.add_argument("--reviews", type=positive, metavar="N", help="train on the first N reviews, test on N/4")
     parser.add_argument("--vectors", metavar="SOURCE", help=f"of embeddings: {GLOVE} (default) or a file of vectors")
     parser.add_argument("--n-emb", type=positive, metavar="N", help="numbers a word that these vectors have")
