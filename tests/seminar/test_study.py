@@ -15,12 +15,14 @@ from rnndrop_cuda.seminar.experiment import Experiment, Run
 
 TINY = {"vocab_size": 20, "n_hidden": 4, "batch_size": 16, "longest": 8, "epochs": 2}
 N_EMB = 6
+# 80 words are 8 of a sentence: behind more padding than that no initial state is felt.
+QUICK = {**TINY, "n_emb": N_EMB, "reviews": 40, "seq_len": 80}
 
 
 @pytest.fixture
 def command(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """--quick, but for the study's name; on reviews and models that are smaller still."""
-    monkeypatch.setattr(study, "QUICK", {**TINY, "n_emb": N_EMB, "reviews": 40})
+    monkeypatch.setattr(study, "QUICK", QUICK)
     vectors = tmp_path / "vectors.txt"
     rows = [f"#{k} " + " ".join(str((k * j) % 7 / 7) for j in range(1, N_EMB + 1)) for k in range(1, 17)]
     vectors.write_text("\n".join(rows) + "\n")
@@ -92,7 +94,7 @@ def test_a_killed_study_goes_on(command, tmp_path):
     """Killed when its first run is done, in another process; of this size a run takes a moment."""
     script = (
         "import sys, time; from rnndrop_cuda.seminar import study, experiment\n"
-        f"study.QUICK = {{**{TINY!r}, 'n_emb': {N_EMB}}}\n"
+        f"study.QUICK = {QUICK!r}\n"
         "real = experiment.Cache.put\n"
         "experiment.Cache.put = lambda *a: (real(*a), print('kept', flush=True), time.sleep(60))\n"
         "study.main(sys.argv[1:])\n"
