@@ -23,7 +23,7 @@ from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rnndrop_cuda.lstm import GalLSTM, SemeniutaLSTM
-from rnndrop_cuda.seminar import report
+from rnndrop_cuda.seminar import options, report
 from rnndrop_cuda.seminar.data import CSV_SOURCES, IMDB_SHA256, Reviews, load_reviews
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, lstm_weights
 from rnndrop_cuda.seminar.model import RNNClassifier
@@ -91,7 +91,9 @@ class Layer:
             if p:
                 raise argparse.ArgumentTypeError("nn.LSTM has no dropout inside: write it without :p")
             return cls(name, None)
-        return cls(name, _number(float, "a dropout probability in [0, 1]", lambda value: 0 <= value <= 1)(p or "0"))
+        return cls(
+            name, options.number(float, "a dropout probability in [0, 1]", lambda value: 0 <= value <= 1)(p or "0")
+        )
 
     @property
     def label(self) -> str:
@@ -121,11 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = Path(args.out or f"results/compare{'' if preset == 'default' else '-' + preset}")
     layers = list(dict.fromkeys(args.layers))  # a layer named twice is one layer
     try:
-        device = _usable_device(args.device)
+        device = options.usable_device(args.device)
         check_writable(out)
         sha256 = None if args.unverified_data else IMDB_SHA256
         reviews = load_reviews(settings.data, settings.vocab_size, settings.seq_len, DATA_SEED, sha256=sha256)
-        reviews = _first(reviews, settings.reviews)
+        reviews = reviews.first(settings.reviews)
         results: Results = {
             "facts": facts(device, shlex.join(["rnndrop", "compare", *argv])),
             "settings": dataclasses.asdict(settings),
@@ -176,7 +178,6 @@ def _parser() -> argparse.ArgumentParser:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="Rotten Tomatoes sentences, 2 epochs: within 90 seconds")
     size.add_argument("--paper", action="store_true", help="the seminar's 15 epochs on every review")
-    positive = _number(int, "a whole number of at least 1", lambda value: value >= 1)
 
     run = parser.add_argument_group("what to run")
     run.add_argument(
@@ -198,11 +199,14 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take an npz whose hash is not that of Keras' file; its pickles are not executed either way",
     )
-    run.add_argument("--reviews", type=positive, metavar="N", help="train on the first N reviews, test on N/4")
-    run.add_argument("--epochs", type=positive, metavar="N", help="(default: 5; --quick: 2; --paper: 15)")
-    seed = _number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2**63)
+    run.add_argument("--reviews", type=options.positive, metavar="N", help="train on the first N reviews, test on N/4")
+    run.add_argument("--epochs", type=options.positive, metavar="N", help="(default: 5; --quick: 2; --paper: 15)")
     run.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="of weights, dropout and order of batches (default: 0)"
+        "--seed",
+        type=options.seed,
+        default=0,
+        metavar="N",
+        help="of weights, dropout and order of batches (default: 0)",
     )
     run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     run.add_argument("--out", metavar="DIR", help="folder of the results (default: results/compare[-quick|-paper])")
@@ -212,61 +216,17 @@ def _parser() -> argparse.ArgumentParser:
     numbers = {"vocab_size": 20000, "seq_len": 32, "n_emb": 300, "n_hidden": 128, "batch_size": 128}
     for name, value in numbers.items():
         option = "--" + name.replace("_", "-")
-        kind = positive if name != "vocab_size" else _number(int, "a whole number of at least 4", lambda v: v >= 4)
+        kind = options.positive if name != "vocab_size" else options.vocab_size
         model.add_argument(option, type=kind, default=value, metavar="N", help=f"(default: {value})")
-    rate = _number(float, "a finite number above 0", lambda value: 0 < value < math.inf)
-    model.add_argument("--learning-rate", type=rate, default=0.001, metavar="X", help="of RMSprop (default: 0.001)")
+    model.add_argument(
+        "--learning-rate", type=options.above_0, default=0.001, metavar="X", help="of RMSprop (default: 0.001)"
+    )
     return parser
-
-
-def _number(kind: type, expected: str, holds: Callable[[Any], bool]) -> Any:
-    """An argparse type: text to a number of `kind` for which `holds` is true."""
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan  # holds for nothing
-        if not holds(value):
-            raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
-        return value
-
-    return parse
 
 
 def _fail(message: str, status: int = 2) -> int:
     print(f"rnndrop compare: {message}", file=sys.stderr)
     return status
-
-
-def _usable_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("only cpu and cuda are")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a CPU-only torch asserts
-        raise ValueError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def _first(reviews: Reviews, n: int | None) -> Reviews:
-    if not len(reviews.y_train) or not len(reviews.y_test):
-        raise ValueError(f"--data {reviews.name} must hold a review to train on and one to test on")
-    if n is None:
-        return reviews
-    if n > len(reviews.y_train):
-        raise ValueError(f"--reviews must be at most {len(reviews.y_train)} for {reviews.name}, got {n}")
-    tests = max(n // 4, 1)
-    return dataclasses.replace(
-        reviews,
-        X_train=reviews.X_train[:n],
-        y_train=reviews.y_train[:n],
-        X_test=reviews.X_test[:tests],
-        y_test=reviews.y_test[:tests],
-    )
 
 
 def _train_all(

@@ -12,6 +12,7 @@ Cite Maas et al., ACL 2011 (IMDB) and Pang & Lee, ACL 2005 (Rotten Tomatoes).
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import importlib.util
 import itertools
@@ -66,6 +67,23 @@ class Reviews:
     def words_of(self, ids: Iterable[int]) -> list[str]:
         """The words of one row of X, padding left out."""
         return [self.words[i] for i in ids if i != 0]
+
+    def first(self, n: int | None) -> Reviews:
+        """The first n to train on and n/4 to test on; None: all. Raises ValueError where there are not so many."""
+        if not len(self.y_train) or not len(self.y_test):
+            raise ValueError(f"--data {self.name} must hold a review to train on and one to test on")
+        if n is None:
+            return self
+        if n > len(self.y_train):
+            raise ValueError(f"--reviews must be at most {len(self.y_train)} for {self.name}, got {n}")
+        tests = max(n // 4, 1)
+        return dataclasses.replace(
+            self,
+            X_train=self.X_train[:n],
+            y_train=self.y_train[:n],
+            X_test=self.X_test[:tests],
+            y_test=self.y_test[:tests],
+        )
 
 
 def load_reviews(

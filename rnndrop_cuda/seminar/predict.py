@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from rnndrop_cuda.lstm import DROPOUTS_INSIDE, LSTM
 from rnndrop_cuda.mc_dropout import mc_predict
+from rnndrop_cuda.seminar import options
 from rnndrop_cuda.seminar.checkpoint import load_checkpoint
-from rnndrop_cuda.seminar.compare import _number, _usable_device
 from rnndrop_cuda.seminar.data import SPECIAL_WORDS, tokenize
 
 START, UNKNOWN = SPECIAL_WORDS.index("<start>"), SPECIAL_WORDS.index("<unknown>")
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `rnndrop predict argv...`; returns 0, or 2 on wrong input."""
     args = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
     try:
-        device = _usable_device(args.device)
+        device = options.usable_device(args.device)
         model, words, settings = load_checkpoint(args.checkpoint)
         id_of = {word: i for i, word in enumerate(words) if i >= len(SPECIAL_WORDS) and tokenize(word) == [word]}
         if not id_of:
@@ -220,10 +220,10 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", help="one text")
     source.add_argument("--file", metavar="FILE", help="texts, one a line (neither: from standard input)")
-    samples = _number(int, "a whole number of at least 1", lambda value: value >= 1)
-    parser.add_argument("--samples", type=samples, default=50, metavar="N", help="passes with dropout (default: 50)")
-    seed = _number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2**63)
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the masks (default: 0)")
+    parser.add_argument(
+        "--samples", type=options.positive, default=50, metavar="N", help="passes with dropout (default: 50)"
+    )
+    parser.add_argument("--seed", type=options.seed, default=0, metavar="N", help="of the masks (default: 0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     parser.add_argument("--json", action="store_true", help="print a list of objects; entropy in nats")
     return parser

@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from rnndrop_cuda.seminar import study_report
-from rnndrop_cuda.seminar.compare import _number, _usable_device
+from rnndrop_cuda.seminar import options, study_report
 from rnndrop_cuda.seminar.data import CSV_SOURCES
 from rnndrop_cuda.seminar.experiment import Cache, Experiment, Run, facts_of, train_and_score
 from rnndrop_cuda.seminar.results import check_writable, facts
@@ -123,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     preset = "quick" if args.quick else "paper" if args.paper else "default"
     out = Path(args.out or f"results/study-{args.study}{'' if preset == 'default' else '-' + preset}")
     try:
-        device = _usable_device(args.device)
+        device = options.usable_device(args.device)
         check_writable(out)
         experiments = planned(study, preset, args)
         runs = run_all(experiments, Cache(out / "runs"), device)
@@ -205,21 +204,24 @@ def _parser() -> argparse.ArgumentParser:
         "  rnndrop study dropout --seeds 5        the same, with two seeds more\n\n"
         "Writes study.json, study.png and study.html, and under runs/ a file for each run: none is repeated.",
     )
-    positive = _number(int, "a whole number of at least 1", lambda value: value >= 1)
     parser.add_argument("study", choices=STUDIES, metavar="STUDY", help="one of those below")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="few short sentences, 2 epochs, 2 seeds, a small model")
     size.add_argument("--paper", action="store_true", help="the seminar's 15 epochs on every review, 5 seeds")
-    parser.add_argument("--seeds", type=positive, metavar="N", help="seeds 0 to N-1 (default: 3; quick 2; paper 5)")
+    parser.add_argument(
+        "--seeds", type=options.positive, metavar="N", help="seeds 0 to N-1 (default: 3; quick 2; paper 5)"
+    )
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants beside the first one")
-    parser.add_argument("--epochs", type=positive, metavar="N", help="(default: 5; quick 2; paper 15)")
+    parser.add_argument("--epochs", type=options.positive, metavar="N", help="(default: 5; quick 2; paper 15)")
     parser.add_argument("--data", metavar="SOURCE", help="as for rnndrop compare")
     parser.add_argument(
         "--unverified-data", action="store_true", default=None, help="take an npz of another hash than Keras' file"
     )
-    parser.add_argument("--reviews", type=positive, metavar="N", help="train on the first N reviews, test on N/4")
+    parser.add_argument(
+        "--reviews", type=options.positive, metavar="N", help="train on the first N reviews, test on N/4"
+    )
     parser.add_argument("--vectors", metavar="SOURCE", help=f"of embeddings: {GLOVE} (default) or a file of vectors")
-    parser.add_argument("--n-emb", type=positive, metavar="N", help="numbers a word that these vectors have")
+    parser.add_argument("--n-emb", type=options.positive, metavar="N", help="numbers a word that these vectors have")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     parser.add_argument("--out", metavar="DIR", help="folder of the results (default: results/study-STUDY[-quick...])")
     return parser

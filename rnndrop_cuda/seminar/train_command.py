@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,8 +15,9 @@ import torch
 import yaml
 
 from rnndrop_cuda.lstm import MASK_SCOPES
+from rnndrop_cuda.seminar import options
 from rnndrop_cuda.seminar.checkpoint import FILE_NAME, Checkpoint, read
-from rnndrop_cuda.seminar.compare import DATA_SEED, LAYERS, Layer, _first, _number, _usable_device
+from rnndrop_cuda.seminar.compare import DATA_SEED, LAYERS, Layer
 from rnndrop_cuda.seminar.data import CSV_SOURCES, IMDB_SHA256, load_reviews
 from rnndrop_cuda.seminar.processes import Processes
 from rnndrop_cuda.seminar.results import check_writable, facts
@@ -67,14 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _prepared(argv: list[str], processes: Processes) -> Trainer:
     """All that can be wrong is found here, before training."""
     given = _given(argv)
-    device = _usable_device(_device_name(given.get("device", "auto"), processes))
+    device = options.usable_device(_device_name(given.get("device", "auto"), processes))
     if given.get("tensorboard"):
         _check_tensorboard()
     processes.start(device)
     settings, out, goes_on_from = processes.from_first(lambda: _open(given, processes.restarted))
     sha256 = None if settings.unverified_data else IMDB_SHA256
     reviews = load_reviews(settings.data, settings.vocab_size, settings.maxlen, DATA_SEED, sha256=sha256)
-    reviews = _first(reviews, settings.reviews)
+    reviews = reviews.first(settings.reviews)
     data = {**reviews.facts, "train reviews": len(reviews.y_train), "test reviews": len(reviews.y_test)}
     if goes_on_from is not None and (goes_on_from.words != reviews.words or goes_on_from.progress.get("data") != data):
         raise ValueError(f"--data {settings.data} is no longer what the checkpoint in {out / LAST} was trained on")
@@ -190,9 +190,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         ),
     )
     default = TrainSettings()
-    positive = _number(int, "a whole number of at least 1", lambda value: value >= 1)
-    probability = _number(float, "a probability in [0, 1)", lambda value: 0 <= value < 1)
-    above_0 = _number(float, "a finite number above 0", lambda value: 0 < value < math.inf)
+    probability = options.number(float, "a probability in [0, 1)", lambda value: 0 <= value < 1)
 
     def number(group: argparse._ArgumentGroup, name: str, kind: Any, metavar: str, what: str = "") -> None:
         value = getattr(default, name)
@@ -209,11 +207,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     run.add_argument(
         "--tensorboard", action=argparse.BooleanOptionalAction, help="log for TensorBoard, into DIR/tensorboard"
     )
-    number(run, "epochs", positive, "N")
-    number(run, "patience", positive, "N", "stop after N epochs without a better test score")
+    number(run, "epochs", options.positive, "N")
+    number(run, "patience", options.positive, "N", "stop after N epochs without a better test score")
     run.add_argument("--monitor", choices=MONITORS, help=f"which test score decides (default: {default.monitor})")
-    number(run, "checkpoint_every", positive, "N", "a checkpoint every N batches, too, not only after an epoch")
-    number(run, "seed", _number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2**63), "N")
+    number(run, "checkpoint_every", options.positive, "N", "a checkpoint every N batches, too, not only after an epoch")
+    number(run, "seed", options.seed, "N")
 
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -226,9 +224,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="take an npz whose hash is not that of Keras' file; its pickles are not executed either way",
     )
-    data.add_argument("--reviews", type=positive, metavar="N", help="train on the first N reviews, test on N/4")
+    data.add_argument("--reviews", type=options.positive, metavar="N", help="train on the first N reviews, test on N/4")
     length = data.add_mutually_exclusive_group()
-    number(length, "maxlen", positive, "N", "crop and pad reviews to N ids")
+    number(length, "maxlen", options.positive, "N", "crop and pad reviews to N ids")
     length.add_argument(
         "--variable-length",
         dest="maxlen",
@@ -236,7 +234,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         const=None,
         help="leave reviews as long as they are, in batches of similar length",
     )
-    number(data, "vocab_size", _number(int, "a whole number of at least 4", lambda value: value >= 4), "N")
+    number(data, "vocab_size", options.vocab_size, "N")
 
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -245,19 +243,19 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="NAME[:P]",
         help=f"the recurrent layer and its dropout, of {', '.join(LAYERS)} (default: {default.layer})",
     )
-    number(model, "num_layers", positive, "N")
+    number(model, "num_layers", options.positive, "N")
     model.add_argument(
         "--mask-scope",
         choices=MASK_SCOPES,
         help=f"one mask on x and h for the batch, or one for each review (default: {default.mask_scope})",
     )
-    number(model, "n_emb", positive, "N")
-    number(model, "n_hidden", positive, "N")
+    number(model, "n_emb", options.positive, "N")
+    number(model, "n_hidden", options.positive, "N")
 
     training = parser.add_argument_group("training")
-    number(training, "batch_size", positive, "N", "of all processes together")
-    number(training, "learning_rate", above_0, "X", "of RMSprop")
-    number(training, "clip", above_0, "X", "scale the gradients down to this norm, all together")
+    number(training, "batch_size", options.positive, "N", "of all processes together")
+    number(training, "learning_rate", options.above_0, "X", "of RMSprop")
+    number(training, "clip", options.above_0, "X", "scale the gradients down to this norm, all together")
     number(training, "word_dropout", probability, "P", "each word of a review becomes <unknown>, by itself")
     number(training, "embedding_dropout", probability, "P", "a word of the vocabulary is dropped in the whole batch")
     training.add_argument(

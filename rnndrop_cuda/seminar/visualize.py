@@ -20,8 +20,9 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
+from rnndrop_cuda.seminar import options
 from rnndrop_cuda.seminar.checkpoint import load_checkpoint, write_whole
-from rnndrop_cuda.seminar.compare import DATA_SEED, _number
+from rnndrop_cuda.seminar.compare import DATA_SEED
 from rnndrop_cuda.seminar.data import CSV_SOURCES, IMDB_SHA256, Reviews, held_out_texts, load_reviews
 from rnndrop_cuda.seminar.results import check_writable
 from rnndrop_cuda.seminar.trace import (
@@ -276,12 +277,14 @@ def _parser() -> argparse.ArgumentParser:
             "  rnndrop visualize --review 3 --checkpoint runs/semeniuta --out pictures"
         ),
     )
-    whole = _number(int, "a whole number of at least 0", lambda value: value >= 0)
-    positive = _number(int, "a whole number of at least 1", lambda value: value >= 1)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", help="the review")
     source.add_argument(
-        "--review", type=whole, default=0, metavar="N", help="review N of the model's test part, from 0 (default: 0)"
+        "--review",
+        type=options.whole,
+        default=0,
+        metavar="N",
+        help="review N of the model's test part, from 0 (default: 0)",
     )
     parser.add_argument(
         "--checkpoint",
@@ -291,13 +294,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", default=OUT, metavar="DIR", help=f"folder of the two files (default: {OUT})")
     parser.add_argument(
-        "--samples", type=positive, default=50, metavar="N", help="sets of dropout masks for the band (default: 50)"
+        "--samples",
+        type=options.positive,
+        default=50,
+        metavar="N",
+        help="sets of dropout masks for the band (default: 50)",
     )
-    seed = _number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2**63)
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the masks (default: 0)")
+    parser.add_argument("--seed", type=options.seed, default=0, metavar="N", help="of the masks (default: 0)")
     parser.add_argument(
         "--top-reviews",
-        type=whole,
+        type=options.whole,
         default=500,
         metavar="N",
         help="test reviews over which a word's effect on a unit is averaged; 0 leaves that out (default: 500)",
