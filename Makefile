@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 VENV := .venv
 VENV_CUDA := .venv-cuda
 OUT ?= build/bench
-PIP_INSTALL = $(1)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
+PIP_INSTALL = $(1)/bin/python -m pip install --no-compile --disable-pip-version-check --progress-bar off -c constraints.txt
 
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard build_backend/*.py csrc/* csrc/cpu/* csrc/cuda/*)
 CXX_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
@@ -26,7 +26,7 @@ demo: $(VENV)/demo.stamp ## install into .venv and compare the LSTM layers on re
 # A process a core, each on one thread: those of torch, spinning, would keep the cores from one another.
 test: $(VENV)/dev.stamp ## install into .venv and run the whole test suite
 	@echo "==> pytest: the whole test suite"
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/dev.stamp ## check style and types
 	@echo "==> ruff, mypy, clang-format"
