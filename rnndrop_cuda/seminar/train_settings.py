@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.masks import dropout_mask
 from rnndrop_cuda.seminar.compare import LAYERS, Layer
+from rnndrop_cuda.seminar.data import CSV_SOURCES, PADDING
 from rnndrop_cuda.seminar.model import RNNClassifier
+from rnndrop_cuda.seminar.vectors import load_vectors
 
 MONITORS = ("accuracy", "loss")
 
@@ -27,7 +30,12 @@ class TrainSettings:
     reviews: int | None = None
     maxlen: int | None = 32
     """None: reviews keep their lengths, batches are of similar length."""
+    contractions: str = "keep"
+    """"split": cut as the tokeniser of the pretrained vectors did, which finds nearly every word then."""
     vocab_size: int = 20000
+    vectors: str | None = None
+    """What load_vectors takes: the embedding starts from it, and the padding's row is zero and stays so."""
+    freeze_vectors: bool = False
     layer: str = "GalLSTM:0.5"
     num_layers: int = 1
     mask_scope: str = "batch"
@@ -64,25 +72,47 @@ class TrainSettings:
             raise ValueError(f"--mask-scope {self.mask_scope} needs GalLSTM or SemeniutaLSTM, got {layer.__name__}")
         if self.maxlen is None and layer is not nn.LSTM and not issubclass(layer, LSTM):
             raise ValueError(f"--variable-length needs nn.LSTM, GalLSTM or SemeniutaLSTM, got {layer.__name__}")
+        if self.contractions != "keep" and self.data not in CSV_SOURCES:
+            raise ValueError(f"--contractions must be keep for {self.data}, which holds ids of words cut already")
+        if self.freeze_vectors and self.vectors is None:
+            raise ValueError("--freeze-vectors needs --vectors, got none")
 
     def build(self, *, sparse: bool = False) -> RNNClassifier:
-        """The classifier, its weights drawn with the seed. sparse: whether the embedding's gradient is."""
+        """The classifier, its weights drawn with the seed; `load_pretrained` then fills in the vectors.
+
+        sparse: whether the embedding's gradient is.
+        """
         torch.manual_seed(self.seed)
         layer = Layer.parse(self.layer)
         kind = LAYERS[layer.name]
         options: dict[str, Any] = {} if self.num_layers == 1 else {"num_layers": self.num_layers}
         if issubclass(kind, LSTM):
             options["mask_scope"] = self.mask_scope
-        return RNNClassifier(
+        padding = None if self.vectors is None else PADDING
+        model = RNNClassifier(
             self.n_emb,
             self.n_hidden,
             self.vocab_size,
             1,
             self.batch_size,
             rec_layer=functools.partial(kind, **options),
-            embedding=functools.partial(WordDroppingEmbedding, p=self.embedding_dropout, sparse=sparse),
+            embedding=functools.partial(
+                WordDroppingEmbedding, p=self.embedding_dropout, sparse=sparse, padding_idx=padding
+            ),
             dropout=layer.dropout,
         )
+        model.word_embeddings.requires_grad_(not self.freeze_vectors)
+        return model
+
+    def load_pretrained(self, model: RNNClassifier, words: Sequence[str]) -> None:
+        """Puts the vectors of the settings, if any, into a model of them. Errors as load_vectors'."""
+        if self.vectors is None:
+            return
+        matrix = load_vectors(self.vectors, words, self.n_emb, self.seed).matrix
+        weight = model.word_embeddings.weight
+        assert isinstance(weight, Tensor)
+        with torch.no_grad():
+            weight[: len(matrix)] = matrix  # ids beyond the words do not occur
 
 
 class WordDroppingEmbedding(nn.Embedding):
@@ -92,8 +122,16 @@ class WordDroppingEmbedding(nn.Embedding):
     others are scaled by 1 / (1 - p). One mask [num_embeddings] is drawn a call, so that a word is dropped everywhere.
     """
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, p: float = 0.0, *, sparse: bool = False) -> None:
-        super().__init__(num_embeddings, embedding_dim, sparse=sparse)
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        p: float = 0.0,
+        *,
+        padding_idx: int | None = None,
+        sparse: bool = False,
+    ) -> None:
+        super().__init__(num_embeddings, embedding_dim, padding_idx=padding_idx, sparse=sparse)
         self.p = p
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -26,14 +26,13 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rnndrop_cuda.seminar import checkpoint
 from rnndrop_cuda.seminar.checkpoint import Checkpoint, write_whole
-from rnndrop_cuda.seminar.data import Reviews
+from rnndrop_cuda.seminar.data import PADDING, START, UNKNOWN, Reviews
 from rnndrop_cuda.seminar.processes import Processes
 from rnndrop_cuda.seminar.rmsprop import LazyRMSprop
 from rnndrop_cuda.seminar.train_settings import TrainSettings
 from rnndrop_cuda.seminar.training import Batch, Batches, LengthBatches, Score, Sums, format_scores, run_batches
 
 LAST, BEST = "last", "best"  # folders in that of the run
-UNKNOWN, FIRST_WORD = 2, 3  # ids below FIRST_WORD are padding, start and unknown
 OPTIMIZER, GENERATOR = "optimizer.", "generator."
 NO_SUMS = Sums(0.0, 0, 0)
 HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
@@ -78,7 +77,10 @@ class Trainer:
         self.out, self.facts, self.tensorboard = out, facts, tensorboard
         # On CUDA the host would wait for each step to say how many words it met; DDP and torch.compile want dense ones.
         sparse = device.type == "cpu" and processes.ranks == 1 and settings.compile is None
-        self.model = settings.build(sparse=sparse).to(device)
+        self.model = settings.build(sparse=sparse)
+        if goes_on_from is None:
+            settings.load_pretrained(self.model, reviews.words)
+        self.model.to(device)
         self.optimizer = LazyRMSprop(self.model.parameters(), lr=settings.learning_rate)
         self.lossfun = nn.BCELoss(reduction="sum")
         self.order = torch.Generator().manual_seed(settings.seed)
@@ -283,7 +285,7 @@ def _to_float32(_: nn.Module, args: Any, logits: Tensor) -> Tensor:
 def drop_words(ids: Tensor, p: float) -> Tensor:
     """ids with each word but padding and start unknown with probability p, drawn with torch's generator."""
     dropped = torch.rand(ids.shape, device=ids.device) < p
-    return ids.masked_fill(dropped & (ids >= FIRST_WORD), UNKNOWN)
+    return ids.masked_fill(dropped & (ids != PADDING) & (ids != START), UNKNOWN)
 
 
 def _batches(

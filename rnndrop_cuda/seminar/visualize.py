@@ -176,7 +176,14 @@ def _picture(args: argparse.Namespace) -> Picture:
     reviews = None
     if args.text is None or args.top_reviews:
         sha256 = None if settings.unverified_data else IMDB_SHA256
-        reviews = load_reviews(settings.data, settings.vocab_size, settings.maxlen, DATA_SEED, sha256=sha256)
+        reviews = load_reviews(
+            settings.data,
+            settings.vocab_size,
+            settings.maxlen,
+            DATA_SEED,
+            sha256=sha256,
+            contractions=settings.contractions,
+        )
         if reviews.words != vocabulary:
             raise ValueError(f"{settings.data} is no longer what {args.checkpoint} was trained on")
     facts = {"checkpoint": str(args.checkpoint), "layer": settings.layer, "trained on": settings.data}
@@ -184,7 +191,7 @@ def _picture(args: argparse.Namespace) -> Picture:
     if args.text is not None:
         try:
             args.text.encode()  # what was not UTF-8 on the command line cannot be written
-            reading = read(args.text, vocabulary, settings.maxlen)
+            reading = read(args.text, vocabulary, settings.maxlen, settings.contractions)
         except ValueError as error:
             raise ValueError(f"--text: {error}") from error
         facts["review"] = "given by --text"
@@ -210,7 +217,9 @@ def _of_review(n: int, reviews: Reviews, settings: TrainSettings) -> Reading:
         raise ValueError(f"--review must be from 0 to {N - 1} for {settings.data}, got {n}")
     try:
         if settings.data in CSV_SOURCES:
-            return read(held_out_texts(settings.data, DATA_SEED)[n], reviews.words, settings.maxlen)
+            return read(
+                held_out_texts(settings.data, DATA_SEED)[n], reviews.words, settings.maxlen, settings.contractions
+            )
         return of_row(reviews.X_test[n], reviews.words)
     except ValueError as error:
         raise ValueError(f"--review {n}: {error}") from error

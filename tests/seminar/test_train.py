@@ -136,6 +136,58 @@ def test_tensorboard_holds_the_history_once(command, out):
         assert [event.value for event in scalars] == pytest.approx([row[key] for row in history])
 
 
+@pytest.fixture
+def vectors(npz, tmp_path):
+    """Of the words of ranks 1 to 16, 6 numbers each."""
+    npz.with_name("imdb_word_index.json").write_text(json.dumps({f"word{k}": k for k in range(1, 30)}))
+    file = tmp_path / "vectors.txt"
+    file.write_text("".join(f"word{k} " + " ".join(str(10 * k + j) for j in range(6)) + "\n" for k in range(1, 17)))
+    return file
+
+
+@pytest.mark.parametrize("frozen", [[], ["--freeze-vectors"]])
+def test_pretrained_vectors_begin_and_may_be_frozen(frozen, vectors, command, out, capsys):
+    assert train(*command, "--vectors", vectors, *frozen) == 0
+    capsys.readouterr()
+    vectors.unlink()  # the checkpoint holds them
+    weight = load_checkpoint(out / "last")[0].word_embeddings.weight
+    given = torch.tensor([[10 * k + j for j in range(6)] for k in range(1, 17)]).float()
+    assert torch.equal(weight[4:], given) == bool(frozen)
+    torch.testing.assert_close(weight[4:], given, rtol=0, atol=1)
+    assert not weight[0].any(), "padding"
+    assert train("--resume", out, "--epochs", "3") == 0
+    capsys.readouterr()
+    assert ask("--checkpoint", out, "--text", "word3 word4") == 0
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--n-emb", "5"], "has 6 numbers a word, n_emb is 5"),
+        (["--vectors", "nowhere.txt"], "nowhere.txt"),
+        (["--contractions", "split"], "--contractions must be keep for"),
+    ],
+)
+def test_wrong_vectors_are_told_in_one_line(options, message, vectors, command, capsys, out):
+    assert train(*command, "--vectors", vectors, *options) == 2
+    assert message in one_line(capsys)
+    assert train(*command, "--freeze-vectors") == 2
+    assert "--freeze-vectors needs --vectors" in one_line(capsys)
+    assert not (out / "last").exists()
+
+
+def test_contractions_are_split_in_training_and_in_texts(tmp_path, capsys):
+    out = tmp_path / "run"
+    sizes = ["--vocab-size", "2000", "--maxlen", "16", "--n-emb", "6", "--n-hidden", "4", "--reviews", "64"]
+    assert train("--data", "rotten-tomatoes", "--contractions", "split", *sizes, "--epochs", "1", "--out", out) == 0
+    words = read(out / "last").words
+    assert "n't" in words and "don't" not in words
+    capsys.readouterr()
+    assert ask("--checkpoint", out, "--json", "--text", "Don\u2019t!") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["words"], row["unknown_words"]) == (2, 0)
+
+
 # ---------------------------------------------------------------- the parts
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from rnndrop_cuda import LSTM, cli
 from rnndrop_cuda.seminar import checkpoint, load_reviews, visualize
 from rnndrop_cuda.seminar.compare import LAYERS
-from rnndrop_cuda.seminar.data import WORD_INDEX, held_out_texts, tokenize
+from rnndrop_cuda.seminar.data import WORD_INDEX, find_words, held_out_texts, tokenize
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.trace import MIN_COUNT, QUANTITIES, fused, read, trace, word_effects
 from rnndrop_cuda.seminar.train_settings import TrainSettings
@@ -160,15 +160,20 @@ def test_the_effects_of_words_are_averages_over_their_occurrences(ragged):
 # ---------------------------------------------------------------- texts
 
 
-@given(st.text(alphabet=st.characters(blacklist_characters="Σ", blacklist_categories=["Cs"])))  # Σ: see below
-def test_a_text_is_cut_where_the_tokeniser_cuts_it(text):
-    words = tokenize(text)
+LETTERS = st.characters(blacklist_characters="Σ", blacklist_categories=["Cs"])  # Σ: see below
+PIECES = st.sampled_from(["don't", "it\u2019s", "'tis", "İt's", "he'd've", "rock 'n' roll", "“so—called”", "n't", "'"])
+
+
+@pytest.mark.parametrize("contractions", ["keep", "split"])
+@given(text=st.lists(st.one_of(st.text(LETTERS), PIECES)).map(" ".join))
+def test_a_text_is_cut_where_the_tokeniser_cuts_it(contractions, text):
+    words = tokenize(text, contractions)
     vocabulary = [*VOCABULARY[:4], *dict.fromkeys(words)]
     if not words:
         with pytest.raises(ValueError, match="a word at least|ranks instead of words"):
-            read(text, vocabulary, None)
+            read(text, vocabulary, None, contractions)
         return
-    reading = read(text, vocabulary, None)
+    reading = read(text, vocabulary, None, contractions)
     assert [vocabulary[i] for i in reading.ids] == words
     together = "".join(itertools.chain(*zip(reading.before, reading.words, strict=True)))
     assert together + reading.rest == text
@@ -181,6 +186,21 @@ def test_a_reading_keeps_what_was_written():
     assert reading.known == [word.lower() in WORDS for word in READ]
     assert (reading.rest, reading.words_left_out) == (REST, 8)
     assert read("ΟΔΟΣ film", VOCABULARY, None).known == [False, True], "a final sigma does no harm"
+
+
+@pytest.mark.parametrize(
+    "text, words, before, rest",
+    [
+        ("Don't “STOP”—it\u2019s", ["Do", "n't", "STOP", "it", "\u2019s"], ["", "", " “", "”—", ""], ""),
+        ("İt's 'ok' ΟΔΟΣ's!", ["İt", "'s", "ok", "ΟΔΟΣ", "'s"], ["", "", " '", "' ", ""], "!"),
+    ],
+)
+def test_split_contractions_stand_where_they_were_written(text, words, before, rest):
+    reading = read(text, [*VOCABULARY[:4], "do"], None, "split") if "Do" in words else None
+    found = find_words(text, "split")
+    assert [text[start:end] for start, end, _ in found] == words
+    assert [word for _, _, word in found] == tokenize(text, "split")
+    assert reading is None or (reading.before, reading.rest) == (before, rest)
 
 
 def test_held_out_texts_are_those_of_the_test_rows():
