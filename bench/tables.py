@@ -9,6 +9,7 @@ Between `<!-- table:NAME -->` and `<!-- /table:NAME -->` everything is replaced.
     STEM bars          from the same file, and on the CPU from memory.csv where that is: bench.bars
     STEM peaks         from bench/results/STEM.csv, written by bench.memory
     STEM               from bench/results/STEM.json, a results.json written by `rnndrop compare`
+    STEM study         from bench/results/STEM.json, a study.json written by `rnndrop study`
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ def table(name: str, results: Path) -> str:
     file = results / f"{stem}.csv"
     if not what:
         return comparison_table(results / f"{stem}.json")
+    if what == "study":
+        return study_table(results / f"{stem}.json")
     if what == "bars":
         facts, timings = read(file)
         return f"{bars_table(bars_of(facts, timings, peaks_beside(file)))}\n\n{provenance(facts)}"
@@ -93,8 +96,8 @@ def table(name: str, results: Path) -> str:
     phase, _, size = what.partition(" ")
     if phase not in (INFERENCE, FORWARD, FORWARD_BACKWARD, "lengths"):
         raise ValueError(
-            f"table:{name}: expected 'inference', 'forward', 'forward+backward', 'lengths', 'bars' or 'peaks' after "
-            f"the file, got {phase!r}"
+            f"table:{name}: expected 'inference', 'forward', 'forward+backward', 'lengths', 'bars', 'peaks' or 'study' "
+            f"after the file, got {phase!r}"
         )
     facts, timings = read(file)
     if phase == "lengths":
@@ -257,6 +260,20 @@ def comparison_table(path: Path) -> str:
     header = [column.replace("\n", " ").strip() for column in report.COLUMNS]
     table = markdown(header, [row.cells() for row in report.rows(results)])
     return f"{table}\n\n{provenance(results['facts'])}"
+
+
+def study_table(file: Path) -> str:
+    """The study's table, and what it says of all its variants together."""
+    from rnndrop_cuda.seminar import study_report  # as above
+
+    study = study_report.read(file)
+    header = [" ".join(column.split()) for column in study_report.COLUMNS]
+    in_short = [sentence for sentence in study_report.findings(study) if sentence.startswith(("In short", "Expected"))]
+    return (
+        f"{markdown(header, [study.cells(variant) for variant in study.runs])}\n\n"
+        + "\n".join(in_short)
+        + f"\n\nAccuracies in percent, mean ± deviation over the seeds. {provenance(study.facts)}"
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import tables
 from rnndrop_cuda.seminar import experiment, study, study_report
 from rnndrop_cuda.seminar.experiment import Experiment, Run
 
@@ -55,6 +56,11 @@ def test_every_study(name, command, tmp_path, capsys):
     figures = {json.dumps([{**epoch, "seconds": 0} for epoch in runs[0]["epochs"]]) for runs in found["runs"].values()}
     # Of reviews of at most 11 words several lengths crop the same.
     assert len(figures) == len(found["runs"]) or name == "length", "every variant trains something else"
+    again = study_report.read(tmp_path / "out" / "study.json")
+    assert study_report.findings(again) == found["findings"]
+    table = tables.study_table(tmp_path / "out" / "study.json")
+    assert all(f"| {' | '.join(again.cells(variant)[1:3])} |" in " ".join(table.split()) for variant in again.runs)
+    assert all(sentence in table for sentence in found["findings"] if sentence.startswith(("In short", "Expected")))
     assert (tmp_path / "out" / "study.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "out" / "study.html").read_text()
     assert "http" not in page, "loads nothing"
