@@ -7,6 +7,7 @@ bench/results/cuda_resources.csv; the test beside it holds the kernels to that f
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import re
 import shutil
@@ -60,8 +61,16 @@ def flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
     return ["-O3", *cpp_extension.COMMON_NVCC_FLAGS, *generate, "-Xptxas=-v"]
 
 
-def measure(nvcc: str, architectures: Sequence[str] = ARCHITECTURES) -> list[Resources]:
-    """Compile every kernel file for every one of the architectures.
+def sources_hash() -> str:
+    """Of all that nvcc compiles, under csrc/: where it is the report's, compiling again would give the same report."""
+    sha256 = hashlib.sha256()
+    for path in sorted([*(REPO / "csrc").glob("*.h"), *(REPO / "csrc" / "cuda").glob("*.cu*")]):
+        sha256.update(path.name.encode() + b"\0" + path.read_bytes())
+    return sha256.hexdigest()
+
+
+def measure(nvcc: str, architectures: Sequence[str] = ARCHITECTURES, files: str = "*.cu") -> list[Resources]:
+    """Compile every kernel file, or those of a pattern, for every one of the architectures.
 
     Raises:
         RuntimeError: a file does not compile; the message is the compiler's output.
@@ -76,7 +85,7 @@ def measure(nvcc: str, architectures: Sequence[str] = ARCHITECTURES) -> list[Res
         return _parse(source.name, done.stdout)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reports = pool.map(of_file, sorted((REPO / "csrc" / "cuda").glob("*.cu")))
+        reports = pool.map(of_file, sorted((REPO / "csrc" / "cuda").glob(files)))
         return sorted(row for rows in reports for row in rows)
 
 
@@ -126,7 +135,7 @@ def main() -> None:
     CSV.parent.mkdir(parents=True, exist_ok=True)
     with CSV.open("w", newline="") as file:
         file.write(f"# command: python tests/cuda/kernel_resources.py\n# nvcc: {nvcc_version(nvcc)}\n")
-        file.write(f"# flags: {' '.join(flags())}\n")
+        file.write(f"# flags: {' '.join(flags())}\n# sources: {sources_hash()}\n")
         writer = csv.DictWriter(file, [f.name for f in fields(Resources)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(map(asdict, rows))
