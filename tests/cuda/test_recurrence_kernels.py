@@ -23,7 +23,7 @@ def test_definition(schedule):
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(("sanitize", "count"), [("address", 20), ("thread", 8)])
+@pytest.mark.parametrize(("sanitize", "count"), [("address", 12), ("thread", 5)])
 def test_sanitizers_find_nothing(sanitize, count):
     program = toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, sanitize=sanitize, **SANITIZED)
     done = toolchain.run(program, str(count), "5", schedule="rand1")

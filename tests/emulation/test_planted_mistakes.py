@@ -88,8 +88,11 @@ def build(sanitize: str | None) -> Path:
     return toolchain.build_program("toys", [KERNELS, HERE / "toy_program.cpp"], sanitize=sanitize)
 
 
-@pytest.mark.parametrize("schedule", toolchain.SCHEDULES)
-@pytest.mark.parametrize("sanitize", [None, "address", "thread"])
+@pytest.mark.parametrize(
+    ("sanitize", "schedule"),
+    [(None, schedule) for schedule in toolchain.SCHEDULES]
+    + [(sanitize, schedule) for sanitize in ("address", "thread") for schedule in ("fifo", "rand1")],
+)
 def test_correct_kernels_pass(sanitize: str | None, schedule: str) -> None:
     done = toolchain.run(build(sanitize), schedule=schedule)
     assert (done.returncode, done.stdout) == (0, "6 passed, 0 failed\n")
