@@ -72,7 +72,7 @@ STUDIES: dict[str, Study] = {
     ),
     "length": Study(
         "How much do longer reviews, and reviews of their own length, tell the classifier?",
-        {"reviews": 8000, "n_emb": 100, **_lstm(forget_bias=1.0)},
+        {"reviews": 4000, "n_emb": 100, **_lstm(forget_bias=1.0)},
         {
             "first 50 words": {"seq_len": 50},
             "first 200 words": {"seq_len": 200},
@@ -200,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         + "\n".join(f"  {name:<16}{study.question}" for name, study in STUDIES.items())
         + "\n\nexamples:\n"
         "  rnndrop study dropout --quick          short sentences, a minute or two\n"
-        "  rnndrop study dropout                  within 15 minutes on 2 cores\n"
+        "  rnndrop study dropout                  meant for 15 minutes on 2 cores\n"
         "  rnndrop study dropout --seeds 5        the same, with two seeds more\n\n"
         "Writes study.json, study.png and study.html, and under runs/ a file for each run: none is repeated.",
     )
