@@ -22,7 +22,7 @@ from rnndrop_cuda.seminar import options, study_report
 from rnndrop_cuda.seminar.data import CSV_SOURCES
 from rnndrop_cuda.seminar.experiment import Cache, Experiment, Run, facts_of, train_and_score
 from rnndrop_cuda.seminar.results import check_writable, facts
-from rnndrop_cuda.seminar.vectors import GLOVE
+from rnndrop_cuda.seminar.vectors import GLOVE, load_vectors
 
 Changes = Mapping[str, Any]
 """Fields of an Experiment."""
@@ -171,10 +171,11 @@ def run_all(plan: Mapping[str, Sequence[Experiment]], cache: Cache, device: torc
     with tqdm(total=left, unit="epoch", disable=None) as bar:
         for name, experiments in plan.items():
             for experiment in experiments:
-                what = tuple(getattr(experiment, name) for name in OF_DATA)
+                what = _of_data(experiment)
                 if what not in loaded:
                     loaded.clear()  # whole reviews take much memory
                     loaded[what] = experiment.load()
+                    _check_vectors(plan, what, loaded[what].words)
                 reviews = loaded[what]
                 file = cache.file(experiment, facts_of(reviews), device)
                 bar.set_description(f"{name}, seed {experiment.seed}")
@@ -189,6 +190,17 @@ def run_all(plan: Mapping[str, Sequence[Experiment]], cache: Cache, device: torc
                     bar.refresh()
                 runs[name].append(run)
     return runs
+
+
+def _of_data(experiment: Experiment) -> tuple[Any, ...]:
+    return tuple(getattr(experiment, name) for name in OF_DATA)
+
+
+def _check_vectors(plan: Mapping[str, Sequence[Experiment]], of_data: tuple[Any, ...], words: list[str]) -> None:
+    """Raises what load_vectors raises, for any variant on these reviews: before the first of them is trained."""
+    experiments = [e for of_variant in plan.values() for e in of_variant if _of_data(e) == of_data]
+    for source, n_emb in {(e.vectors, e.n_emb) for e in experiments if e.vectors is not None}:
+        load_vectors(source, words, n_emb)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -144,9 +144,15 @@ def test_a_damaged_run_is_named(command, tmp_path, capsys):
     assert f"{file} is damaged" in capsys.readouterr().err
 
 
-def test_vectors_of_another_width_are_refused(command, capsys):
-    assert study.main(["embeddings", *command, "--n-emb", "5"]) == 2
-    assert "rnndrop study: " in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "options, message",
+    [(["--n-emb", "5"], "has 6 numbers a word, n_emb is 5"), (["--vectors", "/nowhere"], "/nowhere")],
+)
+def test_wrong_vectors_are_refused_before_anything_is_trained(options, message, command, trained, capsys):
+    assert study.main(["embeddings", *command, *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("rnndrop study: ") and error.count("\n") == 1
+    assert trained == []
 
 
 # ---------------------------------------------------------------- conclusions, from figures made up for them
