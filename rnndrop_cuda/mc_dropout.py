@@ -62,7 +62,7 @@ def mc_predict(model: nn.Module, x: Any, n: int, generator: torch.Generator | No
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
     layers = [module for module in model.modules() if isinstance(module, LSTM)]
-    if not any(map(_drops, layers)):
+    if not any(map(drops, layers)):
         raise ValueError(f"model: expected an rnndrop_cuda.LSTM with dropout in it, got {len(layers)} LSTM without")
 
     with _dropout_in_eval(model, layers, generator):
@@ -79,7 +79,7 @@ def mc_predict(model: nn.Module, x: Any, n: int, generator: torch.Generator | No
     )
 
 
-def _drops(layer: LSTM) -> bool:
+def drops(layer: LSTM) -> bool:
     """Whether it has dropout anywhere; between layers only where there are two."""
     inside = any(getattr(layer, name) for name in DROPOUTS_INSIDE)
     return inside or (layer.dropout > 0 and layer.num_layers > 1)

@@ -131,11 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results: Results = {
             "facts": facts(device, shlex.join(["rnndrop", "compare", *argv])),
             "settings": dataclasses.asdict(settings),
-            "data": {
-                **reviews.facts,
-                "train reviews": len(reviews.y_train),
-                "test reviews": len(reviews.y_test),
-            },
+            "data": reviews.described(),
             "layers": {},
         }
         if earlier := open_results(out, results, fresh=args.fresh):

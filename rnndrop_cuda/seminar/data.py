@@ -69,6 +69,10 @@ class Reviews:
         """The words of one row of X, padding left out."""
         return [self.words[i] for i in ids if i != 0]
 
+    def described(self) -> dict[str, str | int]:
+        """Which reviews these are, and how many."""
+        return {**self.facts, "train reviews": len(self.y_train), "test reviews": len(self.y_test)}
+
     def first(self, n: int | None) -> Reviews:
         """The first n to train on and n/4 to test on; None: all. Raises ValueError where there are not so many."""
         if not len(self.y_train) or not len(self.y_test):

@@ -24,7 +24,7 @@ from rnndrop_cuda.seminar.data import IMDB_SHA256, Reviews, load_reviews
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.results import version
 from rnndrop_cuda.seminar.rmsprop import LazyRMSprop
-from rnndrop_cuda.seminar.training import Batches, LengthBatches, evaluate, train_epoch
+from rnndrop_cuda.seminar.training import batches_of, evaluate, train_epoch
 from rnndrop_cuda.seminar.vectors import embedding_of, load_vectors
 
 EMBEDDINGS = ("normal", "uniform", "vectors", "vectors frozen")
@@ -144,18 +144,13 @@ class Cache:
         write_whole(file, (json.dumps(run._asdict(), indent=1) + "\n").encode())
 
 
-def facts_of(reviews: Reviews) -> dict[str, Any]:
-    """Which reviews these are."""
-    return {**reviews.facts, "train reviews": len(reviews.y_train), "test reviews": len(reviews.y_test)}
-
-
 def train_and_score(
     experiment: Experiment, reviews: Reviews, device: torch.device, after_epoch: Callable[[], object] = lambda: None
 ) -> Run:
     """Trains as the experiment says. after_epoch: called after each."""
     order = torch.Generator().manual_seed(experiment.seed)
-    train_batches = _batches(reviews.X_train, reviews.y_train, experiment.batch_size, device, order)
-    test_batches = _batches(reviews.X_test, reviews.y_test, experiment.batch_size, device)
+    train_batches = batches_of(reviews.X_train, reviews.y_train, experiment.batch_size, device, order)
+    test_batches = batches_of(reviews.X_test, reviews.y_test, experiment.batch_size, device)
     model = experiment.build(reviews.words, sparse=device.type == "cpu").to(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = LazyRMSprop(trained, lr=experiment.learning_rate)
@@ -177,15 +172,6 @@ def train_and_score(
         )
         after_epoch()
     as_trained = evaluate(
-        _batches(reviews.X_train, reviews.y_train, experiment.batch_size, device), model, lossfun, device
+        batches_of(reviews.X_train, reviews.y_train, experiment.batch_size, device), model, lossfun, device
     )
-    return Run(dataclasses.asdict(experiment), facts_of(reviews), epochs, as_trained.accuracy)
-
-
-def _batches(
-    X: Any, y: Any, batch_size: int, device: torch.device, order: torch.Generator | None = None
-) -> Batches | LengthBatches:
-    labels = torch.from_numpy(y).to(device)
-    if isinstance(X, list):
-        return LengthBatches(X, labels, batch_size, order)
-    return Batches(torch.from_numpy(X).to(device), labels, batch_size, order)
+    return Run(dataclasses.asdict(experiment), reviews.described(), epochs, as_trained.accuracy)

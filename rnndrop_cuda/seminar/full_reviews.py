@@ -24,10 +24,10 @@ from torch import nn
 
 from rnndrop_cuda.lstm import GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.seminar import options
-from rnndrop_cuda.seminar.data import CSV_SOURCES, IntArray, load_reviews
+from rnndrop_cuda.seminar.data import CSV_SOURCES, load_reviews
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.results import check_writable, facts
-from rnndrop_cuda.seminar.training import LengthBatches, evaluate, train_epoch
+from rnndrop_cuda.seminar.training import batches_of, evaluate, train_epoch
 from rnndrop_cuda.seminar.vectors import GLOVE, embedding_of, load_vectors
 
 LAYERS = {"GalLSTM": GalLSTM, "SemeniutaLSTM": SemeniutaLSTM}
@@ -98,9 +98,10 @@ def _run(args: argparse.Namespace, command: str) -> dict[str, Any]:
         if kept < 1:
             raise ValueError(f"--validate must leave reviews to train on, got {args.validate}")
         train, scored = ((reviews.X_train[part], reviews.y_train[part]) for part in (slice(kept), slice(kept, None)))
+    cpu = torch.device("cpu")
     torch.manual_seed(args.seed)
-    train_batches = _batches(train, args.batch_size, torch.Generator().manual_seed(args.seed))
-    test_batches = _batches(scored, args.batch_size)
+    train_batches = batches_of(*train, args.batch_size, cpu, torch.Generator().manual_seed(args.seed))
+    test_batches = batches_of(*scored, args.batch_size, cpu)
     embedding = embedding_of(vectors, freeze=args.freeze)
     model = RNNClassifier(
         n_emb,
@@ -122,7 +123,7 @@ def _run(args: argparse.Namespace, command: str) -> dict[str, Any]:
 
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     result: dict[str, Any] = {
-        "facts": facts(torch.device("cpu"), command),
+        "facts": facts(cpu, command),
         "settings": settings,
         "data": {**reviews.facts, "train reviews": len(train[1]), "scored reviews": len(scored[1])},
         "vectors": {**vectors.facts, **vectors.coverage(reviews.X_train)._asdict()},
@@ -133,8 +134,8 @@ def _run(args: argparse.Namespace, command: str) -> dict[str, Any]:
     lossfun = nn.BCELoss()
     for epoch in range(1, args.epochs + 1):
         start = time.perf_counter()
-        learned = train_epoch(train_batches, model, lossfun, optimizer, "cpu")
-        met = evaluate(test_batches, model, lossfun, "cpu")
+        learned = train_epoch(train_batches, model, lossfun, optimizer, cpu)
+        met = evaluate(test_batches, model, lossfun, cpu)
         seconds = time.perf_counter() - start
         result["epochs"].append(
             {
@@ -160,13 +161,6 @@ def _save(result: dict[str, Any], out: Path) -> None:
 
 def _clip(parameters: list[nn.Parameter], norm: float, *_: Any) -> None:
     nn.utils.clip_grad_norm_(parameters, norm)
-
-
-def _batches(
-    part: tuple[Sequence[IntArray] | IntArray, IntArray], batch_size: int, order: torch.Generator | None = None
-) -> LengthBatches:
-    rows, labels = part
-    return LengthBatches(list(rows), torch.from_numpy(labels), batch_size, order)
 
 
 if __name__ == "__main__":

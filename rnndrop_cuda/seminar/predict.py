@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnndrop_cuda.lstm import DROPOUTS_INSIDE, LSTM
-from rnndrop_cuda.mc_dropout import mc_predict
+from rnndrop_cuda.lstm import LSTM
+from rnndrop_cuda.mc_dropout import drops, mc_predict
 from rnndrop_cuda.seminar import options
 from rnndrop_cuda.seminar.checkpoint import load_checkpoint
 from rnndrop_cuda.seminar.data import START, UNKNOWN, ids_of_words, tokenize
@@ -94,9 +94,7 @@ def predict(
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    dropout = any(
-        isinstance(layer, LSTM) and any(getattr(layer, p) for p in DROPOUTS_INSIDE) for layer in model.modules()
-    )
+    dropout = any(isinstance(layer, LSTM) and drops(layer) for layer in model.modules())
     by_length = sorted(range(len(rows)), key=lambda k: len(rows[k]))
     predictions: dict[int, Prediction] = {}
     for start in range(0, len(rows), BATCH):

@@ -11,7 +11,7 @@ import io
 import math
 import os
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,17 +194,17 @@ def page(results: Results, png: bytes) -> str:
 <p>acc.: accuracy, of the last and of the best epoch; loss: an example, last epoch; s/epoch: seconds of training and
 evaluation, median over the epochs. Training figures are averages over the epoch, with dropout on.</p>
 <img src="data:image/png;base64,{image}" alt="Accuracy and loss by epoch for each layer">
-<h2>Settings</h2>
-{html_table(results["settings"].items(), class_name="facts")}
-<h2>Data</h2>
-{html_table(results["data"].items(), class_name="facts")}
-<h2>Machine and versions</h2>
-{html_table(results["facts"].items(), class_name="facts")}""",
+""",
+        {"Settings": results["settings"], "Data": results["data"], "Machine and versions": results["facts"]},
     )
 
 
-def document(title: str, body: str) -> str:
-    """An HTML page that loads nothing; title and body are HTML."""
+def document(title: str, body: str, facts: Mapping[str, Mapping[str, object]]) -> str:
+    """An HTML page that loads nothing; title and body are HTML, facts are tables below it by their headings, text."""
+    tables = "\n".join(
+        f"<h2>{html.escape(heading)}</h2>\n{html_table(table.items(), class_name='facts')}"
+        for heading, table in facts.items()
+    )
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -222,7 +222,7 @@ img {{ max-width: 100%; }}
 </head>
 <body>
 <h1>{title}</h1>
-{body}
+{body}{tables}
 </body>
 </html>
 """

@@ -20,7 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rnndrop_cuda.seminar import options, study_report
 from rnndrop_cuda.seminar.data import CSV_SOURCES
-from rnndrop_cuda.seminar.experiment import Cache, Experiment, Run, facts_of, train_and_score
+from rnndrop_cuda.seminar.experiment import Cache, Experiment, Run, train_and_score
 from rnndrop_cuda.seminar.results import check_writable, facts
 from rnndrop_cuda.seminar.vectors import GLOVE, load_vectors
 
@@ -177,7 +177,7 @@ def run_all(plan: Mapping[str, Sequence[Experiment]], cache: Cache, device: torc
                     loaded[what] = experiment.load()
                     _check_vectors(plan, what, loaded[what].words)
                 reviews = loaded[what]
-                file = cache.file(experiment, facts_of(reviews), device)
+                file = cache.file(experiment, reviews.described(), device)
                 bar.set_description(f"{name}, seed {experiment.seed}")
                 run = cache.get(file)
                 if run is None:

@@ -230,7 +230,8 @@ def page(results: Results, png: bytes) -> str:
     says = "\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in findings(results))
     settings = {**results.runs[results.baseline][0].experiment}
     del settings["seed"]
-    tests = int(results.runs[results.baseline][0].data["test reviews"])
+    data = results.runs[results.baseline][0].data
+    tests = int(data["test reviews"])
     p = results.estimate(results.baseline, "test_accuracy").mean
     moved = 100 * math.sqrt(p * (1 - p) / tests)
     return document(
@@ -243,10 +244,6 @@ of the trained model on its training reviews, dropout off; gap: that minus the l
 meet the same {tests} test reviews: other reviews would move every accuracy by some {moved:.1f} points more.</p>
 <img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="Test accuracy by epoch, and train and test at the
 end, for each variant">
-<h2>Settings of {html.escape(results.baseline)}</h2>
-{html_table(settings.items(), class_name="facts")}
-<h2>Data</h2>
-{html_table(results.runs[results.baseline][0].data.items(), class_name="facts")}
-<h2>Machine and versions</h2>
-{html_table(results.facts.items(), class_name="facts")}""",
+""",
+        {f"Settings of {results.baseline}": settings, "Data": data, "Machine and versions": results.facts},
     )

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rnndrop_cuda.functional import LayerStates
-from rnndrop_cuda.lstm import DROPOUTS_INSIDE, LSTM, GalLSTM, SemeniutaLSTM
-from rnndrop_cuda.mc_dropout import mc_predict
+from rnndrop_cuda.lstm import LSTM, GalLSTM, SemeniutaLSTM
+from rnndrop_cuda.mc_dropout import drops, mc_predict
 from rnndrop_cuda.seminar.data import PADDING, SPECIAL_WORDS, START, UNKNOWN, Rows, find_words, ids_of_words
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, lstm_weights
 from rnndrop_cuda.seminar.model import RNNClassifier
@@ -193,12 +193,6 @@ def trace(model: RNNClassifier, ids: Sequence[int], maxlen: int | None, samples:
         states={name: states[name] for name in QUANTITIES},
         band=_band(layer, model.output, x, T, samples, seed) if drops(layer) else None,
     )
-
-
-def drops(layer: LSTM) -> bool:
-    """Whether there is any dropout in it."""
-    inside = any(getattr(layer, name) for name in DROPOUTS_INSIDE)
-    return inside or (layer.dropout > 0 and layer.num_layers > 1)
 
 
 @torch.no_grad()

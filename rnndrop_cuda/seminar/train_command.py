@@ -17,8 +17,8 @@ import yaml
 from rnndrop_cuda.lstm import MASK_SCOPES
 from rnndrop_cuda.seminar import options
 from rnndrop_cuda.seminar.checkpoint import FILE_NAME, Checkpoint, read
-from rnndrop_cuda.seminar.compare import DATA_SEED, LAYERS, Layer
-from rnndrop_cuda.seminar.data import CSV_SOURCES, IMDB_SHA256, load_reviews
+from rnndrop_cuda.seminar.compare import LAYERS, Layer
+from rnndrop_cuda.seminar.data import CSV_SOURCES
 from rnndrop_cuda.seminar.processes import Processes
 from rnndrop_cuda.seminar.results import check_writable, facts
 from rnndrop_cuda.seminar.train_settings import MONITORS, TrainSettings
@@ -73,12 +73,8 @@ def _prepared(argv: list[str], processes: Processes) -> Trainer:
         _check_tensorboard()
     processes.start(device)
     settings, out, goes_on_from = processes.from_first(lambda: _open(given, processes.restarted))
-    sha256 = None if settings.unverified_data else IMDB_SHA256
-    reviews = load_reviews(
-        settings.data, settings.vocab_size, settings.maxlen, DATA_SEED,
-        sha256=sha256, contractions=settings.contractions,
-    ).first(settings.reviews)  # fmt: skip
-    data = {**reviews.facts, "train reviews": len(reviews.y_train), "test reviews": len(reviews.y_test)}
+    reviews = settings.load().first(settings.reviews)
+    data = reviews.described()
     if goes_on_from is not None and (goes_on_from.words != reviews.words or goes_on_from.progress.get("data") != data):
         raise ValueError(f"--data {settings.data} is no longer what the checkpoint in {out / LAST} was trained on")
     if processes.ranks > 1:

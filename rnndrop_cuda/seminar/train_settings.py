@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.masks import dropout_mask
-from rnndrop_cuda.seminar.compare import LAYERS, Layer
-from rnndrop_cuda.seminar.data import CSV_SOURCES, PADDING
+from rnndrop_cuda.seminar.compare import DATA_SEED, LAYERS, Layer
+from rnndrop_cuda.seminar.data import CSV_SOURCES, IMDB_SHA256, PADDING, Reviews, load_reviews
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.vectors import load_vectors
 
@@ -76,6 +76,13 @@ class TrainSettings:
             raise ValueError(f"--contractions must be keep for {self.data}, which holds ids of words cut already")
         if self.freeze_vectors and self.vectors is None:
             raise ValueError("--freeze-vectors needs --vectors, got none")
+
+    def load(self) -> Reviews:
+        """All reviews of its source, cropped and cut as the model reads them. Errors as load_reviews'."""
+        sha256 = None if self.unverified_data else IMDB_SHA256
+        return load_reviews(
+            self.data, self.vocab_size, self.maxlen, DATA_SEED, sha256=sha256, contractions=self.contractions
+        )
 
     def build(self, *, sparse: bool = False) -> RNNClassifier:
         """The classifier, its weights drawn with the seed; `load_pretrained` then fills in the vectors.

@@ -30,7 +30,7 @@ from rnndrop_cuda.seminar.data import PADDING, START, UNKNOWN, Reviews
 from rnndrop_cuda.seminar.processes import Processes
 from rnndrop_cuda.seminar.rmsprop import LazyRMSprop
 from rnndrop_cuda.seminar.train_settings import TrainSettings
-from rnndrop_cuda.seminar.training import Batch, Batches, LengthBatches, Score, Sums, format_scores, run_batches
+from rnndrop_cuda.seminar.training import Batch, Score, Sums, batches_of, format_scores, run_batches
 
 LAST, BEST = "last", "best"  # folders in that of the run
 OPTIMIZER, GENERATOR = "optimizer.", "generator."
@@ -90,8 +90,8 @@ class Trainer:
             self._restore(goes_on_from)
         self.epoch_order = self.order.get_state()
 
-        self.train_batches = _batches(reviews.X_train, reviews.y_train, settings.batch_size, device, self.order)
-        self.test_batches = _batches(reviews.X_test, reviews.y_test, settings.batch_size, device, None)
+        self.train_batches = batches_of(reviews.X_train, reviews.y_train, settings.batch_size, device, self.order)
+        self.test_batches = batches_of(reviews.X_test, reviews.y_test, settings.batch_size, device)
         self.forward = _Forward(self.model, device.type, settings.autocast)
         if settings.compile is not None:
             self.forward.compile(backend=settings.compile)
@@ -286,12 +286,3 @@ def drop_words(ids: Tensor, p: float) -> Tensor:
     """ids with each word but padding and start unknown with probability p, drawn with torch's generator."""
     dropped = torch.rand(ids.shape, device=ids.device) < p
     return ids.masked_fill(dropped & (ids != PADDING) & (ids != START), UNKNOWN)
-
-
-def _batches(
-    X: Any, y: Any, batch_size: int, device: torch.device, order: torch.Generator | None
-) -> Batches | LengthBatches:
-    labels = torch.from_numpy(y).to(device)
-    if isinstance(X, list):
-        return LengthBatches(X, labels, batch_size, order)
-    return Batches(torch.from_numpy(X).to(device), labels, batch_size, order)

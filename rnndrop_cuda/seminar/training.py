@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rnndrop_cuda.seminar.data import IntArray
+from rnndrop_cuda.seminar.data import IntArray, Rows
 
 # ids [B, T], labels [B], and where the reviews have lengths of their own those, [B]
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
@@ -115,6 +116,16 @@ class LengthBatches:
         for pool in torch.randperm(len(self.y), generator=self.generator).split(self.POOL * self.batch_size):
             batches += pool[self.lengths[pool].argsort(stable=True)].split(self.batch_size)
         return [batches[k] for k in torch.randperm(len(batches), generator=self.generator)]
+
+
+def batches_of(
+    X: Rows, y: IntArray, batch_size: int, device: torch.device, generator: torch.Generator | None = None
+) -> Batches | LengthBatches:
+    """Batches of load_reviews' X and y: by length where its rows have lengths of their own."""
+    labels = torch.from_numpy(y).to(device)
+    if isinstance(X, np.ndarray):
+        return Batches(torch.from_numpy(X).to(device), labels, batch_size, generator)
+    return LengthBatches(X, labels, batch_size, generator)
 
 
 def train_epoch(

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure  # no pyplot: no display, no global state
 from rnndrop_cuda.seminar import options
 from rnndrop_cuda.seminar.checkpoint import load_checkpoint, write_whole
 from rnndrop_cuda.seminar.compare import DATA_SEED
-from rnndrop_cuda.seminar.data import CSV_SOURCES, IMDB_SHA256, Reviews, held_out_texts, load_reviews
+from rnndrop_cuda.seminar.data import CSV_SOURCES, Reviews, held_out_texts
 from rnndrop_cuda.seminar.results import check_writable
 from rnndrop_cuda.seminar.trace import (
     GATES,
@@ -175,15 +175,7 @@ def _picture(args: argparse.Namespace) -> Picture:
     model, vocabulary, settings = load_checkpoint(args.checkpoint)
     reviews = None
     if args.text is None or args.top_reviews:
-        sha256 = None if settings.unverified_data else IMDB_SHA256
-        reviews = load_reviews(
-            settings.data,
-            settings.vocab_size,
-            settings.maxlen,
-            DATA_SEED,
-            sha256=sha256,
-            contractions=settings.contractions,
-        )
+        reviews = settings.load()
         if reviews.words != vocabulary:
             raise ValueError(f"{settings.data} is no longer what {args.checkpoint} was trained on")
     facts = {"checkpoint": str(args.checkpoint), "layer": settings.layer, "trained on": settings.data}

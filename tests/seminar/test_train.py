@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rnndrop_cuda import cli, mc_predict
-from rnndrop_cuda.seminar import predict, train_command
+from rnndrop_cuda.seminar import load_reviews, predict, train_command
 from rnndrop_cuda.seminar.checkpoint import FILE_NAME, load_checkpoint, read
 from rnndrop_cuda.seminar.train_settings import TrainSettings, WordDroppingEmbedding
 from rnndrop_cuda.seminar.trainer import Trainer, _Forward, drop_words
@@ -80,7 +80,7 @@ def test_the_score_of_the_best_is_that_of_its_weights(command, out):
     """The weights in best/ were evaluated with what its history says."""
     assert train(*command, "--layer", "GalLSTM:0.5", "--monitor", "loss") == 0
     model, _, settings = load_checkpoint(out)
-    reviews = train_command.load_reviews(settings.data, 20, 8, train_command.DATA_SEED, sha256=None)
+    reviews = load_reviews(settings.data, 20, 8, sha256=None)
     with torch.no_grad():
         probabilities = model(torch.from_numpy(reviews.X_test).T)[:, 0]
     loss = nn.functional.binary_cross_entropy(probabilities, torch.from_numpy(reviews.y_test).float())
