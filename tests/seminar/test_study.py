@@ -68,6 +68,19 @@ def test_every_study(name, command, tmp_path, capsys):
         assert sentence.split(":")[0].split(",")[0] in page.replace("&#x27;", "'")
 
 
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_sizes(name):
+    def reviews(preset, *options):
+        arguments = study._parser().parse_args([name, *options])
+        plan = study.planned(study.STUDIES[name], preset, arguments)
+        return {experiment.reviews for experiments in plan.values() for experiment in experiments}
+
+    assert reviews("default") == {study.STUDIES[name].base.get("reviews")}
+    assert reviews("default", "--reviews", "500", "--data", "mine.csv") == {500}
+    assert reviews("default", "--data", "mine.csv") == {None}, "all of one's own"
+    assert reviews("paper") == {None}, "all"
+
+
 def test_nothing_is_trained_twice(command, trained, capsys):
     assert study.main(["initial-state", *command]) == 0
     assert len(trained) == 4
