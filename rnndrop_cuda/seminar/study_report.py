@@ -11,11 +11,12 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -191,9 +192,16 @@ def write(results: Results, out: Path) -> list[Path]:
 
 
 def plot(results: Results) -> bytes:
-    """A PNG: test accuracy by epoch, mean and deviation over the seeds; and the last of train and test side by side."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    by_epoch, at_end = figure.subplots(1, 2, width_ratios=(3, 2))
+    """A PNG: test accuracy by epoch, mean and deviation over the seeds; and the last of train and test side by side.
+
+    Where the variants differ in the number of words that they read, accuracy against that is drawn as well.
+    """
+    lengths = {variant: runs[0].experiment.get("seq_len") for variant, runs in results.runs.items()}
+    against_length = len({*lengths.values()} - {None}) > 1
+    figure = Figure(figsize=(16 if against_length else 12, 5), layout="constrained")
+    by_epoch, at_end, *by_length = figure.subplots(1, 2 + against_length, width_ratios=(3, 2, 2)[: 2 + against_length])
+    for axes in by_length:
+        _plot_by_length(axes, results, lengths)
     places = range(len(results.runs))
     for i, (variant, runs) in enumerate(results.runs.items()):
         style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
@@ -218,11 +226,29 @@ def plot(results: Results) -> bytes:
     at_end.set(xlabel="accuracy at the end", title="test (full) and train without dropout (empty)")
     at_end.set_yticks(places, list(results.runs))
     at_end.invert_yaxis()
-    for axes in (by_epoch, at_end):
+    for axes in (by_epoch, at_end, *by_length):
         axes.grid(alpha=0.3)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
     return png.getvalue()
+
+
+def _plot_by_length(axes: Axes, results: Results, lengths: Mapping[str, int | None]) -> None:
+    """Test accuracy against the words read; a variant of no fixed length as a line across."""
+    fixed = {variant: length for variant, length in lengths.items() if length is not None}
+    whats = {"best_test_accuracy": "best epoch", "test_accuracy": "last epoch"}
+    for (what, name), colour, line, marker in zip(whats.items(), COLOURS, ("--", "-"), MARKERS, strict=False):
+        means = {variant: results.estimate(variant, what) for variant in lengths}
+        axes.errorbar(
+            [*fixed.values()], [means[variant].mean for variant in fixed],
+            yerr=None if math.isnan(means[results.baseline].deviation) else [means[v].deviation for v in fixed],
+            label=name, color=colour, linestyle=line, marker=marker, capsize=2,
+        )  # fmt: skip
+        for variant in lengths.keys() - fixed.keys():
+            axes.axhline(means[variant].mean, label=f"{variant}: {name}", color=colour, linestyle=(0, (1, 3)))
+    axes.set(xlabel="words of a review (seq_len)", ylabel="test accuracy", title="test accuracy against length")
+    axes.set_xticks([*fixed.values()])
+    axes.legend()
 
 
 def page(results: Results, png: bytes) -> str:

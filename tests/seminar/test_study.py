@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 import torch
 
 from bench import tables
@@ -211,3 +212,13 @@ def test_the_promise_follows_the_figures(other, gap_halved, raised):
     gap, best = study_report.promise(results(base=BASE, other=other), "other").split(". And ")
     assert ("not so" not in gap, "not so" not in best) == (gap_halved, raised)
     assert "70.58 %" in best
+
+
+def test_accuracy_is_drawn_against_the_words_read():
+    axes = Figure().subplots()
+    runs = results(base=[run(0.70)] * 3, more=[run(0.80, best=0.85)] * 3, own=[run(0.90)] * 3)
+    study_report._plot_by_length(axes, runs, {"base": 50, "more": 200, "own": None})
+    drawn = {container.get_label(): container.lines[0].get_xydata().round(6).tolist() for container in axes.containers}
+    assert drawn == {"best epoch": [[50, 0.70], [200, 0.85]], "last epoch": [[50, 0.70], [200, 0.80]]}
+    across = {line.get_label(): line.get_ydata() for line in axes.get_lines() if line.get_label().startswith("own")}
+    assert across == {"own: best epoch": [0.9, 0.9], "own: last epoch": [0.9, 0.9]}
