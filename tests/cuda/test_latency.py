@@ -31,7 +31,7 @@ def test_every_kernel_ends_and_its_barriers_hold(schedule):
 @needs_emulation
 @pytest.mark.parametrize(("sanitize", "size"), [("address", SMALL), ("thread", ("2", "1", "4", "64"))])
 def test_sanitizers_find_nothing(sanitize, size):
-    done = toolchain.run(program(sanitize=sanitize, opt="-O0"), *size, schedule="rand1")
+    done = toolchain.run(program(sanitize=sanitize), *size, schedule="rand1")
     assert done.returncode == 0, done.stdout
 
 

@@ -12,7 +12,7 @@ DRIVER = toolchain.REPO / "tests/cuda/recurrence_driver.cpp"
 ALL = [*sorted(CUDA.glob("recurrence_*.cu")), DRIVER]
 # The other two differ by a type alone, and a sanitized build takes its time.
 ONE_DTYPE_A_TILE = [*(CUDA / f"recurrence_{kind}.cu" for kind in ("float32", "tf32", "bfloat16")), DRIVER]
-SANITIZED = {"defines": {"ONE_DTYPE_A_TILE": 1}, "opt": "-O0"}
+DEFINES = {"ONE_DTYPE_A_TILE": 1}
 
 pytestmark = pytest.mark.skipif(bool(toolchain.why_unusable()), reason=toolchain.why_unusable())
 
@@ -25,15 +25,14 @@ def test_definition(schedule):
 
 @pytest.mark.parametrize(("sanitize", "count"), [("address", 12), ("thread", 5)])
 def test_sanitizers_find_nothing(sanitize, count):
-    program = toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, sanitize=sanitize, **SANITIZED)
+    program = toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, sanitize=sanitize, defines=DEFINES)
     done = toolchain.run(program, str(count), "5", schedule="rand1")
     assert done.returncode == 0, done.stdout
 
 
 def test_every_line_of_the_kernels_runs():
     pytest.importorskip("gcovr", reason="line coverage needs gcovr: pip install gcovr")
-    defines = SANITIZED["defines"]
-    program = toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, coverage=True, defines=defines)
+    program = toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, coverage=True, defines=DEFINES)
     runs = toolchain.lines_run(program, KERNELS, "30")
     assert len(runs) > 150
     assert [line for line, count in runs.items() if count == 0] == [], f"lines of {KERNELS.name} that no test runs"

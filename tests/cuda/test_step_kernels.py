@@ -20,7 +20,7 @@ def test_definition(schedule):
 
 @pytest.mark.parametrize(("sanitize", "steps"), [("address", 100), ("thread", 8)])
 def test_sanitizers_find_nothing(sanitize, steps):
-    program = toolchain.build_program("step_driver", DRIVER, sanitize=sanitize, opt="-O0")
+    program = toolchain.build_program("step_driver", DRIVER, sanitize=sanitize)
     done = toolchain.run(program, str(steps), schedule="rand1")
     assert done.returncode == 0, done.stdout
 

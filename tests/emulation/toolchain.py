@@ -93,7 +93,7 @@ def build_program(
     sanitize: str | None = None,
     coverage: bool = False,
     defines: Mapping[str, str | int] | None = None,
-    opt: str = "-O1",
+    opt: str | None = None,
     include_dirs: Sequence[Path] = (),
 ) -> Path:
     """Compile `sources` (.cu, .cpp) for the emulation and link them into a program.
@@ -101,9 +101,10 @@ def build_program(
     Args:
         name: names the build folder, build/emulation/<name>[-<sanitizer>][-coverage].
         sanitize: None, 'address' (with the undefined-behaviour sanitizer) or 'thread'.
-        coverage: gcov instrumentation, at -O0; the .gcno and .gcda files lie beside the program.
+        coverage: gcov instrumentation; the .gcno and .gcda files lie beside the program.
         defines: macros.
-        opt: optimisation flag.
+        opt: optimisation flag; by default -O1, and -O0 for an instrumented build, which takes longer to compile than
+            to run.
         include_dirs: searched besides csrc/, csrc/cuda/ and this folder.
 
     Raises:
@@ -111,7 +112,7 @@ def build_program(
         BuildError: with the compiler's output.
     """
     instrument = _instrument_flags(sanitize, coverage)
-    flags = _compile_flags(defines, "-O0" if coverage else opt, include_dirs)
+    flags = _compile_flags(defines, opt or ("-O0" if instrument else "-O1"), include_dirs)
     return _build(_folder(name, sanitize, coverage) / "program", sources, [*instrument, *flags], instrument)
 
 
@@ -121,7 +122,6 @@ def build_torch_ext(
     *,
     coverage: bool = False,
     defines: Mapping[str, str | int] | None = None,
-    opt: str = "-O1",
     include_dirs: Sequence[Path] = (),
 ) -> Path:
     """Like `build_program`, but a shared library for `torch.ops.load_library`.
@@ -133,7 +133,7 @@ def build_torch_ext(
 
     sanitize = "address" if SANITIZED else None
     instrument = _instrument_flags(sanitize, coverage)
-    flags = _compile_flags(defines, "-O0" if coverage else opt, include_dirs)
+    flags = _compile_flags(defines, "-O0" if instrument else "-O1", include_dirs)
     flags += ["-fPIC", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
     flags += [f"-isystem{folder}" for folder in cpp_extension.include_paths()]
     link = ["-shared"]

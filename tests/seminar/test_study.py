@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 import torch
+from matplotlib.figure import Figure
 
 from bench import tables
 from rnndrop_cuda.seminar import experiment, study, study_report
