@@ -271,7 +271,8 @@ def _train_all(
                     }
                 )
                 save(results, out)
-                line = f"{layer.label} {epoch}/{settings.epochs}: {format_scores(trained, tested)}, {seconds:.1f} s"
+                scores = format_scores(train=trained, test=tested)
+                line = f"{layer.label} {epoch}/{settings.epochs}: {scores}, {seconds:.1f} s"
                 bar.write(line, file=sys.stderr)
 
 

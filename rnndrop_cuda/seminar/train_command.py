@@ -102,10 +102,11 @@ def _print_end(trainer: Trainer) -> None:
     best, epochs = trainer.progress.best, trainer.progress.epochs
     assert best is not None
     early = f", stopped early: {trainer.settings.patience} without a better one" if trainer.stopped_early else ""
-    print(
-        f"{epochs} epochs{early}; best: epoch {best['epoch']:.0f}, test accuracy {best['test_accuracy']:.4f}, "
-        f"test loss {best['test_loss']:.4f}"
+    scores = ", ".join(
+        f"{part} accuracy {best[f'{part}_accuracy']:.4f}, {part} loss {best[f'{part}_loss']:.4f}"
+        for part in trainer.scored
     )
+    print(f"{epochs} epochs{early}; best: epoch {best['epoch']:.0f}, {scores}")
     print("written: " + ", ".join(str(trainer.out / name) for name in (BEST, LAST, "history.csv", "history.json")))
 
 
@@ -185,7 +186,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
             "  rnndrop train --resume results/train --epochs 40              goes on, for longer\n"
             "  torchrun --nproc-per-node 2 -m rnndrop_cuda train --out runs/two\n\n"
             "The same command run again goes on where the last one was cut short. best/ is the epoch of the best\n"
-            "score on the test part: as a measure of the model that score flatters it.\n"
+            "score on the test part, which flatters the model; with --validation, on reviews set aside for it.\n"
             "A file for --config has the long options as keys: batch_size = 64, variable_length = true ..."
         ),
     )
@@ -208,8 +209,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--tensorboard", action=argparse.BooleanOptionalAction, help="log for TensorBoard, into DIR/tensorboard"
     )
     number(run, "epochs", options.positive, "N")
-    number(run, "patience", options.positive, "N", "stop after N epochs without a better test score")
-    run.add_argument("--monitor", choices=MONITORS, help=f"which test score decides (default: {default.monitor})")
+    number(run, "patience", options.positive, "N", "stop after N epochs without a better score")
+    run.add_argument("--monitor", choices=MONITORS, help=f"which score decides (default: {default.monitor})")
     number(run, "checkpoint_every", options.positive, "N", "a checkpoint every N batches, too, not only after an epoch")
     number(run, "seed", options.seed, "N")
 
@@ -225,6 +226,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="take an npz whose hash is not that of Keras' file; its pickles are not executed either way",
     )
     data.add_argument("--reviews", type=options.positive, metavar="N", help="train on the first N reviews, test on N/4")
+    number(
+        data, "validation", options.positive, "N",
+        "leave the last N training reviews out, for them to choose best/ and the end, in place of the test part",
+    )  # fmt: skip
     length = data.add_mutually_exclusive_group()
     number(length, "maxlen", options.positive, "N", "crop and pad reviews to N ids")
     length.add_argument(

@@ -54,7 +54,9 @@ class TrainSettings:
     """A backend of torch.compile; None: not compiled."""
     epochs: int = 15
     patience: int | None = None
-    """Epochs without a better test score after which training stops; None: never before `epochs`."""
+    """Epochs without a better score after which training stops; None: never before `epochs`."""
+    validation: int | None = None
+    """So many of the training reviews, the last ones, are left out and choose the best epoch; None: the test part."""
     monitor: str = "accuracy"
     checkpoint_every: int | None = None
     """Batches between checkpoints within an epoch; None: one an epoch."""

@@ -35,7 +35,7 @@ from rnndrop_cuda.seminar.training import Batch, Score, Sums, batches_of, format
 LAST, BEST = "last", "best"  # folders in that of the run
 OPTIMIZER, GENERATOR = "optimizer.", "generator."
 NO_SUMS = Sums(0.0, 0, 0)
-HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
+TRAIN, VALIDATION, TEST = "train", "val", "test"
 
 
 @dataclass
@@ -90,12 +90,26 @@ class Trainer:
             self._restore(goes_on_from)
         self.epoch_order = self.order.get_state()
 
+        reviews, X_val, y_val = reviews.hold_out(settings.validation)
         self.train_batches = batches_of(reviews.X_train, reviews.y_train, settings.batch_size, device, self.order)
-        self.test_batches = batches_of(reviews.X_test, reviews.y_test, settings.batch_size, device)
+        self.scored = {TEST: batches_of(reviews.X_test, reviews.y_test, settings.batch_size, device)}
+        if settings.validation is not None:
+            self.scored = {VALIDATION: batches_of(X_val, y_val, settings.batch_size, device), **self.scored}
         self.forward = _Forward(self.model, device.type, settings.autocast)
         if settings.compile is not None:
             self.forward.compile(backend=settings.compile)
         self.training_forward = processes.join(self.forward)
+
+    @property
+    def columns(self) -> list[str]:
+        """Of the history: the keys of its rows."""
+        scores = [f"{part}_{what}" for part in (TRAIN, *self.scored) for what in Score._fields]
+        return ["epoch", *scores, "seconds"]
+
+    @property
+    def monitored(self) -> str:
+        """The part of the reviews that chooses the best epoch."""
+        return next(iter(self.scored))
 
     @property
     def stopped_early(self) -> bool:
@@ -110,7 +124,7 @@ class Trainer:
         number any more.
         """
         epochs, progress = self.settings.epochs, self.progress
-        steps = len(self.train_batches) + len(self.test_batches)
+        steps = len(self.train_batches) + sum(map(len, self.scored.values()))
         done = progress.epochs * steps + progress.batches
         shown = None if self.processes.first else True  # None: where there is a terminal
         with tqdm(total=epochs * steps, initial=done, unit="batch", disable=shown) as bar, self._log() as log:
@@ -118,11 +132,8 @@ class Trainer:
                 bar.set_description(f"epoch {progress.epochs + 1}/{epochs}")
                 row = self._epoch(bar)
                 if self.processes.first:
-                    scores = (
-                        Score(row["train_loss"], row["train_accuracy"]),
-                        Score(row["test_loss"], row["test_accuracy"]),
-                    )
-                    line = f"epoch {progress.epochs}/{epochs}: {format_scores(*scores)}, {row['seconds']:.1f} s"
+                    scores = format_scores(**{part: self._score(part, row) for part in (TRAIN, *self.scored)})
+                    line = f"epoch {progress.epochs}/{epochs}: {scores}, {row['seconds']:.1f} s"
                     bar.write(line, file=sys.stderr)
                     log(row)
 
@@ -138,7 +149,7 @@ class Trainer:
         }
         write_whole(self.out / "history.json", (json.dumps(contents, indent=1) + "\n").encode())
         table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, HISTORY)
+        writer = csv.DictWriter(table, self.columns)
         writer.writeheader()
         writer.writerows(progress.history)
         write_whole(self.out / "history.csv", table.getvalue().encode())
@@ -170,13 +181,14 @@ class Trainer:
                 self._save(LAST)
 
         start = time.perf_counter()
-        with torch.no_grad():
-            self.forward.eval()
-            tested = run_batches(self._fed(self.test_batches, bar, 0.0), self.forward, self.lossfun, self.device)
-        tested = self.processes.total(tested)
+        scores = [*progress.sums.score()]
+        self.forward.eval()
+        for part in self.scored.values():
+            with torch.no_grad():
+                sums = run_batches(self._fed(part, bar, 0.0), self.forward, self.lossfun, self.device)
+            scores += self.processes.total(sums).score()
         seconds = progress.seconds + time.perf_counter() - start
-        scores = *progress.sums.score(), *tested.score()
-        row = dict(zip(HISTORY, (progress.epochs + 1, *scores, seconds), strict=True))
+        row = dict(zip(self.columns, (progress.epochs + 1, *scores, seconds), strict=True))
         self._end_epoch(row)
         return row
 
@@ -199,8 +211,13 @@ class Trainer:
         self._save(LAST)
         self.write_history()
 
+    @staticmethod
+    def _score(part: str, row: dict[str, float]) -> Score:
+        return Score(row[f"{part}_loss"], row[f"{part}_accuracy"])
+
     def _value(self, row: dict[str, float]) -> float:
-        return row["test_accuracy"] if self.settings.monitor == "accuracy" else -row["test_loss"]
+        score = self._score(self.monitored, row)
+        return score.accuracy if self.settings.monitor == "accuracy" else -score.loss
 
     def _fed(self, batches: Iterable[Batch], bar: tqdm, word_dropout: float) -> Iterator[Batch]:
         """This process' shares of the batches. Words are dropped before sharing: every process draws the same."""
@@ -254,7 +271,7 @@ class Trainer:
         with writer:
 
             def log(row: dict[str, float]) -> None:
-                for name in HISTORY[1:]:
+                for name in self.columns[1:]:
                     part, _, what = name.partition("_")
                     writer.add_scalar(f"{what}/{part}" if what else name, row[name], int(row["epoch"]))
                 writer.flush()

@@ -173,16 +173,13 @@ def train(
         tested = evaluate(test_loader, model, lossfun, device)
         for values, score in zip(history, (*trained, *tested), strict=True):
             values.append(score)
-        print(f"epoch {epoch}/{num_epochs}: {format_scores(trained, tested)}", flush=True)
+        print(f"epoch {epoch}/{num_epochs}: {format_scores(train=trained, test=tested)}", flush=True)
     return history
 
 
-def format_scores(trained: Score, tested: Score) -> str:
-    """The line an epoch is reported with."""
-    return (
-        f"train loss {trained.loss:.4f} accuracy {trained.accuracy:.4f}, "
-        f"test loss {tested.loss:.4f} accuracy {tested.accuracy:.4f}"
-    )
+def format_scores(**scores: Score) -> str:
+    """The line an epoch is reported with; the scores by the part of the reviews."""
+    return ", ".join(f"{part} loss {score.loss:.4f} accuracy {score.accuracy:.4f}" for part, score in scores.items())
 
 
 def run_batches(

@@ -95,6 +95,7 @@ def test_the_score_of_the_best_is_that_of_its_weights(command, out):
         ["--variable-length", "--layer", "nn.LSTM"],
         ["--autocast", "--clip", "0.1"],
         ["--compile", "eager", "--word-dropout", "0.5", "--embedding-dropout", "0.5"],
+        ["--validation", "16", "--monitor", "loss"],
     ],
 )
 def test_options_train_and_go_on_to_the_same_bits(options, command, out, tmp_path):
@@ -108,6 +109,35 @@ def test_options_train_and_go_on_to_the_same_bits(options, command, out, tmp_pat
     whole, resumed = read(out / "last").tensors, read(halves / "last").tensors
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
+def test_reviews_set_aside_choose_the_best_and_are_not_trained_on(command, out, tmp_path, capsys):
+    assert train(*command, "--validation", "16", "--monitor", "loss", "--learning-rate", "0.1", "--epochs", "6") == 0
+    history = read(out / "last").progress["progress"]["history"]
+    losses, tests = ([row[f"{part}_loss"] for row in history] for part in ("val", "test"))
+    best = losses.index(min(losses))
+    assert best != tests.index(min(tests)), "else who chose it cannot be told"
+    assert read(out / "best").progress["progress"]["best"] == history[best]
+    said = capsys.readouterr().out
+    assert (
+        f"best: epoch {best + 1}, val accuracy {history[best]['val_accuracy']:.4f}, val loss {min(losses):.4f}" in said
+    )
+    assert (out / "history.csv").read_text().splitlines()[0] == (
+        "epoch,train_loss,train_accuracy,val_loss,val_accuracy,test_loss,test_accuracy,seconds"
+    )
+
+    model, _, settings = load_checkpoint(out)
+    reviews = load_reviews(settings.data, 20, 8, sha256=None)
+    with torch.no_grad():
+        probabilities = model(torch.from_numpy(reviews.X_train[-16:]).T)[:, 0]
+    loss = nn.functional.binary_cross_entropy(probabilities, torch.from_numpy(reviews.y_train[-16:]).float())
+    assert loss.item() == pytest.approx(min(losses), rel=1e-5)
+
+    fewer = tmp_path / "fewer"
+    rest = ["--reviews", "32", "--learning-rate", "0.1", "--epochs", "6", "--out", fewer]
+    assert train(*command, *rest) == 0
+    without, with_them = read(fewer / "last").tensors, read(out / "last").tensors
+    assert all(torch.equal(tensor, with_them[name]) for name, tensor in without.items())
 
 
 def test_early_stopping_counts_epochs_since_the_best(command, out, capsys):
@@ -293,6 +323,7 @@ def test_wrong_files_are_told_in_one_line(name, text, message, tmp_path, capsys)
         (["--device", "cuda:99"], "--device cuda:99 cannot be used"),
         (["--data", "nowhere.npz"], "data must be one of"),
         (["--reviews", "1000000"], "--reviews must be at most"),
+        (["--validation", "48"], "--validation must be below 48, the reviews to train on, got 48"),
         (["--resume", "nowhere"], "no checkpoint at nowhere/last: no such folder"),
         (["--resume", "a", "--out", "b"], "argument --out: not allowed with argument --resume"),
     ],
