@@ -42,13 +42,24 @@ INLINE void for_each_element(int64_t n, const Work& work) {
   }
 }
 
+// A row's end, which fills no vector. Calls, compiled once: inlined in every place they would double the code, and what
+// the compiler needs for it.
+template <class scalar_t, class acc_t>
+[[gnu::noinline]] void load_end(acc_t* out, const scalar_t* in, int64_t n) {
+  for (int64_t k = 0; k < n; ++k) out[k] = static_cast<acc_t>(in[k]);
+  for (int64_t k = n; k % kLanes != 0; ++k) out[k] = acc_t(0);
+}
+template <class scalar_t, class acc_t>
+[[gnu::noinline]] void store_end(scalar_t* out, const acc_t* in, int64_t n) {
+  for (int64_t k = 0; k < n; ++k) out[k] = static_cast<scalar_t>(in[k]);
+}
+
 template <class scalar_t, class acc_t>
 INLINE void load(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
   if (n % kLanes == 0) {
     for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<acc_t>(in[k]); });
   } else {
-    for (int64_t k = 0; k < n; ++k) out[k] = static_cast<acc_t>(in[k]);
-    for (int64_t k = n; k % kLanes != 0; ++k) out[k] = acc_t(0);
+    load_end(out.data, in, n);
   }
 }
 
@@ -66,7 +77,7 @@ INLINE void store(scalar_t* out, Chunk<acc_t>& in, int64_t n) {
   if (n % kLanes == 0) {
     for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<scalar_t>(in[k]); });
   } else {
-    for (int64_t k = 0; k < n; ++k) out[k] = static_cast<scalar_t>(in[k]);
+    store_end(out, in.data, n);
   }
 }
 
