@@ -96,9 +96,12 @@ def build_program(
     opt: str | None = None,
     include_dirs: Sequence[Path] = (),
 ) -> Path:
-    """Compile `sources` (.cu, .cpp) for the emulation and link them into a program.
+    """Compile `sources` (.cu, .cpp) for the emulation, all in one translation unit, into a program.
+
+    Half of what a file takes the compiler is the headers that it shares with the others.
 
     Args:
+        sources: what declares `main` comes last.
         name: names the build folder, build/emulation/<name>[-<sanitizer>][-coverage].
         sanitize: None, 'address' (with the undefined-behaviour sanitizer) or 'thread'.
         coverage: gcov instrumentation; the .gcno and .gcda files lie beside the program.
@@ -113,7 +116,9 @@ def build_program(
     """
     instrument = _instrument_flags(sanitize, coverage)
     flags = _compile_flags(defines, opt or ("-O0" if instrument else "-O1"), include_dirs)
-    return _build(_folder(name, sanitize, coverage) / "program", sources, [*instrument, *flags], instrument)
+    *others, main = map(Path.resolve, sources)
+    flags += [word for source in others for word in ("-include", str(source))]
+    return _build(_folder(name, sanitize, coverage) / "program", [main], [*instrument, *flags], instrument)
 
 
 def build_torch_ext(
