@@ -27,7 +27,7 @@ from rnndrop_cuda.seminar import options
 from rnndrop_cuda.seminar.data import CSV_SOURCES, load_reviews
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.results import check_writable, facts
-from rnndrop_cuda.seminar.training import batches_of, evaluate, train_epoch
+from rnndrop_cuda.seminar.training import batches_of, evaluate, format_scores, train_epoch
 from rnndrop_cuda.seminar.vectors import GLOVE, embedding_of, load_vectors
 
 LAYERS = {"GalLSTM": GalLSTM, "SemeniutaLSTM": SemeniutaLSTM}
@@ -91,17 +91,19 @@ def _run(args: argparse.Namespace, command: str) -> dict[str, Any]:
     reviews = load_reviews(args.data, maxlen=args.maxlen, ragged=True, contractions="split")
     vectors = load_vectors(args.vectors, reviews.words, seed=args.seed)
     n_emb = vectors.matrix.shape[1]
-    print(vectors.coverage(reviews.X_train), flush=True)
-    train, scored = (reviews.X_train, reviews.y_train), (reviews.X_test, reviews.y_test)
+    coverage = vectors.coverage(reviews.X_train)
+    print(coverage, flush=True)
+    scored_on, X_scored, y_scored = "test", reviews.X_test, reviews.y_test
     if args.validate:
-        kept = len(reviews.y_train) - args.validate
-        if kept < 1:
+        if args.validate >= len(reviews.y_train):
             raise ValueError(f"--validate must leave reviews to train on, got {args.validate}")
-        train, scored = ((reviews.X_train[part], reviews.y_train[part]) for part in (slice(kept), slice(kept, None)))
+        scored_on = "validation"
+        reviews, X_scored, y_scored = reviews.hold_out(args.validate)
     cpu = torch.device("cpu")
     torch.manual_seed(args.seed)
-    train_batches = batches_of(*train, args.batch_size, cpu, torch.Generator().manual_seed(args.seed))
-    test_batches = batches_of(*scored, args.batch_size, cpu)
+    order = torch.Generator().manual_seed(args.seed)
+    train_batches = batches_of(reviews.X_train, reviews.y_train, args.batch_size, cpu, order)
+    test_batches = batches_of(X_scored, y_scored, args.batch_size, cpu)
     embedding = embedding_of(vectors, freeze=args.freeze)
     model = RNNClassifier(
         n_emb,
@@ -125,9 +127,9 @@ def _run(args: argparse.Namespace, command: str) -> dict[str, Any]:
     result: dict[str, Any] = {
         "facts": facts(cpu, command),
         "settings": settings,
-        "data": {**reviews.facts, "train reviews": len(train[1]), "scored reviews": len(scored[1])},
-        "vectors": {**vectors.facts, **vectors.coverage(reviews.X_train)._asdict()},
-        "scored on": "validation" if args.validate else "test",
+        "data": {**reviews.facts, "train reviews": len(reviews.y_train), "scored reviews": len(y_scored)},
+        "vectors": {**vectors.facts, **coverage._asdict()},
+        "scored on": scored_on,
         "epochs": [],
     }
     _save(result, args.out)  # a file that cannot be written is found out before the training
@@ -147,11 +149,8 @@ def _run(args: argparse.Namespace, command: str) -> dict[str, Any]:
             }
         )
         _save(result, args.out)
-        print(
-            f"epoch {epoch}/{args.epochs}: train loss {learned.loss:.4f} accuracy {learned.accuracy:.4f}, "
-            f"{result['scored on']} loss {met.loss:.4f} accuracy {met.accuracy:.4f}, {seconds:.0f} s",
-            flush=True,
-        )
+        scores = format_scores(train=learned, **{scored_on: met})
+        print(f"epoch {epoch}/{args.epochs}: {scores}, {seconds:.0f} s", flush=True)
     return result
 
 

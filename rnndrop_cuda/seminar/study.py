@@ -42,7 +42,7 @@ def _semeniuta(p: float, **options: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Study:
-    """variants: the first is what the others are compared with. paper: what --paper changes of `base`."""
+    """variants: the first is what the others are compared with. paper: what --paper changes of `base` beside PAPER."""
 
     question: str
     base: Changes
@@ -54,7 +54,6 @@ class Study:
 
 # Fewer reviews where there are many variants: the defaults are meant for 15 minutes on 2 cores.
 _PART: Changes = {"reviews": 12000}
-_ALL: Changes = {"reviews": None}
 _GLOVE: Changes = {"contractions": "split", "n_emb": 50, "vectors": GLOVE}
 STUDIES: dict[str, Study] = {
     "initialization": Study(
@@ -67,7 +66,6 @@ STUDIES: dict[str, Study] = {
             "W_hh from N(0, 1)": _lstm(init="normal"),
             "forget bias 1": _lstm(forget_bias=1.0),
         },
-        _ALL,
     ),
     "initial-state": Study(
         "Does a learned initial state raise the quality?",
@@ -83,7 +81,7 @@ STUDIES: dict[str, Study] = {
             "first 400 words": {"seq_len": 400},
             "own length, up to 400": {"seq_len": None},
         },
-        {**_ALL, "n_emb": 300},
+        {"n_emb": 300},
     ),
     "embeddings": Study(
         "Do pretrained word vectors help, and is it worth training them further?",
@@ -106,13 +104,12 @@ STUDIES: dict[str, Study] = {
             "Semeniuta 0.5": _semeniuta(0.5),
             "Semeniuta 0.3, for the sequence": _semeniuta(0.3, candidate_mask="sequence"),
         },
-        _ALL,
         bars=("Gal 0.5", "Semeniuta 0.3"),
     ),
 }
 # What --quick and --paper change of every study, and the number of seeds.
 QUICK: Changes = {"data": "rotten-tomatoes", "reviews": 2000, "epochs": 2, "n_emb": 50, "n_hidden": 32, "longest": 60}
-PAPER: Changes = {"epochs": 15}
+PAPER: Changes = {"epochs": 15, "reviews": None}
 GIVEN = ("data", "unverified_data", "reviews", "epochs")
 # Fields of an Experiment that decide which reviews it loads.
 OF_DATA = ("data", "unverified_data", "reviews", "seq_len", "longest", "contractions", "vocab_size")
@@ -232,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants beside the first one")
     parser.add_argument("--epochs", type=options.positive, metavar="N", help="(default: 5; quick 2; paper 15)")
-    parser.add_argument("--data", metavar="SOURCE", help="as for rnndrop compare; all of its reviews are taken")
+    parser.add_argument("--data", metavar="SOURCE", help="as for rnndrop compare; without --quick all of it")
     parser.add_argument(
         "--unverified-data", action="store_true", default=None, help="take an npz of another hash than Keras' file"
     )
