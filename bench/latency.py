@@ -22,7 +22,7 @@ from torch.utils import cpp_extension
 
 from bench.lstm import check_out, positive
 from bench.records import Latency, columns, write
-from rnndrop_cuda.seminar.results import facts as run_facts
+from rnndrop_cuda.provenance import facts as run_facts
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "bench" / "latency.cu"

@@ -34,8 +34,8 @@ from bench import contenders, tables
 from bench.contenders import Contender, Problem, Size, VerificationError, dropouts, floors, verify
 from bench.records import CELL_LOOP, INFERENCE, PHASES, STACK, Timing, write
 from rnndrop_cuda import functional, ops
-from rnndrop_cuda.seminar.results import check_writable
-from rnndrop_cuda.seminar.results import facts as run_facts
+from rnndrop_cuda.files import check_writable
+from rnndrop_cuda.provenance import facts as run_facts
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in functional.KERNEL_DTYPES}
 

@@ -254,7 +254,7 @@ def figure(ms: float) -> str:
 
 def comparison_table(path: Path) -> str:
     """The table that `rnndrop compare` printed."""
-    from rnndrop_cuda.seminar import report  # here: its libraries come with the demo extra only
+    from rnndrop_cuda.seminar.reports import compare as report  # here: its libraries come with the demo extra only
 
     results = json.loads(path.read_text(encoding="utf-8"))
     header = [column.replace("\n", " ").strip() for column in report.COLUMNS]
@@ -264,7 +264,7 @@ def comparison_table(path: Path) -> str:
 
 def study_table(file: Path) -> str:
     """The study's table, and what it says of all its variants together."""
-    from rnndrop_cuda.seminar import study_report  # as above
+    from rnndrop_cuda.seminar.reports import study as study_report  # as above
 
     study = study_report.read(file)
     header = [" ".join(column.split()) for column in study_report.COLUMNS]

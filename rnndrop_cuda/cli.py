@@ -8,14 +8,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+SEMINAR = "rnndrop_cuda.seminar"
 COMMANDS = {
     "info": ("rnndrop_cuda.info", "what was built, what is usable here, and why not"),
-    "compare": ("rnndrop_cuda.seminar.compare", "train the review classifier with each layer and compare them"),
-    "study": ("rnndrop_cuda.seminar.study", "answer one of the seminar's further questions, with several seeds"),
-    "train": ("rnndrop_cuda.seminar.train_command", "train one classifier, with checkpoints to go on from"),
-    "predict": ("rnndrop_cuda.seminar.predict", "tell the sentiment of a text, and how sure the classifier is"),
-    "vectors": ("rnndrop_cuda.seminar.vectors", "which of the reviews' words have a pretrained vector"),
-    "visualize": ("rnndrop_cuda.seminar.visualize", "show what a classifier does with one review, word by word"),
+    "compare": (
+        SEMINAR + ".commands.compare",
+        "train the review classifier with each layer and compare them",
+    ),
+    "study": (
+        SEMINAR + ".commands.study",
+        "answer one of the seminar's further questions, with several seeds",
+    ),
+    "train": (SEMINAR + ".commands.train", "train one classifier, with checkpoints to go on from"),
+    "predict": (
+        SEMINAR + ".analysis.predict",
+        "tell the sentiment of a text, and how sure the classifier is",
+    ),
+    "vectors": (SEMINAR + ".data.vectors", "which of the reviews' words have a pretrained vector"),
+    "visualize": (SEMINAR + ".reports.picture", "show what a classifier does with one review, word by word"),
     "bench": ("bench.lstm", "time the layer on every backend (needs the source checkout)"),
 }
 

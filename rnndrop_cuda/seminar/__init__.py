@@ -1,11 +1,11 @@
 """The seminar on recurrent networks for sentiment analysis: its layers, data, model and training."""
 
-from rnndrop_cuda.seminar.data import Reviews, load_matrix_imdb, load_reviews
+from rnndrop_cuda.seminar.data.reviews import Reviews, load_matrix_imdb, load_reviews
+from rnndrop_cuda.seminar.data.vectors import Vectors, embedding_of, load_vectors
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, gen_dropout_mask, init_h0_c0
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.rmsprop import LazyRMSprop
-from rnndrop_cuda.seminar.training import LengthBatches, evaluate, train, train_epoch
-from rnndrop_cuda.seminar.vectors import Vectors, embedding_of, load_vectors
+from rnndrop_cuda.seminar.training.loop import LengthBatches, evaluate, train, train_epoch
+from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 
 __all__ = [
     "FastRNNLayer",

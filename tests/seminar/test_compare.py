@@ -10,9 +10,11 @@ import pytest
 import torch
 from object_arrays import object_array
 
-from rnndrop_cuda import cli
-from rnndrop_cuda.seminar import compare, load_matrix_imdb, report, results
+from rnndrop_cuda import cli, provenance
+from rnndrop_cuda.seminar import load_matrix_imdb
+from rnndrop_cuda.seminar.commands import compare
 from rnndrop_cuda.seminar.layers import lstm_weights
+from rnndrop_cuda.seminar.reports import compare as report
 
 SMALL = ["--unverified-data", "--vocab-size", "20", "--seq-len", "8", "--n-emb", "6", "--n-hidden", "4"]
 SMALL += ["--batch-size", "16", "--epochs", "2", "--learning-rate", "0.01", "--device", "cpu"]
@@ -173,7 +175,7 @@ def test_a_file_that_is_no_results_is_kept_aside(command, tmp_path, content):
 
 def test_another_commit_or_machine_is_another_run(command, tmp_path, monkeypatch):
     for name in ("_commit", "_cpu_model"):
-        monkeypatch.setattr(results, name, lambda: "another")
+        monkeypatch.setattr(provenance, name, lambda: "another")
         assert compare.main([*command, "--layers", "nn.LSTM"]) == 0
     assert (tmp_path / "out" / "results.1.json").exists()
 
@@ -256,7 +258,7 @@ def test_a_folder_that_vanishes_is_one_line(command, tmp_path, monkeypatch, caps
 
 
 def test_the_missing_extra_is_one_line(command, monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "rnndrop_cuda.seminar.compare")
+    monkeypatch.delitem(sys.modules, "rnndrop_cuda.seminar.commands.compare")
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert cli.main(["compare", *command]) == 2
     assert capsys.readouterr().err == "rnndrop compare: tqdm is missing: pip install rnndrop_cuda[demo]\n"

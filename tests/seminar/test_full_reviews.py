@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rnndrop_cuda.seminar import full_reviews
+from rnndrop_cuda.seminar.commands import full_reviews
 
 SMALL = ["--data", "rotten-tomatoes", "--maxlen", "15", "--n-hidden", "8", "--epochs", "2"]
 

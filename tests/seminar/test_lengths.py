@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from rnndrop_cuda.lstm import GalLSTM, SemeniutaLSTM
-from rnndrop_cuda.seminar.data import load_reviews
+from rnndrop_cuda.seminar.data.reviews import load_reviews
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.training import LengthBatches, evaluate, train
+from rnndrop_cuda.seminar.training.loop import LengthBatches, evaluate, train
 
 SENTENCES = "rotten-tomatoes"
 V = 40  # ids

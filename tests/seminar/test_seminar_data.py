@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from object_arrays import object_array
 
-from rnndrop_cuda.seminar import data
-from rnndrop_cuda.seminar.data import load_matrix_imdb, load_reviews, tokenize
+from rnndrop_cuda.seminar.data import reviews as data
+from rnndrop_cuda.seminar.data.reviews import load_matrix_imdb, load_reviews, tokenize
 
 
 def keras_ids(train, test, num_words, skip_top, maxlen, seed, start_char, oov_char, index_from):

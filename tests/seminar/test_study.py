@@ -12,8 +12,10 @@ import torch
 from matplotlib.figure import Figure
 
 from bench import tables
-from rnndrop_cuda.seminar import experiment, study, study_report
-from rnndrop_cuda.seminar.experiment import Experiment, Run
+from rnndrop_cuda.seminar.commands import study
+from rnndrop_cuda.seminar.reports import study as study_report
+from rnndrop_cuda.seminar.training import experiment
+from rnndrop_cuda.seminar.training.experiment import Experiment, Run
 
 TINY = {"vocab_size": 20, "n_hidden": 4, "batch_size": 16, "longest": 8, "epochs": 2}
 N_EMB = 6
@@ -113,7 +115,8 @@ def test_the_same_experiment_gives_the_same_figures(npz):
 def test_a_killed_study_goes_on(command, tmp_path):
     """Killed when its first run is done, in another process; of this size a run takes a moment."""
     script = (
-        "import sys, time; from rnndrop_cuda.seminar import study, experiment\n"
+        "import sys, time; from rnndrop_cuda.seminar.commands import study\n"
+        "from rnndrop_cuda.seminar.training import experiment\n"
         f"study.QUICK = {QUICK!r}\n"
         "real = experiment.Cache.put\n"
         "experiment.Cache.put = lambda *a: (real(*a), print('kept', flush=True), time.sleep(60))\n"

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from rnndrop_cuda import cli, mc_predict
-from rnndrop_cuda.seminar import load_reviews, predict, train_command
-from rnndrop_cuda.seminar.checkpoint import FILE_NAME, load_checkpoint, read
-from rnndrop_cuda.seminar.train_settings import TrainSettings, WordDroppingEmbedding
-from rnndrop_cuda.seminar.trainer import Trainer, _Forward, drop_words
-from rnndrop_cuda.seminar.training import clip_gradients
+from rnndrop_cuda.seminar import load_reviews
+from rnndrop_cuda.seminar.analysis import predict
+from rnndrop_cuda.seminar.commands import train as train_command
+from rnndrop_cuda.seminar.settings import TrainSettings, WordDroppingEmbedding
+from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, load_checkpoint, read
+from rnndrop_cuda.seminar.training.loop import clip_gradients
+from rnndrop_cuda.seminar.training.trainer import Trainer, _Forward, drop_words
 
 SMALL = [
     "--unverified-data", "--vocab-size", "20", "--maxlen", "8", "--n-emb", "6", "--n-hidden", "4", "--batch-size", "16",

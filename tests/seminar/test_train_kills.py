@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnndrop_cuda.seminar import train_command
-from rnndrop_cuda.seminar.checkpoint import FILE_NAME, read
+from rnndrop_cuda.seminar.commands import train as train_command
+from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, read
 
 KILLS = 20
 # Masks, dropped words and the lazy optimizer all have a state to go on with; 6 batches an epoch.

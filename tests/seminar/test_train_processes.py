@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnndrop_cuda.seminar import train_command
-from rnndrop_cuda.seminar.checkpoint import FILE_NAME, read
-from rnndrop_cuda.seminar.trainer import Trainer
+from rnndrop_cuda.seminar.commands import train as train_command
+from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, read
+from rnndrop_cuda.seminar.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 # 48 reviews in batches of 47 and 1: the second process has one row less, and then none.

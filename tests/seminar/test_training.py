@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from rnndrop_cuda.seminar.layers import FastRNNLayer
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.training import Batches, evaluate, train, train_epoch
+from rnndrop_cuda.seminar.training.loop import Batches, evaluate, train, train_epoch
 
 
 @pytest.fixture

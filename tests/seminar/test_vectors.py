@@ -10,11 +10,11 @@ from torch import nn
 
 from rnndrop_cuda import cli
 from rnndrop_cuda.lstm import GalLSTM
-from rnndrop_cuda.seminar.data import SPECIAL_WORDS, load_reviews, tokenize
+from rnndrop_cuda.seminar.data.reviews import SPECIAL_WORDS, load_reviews, tokenize
+from rnndrop_cuda.seminar.data.vectors import GLOVE, Vectors, embedding_of, load_vectors
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.rmsprop import LazyRMSprop
-from rnndrop_cuda.seminar.training import LengthBatches, train_epoch
-from rnndrop_cuda.seminar.vectors import GLOVE, Vectors, embedding_of, load_vectors
+from rnndrop_cuda.seminar.training.loop import LengthBatches, train_epoch
+from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 
 KEYS = ["the", "film", "n't", "Paris", "caf\u00e9", "unused"]
 ROWS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)

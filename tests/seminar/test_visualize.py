@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rnndrop_cuda import LSTM, cli
-from rnndrop_cuda.seminar import checkpoint, load_reviews, visualize
-from rnndrop_cuda.seminar.compare import LAYERS
-from rnndrop_cuda.seminar.data import WORD_INDEX, find_words, held_out_texts, tokenize
+from rnndrop_cuda.seminar import load_reviews
+from rnndrop_cuda.seminar.analysis.trace import MIN_COUNT, QUANTITIES, fused, read, trace, word_effects
+from rnndrop_cuda.seminar.commands.compare import LAYERS
+from rnndrop_cuda.seminar.data.reviews import WORD_INDEX, find_words, held_out_texts, tokenize
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.trace import MIN_COUNT, QUANTITIES, fused, read, trace, word_effects
-from rnndrop_cuda.seminar.train_settings import TrainSettings
+from rnndrop_cuda.seminar.reports import picture as visualize
+from rnndrop_cuda.seminar.settings import TrainSettings
+from rnndrop_cuda.seminar.training import checkpoint
 
 # Ranks 1 to 16: the ids 4 to 19 of a vocabulary of 20.
 WORDS = ["film", "good", "bad", "script", "alert", "a", "the", "wonderful", "awful", "it's", "café", "in", "of"]
@@ -355,7 +357,7 @@ def test_a_damaged_checkpoint_and_a_folder_in_the_way_are_one_line(folder, tmp_p
 
 
 def test_the_missing_extra_is_one_line(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "rnndrop_cuda.seminar.visualize")
+    monkeypatch.delitem(sys.modules, "rnndrop_cuda.seminar.reports.picture")
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert cli.main(["visualize"]) == 2
     assert capsys.readouterr().err == "rnndrop visualize: jinja2 is missing: pip install rnndrop_cuda[demo]\n"

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rnndrop_cuda.seminar.data import (
+from rnndrop_cuda.seminar.data.reviews import (
     CSV_SOURCES,
     IMDB_SHA256,
     SPECIAL_WORDS,

@@ -20,12 +20,8 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
-from rnndrop_cuda.seminar import options
-from rnndrop_cuda.seminar.checkpoint import load_checkpoint, write_whole
-from rnndrop_cuda.seminar.compare import DATA_SEED
-from rnndrop_cuda.seminar.data import CSV_SOURCES, Reviews, held_out_texts
-from rnndrop_cuda.seminar.results import check_writable
-from rnndrop_cuda.seminar.trace import (
+from rnndrop_cuda.files import check_writable, write_whole
+from rnndrop_cuda.seminar.analysis.trace import (
     GATES,
     MIN_COUNT,
     QUANTITIES,
@@ -38,11 +34,14 @@ from rnndrop_cuda.seminar.trace import (
     trace,
     word_effects,
 )
-from rnndrop_cuda.seminar.train_settings import TrainSettings
+from rnndrop_cuda.seminar.commands import options
+from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES, DATA_SEED, Reviews, held_out_texts
+from rnndrop_cuda.seminar.settings import TrainSettings
+from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint
 
 CHECKPOINT = "results/train"
 OUT = "results/visualize"
-TEMPLATE = "visualize.html.jinja"
+TEMPLATE = "picture.html.jinja"
 # Blue is darker than orange, so that the map can be read in grey, too; a sign stands where the colour is strong.
 COLOURS = {"negative": "#10397f", "zero": "#ffffff", "positive": "#f08a1d", "much": "#00473f"}
 LABELS = {

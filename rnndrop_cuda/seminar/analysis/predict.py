@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.mc_dropout import drops, mc_predict
-from rnndrop_cuda.seminar import options
-from rnndrop_cuda.seminar.checkpoint import load_checkpoint
-from rnndrop_cuda.seminar.data import START, UNKNOWN, ids_of_words, tokenize
+from rnndrop_cuda.seminar.commands import options
+from rnndrop_cuda.seminar.data.reviews import START, UNKNOWN, ids_of_words, tokenize
+from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint
 
 BATCH = 128  # texts of about one length that are computed together
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.masks import dropout_mask
-from rnndrop_cuda.seminar.compare import DATA_SEED, LAYERS, Layer
-from rnndrop_cuda.seminar.data import CSV_SOURCES, IMDB_SHA256, PADDING, Reviews, load_reviews
+from rnndrop_cuda.seminar.commands.compare import LAYERS, Layer
+from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES, DATA_SEED, IMDB_SHA256, PADDING, Reviews, load_reviews
+from rnndrop_cuda.seminar.data.vectors import load_vectors
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.vectors import load_vectors
 
 MONITORS = ("accuracy", "loss")
 

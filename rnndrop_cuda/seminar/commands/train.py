@@ -14,16 +14,17 @@ from typing import Any, NoReturn
 import torch
 import yaml
 
+from rnndrop_cuda.files import check_writable
 from rnndrop_cuda.lstm import MASK_SCOPES
-from rnndrop_cuda.seminar import options
-from rnndrop_cuda.seminar.checkpoint import FILE_NAME, Checkpoint, read
-from rnndrop_cuda.seminar.compare import LAYERS, Layer
-from rnndrop_cuda.seminar.data import CSV_SOURCES
-from rnndrop_cuda.seminar.processes import Processes
-from rnndrop_cuda.seminar.results import check_writable, facts
-from rnndrop_cuda.seminar.train_settings import MONITORS, TrainSettings
-from rnndrop_cuda.seminar.trainer import BEST, LAST, Trainer
-from rnndrop_cuda.seminar.vectors import GLOVE
+from rnndrop_cuda.provenance import facts
+from rnndrop_cuda.seminar.commands import options
+from rnndrop_cuda.seminar.commands.compare import LAYERS, Layer
+from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES
+from rnndrop_cuda.seminar.data.vectors import GLOVE
+from rnndrop_cuda.seminar.settings import MONITORS, TrainSettings
+from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, Checkpoint, read
+from rnndrop_cuda.seminar.training.processes import Processes
+from rnndrop_cuda.seminar.training.trainer import BEST, LAST, Trainer
 
 if sys.version_info >= (3, 11):
     import tomllib

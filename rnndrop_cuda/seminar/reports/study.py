@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from rnndrop_cuda.seminar.checkpoint import write_whole
-from rnndrop_cuda.seminar.experiment import Run
-from rnndrop_cuda.seminar.report import COLOURS, document, html_table
+from rnndrop_cuda.files import write_whole
+from rnndrop_cuda.seminar.reports.compare import COLOURS, document, html_table
+from rnndrop_cuda.seminar.training.experiment import Run
 
 COLUMNS = ("variant", "test acc.\nlast", "\nbest", "train acc.\nlast", "gap", "s/epoch", "seeds")
 MARKERS = "osD^v<>Pp*X"

@@ -17,15 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from rnndrop_cuda.files import write_whole
 from rnndrop_cuda.lstm import LSTM
-from rnndrop_cuda.seminar.checkpoint import write_whole
-from rnndrop_cuda.seminar.compare import DATA_SEED
-from rnndrop_cuda.seminar.data import IMDB_SHA256, Reviews, load_reviews
+from rnndrop_cuda.provenance import version
+from rnndrop_cuda.seminar.data.reviews import DATA_SEED, IMDB_SHA256, Reviews, load_reviews
+from rnndrop_cuda.seminar.data.vectors import embedding_of, load_vectors
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.results import version
-from rnndrop_cuda.seminar.rmsprop import LazyRMSprop
-from rnndrop_cuda.seminar.training import batches_of, evaluate, train_epoch
-from rnndrop_cuda.seminar.vectors import embedding_of, load_vectors
+from rnndrop_cuda.seminar.training.loop import batches_of, evaluate, train_epoch
+from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 
 EMBEDDINGS = ("normal", "uniform", "vectors", "vectors frozen")
 

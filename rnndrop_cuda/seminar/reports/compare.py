@@ -9,7 +9,6 @@ import base64
 import html
 import io
 import math
-import os
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from matplotlib.figure import Figure  # no pyplot: no display, no global state
 from rich.console import Console
 from rich.table import Table
 
-from rnndrop_cuda.seminar.results import Results
+from rnndrop_cuda.files import write_whole
+from rnndrop_cuda.seminar.reports.results import Results
 
 BASE = "nn.LSTM"
 COLUMNS = (
@@ -148,9 +148,7 @@ def write(results: Results, out: Path) -> list[Path]:
     png = curves(results)
     files = {out / "curves.png": png, out / "report.html": page(results, png).encode()}
     for path, content in files.items():
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        write_whole(path, content)
     return list(files)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rnndrop_cuda.seminar.data import IntArray, Rows
+from rnndrop_cuda.seminar.data.reviews import IntArray, Rows
 
 # ids [B, T], labels [B], and where the reviews have lengths of their own those, [B]
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]

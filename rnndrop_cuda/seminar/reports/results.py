@@ -7,52 +7,16 @@ run cut short goes on where it was and figures of different settings, code or ma
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
-import tempfile
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from rnndrop_cuda import functional
+from rnndrop_cuda.files import write_whole
 
 Results = dict[str, Any]
 
 FILE_NAME = "results.json"
 # Facts without which two runs are not the same; the others (date, command ...) may differ.
 SAME_RUN_FACTS = ("machine", "device", "threads", "torch", "rnndrop_cuda", "unusable backends", "commit")
-
-
-def facts(device: torch.device, command: str) -> dict[str, Any]:
-    """The machine, the versions and the code that a run's figures depend on, besides its settings."""
-    return {
-        "command": command,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "rnndrop_cuda": version(),
-        "unusable backends": {name: why for name, why in functional.usable_backends().items() if why},
-        "commit": _commit(),
-    }
-
-
-def check_writable(out: Path) -> None:
-    """Makes the folder; OSError naming it when it cannot be made or written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OSError(f"out must be a folder that can be written, {out} is not: {error.strerror}") from error
 
 
 def open_results(out: Path, results: Results, *, fresh: bool) -> str:
@@ -82,9 +46,7 @@ def open_results(out: Path, results: Results, *, fresh: bool) -> str:
 
 def save(results: Results, out: Path) -> None:
     """Whole or not at all: a kill while writing leaves the results of the epoch before."""
-    partial = out / (FILE_NAME + ".partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, out / FILE_NAME)
+    write_whole(out / FILE_NAME, (json.dumps(results, indent=1) + "\n").encode())
 
 
 def _read(file: Path) -> Results | None:
@@ -111,36 +73,3 @@ def _identity(results: Results) -> dict[str, Any]:
 def _differences(earlier: Results, results: Results) -> list[str]:
     before, now = _identity(earlier), _identity(results)
     return [name for name in now if name not in before or before[name] != now[name]]
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown CPU"
-
-
-def version() -> str:
-    try:
-        return metadata.version("rnndrop-cuda")
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _commit() -> str:
-    """The checkout's commit, "-dirty" where it has changes; "unknown" outside of this project's checkout."""
-    here = Path(__file__).resolve()
-
-    def git(*command: str) -> str:
-        run = subprocess.run(["git", "-C", str(here.parent), *command], capture_output=True, text=True, check=True)
-        return run.stdout.strip()
-
-    try:
-        root = Path(git("rev-parse", "--show-toplevel"))
-        if (root / "rnndrop_cuda" / "seminar" / here.name).is_file():
-            return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.CalledProcessError):  # no git, or no repository around the package
-        pass
-    return "unknown"

@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from rnndrop_cuda.seminar import options, study_report
-from rnndrop_cuda.seminar.data import CSV_SOURCES
-from rnndrop_cuda.seminar.experiment import Cache, Experiment, Run, train_and_score
-from rnndrop_cuda.seminar.results import check_writable, facts
-from rnndrop_cuda.seminar.vectors import GLOVE, load_vectors
+from rnndrop_cuda.files import check_writable
+from rnndrop_cuda.provenance import facts
+from rnndrop_cuda.seminar.commands import options
+from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES
+from rnndrop_cuda.seminar.data.vectors import GLOVE, load_vectors
+from rnndrop_cuda.seminar.reports import study as study_report
+from rnndrop_cuda.seminar.training.experiment import Cache, Experiment, Run, train_and_score
 
 Changes = Mapping[str, Any]
 """Fields of an Experiment."""

@@ -22,14 +22,17 @@ import torch
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from rnndrop_cuda.files import check_writable
 from rnndrop_cuda.lstm import GalLSTM, SemeniutaLSTM
-from rnndrop_cuda.seminar import options, report
-from rnndrop_cuda.seminar.data import CSV_SOURCES, IMDB_SHA256, Reviews, load_reviews
+from rnndrop_cuda.provenance import facts
+from rnndrop_cuda.seminar.commands import options
+from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES, DATA_SEED, IMDB_SHA256, Reviews, load_reviews
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, lstm_weights
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.results import FILE_NAME, Results, check_writable, facts, open_results, save
-from rnndrop_cuda.seminar.rmsprop import LazyRMSprop
-from rnndrop_cuda.seminar.training import Batch, Batches, evaluate, format_scores, train_epoch
+from rnndrop_cuda.seminar.reports import compare as report
+from rnndrop_cuda.seminar.reports.results import FILE_NAME, Results, open_results, save
+from rnndrop_cuda.seminar.training.loop import Batch, Batches, evaluate, format_scores, train_epoch
+from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 
 LAYERS: dict[str, type[nn.Module]] = {
     "nn.LSTM": nn.LSTM,
@@ -55,7 +58,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"data": "rotten-tomatoes", "epochs": 2},
     "paper": {"data": "movie-reviews", "epochs": 15},
 }
-DATA_SEED = 113  # Keras' own: --seed varies the training, never the reviews
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rnndrop_cuda.functional import LayerStates
 from rnndrop_cuda.lstm import LSTM, GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.mc_dropout import drops, mc_predict
-from rnndrop_cuda.seminar.data import PADDING, SPECIAL_WORDS, START, UNKNOWN, Rows, find_words, ids_of_words
+from rnndrop_cuda.seminar.data.reviews import PADDING, SPECIAL_WORDS, START, UNKNOWN, Rows, find_words, ids_of_words
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, lstm_weights
 from rnndrop_cuda.seminar.model import RNNClassifier
 

@@ -49,6 +49,8 @@ SPECIAL_WORDS = ["<pad>", "<start>", "<unknown>", "<unused>"]
 PADDING, START, UNKNOWN, _ = range(len(SPECIAL_WORDS))  # their ids
 HELD_OUT = 0.2  # of each label's block: neighbours in the file review the same film
 
+DATA_SEED = 113  # Keras' own: another seed of a training never shuffles the reviews anew
+
 KERAS_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 DOWNLOAD_TIMEOUT = 60  # seconds without a byte
 

@@ -24,13 +24,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from rnndrop_cuda.seminar import checkpoint
-from rnndrop_cuda.seminar.checkpoint import Checkpoint, write_whole
-from rnndrop_cuda.seminar.data import PADDING, START, UNKNOWN, Reviews
-from rnndrop_cuda.seminar.processes import Processes
-from rnndrop_cuda.seminar.rmsprop import LazyRMSprop
-from rnndrop_cuda.seminar.train_settings import TrainSettings
-from rnndrop_cuda.seminar.training import Batch, Score, Sums, batches_of, format_scores, run_batches
+from rnndrop_cuda.files import write_whole
+from rnndrop_cuda.seminar.data.reviews import PADDING, START, UNKNOWN, Reviews
+from rnndrop_cuda.seminar.settings import TrainSettings
+from rnndrop_cuda.seminar.training import checkpoint
+from rnndrop_cuda.seminar.training.checkpoint import Checkpoint
+from rnndrop_cuda.seminar.training.loop import Batch, Score, Sums, batches_of, format_scores, run_batches
+from rnndrop_cuda.seminar.training.processes import Processes
+from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 
 LAST, BEST = "last", "best"  # folders in that of the run
 OPTIMIZER, GENERATOR = "optimizer.", "generator."

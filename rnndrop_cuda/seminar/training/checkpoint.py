@@ -26,8 +26,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from rnndrop_cuda.files import write_whole
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.train_settings import TrainSettings
+from rnndrop_cuda.seminar.settings import TrainSettings
 
 FILE_NAME = "checkpoint.json"
 FORMAT = 1
@@ -125,16 +126,6 @@ def read(folder: Path) -> Checkpoint:
         return Checkpoint(settings, _parsed(words_file, words), safetensors.torch.load(tensors), progress)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{tensors_file} is damaged: {_one_line(error)}") from error
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """The file is the old one or the new, whenever the process or the machine stops."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _write_content(folder: Path, stem: str, suffix: str, data: bytes) -> dict[str, str]:

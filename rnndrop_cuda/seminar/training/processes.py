@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.masks import LayerMasks
-from rnndrop_cuda.seminar.training import Batch, Sums
+from rnndrop_cuda.seminar.training.loop import Batch, Sums
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """Trains the classifier on whole reviews, from pretrained vectors and with dropout, and writes the accuracy it reaches.
 
-    python -m rnndrop_cuda.seminar.full_reviews --out bench/results/variable_length.json
+    python -m rnndrop_cuda.seminar.commands.full_reviews --out bench/results/variable_length.json
 
 The seminar's own settings see the first 32 words of a review, which is why its accuracy stops near 0.71. Here each
 review is read to its own end. The settings were chosen with --validate, which leaves the test reviews alone. The
@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from rnndrop_cuda.files import check_writable, write_whole
 from rnndrop_cuda.lstm import GalLSTM, SemeniutaLSTM
-from rnndrop_cuda.seminar import options
-from rnndrop_cuda.seminar.data import CSV_SOURCES, load_reviews
+from rnndrop_cuda.provenance import facts
+from rnndrop_cuda.seminar.commands import options
+from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES, load_reviews
+from rnndrop_cuda.seminar.data.vectors import GLOVE, embedding_of, load_vectors
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.results import check_writable, facts
-from rnndrop_cuda.seminar.training import batches_of, evaluate, format_scores, train_epoch
-from rnndrop_cuda.seminar.vectors import GLOVE, embedding_of, load_vectors
+from rnndrop_cuda.seminar.training.loop import batches_of, evaluate, format_scores, train_epoch
 
 LAYERS = {"GalLSTM": GalLSTM, "SemeniutaLSTM": SemeniutaLSTM}
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         check_writable(args.out.parent)
-        result = _run(args, shlex.join(["python", "-m", "rnndrop_cuda.seminar.full_reviews", *argv]))
+        result = _run(args, shlex.join(["python", "-m", "rnndrop_cuda.seminar.commands.full_reviews", *argv]))
     except (OSError, ValueError, ModuleNotFoundError) as error:
         print(f"full_reviews: {error}", file=sys.stderr)
         return 2
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m rnndrop_cuda.seminar.full_reviews",
+        prog="python -m rnndrop_cuda.seminar.commands.full_reviews",
         description=(__doc__ or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -155,7 +156,7 @@ def _run(args: argparse.Namespace, command: str) -> dict[str, Any]:
 
 
 def _save(result: dict[str, Any], out: Path) -> None:
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_whole(out, (json.dumps(result, indent=1) + "\n").encode())
 
 
 def _clip(parameters: list[nn.Parameter], norm: float, *_: Any) -> None:
