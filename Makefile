@@ -14,7 +14,7 @@ PIP_INSTALL = $(1)/bin/python -m pip install --no-compile --disable-pip-version-
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard build_backend/*.py csrc/* csrc/cpu/* csrc/cuda/*)
 CXX_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
-.PHONY: help demo test lint format bench scaling cuda-link cuda-torch clean
+.PHONY: help demo test test-all lint format bench scaling cuda-link cuda-torch clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,9 +24,15 @@ demo: $(VENV)/demo.stamp ## install into .venv and compare the LSTM layers on re
 	$(VENV)/bin/rnndrop compare $(ARGS)
 
 # A process a core, each on one thread: those of torch, spinning, would keep the cores from one another.
-test: $(VENV)/dev.stamp ## install into .venv and run the whole test suite
-	@echo "==> pytest: the whole test suite"
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test: $(VENV)/dev.stamp ## install into .venv and run the tests, all but the slow ones
+	@echo "==> pytest: the tests that are not marked slow"
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(VENV)/dev.stamp ## run every test: also sanitizers, long schedules, kills, installs
+	@echo "==> pytest: every test"
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/dev.stamp ## check style and types
 	@echo "==> ruff, mypy, clang-format"
