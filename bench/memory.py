@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
 import multiprocessing
 import shlex
 import statistics
@@ -131,6 +132,8 @@ def in_a_process(call: Callable[..., Result], *args: object) -> Result:
     Forked, so that torch is loaded already: this process has computed nothing, so it has no threads that a fork would
     lose. CUDA does not survive a fork.
     """
+    # Torch's first gradient imports this, in 2 s: once here, not in each process.
+    importlib.import_module("torch.fx.experimental.symbolic_shapes")
     context = multiprocessing.get_context("spawn" if torch.cuda.is_initialized() else "fork")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(call, *args).result()
