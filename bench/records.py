@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 RESULTS = Path(__file__).parent / "results"
-"""The committed ones."""
+"""The folder of the committed ones."""
 
 NN_LSTM = "nn.LSTM"
 CELL_LOOP = "nn.LSTMCell loop"
