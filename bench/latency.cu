@@ -3,9 +3,9 @@
 //
 //   latency ROUNDS REPEATS MOST_BLOCKS THREADS      (bench/latency.py builds it and calls it)
 //
-// Prints a CSV. A time is that of a launch with ROUNDS rounds less that of one with none, so that the launch itself does
-// not count. Every kernel is first run to check that its barriers hold and that its loads and products are done; if one
-// fails, the exit status is 1 and a line says "FAIL ...".
+// Prints a CSV. A time is that of a launch with ROUNDS rounds less that of one with none, so that the launch itself
+// does not count. Every kernel is first run to check that its barriers hold and that its loads and products are done;
+// if one fails, the exit status is 1 and a line says "FAIL ...".
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
