@@ -1,4 +1,4 @@
-"""How right a layer has to be before it is timed: against the reference in float64, by dtype."""
+"""How far a layer may be from the reference in float64, by dtype."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from rnndrop_cuda import reference
 
-# Of ||out - ref|| / ||ref||: some five times what the worst of the contenders was seen to reach on a CPU, where T was
-# at most 100. A mask ignored, or used a step too late, is off by 0.1 and more.
+# Of ||out - ref|| / ||ref||: about five times the worst that a contender reached on a CPU with T up to 100. A mask that
+# is ignored, or used a step too late, is off by 0.1 or more.
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-TF32_TOLERANCE = 5e-3  # of float16, which has TF32's 10 bits, the worst seen was 3e-3
+TF32_TOLERANCE = 5e-3  # the worst seen with float16, which has TF32's 10 bits, was 3e-3
 
 
 def tolerance(dtype: torch.dtype, device: torch.device) -> float:

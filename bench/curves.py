@@ -1,8 +1,8 @@
-"""Draws the grid "scaling": `python -m bench.curves [bench/results/scaling.csv]`, into PNGs beside the file.
+"""Plots the grid "scaling": `python -m bench.curves [bench/results/scaling.csv]`, into PNGs beside the file.
 
 Time against T, B, I and H around one size, and against p: a figure for each phase and number of threads. Every line
-has a marker and dashes of its own, so that none depends on its colour. Each PNG holds the hash of the file it was
-drawn from.
+has a marker of its own, so that none is told by its colour alone. Each PNG holds the hash of the file it was drawn
+from.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.bars import GAL, NONE, SEMENIUTA, SEQUENCE
-from bench.lstm import CENTRE
-from bench.records import CELL_LOOP, FORWARD_BACKWARD, FULL, GEMMS, INFERENCE, MODULE, NN_LSTM, Timing, read
-from bench.tables import RESULTS, provenance
+from bench.grids import CENTRE
+from bench.markdown import provenance
+from bench.records import CELL_LOOP, FORWARD_BACKWARD, FULL, GEMMS, INFERENCE, MODULE, NN_LSTM, RESULTS, Timing, read
+from bench.targets import GAL, NONE, SEMENIUTA, SEQUENCE, Kind
 
 PHASES = {INFERENCE: "inference", FORWARD_BACKWARD: "training"}
-"""Those that are drawn, as they are called in a file's name."""
+"""Those that are drawn, and what a file's name calls them."""
 AXES = {
     "T": "steps T",
     "B": "batch B",
@@ -33,13 +33,13 @@ SOURCE = "Source"
 
 class Line(NamedTuple):
     contender: str
-    dropout: tuple[str, float, float]
+    dropout: Kind
     color: str
     marker: str
     dashes: str | tuple[int, tuple[int, ...]]
 
 
-# Okabe and Ito's colours, which are told apart without red and green.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 LINES = {
     "nn.LSTM": Line(NN_LSTM, NONE, "#000000", "o", "-"),
     "nn.LSTMCell loop": Line(CELL_LOOP, NONE, "#E69F00", "v", (0, (6, 2, 1, 2, 1, 2))),
@@ -53,7 +53,7 @@ Points = list[tuple[float, float]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0; 2 where there is nothing to draw."""
+    """Returns 0; 2 if there is nothing to draw."""
     parser = argparse.ArgumentParser(
         prog="bench.curves", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )
@@ -85,9 +85,9 @@ def fingerprint(file: Path) -> str:
 
 
 def lines(timings: Sequence[Timing], axis: str) -> dict[str, Points]:
-    """(value, median in ms) of everything that differs from CENTRE along the axis only, by the names of LINES.
+    """(value, median in ms) of everything that differs from CENTRE along this axis only, by the names of LINES.
 
-    Along p a dropout's line goes through all its probabilities, 0 among them; the others' are level.
+    Along p, a dropout's line goes through all its probabilities, 0 included; the other lines are level.
     """
     others = [name for name in CENTRE._fields if name != axis]
     timings = [t for t in timings if all(getattr(t, name) == getattr(CENTRE, name) for name in others)]

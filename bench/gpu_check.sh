@@ -4,15 +4,15 @@
 #
 #   bench/gpu_check.sh [PART...]       of: build tests latency sanitize bench compare      default: all of them
 #
-# Where a command may only take ten minutes and leave eight files, in three, on one machine:
+# Where a command may take ten minutes and leave eight files at most, make three calls on one machine:
 #
 #   bench/gpu_check.sh build tests latency
 #   bench/gpu_check.sh sanitize
 #   bench/gpu_check.sh bench compare
 #
-# Every step runs, whatever became of those before it; the exit status is 0 only when all of them passed.
-# Environment: OUT (build/gpu_check), the folder for all that is left behind; PYTHON (python3); GPU_CHECK_SECONDS for
-# everything together (500 for three parts or fewer, else 1500); RNNDROP_COMMIT where git is missing.
+# Every step runs, even if an earlier one failed; the exit status is 0 only if all of them passed.
+# Environment: OUT (build/gpu_check), the folder for logs and results; PYTHON (python3); GPU_CHECK_SECONDS, the limit for
+# everything together (500 for three parts or fewer, else 1500); RNNDROP_COMMIT, the commit where git is missing.
 set -uo pipefail
 root=$(realpath "$(dirname "$0")/..")
 out=$(realpath -m "${OUT:-$root/build/gpu_check}")
@@ -51,7 +51,7 @@ step() {
     return
   fi
   echo "==> $name: $*"
-  # An interrupt first: the benchmark has written what it measured so far, and Python says where it was.
+  # An interrupt first: the benchmark keeps what it has measured so far, and Python prints where it was.
   timeout --signal=INT --kill-after=5 "$((limit < left ? limit : left))" "$@" >"$out/$name.log" 2>&1 || status=$?
   local result=passed
   if ((status != 0)); then
@@ -65,7 +65,7 @@ step() {
 
 gpu_tests() {
   "$python" -m pytest -m gpu -rs -p no:cacheprovider tests || return
-  # A GPU is there, so a test that is skipped for want of one means a build without kernels.
+  # There is a GPU, so a test skipped for lack of one means a build without kernels.
   "$python" -c "$has_kernels"
 }
 info() {
@@ -74,7 +74,7 @@ info() {
 export -f gpu_tests info
 export python has_kernels
 
-# Without torch's cache every tensor is an allocation of its own, so that memcheck sees a step beyond its end.
+# Without torch's cache every tensor is an allocation of its own, so that memcheck sees an access past its end.
 sanitize() {
   local tool=$1
   shift
@@ -92,9 +92,9 @@ for part in "${parts[@]}"; do
     latency) step latency 60 "$python" -m bench.latency --out "$out/latency.csv" ;;
     sanitize)
       sanitize memcheck
-      # Our kernels alone: cuBLAS' are not ours to check, and racecheck is slow.
+      # Our own kernels only: cuBLAS' are not ours to check, and racecheck is slow.
       sanitize racecheck --kernel-regex kns=rnndrop
-      # All kernels: what one that it does not see has written counts as never written.
+      # All kernels: memory written by a kernel that it does not watch would count as never written.
       sanitize initcheck
       sanitize synccheck --kernel-regex kns=rnndrop
       ;;

@@ -3,9 +3,9 @@
 //
 //   latency ROUNDS REPEATS MOST_BLOCKS THREADS      (bench/latency.py builds it and calls it)
 //
-// Prints a CSV. Time is that of a launch with ROUNDS rounds less that of one with none, so that what a launch costs is
-// not in it; every kernel is first run to check that its barriers hold, and that its loads and products are done.
-// Exit status 1 and a line "FAIL ..." where one does not.
+// Prints a CSV. A time is that of a launch with ROUNDS rounds less that of one with none, so that the launch itself
+// does not count. Every kernel is first run to check that its barriers hold and that its loads and products are done;
+// if one fails, the exit status is 1 and a line says "FAIL ...".
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -19,8 +19,8 @@
 namespace {
 
 // ---------------------------------------------------------------- kernels
-// With kCheck a thread leaves the number of the round for its neighbour before the barrier and finds its neighbour's
-// behind it. Of two places in turn, so that the one barrier a round is all that orders them.
+// With kCheck a thread leaves the number of the round for its neighbour before the barrier and reads its neighbour's
+// after it. Two places take turns, so that nothing but the one barrier a round orders the accesses.
 
 constexpr int kMostThreads = 512;
 

@@ -1,8 +1,8 @@
-"""Times what a step of the persistent engines waits for, by bench/latency.cu: barriers, exchanges, loads, products.
+"""Times what a step of the persistent engines waits for, with bench/latency.cu: barriers, exchanges, loads, products.
 
     python -m bench.latency --out bench/results/latency.csv
 
-The design (csrc/cuda/recurrence_plan.h) stands on these, against the number of blocks. Needs nvcc and a GPU.
+The plan of the recurrence (csrc/cuda/recurrence_plan.h) rests on these figures. Needs nvcc and a GPU.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from torch.utils import cpp_extension
 
-from bench.lstm import check_out, positive
+from bench.arguments import positive
+from bench.machine import check_out, gpu_facts
 from bench.records import Latency, columns, write
-from rnndrop_cuda.provenance import facts as run_facts
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "bench" / "latency.cu"
@@ -34,9 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="bench.latency", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )
-    parser.add_argument("--rounds", type=positive, default=5000, metavar="N", help="of one launch (default: 5000)")
-    parser.add_argument("--repeats", type=positive, default=21, metavar="N", help="(default: 21)")
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="where to write the latencies, below the facts")
+    parser.add_argument(
+        "--rounds", type=positive, default=5000, metavar="N", help="rounds in each launch (default: 5000)"
+    )
+    parser.add_argument(
+        "--repeats", type=positive, default=21, metavar="N", help="launches of each kernel (default: 21)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.csv", help="write the latencies here, below a header of facts"
+    )
     args = parser.parse_args(argv)
     try:
         check_out(args.out)
@@ -57,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in latencies:
         print(f"{row.what:32} {row.blocks:4} blocks of {row.threads:3}  {row.bytes:6} bytes  {row.median_ns:9.1f} ns")
     if args.out:
-        facts = run_facts(torch.device("cuda", 0), shlex.join(["python", "-m", "bench.latency", *argv]))
-        facts["cuda"] = torch.version.cuda
+        facts = gpu_facts(shlex.join(["python", "-m", "bench.latency", *argv]))
         facts["left out"] = "; ".join(left_out) or "nothing"
         write(args.out, facts, latencies)
         print(f"\nwritten: {args.out}")
@@ -66,11 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class WrongKernelError(Exception):
-    """A barrier did not hold, or a load or a product was not done."""
+    """A barrier did not hold, or a load or a product was skipped."""
 
 
 def build(program: Path, architectures: Sequence[str]) -> Path:
-    """Compiles the program. RuntimeError where there is no nvcc, or with what it says."""
+    """Compiles the program. Raises RuntimeError if there is no nvcc, or with nvcc's errors and warnings."""
     nvcc = shutil.which("nvcc") or shutil.which(f"{cpp_extension.CUDA_HOME}/bin/nvcc")
     if nvcc is None:
         raise RuntimeError("nvcc is not on PATH: install the CUDA toolkit, or set CUDA_HOME")
@@ -85,7 +90,7 @@ def build(program: Path, architectures: Sequence[str]) -> Path:
 def measure(
     program: Path, rounds: int, repeats: int, most_blocks: int, threads: int = 256
 ) -> tuple[list[Latency], list[str]]:
-    """The latencies, and what could not be measured here. Raises WrongKernelError."""
+    """The latencies, and a line for each that cannot be measured here. Raises WrongKernelError."""
     command = [str(program), *map(str, (rounds, repeats, most_blocks, threads))]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lines = done.stdout.splitlines()

@@ -1,19 +1,20 @@
 """Peak memory of one forward and backward of a layer: ours beside nn.LSTM and the nn.LSTMCell loop.
 
-On a CPU every measurement is a process of its own, and what is read is the kernel's count of its resident memory:
-the highest (VmHWM, set back before the call) less the level before the call. So everything counts that the call
-touches: outputs, what is saved for the backward, gradients, packed weights and the libraries' scratch, which torch's
-own profiler does not see. Not counted: x, weights, upstream gradients, and code and threads, which a call at a small
-size has loaded. The allocator is told to return every block above 64 KiB at once, so that nothing freed earlier is
-used again unseen. The count is good to some 0.3 MB.
+On a CPU every measurement is a process of its own, and the figure is the kernel's count of its resident memory: the
+highest (VmHWM, reset before the call) less the level before the call. So everything counts that the call touches:
+outputs, what is saved for the backward, gradients, packed weights and the libraries' scratch, which torch's own
+profiler does not see. Not counted: x, weights, upstream gradients, and code and threads, which a call at a small size
+has loaded before. The allocator is told to return every block above 64 KiB at once, so that no memory freed earlier is
+reused unnoticed. The count is accurate to about 0.3 MB.
 
-On CUDA it is what torch's allocator had handed out at most, less what it had handed out before.
+On CUDA it is the most that torch's allocator had handed out, less what it had handed out before.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
 import multiprocessing
 import shlex
 import statistics
@@ -25,10 +26,15 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from bench import tables
-from bench.contenders import Dropout, LayerContender, Problem, Size, VerificationError, dropouts, main_layers, verify
-from bench.lstm import DTYPES, GRIDS, check_out, load_averages, machine_facts, positive, size, usable
-from bench.records import FORWARD_BACKWARD, FULL, Peak, write
+from bench.arguments import DTYPES, positive, size
+from bench.contenders import LayerContender
+from bench.grids import GRIDS
+from bench.lineups import main_layers
+from bench.machine import check_out, load_averages, machine_facts, usable
+from bench.markdown import peaks_table
+from bench.problems import Dropout, Problem, dropouts
+from bench.records import FORWARD_BACKWARD, FULL, Peak, Size, write
+from bench.verification import VerificationError, verify
 from rnndrop_cuda import functional
 
 SMALL = Size(16, 32, 64, 64)
@@ -68,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     )
                 )  # fmt: skip
             peaks += of_case
-            print(f"\nMB, {args.dtype}, CPU threads: {threads}\n\n{tables.peaks_table(of_case)}", flush=True)
+            print(f"\nMB, {args.dtype}, CPU threads: {threads}\n\n{peaks_table(of_case)}", flush=True)
             if args.out:
                 write(args.out, {**facts, "load at the end": load_averages()}, peaks)
     except VerificationError as error:
@@ -86,15 +92,22 @@ def parser() -> argparse.ArgumentParser:
         type=size,
         action="append",
         metavar="T,B,I,H",
-        help="may be repeated (default: those of the benchmark)",
+        help="may be given several times (default: the sizes of bench.lstm)",
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="(default: float32)")
-    parser.add_argument("--backends", nargs="+", choices=functional.BACKENDS[1:], help="(default: the device's)")
+    parser.add_argument(
+        "--backends",
+        nargs="+",
+        choices=functional.BACKENDS[1:],
+        help="(default: the one of the device)",
+    )
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: torch's own)")
-    parser.add_argument("--repeats", type=positive, default=3, metavar="N", help="processes each (default: 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and masks (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="where to write the peaks, below the facts")
+    parser.add_argument(
+        "--repeats", type=positive, default=3, metavar="N", help="processes for each contender (default: 3)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="for data, weights and masks (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the peaks here, below a header of facts")
     return parser
 
 
@@ -116,23 +129,25 @@ class Case(NamedTuple):
 def in_a_process(call: Callable[..., Result], *args: object) -> Result:
     """What the call returns or raises in a process of its own.
 
-    Forked, so that torch is loaded already: this process has computed nothing and has no threads to lose. CUDA cannot
-    be forked.
+    Forked, so that torch is loaded already: this process has computed nothing, so it has no threads that a fork would
+    lose. CUDA does not survive a fork.
     """
+    # Torch's first gradient imports this, in 2 s: once here, not in each process.
+    importlib.import_module("torch.fx.experimental.symbolic_shapes")
     context = multiprocessing.get_context("spawn" if torch.cuda.is_initialized() else "fork")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(call, *args).result()
 
 
 def check(case: Case) -> list[tuple[str, str, Dropout]]:
-    """The columns of what is measured; VerificationError where one of them is wrong."""
+    """Name, backend and dropout of each contender. Raises VerificationError if one of them is wrong."""
     problem, contenders = case.contenders(case.size)
     verify(problem, contenders)
     return [(contender.name, contender.backend, contender.dropout) for contender in contenders]
 
 
 def peak(case: Case, k: int) -> int:
-    """Of the k-th contender, in bytes."""
+    """In bytes, of the k-th contender."""
     _, at_a_small_size = case.contenders(SMALL)
     at_a_small_size[k].calls[FORWARD_BACKWARD]()
     problem, contenders = case.contenders(case.size)
@@ -141,22 +156,22 @@ def peak(case: Case, k: int) -> int:
 
 
 def peak_of(call: Callable[[], object], device: torch.device) -> int:
-    """In bytes, above the level before the call."""
+    """Bytes above the level before the call."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    return_what_is_free()
+    return_free_memory()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM = VmRSS
     before = resident("VmRSS")
     call()
     return max(0, resident("VmHWM") - before)
 
 
-def return_what_is_free() -> None:
-    """To the system, now and from here on."""
+def return_free_memory() -> None:
+    """Gives free memory back to the system, now and from here on."""
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_THRESHOLD, 64 << 10)
     libc.mallopt(M_TRIM_THRESHOLD, 64 << 10)

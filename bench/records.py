@@ -1,8 +1,8 @@
-"""What a benchmark leaves behind: a CSV of timings, peaks or latencies, below a header of facts, `# key: value` a line.
+"""The results of a benchmark: a CSV of timings, peaks or latencies below a header of facts, a `# key: value` a line.
 
     pandas.read_csv(path, comment="#")
 
-reads the rows; `read` here gives the facts too, and refuses what is not such a file.
+reads the rows; `read` here returns the facts too, and refuses any other file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+RESULTS = Path(__file__).parent / "results"
+"""The folder of the committed ones."""
 
 NN_LSTM = "nn.LSTM"
 CELL_LOOP = "nn.LSTMCell loop"
@@ -39,6 +42,18 @@ PADDED = "padded"
 STACK = "2 layers, bidirectional"
 
 
+class Size(NamedTuple):
+    """Steps, batch, input features, hidden features."""
+
+    T: int
+    B: int
+    I: int
+    H: int
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in self._asdict().items())
+
+
 @dataclass(frozen=True)
 class Run:
     """One contender at one size."""
@@ -50,12 +65,12 @@ class Run:
     dtype: str
     threads: int
     sequences: str
-    """FULL: all have T steps. Else their lengths are random in [1, T], with a mean of half of T, and the contender
-    was given them PACKED (for the GEMMs: no product of a step that is not there), beside the padded batch (LENGTHS),
-    or not at all (PADDED: every sequence is computed to T). STACK is FULL, through two layers in both directions."""
+    """FULL: all have T steps. Otherwise their lengths are random in [1, T], with a mean of half of T, and the contender
+    got them PACKED (the GEMMs then leave out the steps past the end), beside the padded batch (LENGTHS), or not at all
+    (PADDED: every sequence is computed to T). STACK is FULL, through two layers in both directions."""
     contender: str
     backend: str
-    """Ours: "cpu", "cuda" or "python", and "cuda grid" where the engine was asked for by name. The GEMMs': the
+    """Ours: "cpu", "cuda" or "python", or e.g. "cuda grid" if the engine was asked for by name. The GEMMs': the
     library. "" for the others."""
     dropout: str
     p: float
@@ -64,16 +79,20 @@ class Run:
     """Probability of dropping in mask_g, 0 where there is none."""
     repeats: int
 
+    @property
+    def size(self) -> Size:
+        return Size(self.T, self.B, self.I, self.H)
+
 
 @dataclass(frozen=True)
 class Timing(Run):
     """In milliseconds a call: the median, both quartiles, the extremes."""
 
     phase: str
-    """MASKS, drawing them and nothing else; INFERENCE, in eval and under no_grad; FORWARD, with everything saved that
-    the backward needs; FORWARD_BACKWARD. But for INFERENCE, with the drawing of the masks."""
+    """MASKS: drawing them and nothing else; INFERENCE: in eval and under no_grad; FORWARD: saving everything that the
+    backward needs; FORWARD_BACKWARD. All but INFERENCE include drawing the masks."""
     calls: int
-    """Calls that one of the repeats timed together."""
+    """Calls timed together in each repeat."""
     median_ms: float
     q1_ms: float
     q3_ms: float
@@ -83,7 +102,7 @@ class Timing(Run):
 
 @dataclass(frozen=True)
 class Peak(Run):
-    """Of memory in one forward and backward, in bytes above the level before it."""
+    """Peak memory of one forward and backward, in bytes above the level before it."""
 
     median_bytes: int
     min_bytes: int
@@ -92,16 +111,16 @@ class Peak(Run):
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one round of what a kernel of bench/latency.cu waits for, in nanoseconds."""
+    """How long a kernel of bench/latency.cu waits in one round, in nanoseconds."""
 
     what: str
     blocks: int
     threads: int
-    """Of a block."""
+    """In each block."""
     bytes: int
-    """That a block hands over or reads in a round, 0 for a barrier."""
+    """Handed over or read by a block in a round; 0 for a barrier."""
     rounds: int
-    """That one of the repeats timed together."""
+    """Timed together in each repeat."""
     repeats: int
     median_ns: float
     min_ns: float
@@ -117,7 +136,7 @@ def columns(kind: type[Row]) -> dict[str, type]:
 
 
 def write(path: Path, facts: Mapping[str, object], rows: Sequence[Row]) -> None:
-    """Writes the file, whole or not at all. Raises ValueError for a fact that does not fit on one header line."""
+    """Writes the whole file or none of it. Raises ValueError for a fact that does not fit on one header line."""
     text = io.StringIO()
     for key, value in facts.items():
         if ":" in key or len(f"{key}{value}".splitlines()) > 1:

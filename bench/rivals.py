@@ -1,7 +1,7 @@
-"""Who else runs an LSTM on CUDA: the nn.LSTMCell loop captured or compiled, and the libraries Haste and FlashRNN.
+"""Other LSTMs on CUDA: the nn.LSTMCell loop captured or compiled, and the libraries Haste and FlashRNN.
 
-None of them has to be there, and none has to manage every size and dtype: who cannot run, or is wrong, is left out
-with a line that says why, and everybody else is timed.
+None of them needs to be installed or to support every size and dtype: one that cannot run, or is wrong, is left out
+with a line that says why, and the others are timed.
 """
 
 from __future__ import annotations
@@ -13,20 +13,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.contenders import NO_DROPOUT, CellLoops, LayerContender, Masks, Output, Problem, verify
+from bench.contenders import LayerContender
+from bench.layers import CellLoops
+from bench.problems import NO_DROPOUT, Masks, Output, Problem
 from bench.records import COMPILED_LOOP, FLASHRNN, GRAPHED_LOOP, HASTE, INFERENCE
+from bench.verification import verify
 
 MOST_COMPILED_STEPS = 64
 
 
 def running(problem: Problem) -> list[LayerContender]:
-    """Those that run this problem and are right; `problem.left_out` gets a line for each of the others."""
+    """Those that run this problem correctly; `problem.left_out` gets a line for each of the others."""
     contenders = []
     for name, build in RIVALS.items():
         try:
             contender = build(problem)
             verify(problem, [contender])
-        except Exception as error:  # whatever a library of others may raise: it is printed
+        except Exception as error:  # whatever another library may raise: it is printed
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             problem.left_out.append(f"{name}: {reason}")
         else:
@@ -36,7 +39,7 @@ def running(problem: Problem) -> list[LayerContender]:
 
 @dataclass(frozen=True)
 class TrainingContender(LayerContender):
-    """One that has no forward of its own for inference."""
+    """One without a forward of its own for inference."""
 
     @property
     def calls(self) -> dict[str, Callable[[], object]]:
@@ -73,7 +76,7 @@ def compiled_loop(problem: Problem) -> LayerContender:
 
 @dataclass(frozen=True, kw_only=True)
 class HasteContender(TrainingContender):
-    """Haste's parameters are laid out in its own way: i, g, f, o and transposed, with one bias."""
+    """Haste has a parameter layout of its own: gates in the order i, g, f, o, weights transposed, one bias."""
 
     leaves: list[Tensor]
 
@@ -106,7 +109,7 @@ def haste(problem: Problem) -> LayerContender:
 
 
 def flashrnn(problem: Problem) -> LayerContender:
-    """One head. Its x is projected by torch, its layouts are views of ours."""
+    """With one head. torch projects its x; its layouts are views of ours."""
     from flashrnn import flashrnn as run
 
     T, B, _, H = problem.size

@@ -1,9 +1,10 @@
-"""A few steps of everything the kernels can be asked for, at small odd sizes: food for compute-sanitizer.
+"""A few steps of everything the kernels can do, at small odd sizes, to be run under compute-sanitizer.
 
     compute-sanitizer --tool memcheck python -m bench.small_case
 
-Forward and backward in every dtype, with each shape of mask, lengths and reverse, each compared with the reference. On
-CUDA the cases go to the engines in turn, and each engine has a sequence so long that its input is projected in parts.
+Forward and backward in every dtype, with each shape of mask, lengths and reverse, all compared with the reference. On
+CUDA the cases go to the engines in turn, and each engine gets one sequence long enough that its input is projected in
+parts.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor
 
 import rnndrop_cuda
-from bench.contenders import ENGINES
 from bench.correctness import in_float64, relative_error, tolerance
+from bench.lineups import ENGINES
 from rnndrop_cuda import dropout_mask, functional
 
 T, B, I = 3, 5, 7
@@ -36,12 +37,12 @@ class Case(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, 1 where a result is wrong."""
+    """Returns 0; 1 if a result is wrong."""
     parser = argparse.ArgumentParser(
         prog="bench.small_case", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda", help="(default: cuda)")
-    parser.add_argument("--engine", choices=ENGINES, help="of CUDA, for all cases (default: each in turn)")
+    parser.add_argument("--engine", choices=ENGINES, help="CUDA engine for all cases (default: each in turn)")
     args = parser.parse_args(argv)
     device = torch.device(args.device)
     if args.engine and args.device == "cpu":
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cases(n_long: int) -> Iterator[Case]:
-    """One of each combination in each dtype, then so many long ones."""
+    """One of each combination in each dtype, then `n_long` long ones."""
     numbers = itertools.count()
     dtypes = [*((dtype, False) for dtype in functional.KERNEL_DTYPES), (torch.float32, True)]
     for (dtype, tf32), H in itertools.product(dtypes, HIDDEN_SIZES):
@@ -78,7 +79,7 @@ def cases(n_long: int) -> Iterator[Case]:
                 for name, shape in (("mask_x", shape_x), ("mask_h", shape_h), ("mask_g", shape_g))
             }
             k = next(numbers)
-            # Neither goes with the engine, which is another one for each of four.
+            # Lengths and reverse vary independently of the engine, which changes with every case.
             lengths = torch.arange(B) % (T + 1) if k // len(ENGINES) % 2 else None
             yield Case(dtype, tf32, T, H, {**masks, "lengths": lengths, "reverse": k % 3 == 0})
     for k in range(n_long):

@@ -1,0 +1,34 @@
+"""Values of the commands' options: what they may be, and how they are read."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from bench.records import Size
+from rnndrop_cuda import functional
+
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in functional.KERNEL_DTYPES}
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def probability(text: str) -> float:
+    try:
+        p = float(text)
+    except ValueError:
+        p = math.nan
+    if not 0 < p < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, got {text!r}")
+    return p
+
+
+def size(text: str) -> Size:
+    numbers = text.split(",")
+    if len(numbers) != 4:
+        raise argparse.ArgumentTypeError(f"expected four whole numbers T,B,I,H, got {text!r}")
+    return Size(*map(positive, numbers))

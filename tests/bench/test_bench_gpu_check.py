@@ -1,0 +1,132 @@
+"""bench/gpu_check.sh without a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.samples import PROJECT, no_gpu
+
+
+@no_gpu
+def test_gpu_check_without_a_gpu_says_so_and_runs_nothing(tmp_path: Path) -> None:
+    status, log = gpu_check(tmp_path / "out", PYTHON=sys.executable)
+    assert status == 2
+    assert "no GPU" in log
+    assert not (tmp_path / "out").exists()
+
+
+def gpu_check(out: Path, *parts: str, **env: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [PROJECT / "bench" / "gpu_check.sh", *parts],
+        env=os.environ | {"OUT": str(out)} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def gpu_host(tmp_path: Path) -> dict[str, str]:
+    """The environment of a host where every tool does nothing and succeeds; python fails where $BROKEN says."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    scripts = {
+        "python3": 'if [ -n "$BROKEN" ]; then case "$*" in *$BROKEN*) exit 7;; esac; fi; echo "python3 $*"',
+        "nvidia-smi": 'echo "one GPU"',
+        "compute-sanitizer": 'echo "compute-sanitizer $*"; while [ "$1" != python3 ]; do shift; done; "$@"',
+    }
+    for name, script in scripts.items():
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    return {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHON": "python3", "BROKEN": ""}
+
+
+STEPS_OF = {
+    "build": ["build", "info"],
+    "tests": ["tests"],
+    "latency": ["latency"],
+    "sanitize": ["memcheck", "racecheck", "initcheck", "synccheck"],
+    "bench": ["bench", "bars"],
+    "compare": ["compare"],
+}
+
+
+STEPS = [step for steps in STEPS_OF.values() for step in steps]
+
+
+def verdicts_in(out: Path) -> list[str]:
+    """The summary's lines up to the first comma, but for its headings."""
+    lines = (out / "summary.txt").read_text().splitlines()
+    return [line.split(",")[0] for line in lines if not line.startswith("== ")]
+
+
+def test_gpu_check_runs_every_step_into_one_folder(tmp_path: Path, gpu_host: dict[str, str]) -> None:
+    out = tmp_path / "out"
+    status, log = gpu_check(out, **gpu_host)
+    assert status == 0, log
+    assert sorted(file.name for file in out.iterdir()) == sorted([*(f"{step}.log" for step in STEPS), "summary.txt"])
+    assert verdicts_in(out) == [*(f"{step}: passed" for step in STEPS), "gpu_check: all passed"]
+    commands = {
+        "build": "setup.py build_ext --inplace",
+        "tests": "-m gpu",
+        "latency": "bench.latency --out",
+        **{tool: f"--tool {tool} " for tool in STEPS_OF["sanitize"]},
+        "bench": f"bench.lstm --device cuda --out {out}/cuda.csv",
+        "bars": f"bench.bars {out}/cuda.csv",
+        "compare": "compare --device cuda --quick",
+    }
+    for step, command in commands.items():
+        assert command in (out / f"{step}.log").read_text(), step
+
+
+@pytest.mark.parametrize("parts", [("build", "tests", "latency"), ("sanitize",), ("bench", "compare")])
+def test_gpu_check_runs_the_parts_asked_for(tmp_path: Path, gpu_host: dict[str, str], parts: tuple[str, ...]) -> None:
+    status, log = gpu_check(tmp_path / "out", *parts, **gpu_host)
+    assert status == 0, log
+    steps = [step for part in parts for step in STEPS_OF[part]]
+    assert verdicts_in(tmp_path / "out") == [*(f"{step}: passed" for step in steps), "gpu_check: all passed"]
+    written_by_python = {"latency": 1, "bench": 1, "compare": 3}
+    files = [*(tmp_path / "out").iterdir(), *(part for part in parts for _ in range(written_by_python.get(part, 0)))]
+    assert len(files) <= 8  # no more come back from a lent machine
+
+
+def test_gpu_check_names_a_part_that_it_does_not_have(tmp_path: Path, gpu_host: dict[str, str]) -> None:
+    status, log = gpu_check(tmp_path / "out", "build", "fly", **gpu_host)
+    assert (status, log) == (
+        2, "gpu_check: no part 'fly': choose from build tests latency sanitize bench compare\n",
+    )  # fmt: skip
+
+
+def test_gpu_check_wants_a_build_before_the_other_parts(tmp_path: Path, gpu_host: dict[str, str]) -> None:
+    status, log = gpu_check(tmp_path / "out", "sanitize", **gpu_host | {"BROKEN": "usable_backends"})
+    assert status == 2
+    assert "no CUDA kernels: run 'bench/gpu_check.sh build' on this machine first" in log
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "broken, steps",
+    [("build_ext", ["build"]), ("-m pytest", ["tests"]), ("small_case", STEPS_OF["sanitize"]), ("bars", ["bars"])],
+)
+def test_gpu_check_goes_on_after_a_step_that_failed(
+    tmp_path: Path, gpu_host: dict[str, str], broken: str, steps: list[str]
+) -> None:
+    out = tmp_path / "out"
+    status, log = gpu_check(out, **gpu_host | {"BROKEN": broken})
+    assert status == 1, log
+    verdicts = [f"{step}: {'FAILED' if step in steps else 'passed'}" for step in STEPS]
+    assert verdicts_in(out) == [*verdicts, f"gpu_check: {len(steps)} of {len(STEPS)} steps failed"]
+    summary = (out / "summary.txt").read_text().splitlines()
+    assert all("exit status 7" in line for line in summary if "FAILED" in line)
+
+
+def test_gpu_check_fails_the_steps_that_it_has_no_time_for(tmp_path: Path, gpu_host: dict[str, str]) -> None:
+    status, log = gpu_check(tmp_path / "out", **gpu_host | {"GPU_CHECK_SECONDS": "0"})
+    assert status == 1, log
+    assert log.count("FAILED, no time was left for it") == len(STEPS)
