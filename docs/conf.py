@@ -7,6 +7,7 @@ asked of the command itself; the notebook is shown as it is committed, and not r
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Other projects' names: their inventories would have to be downloaded.
     (r"py:.*", r"(torch|nn|numpy|np|Tensor|PackedSequence|collections|os|IntArray).*"),
+    # In the signatures of public functions, but without a public path of their own.
+    (r"py:class", r"rnndrop_cuda\.[\w.]+\.(GPU|Coverage|History|Score)"),
 ]
 
 html_theme = "furo"
@@ -58,16 +61,27 @@ html_math_renderer = "mathml"
 copybutton_exclude = ".linenos, .gp, .go"
 
 
+def mathml(latex: str, block: bool = False) -> str:
+    r"""Where an accent has an index, as in \tilde x_t, docutils would set the index under the letter."""
+    return tex2mathml(re.sub(r"\\(tilde|hat)\s*(\w)_", r"\\\1 \2 {}_", latex), as_block=block)
+
+
 def visit_inline(translator: Any, node: Any) -> None:
-    translator.body.append(tex2mathml(node.astext()))
+    translator.body.append(mathml(node.astext()))
     raise SkipNode
 
 
 def visit_block(translator: Any, node: Any) -> None:
-    translator.body.append(f'<div class="math-block">{tex2mathml(node.astext(), as_block=True)}</div>')
+    translator.body.append(f'<div class="math-block">{mathml(node.astext(), block=True)}</div>')
     raise SkipNode
 
 
+def quote_bernoulli(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Until the docstring of dropout_mask does it itself: a trailing underscore is a link's in reStructuredText."""
+    lines[:] = [re.sub(r"(?<!`)\bbernoulli_(?!`)", "``bernoulli_``", line) for line in lines]
+
+
 def setup(app: Any) -> dict[str, bool]:
+    app.connect("autodoc-process-docstring", quote_bernoulli)
     app.add_html_math_renderer("mathml", inline_renderers=(visit_inline, None), block_renderers=(visit_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

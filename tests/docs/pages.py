@@ -14,7 +14,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(?P<what>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 # A path of this repository in backticks, perhaps with a <placeholder> or a * in it.
 PATH = re.compile(r"`((?:rnndrop_cuda|csrc|tests|bench|docs|examples|\.ci)/[\w./<>*-]+)`")
-# A file alone in backticks is one of the package.
+# A Python file by its name alone: the package's or a test's.
 FILE = re.compile(r"`(\w+\.py)`")
 
 
