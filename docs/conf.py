@@ -23,8 +23,8 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 os.environ["COLUMNS"] = "100"
 
 project = "rnndrop_cuda"
-author = "the rnndrop_cuda contributors"
-copyright = author
+author = "the rnndrop_cuda authors"
+copyright = f"2026 {author}"
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -32,8 +32,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinxcontrib.programoutput",
 ]
-exclude_patterns = ["README.md"]
-myst_enable_extensions = ["dollarmath", "deflist"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
 

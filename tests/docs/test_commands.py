@@ -8,11 +8,10 @@ import shlex
 from collections.abc import Sequence
 
 import pytest
-from pages import DOCS, PAGES, PROJECT, commands, inline_code, name, text
+from pages import PAGES, PROJECT, commands, inline_code, name, text
 
 from rnndrop_cuda import cli
 
-pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="not run from the source folder")
 every_page = pytest.mark.parametrize("page", PAGES, ids=name)
 
 

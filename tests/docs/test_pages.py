@@ -8,7 +8,6 @@ import sys
 import pytest
 from pages import DOCS, FILE, PAGES, PROJECT, anchors, links, name, outside_fences, paths, text
 
-pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="not run from the source folder")
 every_page = pytest.mark.parametrize("page", PAGES, ids=name)
 
 
