@@ -69,7 +69,7 @@ def flow() -> Drawing:
     d.box(40, 96, 440, 56, BLUE, "functional.lstm_layer", "checks what a caller can get wrong, chooses the backend")
     d.box(560, 96, 180, 56, GREEN, "reference.py", 'backend="python"')
     d.box(40, 182, 440, 56, BLUE, "op rnndrop::lstm_layer", "schema, shapes, autograd, vmap; one layer, one direction")
-    d.box(40, 268, 440, 56, GREY, "routing", "dense inputs, then backend.forward(params)")
+    d.box(40, 268, 440, 56, GREY, "routing", "checks, dense inputs, outputs; then backend.forward(call)")
     d.box(40, 354, 130, 56, ORANGE, "CPU engine", "whole layer")
     d.box(195, 354, 130, 56, ORANGE, "CUDA engines", "whole recurrence")
     d.box(350, 354, 130, 56, GREY, "stepwise", "a step at a time")
