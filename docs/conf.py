@@ -14,6 +14,7 @@ from typing import Any
 
 from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).resolve().parents[1]
 # The checkout's own package, in this process and in the commands whose help is shown.
@@ -47,7 +48,7 @@ nitpick_ignore_regex = [
     # Other projects' names: their inventories would have to be downloaded.
     (r"py:.*", r"(torch|nn|numpy|np|Tensor|PackedSequence|collections|os|IntArray).*"),
     # In the signatures of public functions, but without a public path of their own.
-    (r"py:class", r"rnndrop_cuda\.[\w.]+\.(GPU|Coverage|History|Score)"),
+    (r"py:class", r"(.*\.)?(GPU|Coverage|History|Score|Options|Form)"),
 ]
 
 html_theme = "furo"
@@ -75,12 +76,33 @@ def visit_block(translator: Any, node: Any) -> None:
     raise SkipNode
 
 
+def public_path(app: Any, env: Any, node: Any, content: Any) -> Any:
+    """A link to the public path of a name that a signature or a docstring has by its module's."""
+    target, python = str(node.get("reftarget", "")), env.get_domain("py")
+    if not target.startswith("rnndrop_cuda."):
+        return None
+    for package in ("rnndrop_cuda", "rnndrop_cuda.functional", "rnndrop_cuda.seminar"):
+        path = f"{package}.{target.rpartition('.')[2]}"
+        if path in python.objects:
+            builder, document = app.builder, node["refdoc"]
+            return python.resolve_xref(env, document, builder, node["reftype"], path, node, content)
+    return None
+
+
+def analyze_without_overloads(self: ModuleAnalyzer, analyze: Any = ModuleAnalyzer.analyze) -> None:
+    """Overloads tell a type checker what comes back; a reader wants the one signature that has every keyword."""
+    analyze(self)
+    self.overloads = {}
+
+
 def quote_bernoulli(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Until the docstring of dropout_mask does it itself: a trailing underscore is a link's in reStructuredText."""
     lines[:] = [re.sub(r"(?<!`)\bbernoulli_(?!`)", "``bernoulli_``", line) for line in lines]
 
 
 def setup(app: Any) -> dict[str, bool]:
+    ModuleAnalyzer.analyze = analyze_without_overloads
+    app.connect("missing-reference", public_path)
     app.connect("autodoc-process-docstring", quote_bernoulli)
     app.add_html_math_renderer("mathml", inline_renderers=(visit_inline, None), block_renderers=(visit_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
