@@ -14,7 +14,7 @@ PIP_INSTALL = $(1)/bin/python -m pip install --no-compile --disable-pip-version-
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard build_backend/*.py csrc/* csrc/cpu/* csrc/cuda/*)
 CXX_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
-.PHONY: help demo test test-all lint format bench scaling cuda-link cuda-torch clean
+.PHONY: help demo test test-all lint format docs bench scaling cuda-link cuda-torch clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,11 @@ format: $(VENV)/dev.stamp ## rewrite the sources in the house style
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(CXX_FILES)
+
+docs: $(VENV)/dev.stamp ## build the site into build/docs; a warning is an error
+	@echo "==> sphinx: docs/ into build/docs"
+	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -b html -d build/doctrees docs build/docs
+	@echo "open build/docs/index.html"
 
 bench: $(VENV)/demo.stamp ## time every backend against nn.LSTM, weigh its memory, check the bars, into OUT (build/bench)
 	@echo "==> bench.lstm: verify, then time"
