@@ -7,6 +7,7 @@ bench/results/cuda_resources.csv; the test beside it holds the kernels to that f
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import os
 import re
@@ -89,6 +90,25 @@ def measure(nvcc: str, architectures: Sequence[str] = ARCHITECTURES, files: str 
         return sorted(row for rows in reports for row in rows)
 
 
+def kernel_name(signature: str) -> str:
+    """A kernel's name with its template arguments, engines by name: "recurrence_forward_kernel<Tf32, block, true>"."""
+    # c++filt writes an enumerator as a cast: (rnndrop::cuda::Engine)2.
+    cast = r"\((?:\w+::)*Engine\)(\d+)"
+    signature = re.sub(cast, lambda number: _engine_names()[int(number[1])], signature)
+    signature = signature.replace("(anonymous namespace)::", "")
+    return re.sub(r"\w+::", "", signature.partition("(")[0]).removeprefix("void ")
+
+
+@functools.cache
+def _engine_names() -> list[str]:
+    """In the order of their enumerators."""
+    source = (REPO / "csrc" / "cuda" / "recurrence_plan.h").read_text()
+    names = re.search(r"kEngineNames\[\] = \{(.*)\}", source)
+    if names is None:
+        raise RuntimeError("recurrence_plan.h has no kEngineNames")
+    return re.findall(r'"(\w+)"', names[1])
+
+
 def _parse(file: str, ptxas_output: str) -> list[Resources]:
     readable = subprocess.run(["c++filt"], input=ptxas_output, check=True, capture_output=True, text=True).stdout
     return [_parse_entry(file, entry) for entry in readable.split("Compiling entry function ")[1:]]
@@ -101,10 +121,9 @@ def _parse_entry(file: str, entry: str) -> Resources:
             raise RuntimeError(f"{file}: ptxas' report has nothing like {pattern!r}:\n{entry}")
         return match[1]
 
-    signature = find(r"'(.*)' for").replace("(anonymous namespace)::", "")
     return Resources(
         file=file,
-        kernel=signature.partition("(")[0].rpartition("::")[2],
+        kernel=kernel_name(find(r"'(.*)' for")),
         arch=find(r"' for 'sm_(\d+)"),
         registers=int(find(r"Used (\d+) registers")),
         stack=int(find(r"(\d+) bytes stack frame")),
