@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "cpu/packed_gemm.h"
@@ -430,7 +431,7 @@ class Forward {
   StepForward step_at(int64_t t, T* gates) const {
     const int64_t state = layer_.B * layer_.H;
     const TimeOrder& order = layer_.order;
-    StepForward step{};
+    StepForward step;
     step.dtype = layer_.dtype;
     step.B = layer_.B;
     step.H = layer_.H;
@@ -780,7 +781,7 @@ class Backward {
     const int64_t state = layer_.B * layer_.H;
     const TimeOrder& order = layer_.order;
     const bool last = t == order.last();
-    StepBackward step{};
+    StepBackward step;
     step.dtype = layer_.dtype;
     step.B = layer_.B;
     step.H = layer_.H;
@@ -813,12 +814,34 @@ class Backward {
 
 }  // namespace
 
+bool engine_has(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float64:
+    case Dtype::float32: return true;
+    case Dtype::bfloat16:
+    case Dtype::float16: return false;
+  }
+  throw std::logic_error("engine_has: no such dtype");
+}
+
 void layer_forward(const LayerForward& layer) {
-  layer.dtype == Dtype::float64 ? Forward<double>(layer).run() : Forward<float>(layer).run();
+  switch (layer.dtype) {
+    case Dtype::float64: return Forward<double>(layer).run();
+    case Dtype::float32: return Forward<float>(layer).run();
+    case Dtype::bfloat16:
+    case Dtype::float16: break;
+  }
+  throw std::logic_error("layer_forward: the engine does not have this dtype");
 }
 
 void layer_backward(const LayerBackward& layer) {
-  layer.dtype == Dtype::float64 ? Backward<double>(layer).run() : Backward<float>(layer).run();
+  switch (layer.dtype) {
+    case Dtype::float64: return Backward<double>(layer).run();
+    case Dtype::float32: return Backward<float>(layer).run();
+    case Dtype::bfloat16:
+    case Dtype::float16: break;
+  }
+  throw std::logic_error("layer_backward: the engine does not have this dtype");
 }
 
 }  // namespace rnndrop::cpu

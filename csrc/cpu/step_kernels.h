@@ -1,7 +1,7 @@
 // The pointwise step on the CPU, on a part of [B,H], in the widest vectors this CPU has.
 #pragma once
 
-#include "lstm_step.h"
+#include "params.h"
 
 namespace rnndrop::cpu {
 

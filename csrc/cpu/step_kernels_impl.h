@@ -118,8 +118,14 @@ struct NoiseChunks {
   Chunk<acc_t> m_g, m_c, z_c, z_h;
   template <bool noisy_state>
   INLINE CellNoise<acc_t> at(int64_t k) {
-    if constexpr (noisy_state) return {m_g[k], m_c[k], z_c[k], z_h[k]};
-    return {m_g[k], acc_t(1), acc_t(0), acc_t(0)};
+    CellNoise<acc_t> noise;
+    noise.m_g = m_g[k];
+    if constexpr (noisy_state) {
+      noise.m_c = m_c[k];
+      noise.z_c = z_c[k];
+      noise.z_h = z_h[k];
+    }
+    return noise;
   }
 };
 

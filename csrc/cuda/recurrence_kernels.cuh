@@ -350,10 +350,13 @@ __device__ __forceinline__ acc_t noise_at(const RowNoise& noise, int64_t b, int6
 template <class scalar_t, bool general, class acc_t>
 __device__ __forceinline__ CellNoise<acc_t> cell_noise(const LayerNoise& noise, int64_t t, acc_t m_g, int64_t b,
                                                        int64_t j) {
-  if (!general) return {m_g, 1, 0, 0};
-  return {m_g, noise_at<scalar_t>(noise.mask_c.at_step(t), b, j, acc_t(1)),
-          noise_at<scalar_t>(noise.zone_c.at_step(t), b, j, acc_t(0)),
-          noise_at<scalar_t>(noise.zone_h.at_step(t), b, j, acc_t(0))};
+  CellNoise<acc_t> cell;
+  cell.m_g = m_g;
+  if (!general) return cell;
+  cell.m_c = noise_at<scalar_t>(noise.mask_c.at_step(t), b, j, acc_t(1));
+  cell.z_c = noise_at<scalar_t>(noise.zone_c.at_step(t), b, j, acc_t(0));
+  cell.z_h = noise_at<scalar_t>(noise.zone_h.at_step(t), b, j, acc_t(0));
+  return cell;
 }
 
 // ---------------------------------------------------------------- forward
@@ -614,8 +617,11 @@ RecurrenceKernel<R> kernel_of(Engine engine) {
   switch (engine) {
     case Engine::block: return kernel_of<R, M, Engine::block, general>();
     case Engine::cluster: return kernel_of<R, M, Engine::cluster, general>();
-    default: return kernel_of<R, M, Engine::grid, general>();
+    case Engine::grid: return kernel_of<R, M, Engine::grid, general>();
+    case Engine::automatic:
+    case Engine::stepwise: break;
   }
+  throw std::logic_error(std::string("no kernel runs a recurrence on the engine ") + name_of(engine));
 }
 template <class R, class M>
 RecurrenceKernel<R> kernel_of(Engine engine, bool general) {

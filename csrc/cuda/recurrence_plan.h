@@ -27,7 +27,7 @@
 #include <string>
 
 #include "host_device.h"
-#include "lstm_step.h"
+#include "params.h"
 
 namespace rnndrop::cuda {
 
@@ -72,18 +72,18 @@ constexpr int64_t kMaxPieces = 16;
 // How one block works. Rows of operands lie an odd number of 16-byte vectors apart, so that neighbouring ones start in
 // other banks.
 struct Tiling {
-  int64_t blocks;  // of a group
-  int64_t groups;  // ceil(B / batch)
-  int64_t units;   // of a block; blocks * units >= H
-  int64_t batch;   // samples of a group
-  int64_t rows;    // of W_hh in a block: 4 * units forward, units backward
-  int64_t rows_padded;
-  int64_t K;       // columns: blocks * units forward, 4 * blocks * units backward
-  int64_t ld;      // elements from row to row of W_hh
-  int64_t piece;   // columns of the input that are in shared memory at a time: K, or fewer
-  int64_t ld_in;   // elements from sample to sample of the input
-  int64_t splits;  // parts of a piece that are multiplied apart and then added
-  int64_t threads;
+  int64_t blocks = 0;  // of a group
+  int64_t groups = 0;  // ceil(B / batch)
+  int64_t units = 0;   // of a block; blocks * units >= H
+  int64_t batch = 0;   // samples of a group
+  int64_t rows = 0;    // of W_hh in a block: 4 * units forward, units backward
+  int64_t rows_padded = 0;
+  int64_t K = 0;       // columns: blocks * units forward, 4 * blocks * units backward
+  int64_t ld = 0;      // elements from row to row of W_hh
+  int64_t piece = 0;   // columns of the input that are in shared memory at a time: K, or fewer
+  int64_t ld_in = 0;   // elements from sample to sample of the input
+  int64_t splits = 0;  // parts of a piece that are multiplied apart and then added
+  int64_t threads = 0;
   HOST_DEVICE int64_t padded_units() const { return blocks * units; }
   HOST_DEVICE int64_t ld_partial() const { return rows_padded + 4; }
   HOST_DEVICE int64_t pieces() const { return (K + piece - 1) / piece; }
@@ -92,23 +92,35 @@ struct Tiling {
 };
 
 struct Plan {
-  Engine engine;
+  Engine engine = Engine::stepwise;
   Tiling tiling;
-  int64_t shared_memory;  // bytes
-  double step_ns;         // what the model below expects of a step
+  int64_t shared_memory = 0;  // bytes
+  double step_ns = 0;         // what the model below expects of a step
   std::string why;
 };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-inline int64_t size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
-inline int64_t acc_size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : 4; }
+inline int64_t size_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float64: return 8;
+    case Dtype::float32: return 4;
+    case Dtype::bfloat16:
+    case Dtype::float16: return 2;
+  }
+  throw std::logic_error("size_of: no such dtype");
+}
+inline int64_t acc_size_of(Dtype dtype) { return std::max<int64_t>(size_of(dtype), 4); }
 
 inline Math math_of(const RecurrenceShape& shape) {
-  if (shape.dtype == Dtype::float64) return Math::plain;
-  if (shape.dtype == Dtype::float32) return shape.tf32 ? Math::tf32 : Math::plain;
-  return Math::half;
+  switch (shape.dtype) {
+    case Dtype::float64: return Math::plain;
+    case Dtype::float32: return shape.tf32 ? Math::tf32 : Math::plain;
+    case Dtype::bfloat16:
+    case Dtype::float16: return Math::half;
+  }
+  throw std::logic_error("math_of: no such dtype");
 }
 
 // The tile of a product that one warp makes at a time: rows of W_hh, samples, columns.
@@ -119,8 +131,9 @@ inline WarpTile warp_tile(Math math, Dtype dtype) {
   switch (math) {
     case Math::half: return {16, 8, 16};
     case Math::tf32: return {16, 8, 8};
-    default: return {32, 4, 16 / size_of(dtype)};
+    case Math::plain: return {32, 4, 16 / size_of(dtype)};
   }
+  throw std::logic_error("warp_tile: no such math");
 }
 
 inline int64_t shared_memory_of(Engine engine, const Tiling& t, Dtype dtype) {
@@ -141,7 +154,7 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
   const int64_t size = size_of(shape.dtype), vector = 16 / size;
   const Math math = math_of(shape);
   const WarpTile tile = warp_tile(math, shape.dtype);
-  Tiling t{};
+  Tiling t;
   t.blocks = blocks;
   t.batch = batch;
   t.groups = ceil_div(shape.B, batch);
