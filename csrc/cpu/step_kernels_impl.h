@@ -34,7 +34,7 @@ INLINE void for_each_chunk(int64_t begin, int64_t end, const Work& work) {
 }
 
 // work(k) for the elements of a chunk, and up to a multiple of kLanes beyond them: a constant number at a time is what
-// the compiler turns into whole vectors, with nothing over.
+// the compiler turns into whole vectors, with nothing left over.
 template <class Work>
 INLINE void for_each_element(int64_t n, const Work& work) {
   for (int64_t first = 0; first < n; first += kLanes) {
@@ -42,8 +42,8 @@ INLINE void for_each_element(int64_t n, const Work& work) {
   }
 }
 
-// A row's end, which fills no vector. Calls, compiled once: inlined in every place they would double the code, and what
-// the compiler needs for it.
+// A row's end, which fills no vector. Calls, compiled once: inlined everywhere they would double the code and the time
+// to compile it.
 template <class scalar_t, class acc_t>
 [[gnu::noinline]] void load_end(acc_t* out, const scalar_t* in, int64_t n) {
   for (int64_t k = 0; k < n; ++k) out[k] = static_cast<acc_t>(in[k]);

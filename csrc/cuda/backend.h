@@ -1,6 +1,6 @@
 // The CUDA backend: cuBLAS for every GEMM, and for the recurrence one launch (recurrence.h) or, engine "stepwise", a
 // GEMM and a kernel a step; recurrence_plan.h chooses. All on the caller's device and in the order of the caller's
-// stream; nothing here waits for the GPU.
+// stream; nothing here waits for the GPU. register_ops.cpp makes it the op's.
 //
 // cuBLAS is called directly and not through at::addmm, which follows torch.backends.cuda.matmul's TF32 switch where
 // nn.LSTM follows cuDNN's, and costs a dispatch through ATen at each step.

@@ -35,7 +35,7 @@ enum class Engine { automatic, stepwise, block, cluster, grid };
 constexpr const char* kEngineNames[] = {"auto", "stepwise", "block", "cluster", "grid"};
 inline const char* name_of(Engine engine) { return kEngineNames[static_cast<int>(engine)]; }
 
-// What the user asked for, for the whole process; every call of an op goes by it.
+// What the user asked for, in the whole process; every call of an op obeys it.
 inline std::atomic<Engine> wanted_engine{Engine::automatic};
 
 inline Engine engine_named(const std::string& name) {
@@ -49,24 +49,24 @@ inline Engine engine_named(const std::string& name) {
 enum class Math { plain, tf32, half };
 
 struct Gpu {
-  int major;              // compute capability
-  int64_t n_sm;           // multiprocessors
-  int64_t shared_memory;  // bytes that one block may have
+  int major = 0;              // compute capability
+  int64_t n_sm = 0;           // multiprocessors
+  int64_t shared_memory = 0;  // bytes that one block may have
 };
 
 struct RecurrenceShape {
-  Dtype dtype;
-  bool tf32;  // float32 may be rounded to tf32
-  int64_t T, B, H;
-  bool backward;
+  Dtype dtype = Dtype::float64;
+  bool tf32 = false;  // float32 may be rounded to tf32
+  int64_t T = 0, B = 0, H = 0;
+  bool backward = false;
 };
 
-// What a thread does of the pointwise pass: so many cells at most, kept in registers from step to step.
+// How many cells of the pointwise pass a thread has at most; it keeps them in registers from step to step.
 constexpr int kCellsOfThread = 2;
-// So many that each has the registers for it: float64's numbers take two.
+// Few enough for each to have the registers it needs: a float64 takes two.
 constexpr int max_threads(int64_t scalar_size) { return scalar_size == 8 ? 256 : 512; }
 constexpr int kMaxCluster = 16;
-// Each piece of the input waits for one barrier more.
+// Each further piece of the input costs one more barrier.
 constexpr int64_t kMaxPieces = 16;
 
 // How one block works. Rows of operands lie an odd number of 16-byte vectors apart, so that neighbouring ones start in
@@ -87,7 +87,8 @@ struct Tiling {
   HOST_DEVICE int64_t padded_units() const { return blocks * units; }
   HOST_DEVICE int64_t ld_partial() const { return rows_padded + 4; }
   HOST_DEVICE int64_t pieces() const { return (K + piece - 1) / piece; }
-  // In turn: a cluster's others still read one input while the next is written, and a piece comes during another.
+  // Two in turn where a cluster's other blocks still read one input while the next is written, or where a piece arrives
+  // while another is multiplied.
   HOST_DEVICE int64_t buffers(Engine engine) const { return engine == Engine::cluster || pieces() > 1 ? 2 : 1; }
 };
 
@@ -166,7 +167,7 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
   const auto row_length = [&](int64_t columns) { return (round_up(columns * size, 128) + 16) / size; };
   t.ld = row_length(t.K);
   t.ld_in = row_length(t.piece);
-  // Enough threads for the cells, and for a warp to have no more than some eight tiles a step.
+  // Enough threads for the cells, and for a warp to have about eight tiles a step at most.
   const int64_t tiles = ceil_div(t.rows, tile.rows) * ceil_div(batch, tile.batch), depth = ceil_div(t.K, tile.K);
   t.threads = 64;
   while (t.threads < max_threads(size) &&
@@ -226,13 +227,13 @@ inline std::string describe(const Plan& plan) {
   if (t.pieces() > 1) std::snprintf(pieces, sizeof pieces, ", %ld pieces", long(t.pieces()));
   std::snprintf(text, sizeof text,
                 "%s: %ld group(s) of %ld block(s), %ld units and %ld samples a block%s, %ld threads, %ld KiB of shared "
-                "memory; some %.1f us a step by the model",
+                "memory; about %.1f us a step by the model",
                 name_of(plan.engine), long(t.groups), long(t.blocks), long(t.units), long(t.batch), pieces,
                 long(t.threads), long(plan.shared_memory / 1024), plan.step_ns / 1000);
   return text;
 }
 
-// The quickest by the model of all tilings that fit, and that `runs` agrees to: it knows how many blocks the GPU really
+// By the model the fastest of all tilings that fit and that `runs` accepts, which knows how many blocks the GPU really
 // has room for. `wanted` restricts the choice to one engine. Stepwise where there is none.
 inline Plan choose_plan(
     const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
@@ -266,7 +267,7 @@ inline Plan choose_plan(
     best = plan;
   };
   const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);
-  // Pieces where nothing quick goes without.
+  // The input in pieces only where nothing fast can have it whole.
   for (const int64_t most_pieces : {int64_t{1}, kMaxPieces}) {
     if (found && best.step_ns <= stepwise_ns) break;
     for (int64_t batch = tile.batch; batch <= 64; batch *= 2) {
@@ -274,7 +275,7 @@ inline Plan choose_plan(
       for (int64_t blocks = 2; gpu.major >= 9 && blocks <= std::min<int64_t>(kMaxCluster, most_blocks); blocks *= 2) {
         consider(Engine::cluster, blocks, batch);
       }
-      // As many as the GPU has room for, and half of that: fewer hands to wait for.
+      // As many as the GPU has room for, and half of that: fewer blocks to wait for.
       const int64_t room = std::min(gpu.n_sm / ceil_div(shape.B, batch), most_blocks);
       for (int64_t most = room; most >= 2 && most > room / 4; most /= 2) {
         const int64_t units = round_up(ceil_div(shape.H, most), vector);
@@ -284,7 +285,7 @@ inline Plan choose_plan(
     }
   }
   if (found && wanted == Engine::automatic && best.step_ns > stepwise_ns) {
-    return stepwise("the model expects less of it than of " + describe(best));
+    return stepwise("the model expects it to be faster than " + describe(best));
   }
   if (found) best.why = describe(best);
   return best;
