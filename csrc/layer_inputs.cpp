@@ -137,7 +137,7 @@ bool per_gate(const OptionalTensor& mask) { return mask && mask->dim() == 3; }
 
 Tensor masked_columns(const Tensor& W, const OptionalTensor& mask) {
   if (!mask || per_sample(mask)) return W.contiguous();
-  return (as_masked(W, *mask) * *mask).contiguous().view(W.sizes());  // the product has W's strides
+  return (as_masked(W, *mask) * *mask).view(W.sizes());
 }
 
 void mask_columns(const Tensor& dW, const OptionalTensor& mask) {

@@ -69,7 +69,8 @@ InputMask input_mask(const OptionalTensor& mask);
 bool per_sample(const OptionalTensor& mask);
 bool per_gate(const OptionalTensor& mask);
 
-// W [4H,K] with the columns of dropped units zeroed, and the others scaled, where the batch shares the mask. Dense.
+// W [4H,K] with the columns of dropped units zeroed, and the others scaled, where the batch shares the mask. It may
+// have the strides of W; without such a mask it is dense.
 at::Tensor masked_columns(const at::Tensor& W, const OptionalTensor& mask);
 // The same on a gradient of W, in place.
 void mask_columns(const at::Tensor& dW, const OptionalTensor& mask);

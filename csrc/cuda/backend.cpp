@@ -73,16 +73,19 @@ std::vector<Steps> parts_of(const TimeOrder& order, int64_t n_parts) {
   return parts;
 }
 
+// W_hh with the mask that the batch shares, dense: the product of the two has the strides of W_hh.
+Tensor dense_W_hh(const CheckedInputs& in) { return masked_columns(in.W_hh, in.mask_h).contiguous(); }
+
 // All steps of a call, as the kernels of either way are told.
 template <class R>
-R recurrence_of(const CheckedInputs& in, const Tensor& W_hh_masked) {
+R recurrence_of(const CheckedInputs& in, const Tensor& W_hh) {
   R r;
   r.dtype = in.dtype;
   r.B = in.sizes.B;
   r.H = in.sizes.H;
   r.order = in.order;
   r.steps = {0, in.sizes.T};
-  r.W_hh = W_hh_masked.const_data_ptr();
+  r.W_hh = W_hh.const_data_ptr();
   if (const Tensor* mask_h = in.mask_h_of_samples()) r.mask_h = mask_h->const_data_ptr();
   r.noise = in.noise();
   r.lengths = lengths_pointer(in);
@@ -158,7 +161,7 @@ Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
 void CudaBackend::run_recurrence(const ForwardCall& call, const Plan& plan) const {
   const CheckedInputs& in = call.in;
   const auto [T, B, I, H, P] = in.sizes;
-  const Tensor W_hh = masked_columns(in.W_hh, in.mask_h);
+  const Tensor W_hh = dense_W_hh(in);
   const InputProjection input(in, *this);
   const Tensor from_x = call.save ? call.gates : at::empty({T, B, 4 * H}, in.options());
   auto r = recurrence_of<RecurrenceForward>(in, W_hh);
@@ -212,7 +215,7 @@ void CudaBackend::run_overlapped(RecurrenceForward r, const RecurrenceLaunch& la
 void CudaBackend::run_recurrence(const BackwardCall& call, const Plan& plan) const {
   const CheckedInputs& in = call.in;
   const auto [T, B, I, H, P] = in.sizes;
-  const Tensor W_hh = masked_columns(in.W_hh, in.mask_h);
+  const Tensor W_hh = dense_W_hh(in);
   const Tensor da = at::empty({T, B, 4 * H}, in.options());
   auto r = recurrence_of<RecurrenceBackward>(in, W_hh);
   r.gates = call.gates.const_data_ptr();

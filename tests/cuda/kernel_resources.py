@@ -62,10 +62,24 @@ def flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
     return ["-O3", *cpp_extension.COMMON_NVCC_FLAGS, *generate, "-Xptxas=-v"]
 
 
+def compiled_sources() -> list[Path]:
+    """The kernel files and all that they include of csrc/."""
+    found: set[Path] = set()
+    open_files = list((REPO / "csrc" / "cuda").glob("*.cu"))
+    while open_files:
+        source = open_files.pop()
+        found.add(source)
+        for name in re.findall(r'^#include "(.+)"', source.read_text(), re.MULTILINE):
+            places = (folder / name for folder in (source.parent, REPO / "csrc"))
+            # The emulation's own header is in neither place.
+            open_files += [path for path in places if path.exists() and path not in found]
+    return sorted(found)
+
+
 def sources_hash() -> str:
     """Of all that nvcc compiles, under csrc/: where it is the report's, compiling again would give the same report."""
     sha256 = hashlib.sha256()
-    for path in sorted([*(REPO / "csrc").glob("*.h"), *(REPO / "csrc" / "cuda").glob("*.cu*")]):
+    for path in compiled_sources():
         sha256.update(path.name.encode() + b"\0" + path.read_bytes())
     return sha256.hexdigest()
 

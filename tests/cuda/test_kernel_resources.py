@@ -11,6 +11,7 @@ import pytest
 from kernel_resources import (
     ARCHITECTURES,
     REPO,
+    compiled_sources,
     find_nvcc,
     flags,
     kernel_name,
@@ -43,6 +44,13 @@ def test_the_report_is_of_these_sources():
     facts, rows = read_csv()
     assert facts["sources"] == sources_hash(), HOW
     assert {row.file for row in rows} == {path.name for path in (REPO / "csrc" / "cuda").glob("*.cu")}
+
+
+def test_the_report_depends_on_what_nvcc_compiles_and_on_nothing_else():
+    compiled = {path.name for path in compiled_sources()}
+    assert {"step_kernels.cu", "recurrence_kernels.cuh", "portable.cuh", "recurrence_plan.h", "params.h"} <= compiled
+    assert {"lstm_cell.h", "activations.h", "host_device.h"} <= compiled
+    assert not {"layer_inputs.h", "stepwise.h", "backend.h"} & compiled
 
 
 def test_the_report_has_every_kernel_once_for_each_architecture():
