@@ -1,6 +1,6 @@
 // What a step, a layer and a recurrence are: plain sizes and pointers, all that crosses into kernels and engines.
 //
-// An LSTM step is GEMM(x) + GEMM(h) + one pass over [B,H]. Three contracts cut the work at three places:
+// An LSTM step is GEMM(x) + GEMM(h) + one pass over [B,H]. Three contracts hand over more or less of it:
 //   Step...        the pass alone, behind a library's GEMMs: the step kernels
 //   Recurrence...  all steps, but none of the GEMMs around them: CUDA's persistent kernels
 //   Layer...       everything, in one call: the CPU's engine
@@ -18,6 +18,7 @@
 
 namespace rnndrop {
 
+// To add one: the compiler names every switch that lacks it, and cpu/ and cuda/ have a file of kernels for each.
 enum class Dtype { float64, float32, bfloat16, float16 };
 
 enum Gate : int64_t { kInput, kForget, kCandidate, kOutput, kGates };  // PyTorch's order of rows
@@ -30,7 +31,8 @@ struct RowNoise {
   int64_t stride = 0;
 };
 
-// lstm_cell.h says what each does.
+// lstm_cell.h says what each does. To add one: CellNoise there; StepNoise and LayerNoise here; then what fills them
+// (layer_inputs.*, lstm_layer.*) and what reads them (load_noise and cell_noise in the kernels).
 struct StepNoise {
   RowNoise mask_g, mask_c, zone_c, zone_h;
   bool on_state() const { return mask_c.data || zone_c.data || zone_h.data; }
