@@ -8,12 +8,13 @@
 
 namespace rnndrop {
 
-// The noise of one element. Without noise on the state (noisy_state = false below) only m_g counts.
+// The noise of one element, none until it is set. Without noise on the state (noisy_state = false below) only m_g
+// counts.
 template <class acc_t>
 struct CellNoise {
-  acc_t m_g;       // on the candidate: Semeniuta et al. 2016
-  acc_t m_c;       // on the cell state: RNNDrop, Moon et al. 2015
-  acc_t z_c, z_h;  // how much of c and h stays as it was: zoneout, Krueger et al. 2017
+  acc_t m_g = 1;           // on the candidate: Semeniuta et al. 2016
+  acc_t m_c = 1;           // on the cell state: RNNDrop, Moon et al. 2015
+  acc_t z_c = 0, z_h = 0;  // how much of c and h stays as it was: zoneout, Krueger et al. 2017
 };
 
 // i = sigmoid(i_pre)    f = sigmoid(f_pre)    g = tanh(g_pre)    o = sigmoid(o_pre)

@@ -8,10 +8,17 @@ struct CellInputs {
   T i_pre, f_pre, g_pre, o_pre, m_g, m_c, z_c, z_h, c_prev, h_prev, dh, dc;
 };
 
-template <bool noisy_state, class T>
+// With the noise of the inputs, or with one of which nothing is set.
+template <bool noisy_state, bool set_noise, class T>
 void cell(const CellInputs<T>* in, T* forward, T* backward) {
   const auto [i_pre, f_pre, g_pre, o_pre, m_g, m_c, z_c, z_h, c_prev, h_prev, dh, dc] = *in;
-  const rnndrop::CellNoise<T> noise{m_g, m_c, z_c, z_h};
+  rnndrop::CellNoise<T> noise;
+  if (set_noise) {
+    noise.m_g = m_g;
+    noise.m_c = m_c;
+    noise.z_c = z_c;
+    noise.z_h = z_h;
+  }
   const rnndrop::CellForward<T> f =
       rnndrop::cell_forward<noisy_state>(i_pre, f_pre, g_pre, o_pre, noise, c_prev, h_prev);
   const rnndrop::CellBackward<T> b =
@@ -24,14 +31,22 @@ void cell(const CellInputs<T>* in, T* forward, T* backward) {
 
 extern "C" {
 void cell_float64(const CellInputs<double>* in, double* forward, double* backward) {
-  cell<false>(in, forward, backward);
+  cell<false, true>(in, forward, backward);
 }
-void cell_float32(const CellInputs<float>* in, float* forward, float* backward) { cell<false>(in, forward, backward); }
+void cell_float32(const CellInputs<float>* in, float* forward, float* backward) {
+  cell<false, true>(in, forward, backward);
+}
 void noisy_cell_float64(const CellInputs<double>* in, double* forward, double* backward) {
-  cell<true>(in, forward, backward);
+  cell<true, true>(in, forward, backward);
 }
 void noisy_cell_float32(const CellInputs<float>* in, float* forward, float* backward) {
-  cell<true>(in, forward, backward);
+  cell<true, true>(in, forward, backward);
+}
+void noiseless_cell_float64(const CellInputs<double>* in, double* forward, double* backward) {
+  cell<true, false>(in, forward, backward);
+}
+void noiseless_cell_float32(const CellInputs<float>* in, float* forward, float* backward) {
+  cell<true, false>(in, forward, backward);
 }
 
 void sigmoid_float64(const double* x, double* out, int64_t n) {

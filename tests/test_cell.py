@@ -81,6 +81,28 @@ def test_noisy_state_worked_by_hand(library, dtype):
     assert_cell(library, "noisy_cell", dtype, inputs, forward, backward)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_noise_that_is_not_set_is_none(library, dtype):
+    """The same gates, and c_prev such that c = ln 2 where m_g and m_c are 1, and z_c and z_h are 0."""
+    ln2, ln3 = math.log(2), math.log(3)
+    c_prev = (ln2 - 1 / 2 * 3 / 5) / (3 / 4)
+    unused = math.nan
+    dh, dc = 1, 0.5
+    inputs = [0, ln3, ln2, -ln3, unused, unused, unused, unused, c_prev, 0.3, dh, dc]
+
+    dc_total = 0.5 + 1 * 1 / 4 * (1 - 9 / 25)
+    forward = [1 / 2, 3 / 4, 3 / 5, 1 / 4, ln2, 3 / 20]
+    backward = [
+        dc_total * 3 / 5 * (1 / 2 * 1 / 2),
+        dc_total * c_prev * (3 / 4 * 1 / 4),
+        dc_total * 1 / 2 * (1 - 9 / 25),
+        1 * 3 / 5 * (1 / 4 * 3 / 4),
+        dc_total * 3 / 4,
+        0,
+    ]
+    assert_cell(library, "noiseless_cell", dtype, inputs, forward, backward)
+
+
 def assert_cell(library, name, dtype, inputs, expected_forward, expected_backward):
     inputs = np.array(inputs, DTYPES[dtype])
     forward, backward = np.empty(6, DTYPES[dtype]), np.empty(6, DTYPES[dtype])

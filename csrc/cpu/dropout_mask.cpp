@@ -33,7 +33,7 @@ struct Piece {
   uint32_t drop;           // of the 2^16 values of an entry's bits
   uint64_t dropped, kept;  // an entry, as the bits of its dtype
   void* out;
-  int64_t n;  // entries, kPieceEntries but for the last piece
+  int64_t n;  // entries: kPieceEntries, or fewer in the last piece
 };
 
 // The state of kLanes generators; no two of one seed ever start alike, their counters differ.
@@ -62,8 +62,8 @@ struct Sfc32 {
   }
 };
 
-// kStepEntries of the mask. Of a word shifted so that an entry's 16 bits are the upper ones, the lower ones decide
-// nothing: the threshold's are 0.
+// kStepEntries of the mask. An entry's 16 bits are compared as the upper half of a word; the lower half decides
+// nothing, since the threshold's is 0.
 template <class bits_t>
 INLINE void fill_step(bits_t* out, Sfc32& random, const Piece& piece) {
   const uint32_t threshold = piece.drop << 16;

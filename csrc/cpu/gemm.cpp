@@ -1,4 +1,4 @@
-// ATen multiplies, but for 16-bit types that the processor has no matrix code for.
+// ATen's product, except for 16-bit types that the processor has no matrix instructions for.
 #include "cpu/gemm.h"
 
 #include <ATen/ops/addmm.h>

@@ -5,7 +5,7 @@
 
 namespace rnndrop::cpu {
 
-// out[M,N] = a[M,K] b[K,N], or out += with accumulate; see Backend::gemm.
+// out[M,N] = a[M,K] b[K,N], or out += with accumulate; see Primitives::gemm.
 void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate);
 
 }  // namespace rnndrop::cpu

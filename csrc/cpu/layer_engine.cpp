@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "cpu/packed_gemm.h"
@@ -28,7 +29,7 @@ constexpr int64_t kRowBlock = 24;
 // Rows of the input GEMM and of the weights' gradients that are taken together: enough to read W_ih seldom, few enough
 // for their gates to stay in the second cache.
 constexpr int64_t kChunkRows = 384;
-// Multiplications that are worth waking the other threads for.
+// Fewer multiplications than this are not worth waking the other threads for.
 constexpr int64_t kEnoughForSeveral = 1 << 19;
 // A thread with fewer rows of the batch than this shares out the units instead; a barrier is worth as many
 // multiplications a step.
@@ -37,7 +38,7 @@ constexpr int64_t kEnoughForABarrier = 1 << 15;
 
 constexpr int64_t round_up(int64_t n, int64_t granule) { return (n + granule - 1) / granule * granule; }
 
-// Memory that lives for one call; not set to anything.
+// Memory that lives for one call, uninitialised.
 template <class T>
 class Buffer {
  public:
@@ -134,7 +135,7 @@ std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K, const KeptRows
   return groups;
 }
 
-// Kept columns [first, first + n) of a row of the weight, scaled as the mask says, to places `stride` apart.
+// Kept columns [first, first + n) of a row of the weight, scaled as the mask says, to out at every `stride`-th place.
 template <class T>
 void copy_kept(const Group<T>& group, const T* row, int64_t first, int64_t n, T* out, int64_t stride) {
   const int32_t* kept = group.kept.data() + first;
@@ -385,7 +386,7 @@ class Forward {
     });
   }
 
-  // from_h [M,4,units] = W_hh h~ of M samples from b on; left as it is where a row is left out
+  // from_h [M,4,units] = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
   void multiply_h(const T* h_in, int64_t b, int64_t M, const Range& blocks, T* from_h, int64_t units) const {
     const int64_t B = layer_.B, H = layer_.H, width = h_weight_.width;
     for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
@@ -413,7 +414,7 @@ class Forward {
     if (t == layer_.order.first()) return static_cast<const T*>(layer_.h_0);
     return static_cast<const T*>(layer_.y) + layer_.order.before(t) * layer_.B * layer_.H;
   }
-  // Two in turn: while one is written others may still read the one before.
+  // Two buffers in turn: while one is written, others may still read the one before.
   T* h_tilde_at(int64_t t) const { return h_tilde_.data() + t % 2 * n_h_tilde_ * layer_.B * layer_.H; }
 
   void mask_h_0(const Range& rows) const {
@@ -430,7 +431,7 @@ class Forward {
   StepForward step_at(int64_t t, T* gates) const {
     const int64_t state = layer_.B * layer_.H;
     const TimeOrder& order = layer_.order;
-    StepForward step{};
+    StepForward step;
     step.dtype = layer_.dtype;
     step.B = layer_.B;
     step.H = layer_.H;
@@ -511,7 +512,7 @@ struct WeightGradient {
     add_transposed_product(out, stride, da_block, M, rows, panels[g].data() + block * rows * weight.width);
   }
 
-  // Row `row` of dW [4H, columns], the m-th that is kept of group g, or -1; 0 is what else there is.
+  // Row `row` of dW [4H, columns]. m: its index among group g's kept rows, -1 if dropped; the other entries become 0.
   void store_row(int64_t g, int64_t m, int64_t row, T* dW) const {
     const Group<T>& group = weight.groups[g];
     const int64_t stride = weight.column_blocks(group) * weight.width;
@@ -603,7 +604,7 @@ class Backward {
                          [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine.panels); });
         }
       });
-      team.barrier();  // all of da is there
+      team.barrier();  // da of the chunk is complete
 
       const int64_t rows = n * B;
       if (layer_.need_dx) {
@@ -635,7 +636,8 @@ class Backward {
   // A chunk of a large batch has more rows than the second cache holds panels of.
   static int64_t rows_of_piece(int64_t rows) {
     const int64_t pieces = std::max<int64_t>(1, (rows + kChunkRows / 2) / kChunkRows);
-    return std::max<int64_t>(1, (rows + pieces - 1) / pieces);  // whoever goes by pieces gets on, without rows too
+    // At least 1: a loop over pieces must advance, without rows too.
+    return std::max<int64_t>(1, (rows + pieces - 1) / pieces);
   }
 
   // dh~ (+)= da W_hh at one step: M rows from b on, these panels of columns.
@@ -680,7 +682,7 @@ class Backward {
     }
   }
 
-  // A panel's product [M, width] to where its columns are in out: in place of what is there, or added to it.
+  // A panel's product [M, width] to the places of its columns in out: overwrites what is there, or is added to it.
   static void put_columns(const Group<T>& group, int64_t block, int64_t width, const T* tile, int64_t M, const T* mask,
                           bool add, T* out, int64_t stride) {
     const int64_t first = block * width, n = std::min(width, group.K() - first);
@@ -699,13 +701,13 @@ class Backward {
 
   // ---- gradients of the weights: a member owns rows of each group of gates, as ranges of gate_rows_
 
-  // Where the first row >= row is in gate_rows_.
+  // The index in gate_rows_ of its first row >= row.
   int64_t place_of(int64_t row) const {
     return std::lower_bound(gate_rows_.begin(), gate_rows_.end(), row) - gate_rows_.begin();
   }
 
   std::vector<Range> shares_of_gate_rows(const Team& team) const {
-    // The finer groups, one a gate, where either weight has them: both are then cut alike.
+    // The finer groups, one for each gate, where either weight has them, so that both are cut alike.
     const int64_t n = std::max(x_weight_.groups.size(), h_weight_.groups.size()), rows = kGates / n * layer_.H;
     std::vector<Range> shares;
     for (int64_t g = 0; g < n; ++g) {
@@ -716,7 +718,7 @@ class Backward {
     return shares;
   }
 
-  // And db, the sums of what is packed: rows [r, r + n) of the chunk.
+  // Rows [r, r + n) of the chunk. Adds their sums to db on the way.
   void pack_da(const std::vector<Range>& shares, int64_t r, int64_t n, T* da_packed) const {
     const T* da = da_.data() + r * kGates * layer_.H;
     for (const Range& share : shares) {
@@ -780,7 +782,7 @@ class Backward {
     const int64_t state = layer_.B * layer_.H;
     const TimeOrder& order = layer_.order;
     const bool last = t == order.last();
-    StepBackward step{};
+    StepBackward step;
     step.dtype = layer_.dtype;
     step.B = layer_.B;
     step.H = layer_.H;
@@ -794,7 +796,7 @@ class Backward {
     step.c_prev = static_cast<const T*>(layer_.c) + order.slot_before(t) * state;
     step.c = static_cast<const T*>(layer_.c) + order.slot(t) * state;
     step.dy = layer_.dy ? static_cast<const T*>(layer_.dy) + t * state : nullptr;
-    // Without lengths and zoneout only the last step has a gradient to take from it: dh_n.
+    // Without lengths and zoneout only the last step takes a gradient from it: dh_n.
     step.dh_carry = last || layer_.lengths || layer_.noise.zone_h.data ? layer_.dh_carry : nullptr;
     step.dc = layer_.dc;
     step.da = da;
@@ -813,12 +815,34 @@ class Backward {
 
 }  // namespace
 
+bool engine_has(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float64:
+    case Dtype::float32: return true;
+    case Dtype::bfloat16:
+    case Dtype::float16: return false;
+  }
+  throw std::logic_error("engine_has: no such dtype");
+}
+
 void layer_forward(const LayerForward& layer) {
-  layer.dtype == Dtype::float64 ? Forward<double>(layer).run() : Forward<float>(layer).run();
+  switch (layer.dtype) {
+    case Dtype::float64: return Forward<double>(layer).run();
+    case Dtype::float32: return Forward<float>(layer).run();
+    case Dtype::bfloat16:
+    case Dtype::float16: break;
+  }
+  throw std::logic_error("layer_forward: the engine does not have this dtype");
 }
 
 void layer_backward(const LayerBackward& layer) {
-  layer.dtype == Dtype::float64 ? Backward<double>(layer).run() : Backward<float>(layer).run();
+  switch (layer.dtype) {
+    case Dtype::float64: return Backward<double>(layer).run();
+    case Dtype::float32: return Backward<float>(layer).run();
+    case Dtype::bfloat16:
+    case Dtype::float16: break;
+  }
+  throw std::logic_error("layer_backward: the engine does not have this dtype");
 }
 
 }  // namespace rnndrop::cpu

@@ -14,7 +14,7 @@ template <class acc_t>
 int64_t panel_width();
 inline constexpr int64_t kWidestPanel = 32;
 
-// As many rows as the kernel takes at once; multiples of it run best.
+// How many rows the kernel takes at once; multiples of it run fastest.
 int64_t rows_at_once();
 
 // a[m, k] = data[m * stride + (columns ? columns[k] : k)]

@@ -1,7 +1,7 @@
 // The pointwise step on the CPU, on a part of [B,H], in the widest vectors this CPU has.
 #pragma once
 
-#include "lstm_step.h"
+#include "params.h"
 
 namespace rnndrop::cpu {
 
@@ -12,8 +12,8 @@ struct Part {
 
 // What the recurrent GEMM left beside step.gates instead of in it: acc, the part's first row and unit first; or null.
 struct RecurrentPart {
-  const void* data;
-  int64_t row_stride, gate_stride;  // in elements
+  const void* data = nullptr;
+  int64_t row_stride = 0, gate_stride = 0;  // in elements
 };
 
 void step_forward(const StepForward& step, const Part& part, const RecurrentPart& recurrent);

@@ -34,7 +34,7 @@ INLINE void for_each_chunk(int64_t begin, int64_t end, const Work& work) {
 }
 
 // work(k) for the elements of a chunk, and up to a multiple of kLanes beyond them: a constant number at a time is what
-// the compiler turns into whole vectors, with nothing over.
+// the compiler turns into whole vectors, with nothing left over.
 template <class Work>
 INLINE void for_each_element(int64_t n, const Work& work) {
   for (int64_t first = 0; first < n; first += kLanes) {
@@ -42,8 +42,8 @@ INLINE void for_each_element(int64_t n, const Work& work) {
   }
 }
 
-// A row's end, which fills no vector. Calls, compiled once: inlined in every place they would double the code, and what
-// the compiler needs for it.
+// A row's end, which fills no vector. Calls, compiled once: inlined everywhere they would double the code and the time
+// to compile it.
 template <class scalar_t, class acc_t>
 [[gnu::noinline]] void load_end(acc_t* out, const scalar_t* in, int64_t n) {
   for (int64_t k = 0; k < n; ++k) out[k] = static_cast<acc_t>(in[k]);
@@ -118,8 +118,14 @@ struct NoiseChunks {
   Chunk<acc_t> m_g, m_c, z_c, z_h;
   template <bool noisy_state>
   INLINE CellNoise<acc_t> at(int64_t k) {
-    if constexpr (noisy_state) return {m_g[k], m_c[k], z_c[k], z_h[k]};
-    return {m_g[k], acc_t(1), acc_t(0), acc_t(0)};
+    CellNoise<acc_t> noise;
+    noise.m_g = m_g[k];
+    if constexpr (noisy_state) {
+      noise.m_c = m_c[k];
+      noise.z_c = z_c[k];
+      noise.z_h = z_h[k];
+    }
+    return noise;
   }
 };
 

@@ -1,5 +1,5 @@
-// ATen's threads: what every kernel that is spread over them asks first, and teams of them with barriers, which
-// at::parallel_for has none of.
+// ATen's threads: the check that every kernel on several threads makes first, and teams of threads with barriers, which
+// at::parallel_for lacks.
 //
 // This is compiled with -fopenmp and linked without it: the OpenMP runtime, and with it the threads, are those that
 // torch has loaded.
@@ -49,8 +49,8 @@ struct Team {
   }
 };
 
-// work(team) on every thread at once; on this thread alone where there is too little to do, or no other. It may not
-// throw.
+// work(team) on every thread at once; on this thread alone where there is too little to do, or only one thread. It must
+// not throw.
 template <class Work>
 void with_team(bool enough_for_several, const Work& work) {
 #ifdef _OPENMP

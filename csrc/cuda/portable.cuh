@@ -1,5 +1,5 @@
-// The few things that a kernel file must spell in a way of its own, so that one source goes through nvcc and, with
-// -DRNNDROP_EMULATE_CUDA, through a plain C++ compiler that runs it on the CPU (tests/emulation/README.md).
+// The few things that a kernel file must spell differently from plain CUDA, so that one source goes through nvcc and,
+// with -DRNNDROP_EMULATE_CUDA, through a plain C++ compiler that runs it on the CPU (tests/emulation/README.md).
 //
 // A kernel uses SHARED / DYN_SHARED instead of __shared__, LAUNCH instead of <<<>>>, and the functions below instead
 // of inline PTX; all else is CUDA C++. Clusters need sm_90: guard a body that uses them with HAS_CLUSTERS.
@@ -63,7 +63,7 @@ using shared_type = T;
   extern __shared__ __align__(1024) unsigned char dyn_shared_bytes[]; \
   T* name = reinterpret_cast<T*>(dyn_shared_bytes)
 
-// Ordering between blocks comes from this pair alone: a fence with a relaxed atomic is beyond the race checker.
+// Ordering between blocks comes from this pair alone: the race checker does not follow a fence with a relaxed atomic.
 __device__ inline unsigned ld_acquire(const unsigned* address) {
   unsigned value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
@@ -161,7 +161,7 @@ inline cudaLaunchConfig_t launch_config(const LaunchCfg& cfg, cudaLaunchAttribut
   return config;
 }
 
-// What a kernel may only have where it was asked for before the launch.
+// What a kernel may have only if it is asked for before the launch.
 template <class Kernel>
 cudaError_t allow(const LaunchCfg& cfg, Kernel* kernel) {
   constexpr size_t kSmemWithoutAsking = 48 * 1024;
@@ -198,7 +198,8 @@ bool can_run_at_once([[maybe_unused]] const LaunchCfg& cfg, [[maybe_unused]] voi
       fitting = int64_t(fitting) * n_sm >= cfg.grid.x;
     }
   }
-  if (error != cudaSuccess) cudaGetLastError();  // it was a question: the next launch is not to find its error
+  // Only a question was asked: its error must not surface at the next launch.
+  if (error != cudaSuccess) cudaGetLastError();
   return error == cudaSuccess && fitting > 0;
 #endif
 }

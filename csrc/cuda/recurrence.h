@@ -1,22 +1,27 @@
 // The persistent engines: all steps of a layer's recurrence in one launch, forward or backward. Plain launchers, no
-// torch header: the torch side (cuda_backend.h), the emulated backend and the driver of tests/cuda call these.
+// torch header: the torch side (backend.cpp), the emulated backend and the driver of tests/cuda call these.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
-#include "lstm_sequence.h"
+#include <stdexcept>
+
+#include "params.h"
 #include "recurrence_plan.h"
 
 namespace rnndrop::cuda {
 
 struct RecurrenceLaunch {
-  Plan plan;      // of any engine but stepwise
-  void* scratch;  // scratch_bytes(plan) on the device, aligned to 16 bytes, set to anything
-  cudaStream_t stream;
+  Plan plan;                // of any engine but stepwise
+  void* scratch = nullptr;  // scratch_bytes(plan) on the device, aligned to 16 bytes, set to anything
+  cudaStream_t stream = nullptr;
 };
 
 // Lengths and noise on the state: what most layers go without, and their kernels too.
-inline bool is_general(const Recurrence& r) { return r.lengths || r.noise.at_step(0).on_state(); }
+inline bool is_general(const LayerNoise& noise, const int64_t* lengths) {
+  return lengths || noise.at_step(0).on_state();
+}
+inline bool is_general(const Recurrence& r) { return is_general(r.noise, r.lengths); }
 
 // A dtype and the way it is multiplied: one file of kernels each.
 struct Float64;
@@ -46,8 +51,9 @@ auto with_recurrence_kernels(Dtype dtype, bool tf32, const Call& call) {
     case Dtype::float64: return call(RecurrenceKernels<Float64>{});
     case Dtype::float32: return tf32 ? call(RecurrenceKernels<Tf32>{}) : call(RecurrenceKernels<Float32>{});
     case Dtype::bfloat16: return call(RecurrenceKernels<Bfloat16>{});
-    default: return call(RecurrenceKernels<Float16>{});
+    case Dtype::float16: return call(RecurrenceKernels<Float16>{});
   }
+  throw std::logic_error("with_recurrence_kernels: no such dtype");
 }
 
 }  // namespace rnndrop::cuda

@@ -27,7 +27,7 @@ namespace {
 // ---------------------------------------------------------------- products: what a warp does with a tile
 
 // One tile [kRows, kBatch] of W in^T over columns [begin, end) in units of kK, to partial[sample][row]; added to what
-// is there where `more`.
+// is there already where `more`.
 template <class T>
 struct PlainTile {
   using scalar_t = T;
@@ -218,13 +218,13 @@ class Exchange {
         segments_(segments),
         unit_0_(unit_0) {}
 
-  // A piece of the input, there for all of the block's threads; asked for in turn, when nobody needs the one before the
-  // last any more.
+  // A piece of the input, visible to all of the block's threads. Pieces are asked for in order, each when nobody needs
+  // the last but one any more.
   __device__ const scalar_t* piece(int k) {
     if (engine == Engine::block) return in_;
     if (engine == Engine::cluster) return buffer(turn_);
     cp_async_wait<0>();
-    __syncthreads();  // behind which the piece before is multiplied, too: the next may take its place
+    __syncthreads();  // now the piece before has been multiplied, too: the next may take its place
     if (k + 1 < s_.pieces) pull(k + 1);
     return buffer(k % 2);
   }
@@ -236,7 +236,7 @@ class Exchange {
     return buffer(engine == Engine::cluster ? turn_ ^ 1 : 0)[b * s_.ld_in + column];
   }
 
-  // All of the next input is there, or on its way: behind it comes a product.
+  // All of the next input is written, or on its way: a product may follow.
   __device__ void hand_over() {
     __syncthreads();
     if (engine == Engine::block) return;
@@ -350,10 +350,13 @@ __device__ __forceinline__ acc_t noise_at(const RowNoise& noise, int64_t b, int6
 template <class scalar_t, bool general, class acc_t>
 __device__ __forceinline__ CellNoise<acc_t> cell_noise(const LayerNoise& noise, int64_t t, acc_t m_g, int64_t b,
                                                        int64_t j) {
-  if (!general) return {m_g, 1, 0, 0};
-  return {m_g, noise_at<scalar_t>(noise.mask_c.at_step(t), b, j, acc_t(1)),
-          noise_at<scalar_t>(noise.zone_c.at_step(t), b, j, acc_t(0)),
-          noise_at<scalar_t>(noise.zone_h.at_step(t), b, j, acc_t(0))};
+  CellNoise<acc_t> cell;
+  cell.m_g = m_g;
+  if (!general) return cell;
+  cell.m_c = noise_at<scalar_t>(noise.mask_c.at_step(t), b, j, acc_t(1));
+  cell.z_c = noise_at<scalar_t>(noise.zone_c.at_step(t), b, j, acc_t(0));
+  cell.z_h = noise_at<scalar_t>(noise.zone_h.at_step(t), b, j, acc_t(0));
+  return cell;
 }
 
 // ---------------------------------------------------------------- forward
@@ -436,7 +439,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
     // Past the ends h does not change, so that there is nothing to hand over.
     const bool hands_over = !last && running && (!general || t_next < longest);
     if (running) product(s, shared, exchange);
-    __syncthreads();  // the product is there, and the input may be overwritten
+    __syncthreads();  // the product is complete, and the input may be overwritten
 
     scalar_t* gates_t = offset<scalar_t>(r.gates, t * kGates * state);
     scalar_t* y_t = offset<scalar_t>(r.y, t * state);
@@ -614,8 +617,11 @@ RecurrenceKernel<R> kernel_of(Engine engine) {
   switch (engine) {
     case Engine::block: return kernel_of<R, M, Engine::block, general>();
     case Engine::cluster: return kernel_of<R, M, Engine::cluster, general>();
-    default: return kernel_of<R, M, Engine::grid, general>();
+    case Engine::grid: return kernel_of<R, M, Engine::grid, general>();
+    case Engine::automatic:
+    case Engine::stepwise: break;
   }
+  throw std::logic_error(std::string("no kernel runs a recurrence on the engine ") + name_of(engine));
 }
 template <class R, class M>
 RecurrenceKernel<R> kernel_of(Engine engine, bool general) {

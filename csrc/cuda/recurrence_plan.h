@@ -27,7 +27,7 @@
 #include <string>
 
 #include "host_device.h"
-#include "lstm_step.h"
+#include "params.h"
 
 namespace rnndrop::cuda {
 
@@ -35,7 +35,7 @@ enum class Engine { automatic, stepwise, block, cluster, grid };
 constexpr const char* kEngineNames[] = {"auto", "stepwise", "block", "cluster", "grid"};
 inline const char* name_of(Engine engine) { return kEngineNames[static_cast<int>(engine)]; }
 
-// What the user asked for, for the whole process; every call of an op goes by it.
+// What the user asked for, in the whole process; every call of an op obeys it.
 inline std::atomic<Engine> wanted_engine{Engine::automatic};
 
 inline Engine engine_named(const std::string& name) {
@@ -49,66 +49,79 @@ inline Engine engine_named(const std::string& name) {
 enum class Math { plain, tf32, half };
 
 struct Gpu {
-  int major;              // compute capability
-  int64_t n_sm;           // multiprocessors
-  int64_t shared_memory;  // bytes that one block may have
+  int major = 0;              // compute capability
+  int64_t n_sm = 0;           // multiprocessors
+  int64_t shared_memory = 0;  // bytes that one block may have
 };
 
 struct RecurrenceShape {
-  Dtype dtype;
-  bool tf32;  // float32 may be rounded to tf32
-  int64_t T, B, H;
-  bool backward;
+  Dtype dtype = Dtype::float64;
+  bool tf32 = false;  // float32 may be rounded to tf32
+  int64_t T = 0, B = 0, H = 0;
+  bool backward = false;
 };
 
-// What a thread does of the pointwise pass: so many cells at most, kept in registers from step to step.
+// How many cells of the pointwise pass a thread has at most; it keeps them in registers from step to step.
 constexpr int kCellsOfThread = 2;
-// So many that each has the registers for it: float64's numbers take two.
+// Few enough for each to have the registers it needs: a float64 takes two.
 constexpr int max_threads(int64_t scalar_size) { return scalar_size == 8 ? 256 : 512; }
 constexpr int kMaxCluster = 16;
-// Each piece of the input waits for one barrier more.
+// Each further piece of the input costs one more barrier.
 constexpr int64_t kMaxPieces = 16;
 
 // How one block works. Rows of operands lie an odd number of 16-byte vectors apart, so that neighbouring ones start in
 // other banks.
 struct Tiling {
-  int64_t blocks;  // of a group
-  int64_t groups;  // ceil(B / batch)
-  int64_t units;   // of a block; blocks * units >= H
-  int64_t batch;   // samples of a group
-  int64_t rows;    // of W_hh in a block: 4 * units forward, units backward
-  int64_t rows_padded;
-  int64_t K;       // columns: blocks * units forward, 4 * blocks * units backward
-  int64_t ld;      // elements from row to row of W_hh
-  int64_t piece;   // columns of the input that are in shared memory at a time: K, or fewer
-  int64_t ld_in;   // elements from sample to sample of the input
-  int64_t splits;  // parts of a piece that are multiplied apart and then added
-  int64_t threads;
+  int64_t blocks = 0;  // of a group
+  int64_t groups = 0;  // ceil(B / batch)
+  int64_t units = 0;   // of a block; blocks * units >= H
+  int64_t batch = 0;   // samples of a group
+  int64_t rows = 0;    // of W_hh in a block: 4 * units forward, units backward
+  int64_t rows_padded = 0;
+  int64_t K = 0;       // columns: blocks * units forward, 4 * blocks * units backward
+  int64_t ld = 0;      // elements from row to row of W_hh
+  int64_t piece = 0;   // columns of the input that are in shared memory at a time: K, or fewer
+  int64_t ld_in = 0;   // elements from sample to sample of the input
+  int64_t splits = 0;  // parts of a piece that are multiplied apart and then added
+  int64_t threads = 0;
   HOST_DEVICE int64_t padded_units() const { return blocks * units; }
   HOST_DEVICE int64_t ld_partial() const { return rows_padded + 4; }
   HOST_DEVICE int64_t pieces() const { return (K + piece - 1) / piece; }
-  // In turn: a cluster's others still read one input while the next is written, and a piece comes during another.
+  // Two in turn where a cluster's other blocks still read one input while the next is written, or where a piece arrives
+  // while another is multiplied.
   HOST_DEVICE int64_t buffers(Engine engine) const { return engine == Engine::cluster || pieces() > 1 ? 2 : 1; }
 };
 
 struct Plan {
-  Engine engine;
+  Engine engine = Engine::stepwise;
   Tiling tiling;
-  int64_t shared_memory;  // bytes
-  double step_ns;         // what the model below expects of a step
+  int64_t shared_memory = 0;  // bytes
+  double step_ns = 0;         // what the model below expects of a step
   std::string why;
 };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-inline int64_t size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
-inline int64_t acc_size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : 4; }
+inline int64_t size_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float64: return 8;
+    case Dtype::float32: return 4;
+    case Dtype::bfloat16:
+    case Dtype::float16: return 2;
+  }
+  throw std::logic_error("size_of: no such dtype");
+}
+inline int64_t acc_size_of(Dtype dtype) { return std::max<int64_t>(size_of(dtype), 4); }
 
 inline Math math_of(const RecurrenceShape& shape) {
-  if (shape.dtype == Dtype::float64) return Math::plain;
-  if (shape.dtype == Dtype::float32) return shape.tf32 ? Math::tf32 : Math::plain;
-  return Math::half;
+  switch (shape.dtype) {
+    case Dtype::float64: return Math::plain;
+    case Dtype::float32: return shape.tf32 ? Math::tf32 : Math::plain;
+    case Dtype::bfloat16:
+    case Dtype::float16: return Math::half;
+  }
+  throw std::logic_error("math_of: no such dtype");
 }
 
 // The tile of a product that one warp makes at a time: rows of W_hh, samples, columns.
@@ -119,8 +132,9 @@ inline WarpTile warp_tile(Math math, Dtype dtype) {
   switch (math) {
     case Math::half: return {16, 8, 16};
     case Math::tf32: return {16, 8, 8};
-    default: return {32, 4, 16 / size_of(dtype)};
+    case Math::plain: return {32, 4, 16 / size_of(dtype)};
   }
+  throw std::logic_error("warp_tile: no such math");
 }
 
 inline int64_t shared_memory_of(Engine engine, const Tiling& t, Dtype dtype) {
@@ -141,7 +155,7 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
   const int64_t size = size_of(shape.dtype), vector = 16 / size;
   const Math math = math_of(shape);
   const WarpTile tile = warp_tile(math, shape.dtype);
-  Tiling t{};
+  Tiling t;
   t.blocks = blocks;
   t.batch = batch;
   t.groups = ceil_div(shape.B, batch);
@@ -153,7 +167,7 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
   const auto row_length = [&](int64_t columns) { return (round_up(columns * size, 128) + 16) / size; };
   t.ld = row_length(t.K);
   t.ld_in = row_length(t.piece);
-  // Enough threads for the cells, and for a warp to have no more than some eight tiles a step.
+  // Enough threads for the cells, and for a warp to have about eight tiles a step at most.
   const int64_t tiles = ceil_div(t.rows, tile.rows) * ceil_div(batch, tile.batch), depth = ceil_div(t.K, tile.K);
   t.threads = 64;
   while (t.threads < max_threads(size) &&
@@ -213,13 +227,13 @@ inline std::string describe(const Plan& plan) {
   if (t.pieces() > 1) std::snprintf(pieces, sizeof pieces, ", %ld pieces", long(t.pieces()));
   std::snprintf(text, sizeof text,
                 "%s: %ld group(s) of %ld block(s), %ld units and %ld samples a block%s, %ld threads, %ld KiB of shared "
-                "memory; some %.1f us a step by the model",
+                "memory; about %.1f us a step by the model",
                 name_of(plan.engine), long(t.groups), long(t.blocks), long(t.units), long(t.batch), pieces,
                 long(t.threads), long(plan.shared_memory / 1024), plan.step_ns / 1000);
   return text;
 }
 
-// The quickest by the model of all tilings that fit, and that `runs` agrees to: it knows how many blocks the GPU really
+// By the model the fastest of all tilings that fit and that `runs` accepts, which knows how many blocks the GPU really
 // has room for. `wanted` restricts the choice to one engine. Stepwise where there is none.
 inline Plan choose_plan(
     const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
@@ -253,7 +267,7 @@ inline Plan choose_plan(
     best = plan;
   };
   const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);
-  // Pieces where nothing quick goes without.
+  // The input in pieces only where nothing fast can have it whole.
   for (const int64_t most_pieces : {int64_t{1}, kMaxPieces}) {
     if (found && best.step_ns <= stepwise_ns) break;
     for (int64_t batch = tile.batch; batch <= 64; batch *= 2) {
@@ -261,7 +275,7 @@ inline Plan choose_plan(
       for (int64_t blocks = 2; gpu.major >= 9 && blocks <= std::min<int64_t>(kMaxCluster, most_blocks); blocks *= 2) {
         consider(Engine::cluster, blocks, batch);
       }
-      // As many as the GPU has room for, and half of that: fewer hands to wait for.
+      // As many as the GPU has room for, and half of that: fewer blocks to wait for.
       const int64_t room = std::min(gpu.n_sm / ceil_div(shape.B, batch), most_blocks);
       for (int64_t most = room; most >= 2 && most > room / 4; most /= 2) {
         const int64_t units = round_up(ceil_div(shape.H, most), vector);
@@ -271,7 +285,7 @@ inline Plan choose_plan(
     }
   }
   if (found && wanted == Engine::automatic && best.step_ns > stepwise_ns) {
-    return stepwise("the model expects less of it than of " + describe(best));
+    return stepwise("the model expects it to be faster than " + describe(best));
   }
   if (found) best.why = describe(best);
   return best;

@@ -99,7 +99,11 @@ __device__ __forceinline__ void load_noise(CellNoise<acc_t> (&out)[V], const Ste
   }
 #pragma unroll
   for (int k = 0; k < V; ++k) {
-    out[k] = noisy_state ? CellNoise<acc_t>{m_g[k], m_c[k], z_c[k], z_h[k]} : CellNoise<acc_t>{m_g[k], 1, 0, 0};
+    out[k].m_g = m_g[k];
+    if (!noisy_state) continue;
+    out[k].m_c = m_c[k];
+    out[k].z_c = z_c[k];
+    out[k].z_h = z_h[k];
   }
 }
 
@@ -291,19 +295,26 @@ cudaError_t backward(const StepBackward& step, cudaStream_t stream) {
   return step.noise.on_state() ? backward<scalar_t, true>(step, stream) : backward<scalar_t, false>(step, stream);
 }
 
-using Forward = cudaError_t (*)(const StepForward&, cudaStream_t);
-using Backward = cudaError_t (*)(const StepBackward&, cudaStream_t);
-constexpr Forward kForward[] = {forward<double>, forward<float>, forward<__nv_bfloat16>, forward<__half>};  // by Dtype
-constexpr Backward kBackward[] = {backward<double>, backward<float>, backward<__nv_bfloat16>, backward<__half>};
-
 }  // namespace
 
 cudaError_t step_forward(const StepForward& step, cudaStream_t stream) {
-  return kForward[static_cast<int>(step.dtype)](step, stream);
+  switch (step.dtype) {
+    case Dtype::float64: return forward<double>(step, stream);
+    case Dtype::float32: return forward<float>(step, stream);
+    case Dtype::bfloat16: return forward<__nv_bfloat16>(step, stream);
+    case Dtype::float16: return forward<__half>(step, stream);
+  }
+  return cudaErrorInvalidValue;  // no such dtype
 }
 
 cudaError_t step_backward(const StepBackward& step, cudaStream_t stream) {
-  return kBackward[static_cast<int>(step.dtype)](step, stream);
+  switch (step.dtype) {
+    case Dtype::float64: return backward<double>(step, stream);
+    case Dtype::float32: return backward<float>(step, stream);
+    case Dtype::bfloat16: return backward<__nv_bfloat16>(step, stream);
+    case Dtype::float16: return backward<__half>(step, stream);
+  }
+  return cudaErrorInvalidValue;  // no such dtype
 }
 
 }  // namespace rnndrop::cuda

@@ -1,10 +1,10 @@
-// The pointwise step on CUDA. Plain launchers, no torch header: the torch side (lstm_layer_cuda.cpp), the emulated
+// The pointwise step on CUDA. Plain launchers, no torch header: the torch side (backend.cpp), the emulated
 // backend and the sanitizer driver of tests/cuda all call these two.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
-#include "lstm_step.h"
+#include "params.h"
 
 namespace rnndrop::cuda {
 

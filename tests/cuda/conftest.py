@@ -11,7 +11,8 @@ from tests.emulation import toolchain
 from tests.problems import CONSTANTS
 
 SOURCES = [
-    toolchain.REPO / "csrc/lstm_layer.cpp",
+    *sorted(set((toolchain.REPO / "csrc").glob("*.cpp")) - {toolchain.REPO / "csrc/module.cpp"}),
+    toolchain.REPO / "csrc/cuda/backend.cpp",
     *sorted((toolchain.REPO / "csrc/cuda").glob("*.cu")),
     toolchain.REPO / "tests/cuda/emulated_backend.cpp",
 ]

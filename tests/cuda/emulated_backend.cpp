@@ -1,8 +1,8 @@
-// The CUDA backend without a GPU, as ops on CPU tensors: the real cuda_backend.h and time loop, the kernels of
+// The CUDA backend without a GPU, as ops on CPU tensors: the real backend and time loop, the kernels of
 // csrc/cuda/*.cu run by the emulation, and fake_torch_cuda/ in place of torch's CUDA headers and of cuBLAS.
 #include <torch/library.h>
 
-#include "cuda/cuda_backend.h"
+#include "cuda/backend.h"
 #include "cuda_emulation.h"
 #include "lstm_layer.h"
 

@@ -7,6 +7,7 @@ bench/results/cuda_resources.csv; the test beside it holds the kernels to that f
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import os
 import re
@@ -61,10 +62,24 @@ def flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
     return ["-O3", *cpp_extension.COMMON_NVCC_FLAGS, *generate, "-Xptxas=-v"]
 
 
+def compiled_sources() -> list[Path]:
+    """The kernel files and all that they include of csrc/."""
+    found: set[Path] = set()
+    open_files = list((REPO / "csrc" / "cuda").glob("*.cu"))
+    while open_files:
+        source = open_files.pop()
+        found.add(source)
+        for name in re.findall(r'^#include "(.+)"', source.read_text(), re.MULTILINE):
+            places = (folder / name for folder in (source.parent, REPO / "csrc"))
+            # The emulation's own header is in neither place.
+            open_files += [path for path in places if path.exists() and path not in found]
+    return sorted(found)
+
+
 def sources_hash() -> str:
     """Of all that nvcc compiles, under csrc/: where it is the report's, compiling again would give the same report."""
     sha256 = hashlib.sha256()
-    for path in sorted([*(REPO / "csrc").glob("*.h"), *(REPO / "csrc" / "cuda").glob("*.cu*")]):
+    for path in compiled_sources():
         sha256.update(path.name.encode() + b"\0" + path.read_bytes())
     return sha256.hexdigest()
 
@@ -89,6 +104,25 @@ def measure(nvcc: str, architectures: Sequence[str] = ARCHITECTURES, files: str 
         return sorted(row for rows in reports for row in rows)
 
 
+def kernel_name(signature: str) -> str:
+    """A kernel's name with its template arguments, engines by name: "recurrence_forward_kernel<Tf32, block, true>"."""
+    # c++filt writes an enumerator as a cast: (rnndrop::cuda::Engine)2.
+    cast = r"\((?:\w+::)*Engine\)(\d+)"
+    signature = re.sub(cast, lambda number: _engine_names()[int(number[1])], signature)
+    signature = signature.replace("(anonymous namespace)::", "")
+    return re.sub(r"\w+::", "", signature.partition("(")[0]).removeprefix("void ")
+
+
+@functools.cache
+def _engine_names() -> list[str]:
+    """In the order of their enumerators."""
+    source = (REPO / "csrc" / "cuda" / "recurrence_plan.h").read_text()
+    names = re.search(r"kEngineNames\[\] = \{(.*)\}", source)
+    if names is None:
+        raise RuntimeError("recurrence_plan.h has no kEngineNames")
+    return re.findall(r'"(\w+)"', names[1])
+
+
 def _parse(file: str, ptxas_output: str) -> list[Resources]:
     readable = subprocess.run(["c++filt"], input=ptxas_output, check=True, capture_output=True, text=True).stdout
     return [_parse_entry(file, entry) for entry in readable.split("Compiling entry function ")[1:]]
@@ -101,10 +135,9 @@ def _parse_entry(file: str, entry: str) -> Resources:
             raise RuntimeError(f"{file}: ptxas' report has nothing like {pattern!r}:\n{entry}")
         return match[1]
 
-    signature = find(r"'(.*)' for").replace("(anonymous namespace)::", "")
     return Resources(
         file=file,
-        kernel=signature.partition("(")[0].rpartition("::")[2],
+        kernel=kernel_name(find(r"'(.*)' for")),
         arch=find(r"' for 'sm_(\d+)"),
         registers=int(find(r"Used (\d+) registers")),
         stack=int(find(r"(\d+) bytes stack frame")),

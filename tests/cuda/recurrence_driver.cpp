@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -224,7 +225,7 @@ void check_forward(Problem<scalar_t>& p, const Kind& kind, const Result& expecte
   Array<scalar_t> gates(T * B * 4 * H, 5, 6), y(T * B * H, 5, 6), h_n(B * H, 5, 6), h_between(B * H, 5, 6);
   Array<acc_t> c((save ? T + 1 : 2) * B * H, 5, 6);
 
-  RecurrenceForward r{};
+  RecurrenceForward r;
   p.fill(r, kind.dtype);
   r.b_ih = p.b_ih.data();
   r.b_hh = p.b_hh.data();
@@ -270,7 +271,7 @@ void check_backward(Problem<scalar_t>& p, const Kind& kind, const Result& forwar
   for (size_t at = 0; at < forward.c.size(); ++at) c.elements[at] = acc_t(forward.c[at]);
   if constexpr (std::is_same_v<scalar_t, double>) gates.elements = forward.gates;
 
-  RecurrenceBackward r{};
+  RecurrenceBackward r;
   p.fill(r, kind.dtype);
   r.gates = gates.data();
   r.c = c.data();
@@ -314,6 +315,20 @@ void check(const Kind& kind, int count) {
   }
 }
 
+// These are no engines of the recurrence, and must not be taken for one.
+void check_engines_without_kernels() {
+  for (const Engine engine : {Engine::automatic, Engine::stepwise}) {
+    cuda::Plan plan;
+    plan.engine = engine;
+    try {
+      cuda::RecurrenceKernels<cuda::Float32>::fits(plan, false, false);
+      std::printf("FAIL there are kernels for the engine %s\n", name_of(engine));
+      ++failures;
+    } catch (const std::logic_error&) {  // as it should
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -330,6 +345,7 @@ int main(int argc, char** argv) {
   check<double>({Dtype::float64, false, 1e-12}, count);
   check<__half>({Dtype::float16, false, 4e-3}, count);
 #endif
+  check_engines_without_kernels();
   std::printf("%u launches, %ld failures\n", emu::stats.launches, failures);
   return failures != 0;
 }

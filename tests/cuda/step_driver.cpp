@@ -118,7 +118,7 @@ void check_forward(Dtype dtype, double tolerance) {
   Array<acc_t> c_prev(B * H, shape.aligned, -2, 2), c(B * H, shape.aligned, 5, 6);
   const Array<scalar_t> pre = gates, h_before = h_state;
 
-  StepForward step{};
+  StepForward step;
   step.dtype = dtype;
   step.B = B;
   step.H = H;
@@ -198,7 +198,7 @@ void check_backward(Dtype dtype, double tolerance) {
     c.data()[at] = acc_t(gates[row + H] * c_prev[at] + from_input);
   }
 
-  StepBackward step{};
+  StepBackward step;
   step.dtype = dtype;
   step.B = B;
   step.H = H;
@@ -242,14 +242,25 @@ void check_backward(Dtype dtype, double tolerance) {
 // An empty step may come with null pointers and must not be launched: CUDA refuses a grid of 0 blocks.
 void check_empty(Dtype dtype) {
   const unsigned launches = emu::stats.launches;
-  StepForward forward{};
-  StepBackward backward{};
+  StepForward forward;
+  StepBackward backward;
   forward.dtype = backward.dtype = dtype;
   forward.H = backward.H = 8;
   expect_launched(rnndrop::cuda::step_forward(forward, nullptr));
   expect_launched(rnndrop::cuda::step_backward(backward, nullptr));
   if (emu::stats.launches != launches) {
     std::printf("FAIL an empty step was launched\n");
+    ++failures;
+  }
+}
+
+void check_unknown_dtype() {
+  StepForward forward;
+  StepBackward backward;
+  forward.dtype = backward.dtype = Dtype(99);
+  if (rnndrop::cuda::step_forward(forward, nullptr) == cudaSuccess ||
+      rnndrop::cuda::step_backward(backward, nullptr) == cudaSuccess) {
+    std::printf("FAIL an unknown dtype was taken for one of the others\n");
     ++failures;
   }
 }
@@ -275,6 +286,7 @@ int main(int argc, char** argv) {
   check<float, float>(Dtype::float32, steps, 2e-6);
   check<__nv_bfloat16, float>(Dtype::bfloat16, steps, 4e-3);  // one rounding, of the result
   check<__half, float>(Dtype::float16, steps, 5e-4);
+  check_unknown_dtype();
   std::printf("%u launches, %ld failures\n", emu::stats.launches, failures);
   return failures != 0;
 }

@@ -75,6 +75,17 @@ def test_sizes(emulated, engine, sizes):
         assert_equals_reference(make_problem(*sizes, **options), emulated, 1e-5)
 
 
+@pytest.mark.parametrize("features", ["plain", "Gal", "untied"])
+def test_strides_of_the_weights_do_not_matter(emulated, engine, features):
+    """A mask that the batch shares is multiplied into a weight, whose result has the weight's strides."""
+
+    def on_transposed_weights(x, h_0, c_0, W_ih, W_hh, *others, **options):
+        W_ih, W_hh = (W.mT.contiguous().mT for W in (W_ih, W_hh))
+        return emulated(x, h_0, c_0, W_ih, W_hh, *others, **options)
+
+    assert_equals_reference(make_problem(4, 5, 3, 19, **FEATURES[features]), on_transposed_weights, 1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_halves_err_at_most_twice_as_much_as_plain_torch(emulated, engine, dtype):
     problems = [

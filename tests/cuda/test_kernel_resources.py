@@ -5,23 +5,69 @@ To compile them all takes minutes: one file of them is, for one architecture, to
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
-from kernel_resources import ARCHITECTURES, REPO, find_nvcc, flags, measure, nvcc_version, read_csv, sources_hash
+from kernel_resources import (
+    ARCHITECTURES,
+    REPO,
+    compiled_sources,
+    find_nvcc,
+    flags,
+    kernel_name,
+    measure,
+    nvcc_version,
+    read_csv,
+    sources_hash,
+)
 
 ONE_FILE = "recurrence_tf32.cu"
 NEWEST = ARCHITECTURES[-1:]
 HOW = "run `python tests/cuda/kernel_resources.py` and commit bench/results/cuda_resources.csv"
 
 
+def expected_kernels():
+    """(file, kernel): the step for each dtype, vector width and noise; the recurrence for each engine and noise."""
+    ways, noises = ("forward", "backward"), ("false", "true")
+    for (scalar, size), way, noise in product(
+        {"double": 8, "float": 4, "__nv_bfloat16": 2, "__half": 2}.items(), ways, noises
+    ):
+        for width in (16 // size, 1):
+            yield "step_kernels.cu", f"{way}_kernel<{scalar}, {width}, {noise}>"
+    for math, way, engine, noise in product(
+        ("Float64", "Float32", "Tf32", "Bfloat16", "Float16"), ways, ("block", "cluster", "grid"), noises
+    ):
+        yield f"recurrence_{math.lower()}.cu", f"recurrence_{way}_kernel<{math}, {engine}, {noise}>"
+
+
 def test_the_report_is_of_these_sources():
     facts, rows = read_csv()
     assert facts["sources"] == sources_hash(), HOW
     assert {row.file for row in rows} == {path.name for path in (REPO / "csrc" / "cuda").glob("*.cu")}
-    kernels = {(row.file, row.kernel) for row in rows}
-    assert len(kernels) >= 16  # forward and backward, 4 dtypes, vector and scalar
-    assert {(*kernel, arch) for kernel in kernels for arch in ARCHITECTURES} == {
-        (r.file, r.kernel, r.arch) for r in rows
-    }
+
+
+def test_the_report_depends_on_what_nvcc_compiles_and_on_nothing_else():
+    compiled = {path.name for path in compiled_sources()}
+    assert {"step_kernels.cu", "recurrence_kernels.cuh", "portable.cuh", "recurrence_plan.h", "params.h"} <= compiled
+    assert {"lstm_cell.h", "activations.h", "host_device.h"} <= compiled
+    assert not {"layer_inputs.h", "stepwise.h", "backend.h"} & compiled
+
+
+def test_the_report_has_every_kernel_once_for_each_architecture():
+    _, rows = read_csv()
+    expected = [(*kernel, arch) for kernel in expected_kernels() for arch in ARCHITECTURES]
+    assert sorted((row.file, row.kernel, row.arch) for row in rows) == sorted(expected)
+
+
+def test_a_kernel_is_named_with_its_engine_and_without_namespaces_and_arguments():
+    of_engine = (
+        "void rnndrop::cuda::(anonymous namespace)::recurrence_forward_kernel<rnndrop::cuda::Bfloat16, "
+        "(rnndrop::cuda::Engine)3, true>(rnndrop::RecurrenceForward, rnndrop::cuda::Tiling, void*)"
+    )
+    assert kernel_name(of_engine) == "recurrence_forward_kernel<Bfloat16, cluster, true>"
+    of_step = "void rnndrop::cuda::(anonymous namespace)::forward_kernel<double, 2, false>(rnndrop::StepForward)"
+    assert kernel_name(of_step) == "forward_kernel<double, 2, false>"
+    assert kernel_name("plain(int, float*)") == "plain"
 
 
 def test_nothing_spills():

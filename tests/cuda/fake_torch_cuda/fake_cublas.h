@@ -1,4 +1,4 @@
-// What csrc/cuda/cuda_backend.h takes from torch's CUDA headers and from cuBLAS, on the CPU and for CPU tensors; the
+// What csrc/cuda/backend.cpp takes from torch's CUDA headers and from cuBLAS, on the CPU and for CPU tensors; the
 // headers beside this one stand in for torch's. cublasGemmEx_64 is BLAS' definition in a plain loop, with the checks
 // that cuBLAS makes of its arguments, and TF32 where cuBLAS would use it.
 #pragma once

@@ -1,7 +1,7 @@
-// The CUDA kernels of the ops: the time loop over the CUDA backend.
+// The ops on CUDA tensors. A file of its own, so that backend.cpp can also be run without a GPU (tests/cuda).
 #include <torch/library.h>
 
-#include "cuda/cuda_backend.h"
+#include "cuda/backend.h"
 #include "lstm_layer.h"
 
 namespace rnndrop {

@@ -1,0 +1,244 @@
+#include "cuda/backend.h"
+
+#include <ATen/Context.h>
+#include <ATen/cuda/CUDAEvent.h>
+#include <ATen/cuda/Exceptions.h>
+#include <ATen/ops/empty.h>
+
+#include <map>
+#include <tuple>
+#include <vector>
+
+#include "cuda/gemm_arguments.h"
+#include "cuda/step_kernels.h"
+#include "stepwise.h"
+
+namespace rnndrop::cuda {
+namespace {
+
+using at::Tensor;
+
+bool nn_lstm_uses_tf32() {
+  const at::Context& context = at::globalContext();
+  return context.userEnabledCuDNN() ? context.allowTF32CuDNN(at::Float32Op::RNN) : context.allowTF32CuBLAS();
+}
+
+cudaDataType_t data_type(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kDouble: return CUDA_R_64F;
+    case at::kFloat: return CUDA_R_32F;
+    case at::kBFloat16: return CUDA_R_16BF;
+    case at::kHalf: return CUDA_R_16F;
+    default: TORCH_INTERNAL_ASSERT(false, "dtype ", dtype, " has passed the op's checks");
+  }
+}
+
+cublasComputeType_t compute_type(at::ScalarType dtype, bool tf32) {
+  if (dtype == at::kDouble) return CUBLAS_COMPUTE_64F;
+  return dtype == at::kFloat && tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+}
+
+cublasOperation_t operation(const GemmOperand& operand) { return operand.transpose ? CUBLAS_OP_T : CUBLAS_OP_N; }
+
+MatrixView view(const Tensor& matrix) { return {matrix.size(0), matrix.size(1), matrix.stride(0), matrix.stride(1)}; }
+
+// The handle comes set up for the current stream and after cuda.matmul's switch. With the plain mode the compute type
+// alone decides on TF32, and sums of half-precision products are never rounded on the way. Whoever gets the handle
+// next sets it anew.
+cublasHandle_t cublas_of_current_stream() {
+  const cublasHandle_t handle = at::cuda::getCurrentCUDABlasHandle();
+  const auto mode = static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
+  TORCH_CUDABLAS_CHECK(cublasSetMathMode(handle, mode));
+  return handle;
+}
+
+Gpu current_gpu() {
+  const cudaDeviceProp* gpu = at::cuda::getCurrentDeviceProperties();
+  return {gpu->major, gpu->multiProcessorCount, static_cast<int64_t>(gpu->sharedMemPerBlockOptin)};
+}
+
+// One for each device and thread: every further stream would cost cuBLAS a workspace.
+c10::cuda::CUDAStream side_stream(c10::DeviceIndex device) {
+  thread_local std::map<c10::DeviceIndex, c10::cuda::CUDAStream> streams;
+  return streams.try_emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device)).first->second;
+}
+
+// The sequence in n parts, in the order of time.
+std::vector<Steps> parts_of(const TimeOrder& order, int64_t n_parts) {
+  std::vector<Steps> parts;
+  for (int64_t k = 0; k < n_parts; ++k) {
+    const int64_t done = k * order.T / n_parts, n = (k + 1) * order.T / n_parts - done;
+    parts.push_back({order.reverse ? order.T - done - n : done, n});
+  }
+  return parts;
+}
+
+// W_hh with the mask that the batch shares, dense: the product of the two has the strides of W_hh.
+Tensor dense_W_hh(const CheckedInputs& in) { return masked_columns(in.W_hh, in.mask_h).contiguous(); }
+
+// All steps of a call, as the kernels of either way are told.
+template <class R>
+R recurrence_of(const CheckedInputs& in, const Tensor& W_hh) {
+  R r;
+  r.dtype = in.dtype;
+  r.B = in.sizes.B;
+  r.H = in.sizes.H;
+  r.order = in.order;
+  r.steps = {0, in.sizes.T};
+  r.W_hh = W_hh.const_data_ptr();
+  if (const Tensor* mask_h = in.mask_h_of_samples()) r.mask_h = mask_h->const_data_ptr();
+  r.noise = in.noise();
+  r.lengths = lengths_pointer(in);
+  return r;
+}
+
+Tensor scratch_for(const Plan& plan, const CheckedInputs& in) {
+  return at::empty({scratch_bytes(plan, in.dtype)}, in.options().dtype(at::kByte));
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend(c10::Device device)
+    : guard_(device),
+      stream_(c10::cuda::getCurrentCUDAStream()),
+      cublas_(cublas_of_current_stream()),
+      tf32_(nn_lstm_uses_tf32()) {}
+
+void CudaBackend::forward(const ForwardCall& call) const {
+  const Plan plan = plan_for(call.in, /*backward=*/false);
+  plan.engine == Engine::stepwise ? stepwise_forward(call, *this, call.in.sizes.T) : run_recurrence(call, plan);
+}
+
+void CudaBackend::backward(const BackwardCall& call) const {
+  const Plan plan = plan_for(call.in, /*backward=*/true);
+  plan.engine == Engine::stepwise ? stepwise_backward(call, *this, call.in.sizes.T) : run_recurrence(call, plan);
+}
+
+void CudaBackend::gemm(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) const {
+  if (out.numel() == 0) return;
+  if (a.size(1) == 0) {
+    if (!accumulate) out.zero_();
+    return;
+  }
+  const GemmArguments p = gemm_arguments(view(out), view(a), view(b));
+  const at::ScalarType dtype = out.scalar_type();
+  const cudaDataType_t type = data_type(dtype);
+  const double one_64 = 1, beta_64 = accumulate;
+  const float one_32 = 1, beta_32 = accumulate;
+  const bool is_double = dtype == at::kDouble;  // alpha and beta are of the compute type
+  const void* alpha = is_double ? static_cast<const void*>(&one_64) : &one_32;
+  const void* beta = is_double ? static_cast<const void*>(&beta_64) : &beta_32;
+  TORCH_CUDABLAS_CHECK(cublasGemmEx_64(cublas_, operation(p.first), operation(p.second), p.m, p.n, p.k, alpha,
+                                       b.const_data_ptr(), type, p.first.leading_dimension, a.const_data_ptr(), type,
+                                       p.second.leading_dimension, beta, out.data_ptr(), type, p.ldc,
+                                       compute_type(dtype, tf32_), CUBLAS_GEMM_DEFAULT));
+}
+
+void CudaBackend::step_forward(const StepForward& step) const { C10_CUDA_CHECK(cuda::step_forward(step, stream_)); }
+void CudaBackend::step_backward(const StepBackward& step) const { C10_CUDA_CHECK(cuda::step_backward(step, stream_)); }
+
+Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
+  if (in.W_hr || in.h_tilde_per_gate()) return {};
+  const bool general = is_general(in.noise(), lengths_pointer(in));
+  const Engine wanted = wanted_engine;
+  const Gpu gpu = current_gpu();
+  const auto [T, B, I, H, P] = in.sizes;
+  // Remembered, for all lengths of the sequence: what a kernel may have and how many of its blocks fit is asked of the
+  // driver.
+  using Key = std::tuple<int, int64_t, int64_t, Dtype, bool, int64_t, int64_t, bool, bool, Engine>;
+  const Key key{gpu.major, gpu.n_sm, gpu.shared_memory, in.dtype, tf32_, B, H, backward, general, wanted};
+  thread_local std::map<Key, Plan> plans;
+  const auto known = plans.find(key);
+  if (known != plans.end()) return known->second;
+  const RecurrenceShape shape{in.dtype, tf32_, T, B, H, backward};
+  const Plan plan = choose_plan(shape, gpu, wanted, [&](const Plan& candidate) {
+    return with_recurrence_kernels(shape.dtype, shape.tf32,
+                                   [&](auto kernels) { return kernels.fits(candidate, backward, general); });
+  });
+  return plans.emplace(key, plan).first->second;
+}
+
+void CudaBackend::run_recurrence(const ForwardCall& call, const Plan& plan) const {
+  const CheckedInputs& in = call.in;
+  const auto [T, B, I, H, P] = in.sizes;
+  const Tensor W_hh = dense_W_hh(in);
+  const InputProjection input(in, *this);
+  const Tensor from_x = call.save ? call.gates : at::empty({T, B, 4 * H}, in.options());
+  auto r = recurrence_of<RecurrenceForward>(in, W_hh);
+  r.b_ih = pointer(in.b_ih);
+  r.b_hh = pointer(in.b_hh);
+  r.h_begin = in.h_0.const_data_ptr();
+  r.from_x = from_x.const_data_ptr();
+  if (call.save) r.gates = call.gates.data_ptr();
+  r.c = call.c.data_ptr();
+  r.y = call.y.data_ptr();
+  if (call.h_n.defined()) r.h_n = call.h_n.data_ptr();
+
+  const Tensor scratch = scratch_for(plan, in);
+  const RecurrenceLaunch launch{plan, scratch.data_ptr(), stream_};
+  const int64_t n_parts = overlapped_parts(plan, T, current_gpu());
+  if (n_parts > 1) return run_overlapped(r, launch, n_parts, input, from_x);
+  input.project({0, T}, from_x);
+  launch_forward(r, launch);
+}
+
+void CudaBackend::run_overlapped(RecurrenceForward r, const RecurrenceLaunch& launch, int64_t n_parts,
+                                 const InputProjection& input, const Tensor& from_x) const {
+  const std::vector<Steps> parts = parts_of(r.order, n_parts);
+  // The side stream begins when the caller's has come here, which waits for each part and so in the end for all.
+  const c10::cuda::CUDAStream side = side_stream(stream_.device_index());
+  std::vector<at::cuda::CUDAEvent> projected(n_parts);
+  at::cuda::CUDAEvent here;
+  here.record(stream_);
+  here.block(side);
+  {
+    const c10::cuda::CUDAStreamGuard on_side(side);
+    cublas_of_current_stream();
+    for (int64_t k = 0; k < n_parts; ++k) {
+      input.project(parts[k], from_x.narrow(0, parts[k].begin, parts[k].n));
+      projected[k].record(side);
+    }
+  }
+  cublas_of_current_stream();
+  // h between two parts, in turn: one launch reads what the other wrote.
+  const Tensor between = at::empty({2, r.B, r.H}, from_x.options());
+  void* const h_n = r.h_n;
+  for (int64_t k = 0; k < n_parts; ++k) {
+    projected[k].block(stream_);
+    r.steps = parts[k];
+    r.h_n = k + 1 == n_parts ? h_n : between.select(0, k % 2).data_ptr();
+    launch_forward(r, launch);
+    r.h_begin = r.h_n;
+  }
+}
+
+void CudaBackend::run_recurrence(const BackwardCall& call, const Plan& plan) const {
+  const CheckedInputs& in = call.in;
+  const auto [T, B, I, H, P] = in.sizes;
+  const Tensor W_hh = dense_W_hh(in);
+  const Tensor da = at::empty({T, B, 4 * H}, in.options());
+  auto r = recurrence_of<RecurrenceBackward>(in, W_hh);
+  r.gates = call.gates.const_data_ptr();
+  r.c = call.c.const_data_ptr();
+  r.dy = pointer(call.dy);
+  r.dh_carry = call.dh_carry.data_ptr();
+  r.dc = call.dc.data_ptr();
+  r.dh_tilde = call.dh_tilde.data_ptr();
+  r.da = da.data_ptr();
+  const Tensor scratch = scratch_for(plan, in);
+  launch_backward(r, {plan, scratch.data_ptr(), stream_});
+
+  SequenceGradients gradients(call, *this);
+  gradients.add({0, T}, da);
+  gradients.finish();
+}
+
+void CudaBackend::launch_forward(const RecurrenceForward& r, const RecurrenceLaunch& launch) const {
+  C10_CUDA_CHECK(with_recurrence_kernels(r.dtype, tf32_, [&](auto kernels) { return kernels.forward(r, launch); }));
+}
+
+void CudaBackend::launch_backward(const RecurrenceBackward& r, const RecurrenceLaunch& launch) const {
+  C10_CUDA_CHECK(with_recurrence_kernels(r.dtype, tf32_, [&](auto kernels) { return kernels.backward(r, launch); }));
+}
+
+}  // namespace rnndrop::cuda

@@ -1,0 +1,50 @@
+// The CUDA backend: cuBLAS for every GEMM, and for the recurrence one launch (recurrence.h) or, engine "stepwise", a
+// GEMM and a kernel a step; recurrence_plan.h chooses. All on the caller's device and in the order of the caller's
+// stream; nothing here waits for the GPU. register_ops.cpp makes it the op's.
+//
+// cuBLAS is called directly and not through at::addmm, which follows torch.backends.cuda.matmul's TF32 switch where
+// nn.LSTM follows cuDNN's, and costs a dispatch through ATen at each step.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/cuda/CUDAContextLight.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "cuda/recurrence.h"
+#include "gate_gemms.h"
+#include "lstm_layer.h"
+#include "primitives.h"
+
+namespace rnndrop::cuda {
+
+// Lives for one call of the op, in which nobody else uses this thread's cuBLAS handle.
+class CudaBackend final : public Backend, public Primitives {
+ public:
+  explicit CudaBackend(c10::Device device);
+
+  void forward(const ForwardCall& call) const override;
+  void backward(const BackwardCall& call) const override;
+
+  void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) const override;
+  void step_forward(const StepForward& step) const override;
+  void step_backward(const StepBackward& step) const override;
+
+ private:
+  // Of engine stepwise where no other runs this call.
+  Plan plan_for(const CheckedInputs& in, bool backward) const;
+  void run_recurrence(const ForwardCall& call, const Plan& plan) const;
+  void run_recurrence(const BackwardCall& call, const Plan& plan) const;
+  // The input is projected on a stream of its own, a part of the sequence ahead of the recurrence on the caller's.
+  void run_overlapped(RecurrenceForward r, const RecurrenceLaunch& launch, int64_t n_parts,
+                      const InputProjection& input, const at::Tensor& from_x) const;
+  void launch_forward(const RecurrenceForward& r, const RecurrenceLaunch& launch) const;
+  void launch_backward(const RecurrenceBackward& r, const RecurrenceLaunch& launch) const;
+
+  c10::cuda::CUDAGuard guard_;  // first: the stream and the handle are the current device's
+  c10::cuda::CUDAStream stream_;
+  cublasHandle_t cublas_;
+  bool tf32_;
+};
+
+}  // namespace rnndrop::cuda

@@ -1,0 +1,109 @@
+#include "gate_gemms.h"
+
+#define AT_PER_OPERATOR_HEADERS
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/where.h>
+
+namespace rnndrop {
+
+using at::Tensor;
+
+namespace {
+
+Tensor rows_of_gate(const Tensor& W, int64_t gate) {
+  return W.narrow(0, gate * W.size(0) / kGates, W.size(0) / kGates);
+}
+Tensor columns_of_gate(const Tensor& a, int64_t gate) {
+  return a.narrow(1, gate * a.size(1) / kGates, a.size(1) / kGates);
+}
+
+// dW (+)= da^T in
+void weight_gradient(const Primitives& backend, const Tensor& dW, const Tensor& da, const Tensor& in, bool accumulate) {
+  if (in.dim() == 2) return backend.gemm(dW, da.t(), in, accumulate);
+  for (int64_t gate = 0; gate < kGates; ++gate) {
+    backend.gemm(rows_of_gate(dW, gate), columns_of_gate(da, gate).t(), in.select(0, gate), accumulate);
+  }
+}
+
+}  // namespace
+
+Tensor rows_of(const Tensor& sequence, const Steps& steps) {
+  const Tensor part = sequence.narrow(-3, steps.begin, steps.n);
+  const int64_t rows = steps.n * sequence.size(-2), columns = sequence.size(-1);
+  return part.dim() == 3 ? part.view({rows, columns}) : part.view({kGates, rows, columns});
+}
+
+void multiply_gates(const Primitives& backend, const Tensor& a, const Tensor& in, const Tensor& W, bool accumulate) {
+  if (in.dim() == 2) return backend.gemm(a, in, W.t(), accumulate);
+  for (int64_t gate = 0; gate < kGates; ++gate) {
+    backend.gemm(columns_of_gate(a, gate), in.select(0, gate), rows_of_gate(W, gate).t(), accumulate);
+  }
+}
+
+void input_gradient(const Primitives& backend, const Tensor& din, const Tensor& da, const Tensor& W) {
+  if (din.dim() == 2) return backend.gemm(din, da, W, false);
+  for (int64_t gate = 0; gate < kGates; ++gate) {
+    backend.gemm(din.select(0, gate), columns_of_gate(da, gate), rows_of_gate(W, gate), false);
+  }
+}
+
+InputProjection::InputProjection(const CheckedInputs& in, const Primitives& backend)
+    : backend_(backend), x_tilde_(masked_input(in.x, in.mask_x)), W_ih_(masked_columns(in.W_ih, in.mask_x)) {}
+
+void InputProjection::project(const Steps& steps, const Tensor& from_x) const {
+  multiply_gates(backend_, rows_of(from_x, {0, steps.n}), rows_of(x_tilde_, steps), W_ih_, false);
+}
+
+SequenceGradients::SequenceGradients(const BackwardCall& call, const Primitives& backend)
+    : call_(call), backend_(backend) {
+  if (call.need_dW) x_tilde_ = masked_input(call.in.x, call.in.mask_x);
+  if (call.need_dx) W_ih_ = masked_columns(call.in.W_ih, call.in.mask_x);
+}
+
+void SequenceGradients::add(const Steps& steps, const Tensor& da) {
+  const auto [T, B, I, H, P] = call_.in.sizes;
+  const Tensor da_rows = rows_of(da, {0, steps.n});
+  if (call_.need_dx && call_.in.x_tilde_per_gate()) {
+    const Tensor dx_tilde = at::empty({kGates, steps.n, B, I}, call_.in.options());
+    input_gradient(backend_, dx_tilde.flatten(1, 2), da_rows, W_ih_);
+    call_.dx.narrow(0, steps.begin, steps.n).copy_((dx_tilde * call_.in.mask_x->unsqueeze(1)).sum(0));
+  } else if (call_.need_dx) {
+    input_gradient(backend_, rows_of(call_.dx, steps), da_rows, W_ih_);
+  }
+  if (!call_.need_dW) return;
+  weight_gradient(backend_, call_.dW_ih, da_rows, rows_of(x_tilde_, steps), accumulate_);
+  weight_gradient(backend_, call_.dW_hh, da_rows, h_tilde(steps), accumulate_);
+  call_.db.add_(da_rows.sum(0, /*keepdim=*/false, call_.db.scalar_type()));
+  accumulate_ = true;
+}
+
+void SequenceGradients::finish() const {
+  const CheckedInputs& in = call_.in;
+  if (call_.need_dx && per_sample(in.mask_x) && !in.x_tilde_per_gate()) call_.dx.mul_(*in.mask_x);
+  if (!call_.need_dW) return;
+  mask_columns(call_.dW_ih, in.mask_x);
+  mask_columns(call_.dW_hh, in.mask_h);
+}
+
+// h~ of these steps, [n*B,P] or [4,n*B,P]: h_{t-1}, masked where each sample has a mask of its own.
+Tensor SequenceGradients::h_tilde(const Steps& steps) const {
+  const CheckedInputs& in = call_.in;
+  const TimeOrder& order = in.order;
+  Tensor h_prev = at::empty({steps.n, in.sizes.B, in.sizes.P}, in.options());
+  const bool has_first = steps.contains(order.first());
+  const int64_t others = steps.n - has_first, first_other = has_first && !order.reverse ? 1 : 0;
+  h_prev.narrow(0, first_other, others).copy_(call_.y.narrow(0, order.before(steps.begin + first_other), others));
+  if (has_first) h_prev.select(0, order.first() - steps.begin).copy_(in.h_0);
+  if (in.lengths && order.reverse) {
+    // Backwards in time a sample begins at its own end; y is 0 past it.
+    const Tensor next = at::arange(steps.begin + 1, steps.begin + steps.n + 1, in.lengths->options());
+    h_prev = at::where((next.unsqueeze(1) == *in.lengths).unsqueeze(2), in.h_0, h_prev);
+  }
+  const Tensor* const mask_h = in.mask_h_of_samples();
+  if (!mask_h) return h_prev.flatten(0, 1);
+  return in.h_tilde_per_gate() ? (h_prev * mask_h->unsqueeze(1)).flatten(1, 2) : (h_prev * *mask_h).flatten(0, 1);
+}
+
+}  // namespace rnndrop

@@ -1,0 +1,92 @@
+#include "layer_call.h"
+
+#define AT_PER_OPERATOR_HEADERS
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+namespace rnndrop {
+namespace {
+
+using at::Tensor;
+
+CheckedInputs check(const LayerInputs& given, bool reverse, const BackwardInputs& saved) {
+  CheckedInputs in(given, reverse);
+  const auto [T, B, I, H, P] = in.sizes;
+  const auto check = [&](const char* name, const Tensor& tensor, at::ScalarType dtype,
+                         std::initializer_list<at::IntArrayRef> shapes) {
+    check_tensor(name, tensor, in.x, dtype, shapes);
+  };
+  const at::ScalarType dtype = in.x.scalar_type();
+  if (saved.dy) check("dy", *saved.dy, dtype, {{T, B, P}});
+  if (saved.dh_n) check("dh_n", *saved.dh_n, dtype, {{B, P}});
+  if (saved.dc_n) check("dc_n", *saved.dc_n, dtype, {{B, H}});
+  check("y", saved.y, dtype, {{T, B, P}});
+  check("gates", saved.gates, dtype, {{T, B, 4 * H}});
+  check("c", saved.c, acc_type_of(in.x), {{T + 1, B, H}});
+  if (in.W_hr) check("h_full", saved.h_full, dtype, {{T, B, H}});
+  return in;
+}
+
+// `gradient` in the type computed in, or zeros where there is none.
+Tensor accumulator(const OptionalTensor& gradient, at::IntArrayRef shape, const CheckedInputs& in) {
+  Tensor sum = at::zeros(shape, in.acc_options());
+  if (gradient) sum.copy_(*gradient);
+  return sum;
+}
+
+Tensor empty_if(bool wanted, at::IntArrayRef shape, const at::TensorOptions& options) {
+  return at::empty(wanted ? shape : at::IntArrayRef({0}), options);
+}
+
+}  // namespace
+
+ForwardCall::ForwardCall(const LayerInputs& given, bool reverse, bool save) : in(given, reverse), save(save) {
+  const auto [T, B, I, H, P] = in.sizes;
+  y = at::empty({T, B, P}, in.options());
+  if (in.W_hr) h_full = at::empty({T, B, H}, in.options());
+  if (save) gates = at::empty({T, B, 4 * H}, in.options());
+  c = at::empty({save ? T + 1 : 2, B, H}, in.acc_options());
+  c_at(in.order.slot_before(in.order.first())).copy_(given.c_0);
+  if (in.lengths || in.zone_h) h_n = in.h_0.clone();
+}
+
+ForwardResult ForwardCall::result() const {
+  const auto nothing = [&](const at::TensorOptions& options) { return at::empty({0}, options); };
+  const TimeOrder& order = in.order;
+  const Tensor last_h = h_n.defined() ? h_n : y.select(0, order.last()).clone();
+  const Tensor c_n = c_at(order.slot(order.last())).to(in.x.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+  if (!save) return {y, last_h, c_n, nothing(in.options()), nothing(in.acc_options()), nothing(in.options())};
+  return {y, last_h, c_n, gates, c, h_full.defined() ? h_full : nothing(in.options())};
+}
+
+BackwardCall::BackwardCall(const LayerInputs& given, bool reverse, const BackwardInputs& saved)
+    : in(check(given, reverse, saved)),
+      need_dx(saved.need_dx),
+      need_dW(saved.need_dW),
+      y(saved.y.contiguous()),
+      gates(saved.gates.contiguous()),
+      c(saved.c.contiguous()),
+      dy(contiguous(saved.dy)) {
+  const auto [T, B, I, H, P] = in.sizes;
+  if (in.W_hr) h_full = saved.h_full;
+  dh_carry = accumulator(saved.dh_n, {B, P}, in);
+  dc = accumulator(saved.dc_n, {B, H}, in);
+  dh_tilde = in.h_tilde_per_gate() ? at::empty({kGates, B, P}, in.options()) : at::empty({B, P}, in.options());
+  dx = empty_if(need_dx, {T, B, I}, in.options());
+  dW_ih = empty_if(need_dW, {4 * H, I}, in.options());
+  dW_hh = empty_if(need_dW, {4 * H, P}, in.options());
+  dW_hr = empty_if(need_dW && in.W_hr, {P, H}, in.options());
+  db = at::zeros({need_dW ? 4 * H : 0}, in.acc_options());
+}
+
+BackwardResult BackwardCall::result() const {
+  const at::ScalarType dtype = in.x.scalar_type();
+  const Tensor* const mask_h = in.mask_h_of_samples();
+  Tensor dh_0 = mask_h ? dh_tilde * *mask_h : dh_tilde;
+  if (in.h_tilde_per_gate()) dh_0 = dh_0.sum(0);
+  if (in.lengths || in.zone_h) dh_0 = (dh_0.to(acc_type_of(in.x)) + dh_carry).to(dtype);
+  return {dx, dh_0, dc.to(dtype), dW_ih, dW_hh, db.to(dtype), dW_hr};
+}
+
+}  // namespace rnndrop

@@ -1,0 +1,59 @@
+// One call of an op as a backend gets it: inputs that are checked, and outputs that are allocated and that it fills.
+#pragma once
+
+#include <tuple>
+
+#include "layer_inputs.h"
+
+namespace rnndrop {
+
+// (y, h_n, c_n, gates, c, h_full); the last three are for the backward, [0] without `save`:
+//   gates   scalar [T,B,4H]  activated i, f, g, o; i and g of a unit that a mask_g [H] drops may be anything finite
+//   c       acc [T+1,B,H]    c_0 in front of the c_t in time order; behind them where reverse
+//   h_full  scalar [T,B,H]   o * tanh(c), what W_hr projects to y; [0] also without a projection
+using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+// (dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr); [0] in place of what was not asked for; db serves both biases
+using BackwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+struct ForwardCall {
+  ForwardCall(const LayerInputs& given, bool reverse, bool save);
+  ForwardResult result() const;
+  // The state in slot s of time. Without `save` only the last two are kept, in turn.
+  at::Tensor c_at(int64_t slot) const { return c.select(0, save ? slot : slot % 2); }
+
+  CheckedInputs in;
+  bool save;          // whether a backward may follow
+  at::Tensor y;       // scalar [T,B,P] out
+  at::Tensor h_full;  // scalar [T,B,H] out; undefined without W_hr
+  at::Tensor gates;   // scalar [T,B,4H] out; undefined without save
+  at::Tensor c;       // acc [T+1,B,H], or [2,B,H] without save; in: c_0 in its slot, out: all others
+  at::Tensor h_n;     // scalar [B,P] in: h_0, out: h_n; undefined without lengths and zone_h, where it is y's last
+};
+
+// What the backward is given beside the layer's inputs, unchecked: the forward's results and their gradients.
+struct BackwardInputs {
+  const at::Tensor &y, &gates, &c, &h_full;
+  const OptionalTensor &dy, &dh_n, &dc_n;  // as y, h_n, c_n
+  bool need_dx, need_dW;
+};
+
+struct BackwardCall {
+  BackwardCall(const LayerInputs& given, bool reverse, const BackwardInputs& saved);
+  BackwardResult result() const;
+
+  CheckedInputs in;
+  bool need_dx, need_dW;
+  at::Tensor y, gates, c;  // as the forward left them, dense
+  at::Tensor h_full;       // the same, with any strides; undefined without W_hr
+  OptionalTensor dy;       // scalar [T,B,P], dense
+  at::Tensor dh_carry;     // acc [B,P] in: dL/dh_n, out: what reaches h_0 past every GEMM, where lengths or zone_h
+  at::Tensor dc;           // acc [B,H] in: dL/dc_n, out: dL/dc_0
+  at::Tensor dh_tilde;     // scalar [B,P] out, [4,B,P] with a mask_h [4,B,P]: dL/dh~ of the first step
+  at::Tensor dx;           // scalar [T,B,I] out, where need_dx; else [0]
+  at::Tensor dW_ih;        // scalar [4H,I] out, where need_dW; else [0]; so are all below
+  at::Tensor dW_hh;        // scalar [4H,P] out
+  at::Tensor dW_hr;        // scalar [P,H] out; [0] also without W_hr
+  at::Tensor db;           // acc [4H] in: 0, out
+};
+
+}  // namespace rnndrop
