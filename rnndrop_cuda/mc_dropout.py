@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnndrop_cuda.lstm import DROPOUTS_INSIDE, LSTM
+from rnndrop_cuda.checks import check_generator
+from rnndrop_cuda.lstm import LSTM
+from rnndrop_cuda.masks import noises_on
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,7 @@ def mc_predict(model: nn.Module, x: Any, n: int, generator: torch.Generator | No
         raise TypeError(f"n: expected an int, got {type(n).__name__}")
     if n < 1:
         raise ValueError(f"n: expected at least one pass, got {n}")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
+    check_generator(generator)
     layers = [module for module in model.modules() if isinstance(module, LSTM)]
     if not any(map(drops, layers)):
         raise ValueError(f"model: expected an rnndrop_cuda.LSTM with dropout in it, got {len(layers)} LSTM without")
@@ -81,8 +82,7 @@ def mc_predict(model: nn.Module, x: Any, n: int, generator: torch.Generator | No
 
 def drops(layer: LSTM) -> bool:
     """Whether it has dropout anywhere; between layers only where there are two."""
-    inside = any(getattr(layer, name) for name in DROPOUTS_INSIDE)
-    return inside or (layer.dropout > 0 and layer.num_layers > 1)
+    return any(layer.num_layers > 1 or not row.between_layers for row, _, _ in noises_on(layer))
 
 
 @contextmanager

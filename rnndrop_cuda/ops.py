@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from rnndrop_cuda import reference
-from rnndrop_cuda.vmap import transformable
+from rnndrop_cuda.autodiff import transformable
+from rnndrop_cuda.noises import CONSTANTS, INPUTS
+
+KERNEL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+N_INPUTS = len(INPUTS)
+N_TENSORS = N_INPUTS + len(CONSTANTS)
+B_IH, B_HH = (list(INPUTS).index(name) for name in ("b_ih", "b_hh"))
 
 
 def _load() -> str:
@@ -54,9 +60,9 @@ def acc_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def _lstm_layer_fake(
     x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
-    W_hr: Tensor | None, mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, mask_c: Tensor | None,
-    zone_c: Tensor | None, zone_h: Tensor | None, lengths: Tensor | None, reverse: bool, save: bool,
+    W_hr: Tensor | None, *constants_and_flags: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
+    *_, save = constants_and_flags
     T, B, _ = x.shape
     H, P = c_0.shape[1], h_0.shape[1]
     return (
@@ -71,11 +77,9 @@ def _lstm_layer_fake(
 
 def _lstm_layer_backward_fake(
     x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
-    W_hr: Tensor | None, mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, mask_c: Tensor | None,
-    zone_c: Tensor | None, zone_h: Tensor | None, lengths: Tensor | None, reverse: bool,
-    y: Tensor, gates: Tensor, c: Tensor, h_full: Tensor,
-    dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, need_dx: bool, need_dW: bool,
+    W_hr: Tensor | None, *constants_saved_and_flags: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
+    *_, need_dx, need_dW = constants_saved_and_flags
     return (
         x.new_empty(x.shape) if need_dx else x.new_empty(0),
         x.new_empty(h_0.shape),
@@ -122,7 +126,7 @@ def _backward(
     if dy is None and dh_n is None and dc_n is None:
         return (None,) * len(needs)
     dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr = lstm_layer_backward(
-        *inputs, ctx.reverse, *saved, dy, dh_n, dc_n, needs[0], any(needs[3:8])
+        *inputs, ctx.reverse, *saved, dy, dh_n, dc_n, needs[0], any(needs[3:N_INPUTS])
     )
     gradients = (dx, dh_0, dc_0, dW_ih, dW_hh, db, db, dW_hr)
     wanted = [gradient if need else None for gradient, need in zip(gradients, needs, strict=False)]
@@ -130,11 +134,6 @@ def _backward(
 
 
 # ---------------------------------------------------------------- derivatives of the backward, by the reference
-
-# Tensor arguments of lstm_layer, in order: those that have gradients, then masks and lengths.
-N_DIFFERENTIABLE = 8
-CONSTANTS = ("mask_x", "mask_h", "mask_g", "mask_c", "zone_c", "zone_h", "lengths")
-N_TENSORS = N_DIFFERENTIABLE + len(CONSTANTS)
 
 
 def _backward_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -150,21 +149,18 @@ def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
     What the forward saved (y, gates, ...) counts as constant: the reference starts anew from the inputs.
     """
     saved = ctx.saved_tensors
-    differentiable, constants = saved[:N_DIFFERENTIABLE], saved[N_DIFFERENTIABLE:N_TENSORS]
+    differentiable, constants = saved[:N_INPUTS], saved[N_INPUTS:N_TENSORS]
     incoming = saved[N_TENSORS:]
     # db is the gradient of either bias.
-    has_b_ih = differentiable[5] is not None
-    of = [k for k in range(N_DIFFERENTIABLE) if k != (6 if has_b_ih else 5)]
+    other_bias = B_IH if differentiable[B_IH] is None else B_HH
+    of = [k for k in range(N_INPUTS) if k != other_bias]
     wanted = [(k, dd) for k, dd in zip(of, upstream, strict=True) if differentiable[k] is not None and dd is not None]
     if not wanted:
         return (None,) * len(ctx.needs_input_grad)
 
     def layer(*given: Tensor) -> tuple[Tensor, ...]:
-        x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr = _filled(differentiable, given)
-        outputs = reference.lstm_layer(
-            x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr=W_hr,
-            **dict(zip(CONSTANTS, constants, strict=True)), reverse=ctx.reverse,
-        )  # fmt: skip
+        inputs = dict(zip(INPUTS, _filled(differentiable, given), strict=True))
+        outputs = reference.lstm_layer(**inputs, **dict(zip(CONSTANTS, constants, strict=True)), reverse=ctx.reverse)
         return tuple(output for output, grad in zip(outputs, incoming, strict=True) if grad is not None)
 
     n_inputs = sum(t is not None for t in differentiable)
@@ -176,7 +172,7 @@ def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
 
     pull_back = torch.func.vjp(first_derivatives, *(t for t in (*differentiable, *incoming) if t is not None))[1]
     second = _filled((*differentiable, *incoming), pull_back([dd for _, dd in wanted]))
-    of_inputs, of_incoming = second[:N_DIFFERENTIABLE], second[N_DIFFERENTIABLE:]
+    of_inputs, of_incoming = second[:N_INPUTS], second[N_INPUTS:]
     undifferentiated = len(constants) + 1 + 4  # reverse; y, gates, c, h_full
     return *of_inputs, *[None] * undifferentiated, *of_incoming, None, None
 

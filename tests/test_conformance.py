@@ -437,7 +437,7 @@ def test_dropout_between_layers_drops_at_its_rate():
         seen.append(x)
         return original(x, *args, **kwargs)
 
-    import rnndrop_cuda.lstm as module
+    import rnndrop_cuda.stack as module
 
     module.lstm_layer = spy
     try:

@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from rnndrop_cuda.noises import INPUTS, MASKS
+
+SHARED = {name for name, shape in INPUTS.items() if "B" not in shape}
+"""The batch shares them: weights and biases."""
+PER_GATE = {name for name, row in MASKS.items() if row.per_gate}
 Op = Callable[..., tuple[Tensor, ...]]
 
 
@@ -97,12 +102,12 @@ def _map(
 
 def _batch_dim(name: str, arg: Any, mapped: int | None) -> int | None:
     """Where B is in an argument, not counting the mapped dimension; None where the batch shares it."""
-    if not isinstance(arg, Tensor) or name.startswith(("W_", "b_")):
+    if not isinstance(arg, Tensor) or name in SHARED:
         return None
     shape = [size for dim, size in enumerate(arg.shape) if dim != mapped]
     if name == "lengths":
         return 0
-    if name in ("mask_x", "mask_h") and len(shape) == 3 and shape[1] == 1:  # [4, 1, I or P], one a gate
+    if name in PER_GATE and len(shape) == 3 and shape[1] == 1:  # [4, 1, I or P], one a gate
         return None
     return len(shape) - 2 if len(shape) > 1 else None
 
