@@ -154,8 +154,10 @@ def _sizes(x: Tensor, W_hh: Tensor, W_hr: Tensor | None) -> Sizes:
 def _check_shape(name: str, tensor: Tensor, shapes: Sequence[Shape], sizes: Sizes) -> None:
     found = list(tensor.shape)
     allowed = [[sizes[size] for size in shape] for shape in shapes]
-    if found not in allowed:
-        raise RuntimeError(f"{name}: expected shape {' or '.join(map(str, allowed))}, got {found}")
+    for shape in allowed:  # not ``in``, which torch.compile cannot trace where sizes are dynamic
+        if found == shape:
+            return
+    raise RuntimeError(f"{name}: expected shape {' or '.join(map(str, allowed))}, got {found}")
 
 
 def _values_can_be_read(tensor: Tensor) -> bool:
