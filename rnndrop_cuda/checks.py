@@ -1,6 +1,6 @@
-"""Checks of everything that a caller can get wrong, in front of every backend.
+"""Checks of everything that a caller can get wrong, run before any backend.
 
-Each raises an exception that names the argument, what was expected and what came.
+Each raises an exception that names the argument, what was expected and what was given.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def check_generator(generator: Any) -> None:
 
 
 def check_input(input: Any) -> None:
-    """That it is a tensor of 2 or 3 dimensions; the sizes are nn.LSTM's to check."""
+    """That it is a tensor of 2 or 3 dimensions; nn.LSTM's own checks see to the sizes."""
     if not isinstance(input, Tensor):
         raise TypeError(f"input: expected a Tensor or a PackedSequence, got {type(input).__name__}")
     if input.dim() not in (2, 3):
@@ -71,7 +71,7 @@ def check_input(input: Any) -> None:
 
 
 def check_hx(hx: Any, dim: int) -> None:
-    """That hx is a pair of tensors with as many dimensions as the input; their sizes are nn.LSTM's to check."""
+    """That hx is a pair of tensors with as many dimensions as the input; nn.LSTM's own checks see to the sizes."""
     if hx is None:
         return
     if not isinstance(hx, (tuple, list)) or len(hx) != 2 or not all(isinstance(state, Tensor) for state in hx):
@@ -84,9 +84,9 @@ def check_hx(hx: Any, dim: int) -> None:
 
 
 def check_masks(given: Sequence[LayerMasks], runs: int, directions: int, sizes: Sizes) -> None:
-    """The masks given to a module: their types, and those that it applies itself; the others are checked as tensors.
+    """The masks given to a module: all their types, and the shapes of those that it applies itself.
 
-    Shapes too, since a product would broadcast instead of refusing.
+    A product with those would broadcast instead of failing. The shapes of the others are checked by check_tensors.
     """
     if len(given) != runs:
         raise ValueError(f"masks: expected one LayerMasks a layer and direction, that is {runs}, got {len(given)}")
@@ -109,7 +109,7 @@ def check_masks(given: Sequence[LayerMasks], runs: int, directions: int, sizes: 
 
 
 def check_tensors(tensors: dict[str, Tensor | None]) -> None:
-    """All tensor arguments of lstm_layer, by their names."""
+    """All tensor arguments of lstm_layer, by name."""
     for name, tensor in tensors.items():
         if tensor is None and name not in REQUIRED:
             continue
@@ -136,7 +136,7 @@ def check_tensors(tensors: dict[str, Tensor | None]) -> None:
 
 
 def _sizes(x: Tensor, W_hh: Tensor, W_hr: Tensor | None) -> Sizes:
-    """The sizes by which all other shapes are checked, from the two tensors that have them."""
+    """The sizes that all other shapes are checked against, read off x and W_hh."""
     if x.dim() != 3:
         raise RuntimeError(f"x: expected shape [T, B, I], got {list(x.shape)}")
     width = "4H, H" if W_hr is None else "4H, P"
@@ -161,7 +161,7 @@ def _check_shape(name: str, tensor: Tensor, shapes: Sequence[Shape], sizes: Size
 
 
 def _values_can_be_read(tensor: Tensor) -> bool:
-    """Not on a device, which would have to be waited for, nor where torch.compile or torch.func have no values."""
+    """Not on a device, which we would have to wait for, nor under torch.compile or torch.func, which have no values."""
     if torch.compiler.is_compiling() or tensor.device.type != "cpu":
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)

@@ -21,7 +21,7 @@ Result = tuple[Tensor, Tensor, Tensor]
 
 
 class LayerStates(NamedTuple):
-    """Everything a layer computed at each step, in the order of t and detached; 0 past a sample's length."""
+    """Everything that a layer computed at each step, in the order of t; detached, and 0 past a sample's length."""
 
     h: Tensor
     """``[T, B, P]``: the output."""
@@ -38,7 +38,7 @@ class LayerStates(NamedTuple):
 
 
 def usable_backends() -> dict[str, str]:
-    """For every backend but ``auto``: "" where it can run on this machine, else why it cannot."""
+    """For every backend but ``auto``: "" if it can run on this machine, otherwise why it cannot."""
     no_cpu = ops.WHY_NOT_LOADED
     no_cuda = ops.WHY_NOT_LOADED
     if not no_cuda and not ops.HAS_CUDA_KERNELS:
@@ -149,14 +149,14 @@ def lstm_layer(
         mask_c: ``[H]`` or ``[B, H]``; the same at every step.
         zone_c: ``[H]``, ``[B, H]`` or ``[T, B, H]``; zone_h: the same with P for H.
         lengths: int64 ``[B]`` on x's device, each in [0, T]. At ``t >= lengths[b]`` the state is carried unchanged
-            and y is 0, in both directions. On CUDA a length out of range is not looked for, since that would wait
-            for the device: it is taken as the nearest of 0 and T.
+            and y is 0, in both directions. On CUDA lengths are not checked, since that would wait for the device: one
+            out of range is clamped to 0 or T.
         reverse: run from the last step to the first. ``y[t]`` stays the output of step t.
         backend: ``"cuda"``, ``"cpu"``, ``"python"``, or ``"auto"`` for the fastest that can run.
-        return_states: whether all states and gates come back too, as :class:`LayerStates`.
+        return_states: whether to return all states and gates too, as :class:`LayerStates`.
 
     Returns:
-        ``(y [T, B, P], h_n [B, P], c_n [B, H])`` in x's dtype, and the states where asked for.
+        ``(y [T, B, P], h_n [B, P], c_n [B, H])`` in x's dtype, and the states if asked for.
         Differentiable in x, h_0, c_0, the weights and the biases; derivatives above the first run on the Python path.
 
     Raises:
@@ -185,7 +185,7 @@ Run = Callable[[Tensors, Tensors, bool, bool], tuple[Tensor, Tensor, Tensor, Cal
 def _fused(inputs: Tensors, constants: Tensors, reverse: bool, keep_states: bool) -> Any:
     save = keep_states or _may_be_differentiated(inputs)
     mask_g = constants["mask_g"]
-    if keep_states and mask_g is not None and mask_g.dim() == 1:  # the CPU engine computes no i and g that it drops
+    if keep_states and mask_g is not None and mask_g.dim() == 1:  # the CPU engine skips i and g where they are dropped
         constants = {**constants, "mask_g": mask_g.expand(inputs["x"].shape[1], -1)}
     y, h_n, c_n, gates, c, *_ = ops.lstm_layer(
         *[inputs[name] for name in INPUTS], *[constants[name] for name in CONSTANTS], reverse, save
@@ -203,7 +203,7 @@ def _fused(inputs: Tensors, constants: Tensors, reverse: bool, keep_states: bool
 
 
 def _may_be_differentiated(inputs: Tensors) -> bool:
-    """Whether a backward may come; under torch.func and torch.compile no tensor tells."""
+    """Whether a backward may follow; under torch.func and torch.compile the tensors cannot tell."""
     if torch.compiler.is_compiling():
         return torch.is_grad_enabled()
     if torch._C._are_functorch_transforms_active():

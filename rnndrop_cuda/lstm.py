@@ -40,19 +40,19 @@ class LSTM(nn.RNNBase):
     ``cell_zoneout`` and ``hidden_zoneout`` draw :math:`z_c` and :math:`z_h`, 0 or 1, anew for each step and sample:
     zoneout (Krueger et al., arXiv 1606.01305, section 3); in eval both are their expectation, the probability.
 
-    They may be combined, with each other and with ``dropout`` between layers. Every layer and direction draws masks of
-    its own, anew at every forward. Dropout acts in training only, or with ``mc_dropout`` always. The returned h is not
+    All may be combined, with each other and with ``dropout`` between layers. Every layer and direction draws its own
+    masks, anew in every forward. Dropout acts in training only, or always with ``mc_dropout``. The returned h is not
     masked.
 
     Parameters, their names, order, shapes and initialisation are nn.LSTM's, so that a ``state_dict`` goes both ways
     and the same seed gives the same weights. So are the positional arguments, the checks, the errors and the warnings.
-    With ``learn_initial_state`` there are two parameters more, ``h_0`` and ``c_0``, ``[D * num_layers, 1, P or H]``; a
-    ``state_dict`` that has neither, as nn.LSTM's, sets both to the zeros that nn.LSTM begins with.
+    With ``learn_initial_state`` there are two more parameters, ``h_0`` and ``c_0``, ``[D * num_layers, 1, P or H]``; a
+    ``state_dict`` that has neither, such as nn.LSTM's, sets both to the zeros that nn.LSTM starts from.
 
     Args:
         input_size: features of the input, I.
         hidden_size: features of the state, H.
-        num_layers: layers, each on the output of the one below.
+        num_layers: number of layers, each on the output of the one below.
         bias: whether there are ``bias_ih_l0`` and ``bias_hh_l0`` ...
         batch_first: input and output are ``[B, T, ...]`` instead of ``[T, B, ...]``.
         dropout: probability of dropping in nn.LSTM's own dropout, on the output of each layer but the last.
@@ -182,14 +182,14 @@ class LSTM(nn.RNNBase):
         return copy.train(self.training)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """As every module, but that nn.LSTM's state, which has no h_0 and c_0, means its zeros."""
+        """As for every module, but a state without h_0 and c_0, such as nn.LSTM's, sets both to zeros."""
         names = [prefix + "h_0", prefix + "c_0"]
         if self.h_0 is not None and not any(name in state_dict for name in names):
             state_dict.update((name, torch.zeros_like(self.h_0)) for name in names)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def flatten_parameters(self) -> None:
-        """Nothing: the kernels take every weight where it lies. There for code written for nn.LSTM."""
+        """Does nothing: the kernels read every weight where it is. Here for code written for nn.LSTM."""
 
     def extra_repr(self) -> str:
         ours = [
@@ -334,12 +334,12 @@ class LSTM(nn.RNNBase):
         generator: torch.Generator | None,
         return_states: bool,
     ) -> tuple[Tensor, State, list[LayerMasks], list[LayerStates]]:
-        """Over x [T, B, I], a hx with a batch and masks as they were given: y, the final state, masks and states."""
+        """Run over x [T, B, I] with the hx and the masks that were given: y, the final state, masks and states."""
         T, B, _ = x.shape
         H, P, runs, directions = self.hidden_size, self._h_size, self._runs, self._directions
         if hx is None:
             hx = self._initial_state(x, B)
-        else:  # nn.LSTM's check, with its message; nn.LSTM leaves it out where the input is packed
+        else:  # nn.LSTM's check, with its message; nn.LSTM skips it for a packed input
             for k, (state, size) in enumerate(zip(hx, (P, H), strict=True)):
                 self.check_hidden_size(state, (runs, B, size), f"Expected hidden[{k}] size {{}}, got {{}}")
         if masks is not None:
@@ -355,7 +355,7 @@ class LSTM(nn.RNNBase):
         return y, final, list(masks), states
 
     def _initial_state(self, x: Tensor, B: int) -> State:
-        """Where no hx is given."""
+        """The state that a call without hx starts from."""
         if self.h_0 is not None and self.c_0 is not None:
             return self.h_0.expand(-1, B, -1), self.c_0.expand(-1, B, -1)
         h_0 = x.new_zeros(self._runs, B, self._h_size)

@@ -1,4 +1,4 @@
-"""Drawing dropout masks with torch's generators.
+"""Dropout masks, drawn with torch's generators.
 
 A mask holds 0 with probability p and 1/(1-p) otherwise, so that its mean is 1. It is an ordinary tensor: it obeys
 ``torch.manual_seed`` and ``generator=``, and can be kept, given back and compared. Which masks there are is the table
@@ -75,8 +75,8 @@ Drawn = tuple[Noise, float, Shape]
 
 
 def noises_on(layer: Any) -> list[Drawn]:
-    """The noises that an LSTM has a probability for, in the table's order."""
-    # Not a comprehension with := in it, which torch.compile cannot trace.
+    """The noises whose probability is not 0 in an LSTM, in the table's order."""
+    # A loop, since torch.compile cannot trace := inside a comprehension.
     drawn = []
     for row in NOISES:
         if p := getattr(layer, row.keyword):
@@ -94,7 +94,7 @@ def draw(what: Sequence[Drawn], sizes: Sizes, **where: Any) -> LayerMasks:
 
 
 def masks_in_eval(layer: Any, sizes: dict[str, int], like: Tensor) -> LayerMasks:
-    """What an LSTM with these sizes of H and P uses where its dropout is off: of zoneout the expectation."""
+    """What an LSTM uses while its dropout is off: the expectation of zoneout. ``sizes`` are those of H and P."""
     expected = {}
     for row in IN_EVAL:
         if p := getattr(layer, row.keyword):
@@ -103,7 +103,7 @@ def masks_in_eval(layer: Any, sizes: dict[str, int], like: Tensor) -> LayerMasks
 
 
 def cut(masks: LayerMasks, rows: slice, layer: Options) -> LayerMasks:
-    """The masks of some samples, from those that the layer draws for the whole batch."""
+    """The masks of some samples, out of those that the layer drew for the whole batch."""
     of_rows: dict[str, Tensor] = {}
     for row in NOISES:
         mask = getattr(masks, row.field)

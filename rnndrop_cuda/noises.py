@@ -1,7 +1,7 @@
 """The table of the noises: what each is called, its shapes, its values, when it is drawn.
 
-Everything that treats the noises alike reads it: drawing and eval, the checks, the order of the op's arguments, vmap,
-MC dropout and the cut for several processes. What a noise does to the cell is said in lstm_cell.h and reference.py.
+All code that treats the noises alike reads this table: drawing and eval, the checks, the order of the op's arguments,
+vmap, MC dropout, and the cut for several processes. What a noise does to the cell is in lstm_cell.h and reference.py.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Sizes = dict[str | int, int]
 
 
 def sizes_by_name(T: int, B: int, I: int, H: int, P: int) -> Sizes:
-    """What the names in a Shape stand for; its numbers stand for themselves."""
+    """The value of each name in a Shape; numbers stand for themselves."""
     return {"T": T, "B": B, "I": I, "H": H, "P": P, "4H": 4 * H, 4: 4, 1: 1}
 
 
 class LayerMasks(NamedTuple):
-    """The masks of one layer in one direction, None where there is none; P, the width of h, is H mostly."""
+    """The masks of one layer in one direction, None where there is none; P, the width of h, is mostly H."""
 
     x: Tensor | None = None
     """``[I]`` or ``[B, I]``, on the input: Gal & Ghahramani. Untied, one for each gate, ``[4, 1, I]`` or
@@ -49,7 +49,7 @@ class LayerMasks(NamedTuple):
 
 
 class Options(Protocol):
-    """Those of LSTM that decide of which shape a noise is drawn."""
+    """The options of LSTM that decide which shape a noise is drawn in."""
 
     mask_scope: str
     candidate_mask: str
@@ -60,27 +60,27 @@ class Noise(NamedTuple):
     """One noise, a row of the table."""
 
     field: str
-    """Its field of LayerMasks."""
+    """Its field in LayerMasks."""
     keyword: str
     """LSTM's keyword for its probability."""
     argument: str | None
-    """Its argument in lstm_layer, in the op and in the reference; None where LSTM applies it around the layer."""
+    """Its argument of lstm_layer, the op and the reference; None where LSTM applies it outside of the layer."""
     shapes: tuple[Shape, ...]
-    """Those it may have."""
+    """The shapes that it may have."""
     dropped: float = 0.0
-    """An entry's value with the noise's probability p."""
+    """The value that an entry has with probability p."""
     kept: float | None = None
-    """An entry's value otherwise; None is 1/(1-p), with which the mean is 1."""
+    """The value that it has otherwise; None stands for 1/(1-p), which makes the mean 1."""
     new_step: str = "never"
-    """Whether each step has a mask of its own, and each sample then too: "never", "always", or "candidate_mask", where
-    LSTM's option of that name says."""
+    """Whether every step of every sample has its own mask: "never", "always", or "candidate_mask", as LSTM's option of
+    that name says."""
     expected_in_eval: bool = False
-    """Whether eval uses the expectation of an entry. Else it uses nothing."""
+    """Whether eval uses the expectation of an entry; otherwise it uses no mask."""
     between_layers: bool = False
-    """Whether it is on the way into the layer above, so that the last layer has none."""
+    """Whether it acts on the way into the layer above, so that the last layer has none."""
 
     def values(self, p: float) -> tuple[float, float]:
-        """What an entry is with probability p, and what otherwise."""
+        """An entry's value with probability p, and its value otherwise."""
         if self.kept is not None:
             return self.dropped, self.kept
         return self.dropped, 1 / (1 - p) if p < 1 else 1.0
@@ -91,16 +91,16 @@ class Noise(NamedTuple):
 
     @property
     def size(self) -> str:
-        """What it has an entry for."""
+        """The name of its last dimension."""
         return str(self.shapes[0][-1])
 
     @property
     def per_gate(self) -> bool:
-        """Whether each gate may have a mask of its own."""
+        """Whether each gate may have its own mask."""
         return any(shape[0] == 4 for shape in self.shapes)
 
     def drawn_shape(self, layer: Options) -> Shape:
-        """The one of its shapes that a layer with these options draws."""
+        """The shape that a layer with these options draws."""
         if len(self.shapes) == 1:
             return self.shapes[0]
         size, per_sample = self.size, layer.mask_scope == "sample"
@@ -124,7 +124,7 @@ def _once_or_by_step(size: str) -> tuple[Shape, ...]:
     return *_once(size), ("T", "B", size)
 
 
-# In the order in which they are drawn, and in which those that the op takes are its arguments.
+# In the order in which they are drawn; the op takes its masks in the same order.
 NOISES = (
     Noise("x", "input_dropout", "mask_x", _once_a_gate("I")),
     Noise("h", "hidden_dropout", "mask_h", _once_a_gate("P")),
@@ -144,7 +144,7 @@ NOISES = (
 
 IN_EVAL = tuple(row for row in NOISES if row.expected_in_eval)
 
-# The tensor arguments of lstm_layer, of the op and of the reference, in order: first those that have gradients ...
+# The tensor arguments of lstm_layer, the op and the reference, in order: first those that have gradients ...
 INPUTS: dict[str, Shape] = {
     "x": ("T", "B", "I"), "h_0": ("B", "P"), "c_0": ("B", "H"), "W_ih": ("4H", "I"), "W_hh": ("4H", "P"),
     "b_ih": ("4H",), "b_hh": ("4H",), "W_hr": ("P", "H"),

@@ -1,4 +1,4 @@
-"""Registration of ``torch.ops.rnndrop``: loads the kernels, tells PyTorch the ops' shapes and derivatives.
+"""Registration of ``torch.ops.rnndrop``: loads the kernels and tells PyTorch the ops' shapes and derivatives.
 
 ``lstm_layer``'s derivative is ``lstm_layer_backward``; the derivatives of that one, of any order, replay the reference.
 Masks and lengths are constants.
@@ -25,7 +25,7 @@ B_IH, B_HH = (list(INPUTS).index(name) for name in ("b_ih", "b_hh"))
 
 
 def _load() -> str:
-    """Load the compiled ops; "" or why there are none."""
+    """Load the compiled ops. Returns "", or why there are none."""
     if importlib.util.find_spec("rnndrop_cuda._C") is None:
         return "the kernels were not built when rnndrop_cuda was installed"
     try:
@@ -33,8 +33,8 @@ def _load() -> str:
     except ImportError as error:
         why = f"the kernels were built but do not load: {error}"
         warnings.warn(
-            f"rnndrop_cuda: {why}. Every layer runs on the slow Python path. Most often torch was changed after "
-            "the install: install rnndrop_cuda again.",
+            f"rnndrop_cuda: {why}. Every layer runs on the slow Python path. Usually torch was changed after "
+            "the install; install rnndrop_cuda again.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -54,7 +54,7 @@ HAS_CUDA_KERNELS = _has_kernel("CUDA")
 
 
 def acc_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that c is kept in and gates are computed in."""
+    """The dtype in which c is kept and the gates are computed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -98,7 +98,7 @@ def _expand_dropout_mask_fake(
 
 
 def _expand_dropout_mask_map(info: Any, in_dims: tuple[int, ...], seed: Tensor, *rest: Any) -> tuple[Tensor, int]:
-    """What is mapped can only be the seed, and the op takes many."""
+    """Only the seed can be mapped, and the op takes many seeds at once."""
     return expand_dropout_mask(seed.movedim(in_dims[0], 0), *rest), 0
 
 
@@ -118,8 +118,8 @@ def _backward(
     ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:
     if not ctx.save:
-        raise RuntimeError("rnndrop::lstm_layer was called with save=False: nothing is left for a backward")
-    # Read once: a checkpoint that recomputes what was saved gives it out a single time.
+        raise RuntimeError("rnndrop::lstm_layer was called with save=False: it kept nothing for a backward")
+    # Read once, since a checkpoint that recomputes saved tensors hands them out only once.
     saved_tensors = ctx.saved_tensors
     inputs, saved = saved_tensors[:N_TENSORS], saved_tensors[N_TENSORS:]
     needs = ctx.needs_input_grad
@@ -146,7 +146,7 @@ def _backward_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Ten
 def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
     """Derivatives of the gradients, in the layer's inputs and in dy, dh_n, dc_n: plain torch operations throughout.
 
-    What the forward saved (y, gates, ...) counts as constant: the reference starts anew from the inputs.
+    What the forward saved (y, gates, ...) counts as constant; the reference starts again from the inputs.
     """
     saved = ctx.saved_tensors
     differentiable, constants = saved[:N_INPUTS], saved[N_INPUTS:N_TENSORS]

@@ -1,4 +1,4 @@
-"""The forms that a batch of sequences may come in, and the layer's own: time first, padded, with lengths."""
+"""The forms in which a batch of sequences may come, and the one that the layers take: time first, padded, lengths."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def time_first(input: Tensor, batched: bool, batch_first: bool) -> Tensor:
 
 
 def as_it_came(sequence: Tensor, batched: bool, batch_first: bool) -> Tensor:
-    """The reverse of time_first."""
+    """The inverse of time_first."""
     if not batched:
         return sequence.squeeze(1)
     return sequence.transpose(0, 1) if batch_first else sequence
 
 
 def padded(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
-    """``[T, B, ...]`` with zeros past the ends, in the caller's order; the lengths; where in T * B each row came to.
+    """``[T, B, ...]`` with zeros past the ends, in the caller's order; the lengths; each row's place among the T * B.
 
-    By index and not by pad_packed_sequence, whose backward goes over the whole batch at every change of length.
+    By index, since pad_packed_sequence's backward goes over the whole batch at every change of length.
     """
     data, T, B = packed.data, len(packed.batch_sizes), int(packed.batch_sizes[0])
     running = torch.arange(B) < packed.batch_sizes.unsqueeze(1)  # [T, B], longest first
@@ -39,7 +39,7 @@ def padded(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def packed_like(like: PackedSequence, y: Tensor, places: Tensor) -> PackedSequence:
-    """The reverse of padded."""
+    """The inverse of padded."""
     data = y.flatten(0, 1).index_select(0, places)
     return PackedSequence(data, like.batch_sizes, like.sorted_indices, like.unsorted_indices)
 
@@ -48,7 +48,7 @@ def lengths_of(x: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor | No
     """lengths as int64 on x's device.
 
     Raises:
-        TypeError: they are no integers.
+        TypeError: they are not integers.
     """
     if lengths is None:
         return None

@@ -1,7 +1,7 @@
 """The layer in plain PyTorch, shaped like its equations: the oracle of every test and the ``python`` backend.
 
-Nothing here is fast. It runs on any device and in any dtype, computes in that dtype, and can be differentiated to
-any order; so it also serves the double backward of the fused op.
+Nothing here is fast. It runs on any device, computes in the dtype it is given, and can be differentiated to any order,
+so that the double backward of the fused op uses it too.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def lstm_step(
 
 
 def _masked_linear(x: Tensor, W: Tensor, b: Tensor | None, mask: Tensor | None) -> Tensor:
-    """W (mask * x) + b for all gates; a mask of three dimensions has one for each gate, with its rows of W."""
+    """W (mask * x) + b for all gates; a mask of three dimensions has one mask for each gate's rows of W."""
     if mask is None or mask.dim() < 3:
         return F.linear(x if mask is None else mask * x, W, b)
     of_gates = [F.linear(m * x, W_gate) for m, W_gate in zip(mask.unbind(), W.chunk(4), strict=True)]
@@ -86,7 +86,7 @@ def lstm_layer(
     lengths: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What :func:`rnndrop_cuda.functional.lstm_layer` computes, same arguments and results, without its checks."""
+    """The same as :func:`rnndrop_cuda.functional.lstm_layer`, without its checks."""
     steps, h_n, c_n = lstm_steps(
         x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr=W_hr, mask_x=mask_x, mask_h=mask_h, mask_g=mask_g,
         mask_c=mask_c, zone_c=zone_c, zone_h=zone_h, lengths=lengths, reverse=reverse,

@@ -1,4 +1,4 @@
-"""Layers and directions one upon the other, as a function of tensors: autocast, streams, the masks around a layer."""
+"""The stack of layers and directions as a function of tensors: autocast, streams, the masks outside of a layer."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run_stack(
 
 
 def _autocast_dtype(device: str) -> torch.dtype | None:
-    """None where autocast is off, or not to be had as on meta."""
+    """None where autocast is off, or does not exist, as on the meta device."""
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None

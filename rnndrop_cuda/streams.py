@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 
 def has_streams(x: Tensor) -> bool:
-    """Whether what is computed from x may go to another CUDA stream: not where it is only traced or mapped."""
+    """Whether work on x may go to another CUDA stream: not while it is only traced or mapped."""
     traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or type(x) is not Tensor
     return x.is_cuda and not traced
 
@@ -24,17 +24,17 @@ def at_once(
     device: torch.device,
     used: Iterable[Tensor | None],
 ) -> list[tuple[Any, ...]]:
-    """What both return, the second computed on a stream of its own from the tensors ``used``.
+    """The results of both, the second computed from the tensors ``used`` on a stream of its own.
 
-    Events alone order the two, so that a CUDA graph can capture them. Autograd runs the second's backward on that
-    stream too, and may have freed what it used by then: the allocator is told, and gives none of it away before the
-    stream is done with it. Two launches that want all multiprocessors run one after the other, and do not wait for each
+    Only events order the two, so that a CUDA graph can capture them. Autograd runs the second's backward on that
+    stream too, and may have freed what it used by then; so the allocator is told, and does not reuse that memory before
+    the stream is done with it. Two launches that want all multiprocessors run one after the other and cannot block each
     other half started: a cooperative launch begins when there is room for all of its blocks, a cluster for all of its.
     """
     here, side = torch.cuda.current_stream(device), side_stream(device, threading.get_ident())
-    side.wait_stream(here)  # before the first is launched, which it would wait for, too
+    side.wait_stream(here)  # before the first is launched, or it would wait for that as well
     for tensor in used:
-        if tensor is not None and tensor.device == device:  # another one is refused by lstm_layer
+        if tensor is not None and tensor.device == device:  # lstm_layer refuses any other
             tensor.record_stream(side)
     of_first = first()
     with torch.cuda.stream(side):
@@ -47,5 +47,5 @@ def at_once(
 
 @functools.cache
 def side_stream(device: torch.device, thread: int) -> torch.cuda.Stream:
-    """One for each device and thread: every further one would cost cuBLAS a workspace."""
+    """One for each device and thread, since cuBLAS keeps a workspace for every stream."""
     return torch.cuda.Stream(device)

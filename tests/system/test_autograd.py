@@ -61,7 +61,7 @@ def test_gradgradcheck_with_every_dropout(backend, lengths):
 
     inputs = (x, *(p.detach().requires_grad_() for p in parameters))
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
-    # Upstream gradients that are missing are test_op.py's: here they would be most of the time.
+    # Upstream gradients that are missing are test_ops.py's: here they would be most of the time.
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True, check_undefined_grad=False)
 
 

@@ -66,7 +66,7 @@ def test_samples_derivatives(check, training, backend):
     """As PyTorch's TestModule.test_grad and test_gradgrad: fast mode, in the input, the state and all parameters.
 
     Of second derivatives in training only, as eval is no other function of them, and without the batched and the
-    undefined gradients, which would be three quarters of the time; test_op.py has upstream gradients that are missing.
+    undefined gradients, which would be three quarters of the time; test_ops.py has upstream gradients that are missing.
     """
     first = check is gradcheck
     for sample in samples(torch.float64, device_of(backend), requires_grad=True, training=training):
