@@ -48,7 +48,7 @@ def usable_backends() -> dict[str, str]:
     return {"cuda": no_cuda, "cpu": no_cpu, "python": ""}
 
 
-class Options(TypedDict, total=False):
+class LayerOptions(TypedDict, total=False):
     """Keywords of :func:`lstm_layer` in its overloads, all but return_states."""
 
     W_hr: Tensor | None
@@ -74,7 +74,7 @@ def lstm_layer(
     b_hh: Tensor | None = None,
     *,
     return_states: Literal[False] = False,
-    **options: Unpack[Options],
+    **options: Unpack[LayerOptions],
 ) -> Result: ...
 
 
@@ -89,7 +89,7 @@ def lstm_layer(
     b_hh: Tensor | None = None,
     *,
     return_states: bool,
-    **options: Unpack[Options],
+    **options: Unpack[LayerOptions],
 ) -> tuple[Any, ...]: ...
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rnndrop_cuda import ops
 from rnndrop_cuda.checks import check_probability
-from rnndrop_cuda.noises import IN_EVAL, NOISES, LayerMasks, Noise, Options, Shape, Sizes
+from rnndrop_cuda.noises import IN_EVAL, NOISES, LayerMasks, MaskOptions, Noise, Shape, Sizes
 
 
 def dropout_mask(
@@ -102,7 +102,7 @@ def masks_in_eval(layer: Any, sizes: dict[str, int], like: Tensor) -> LayerMasks
     return LayerMasks(**expected)
 
 
-def cut(masks: LayerMasks, rows: slice, layer: Options) -> LayerMasks:
+def cut(masks: LayerMasks, rows: slice, layer: MaskOptions) -> LayerMasks:
     """The masks of some samples, out of those that the layer drew for the whole batch."""
     of_rows: dict[str, Tensor] = {}
     for row in NOISES:

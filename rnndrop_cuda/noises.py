@@ -48,7 +48,7 @@ class LayerMasks(NamedTuple):
     """The same for h, with P for H."""
 
 
-class Options(Protocol):
+class MaskOptions(Protocol):
     """The options of LSTM that decide which shape a noise is drawn in."""
 
     mask_scope: str
@@ -99,7 +99,7 @@ class Noise(NamedTuple):
         """Whether each gate may have its own mask."""
         return any(shape[0] == 4 for shape in self.shapes)
 
-    def drawn_shape(self, layer: Options) -> Shape:
+    def drawn_shape(self, layer: MaskOptions) -> Shape:
         """The shape that a layer with these options draws."""
         if len(self.shapes) == 1:
             return self.shapes[0]

@@ -29,7 +29,7 @@ def test_keywords_and_arguments_are_there() -> None:
         parameters = inspect.signature(function).parameters
         assert list(parameters)[: len(INPUTS)] == list(INPUTS)
         assert [name for name in parameters if name in noises.CONSTANTS] == list(noises.CONSTANTS)
-    assert functional.Options.__annotations__.keys() | {*INPUTS, "return_states"} == set(
+    assert functional.LayerOptions.__annotations__.keys() | {*INPUTS, "return_states"} == set(
         inspect.signature(functional.lstm_layer).parameters
     )
 

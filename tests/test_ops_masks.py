@@ -125,11 +125,12 @@ def digest_of_masks():
     return digest.hexdigest()
 
 
+@pytest.mark.slow
 @needs_op
 def test_the_same_bits_with_any_vector_width():
     program = (
         "import sys; sys.path.insert(0, 'tests')\n"
-        "from test_masks import digest_of_masks; from rnndrop_cuda import _C\n"
+        "from test_ops_masks import digest_of_masks; from rnndrop_cuda import _C\n"
         "print(digest_of_masks(), _C.vector_isa())"
     )
     capabilities = ["default", "avx2", "avx512"]  # torch does as it is asked, also where that is an illegal instruction
