@@ -18,6 +18,10 @@ OPTIONS = [
 ]
 
 
+def functional_parameters() -> list[str]:
+    return list(inspect.signature(functional.lstm_layer).parameters)
+
+
 def test_rows_are_the_fields_in_their_order() -> None:
     assert tuple(row.field for row in NOISES) == LayerMasks._fields
 
@@ -25,13 +29,16 @@ def test_rows_are_the_fields_in_their_order() -> None:
 def test_keywords_and_arguments_are_there() -> None:
     keywords = inspect.signature(LSTM.__init__).parameters
     assert all(keywords[row.keyword].default == 0 for row in NOISES)
-    for function in (functional.lstm_layer, reference.lstm_layer):
+    for function, constants in (
+        (functional.lstm_layer, noises.CONSTANTS),
+        (reference.lstm_step, noises.MASKS),
+    ):
         parameters = inspect.signature(function).parameters
-        assert list(parameters)[: len(INPUTS)] == list(INPUTS)
-        assert [name for name in parameters if name in noises.CONSTANTS] == list(noises.CONSTANTS)
-    assert functional.LayerOptions.__annotations__.keys() | {*INPUTS, "return_states"} == set(
-        inspect.signature(functional.lstm_layer).parameters
-    )
+        assert [name for name in parameters if name in noises.CONSTANTS] == list(constants)
+    by_step = [name for name, row in noises.MASKS.items() if any("T" in shape for shape in row.shapes)]
+    assert by_step == list(reference.BY_STEP)
+    options = functional.LayerOptions.__annotations__
+    assert [*INPUTS, *options, "return_states"] == functional_parameters()
 
 
 @pytest.mark.skipif(bool(ops.WHY_NOT_LOADED), reason=ops.WHY_NOT_LOADED)
