@@ -1,6 +1,6 @@
-"""Which CUDA engine runs a recurrence: asking for one, and asking which it would be and why.
+"""Which CUDA engine runs a recurrence: to choose one, and to ask which it would be and why.
 
-The choice itself is csrc/cuda/recurrence_plan.h's; it is arithmetic, so that it can be asked without a GPU.
+The choice is made in csrc/cuda/recurrence_plan.h. It is arithmetic, so one can ask without a GPU.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "b
 
 
 class GPU(NamedTuple):
-    """What the choice of an engine takes from a GPU."""
+    """What the choice of an engine needs to know of a GPU."""
 
     major: int
     """Compute capability."""
     multiprocessors: int
     shared_memory: int
-    """Bytes that one block may have."""
+    """Bytes available to one block."""
 
 
 GPUS = {"h100": GPU(9, 132, 232448), "h200": GPU(9, 132, 232448), "a100": GPU(8, 108, 166912)}
@@ -37,9 +37,9 @@ def cuda_engine(name: str) -> Iterator[None]:
 
     Args:
         name: ``"block"``, ``"cluster"`` or ``"grid"``, which run all steps in one launch with W_hh on chip;
-            ``"stepwise"``, a GEMM and a kernel a step; ``"auto"``, the quickest by the model. A shape that the engine
-            cannot run goes stepwise: :func:`explain_engine` says why. A backward goes by the engine asked for when
-            it runs.
+            ``"stepwise"``, a GEMM and a kernel for each step; ``"auto"``, the fastest by our estimate. A shape that the
+            engine cannot run falls back to stepwise; :func:`explain_engine` says why. A backward uses the engine
+            that is set when it runs.
 
     Raises:
         ValueError: the name is none of these.
@@ -57,14 +57,14 @@ def cuda_engine(name: str) -> Iterator[None]:
 def explain_engine(
     T: int, B: int, I: int, H: int, dtype: torch.dtype = torch.float32, *, tf32: bool = True, gpu: GPU | None = None
 ) -> str:
-    """Which CUDA engine would run a layer of this shape, forward and backward, and why: a line each.
+    """Which CUDA engine would run a layer of this shape, forward and backward, and why: one line for each.
 
     Args:
-        T, B, I, H: steps, batch, input and hidden features. I has no say: its GEMM is cuBLAS'.
+        T, B, I, H: steps, batch, input and hidden features. I makes no difference: its GEMM is cuBLAS'.
         dtype: float64, float32, bfloat16 or float16.
         tf32: whether float32 products may be rounded to TF32, as torch.backends.cudnn.allow_tf32 has it.
-        gpu: the GPU; by default the current one, or an H100 where there is none. Whether its driver has room for the
-            blocks that wait for each other is asked only when the layer runs.
+        gpu: the GPU; by default the current one, or an H100 where there is none. Whether all blocks that
+            wait for each other fit on it at once is asked of the driver only when the layer runs.
 
     Raises:
         ValueError: a size is not positive, or there is no kernel for the dtype.
@@ -80,7 +80,7 @@ def explain_engine(
 
 
 def current_gpu() -> GPU:
-    """The current CUDA device's, or an H100's where there is none."""
+    """The current CUDA device, or an H100 where there is none."""
     if not torch.cuda.is_available():
         return GPUS["h100"]
     facts = torch.cuda.get_device_properties(torch.cuda.current_device())

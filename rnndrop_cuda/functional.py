@@ -1,25 +1,27 @@
-"""One LSTM layer with dropout inside the recurrence, as a function of tensors.
-
-The checks of everything a caller can get wrong are here, in front of every backend.
-"""
+"""One LSTM layer with dropout inside the recurrence, as a function of tensors: checks, and the choice of a backend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
 
 import torch
 from torch import Tensor
 
 from rnndrop_cuda import ops, reference
+from rnndrop_cuda.checks import check_tensors
+from rnndrop_cuda.noises import CONSTANTS, INPUTS
+from rnndrop_cuda.ops import KERNEL_DTYPES
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 BACKENDS = ("auto", "cuda", "cpu", "python")
 Result = tuple[Tensor, Tensor, Tensor]
-KERNEL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class LayerStates(NamedTuple):
-    """Everything a layer computed at each step, in the order of t and detached; 0 past a sample's length."""
+    """Everything that a layer computed at each step, in the order of t; detached, and 0 past a sample's length."""
 
     h: Tensor
     """``[T, B, P]``: the output."""
@@ -36,7 +38,7 @@ class LayerStates(NamedTuple):
 
 
 def usable_backends() -> dict[str, str]:
-    """For every backend but ``auto``: "" where it can run on this machine, else why it cannot."""
+    """For every backend but ``auto``: "" if it can run on this machine, otherwise why it cannot."""
     no_cpu = ops.WHY_NOT_LOADED
     no_cuda = ops.WHY_NOT_LOADED
     if not no_cuda and not ops.HAS_CUDA_KERNELS:
@@ -44,6 +46,21 @@ def usable_backends() -> dict[str, str]:
     if not no_cuda and not torch.cuda.is_available():
         no_cuda = "torch sees no CUDA device"
     return {"cuda": no_cuda, "cpu": no_cpu, "python": ""}
+
+
+class LayerOptions(TypedDict, total=False):
+    """Keywords of :func:`lstm_layer` in its overloads, all but return_states."""
+
+    W_hr: Tensor | None
+    mask_x: Tensor | None
+    mask_h: Tensor | None
+    mask_g: Tensor | None
+    mask_c: Tensor | None
+    zone_c: Tensor | None
+    zone_h: Tensor | None
+    lengths: Tensor | None
+    reverse: bool
+    backend: str
 
 
 @overload
@@ -56,17 +73,8 @@ def lstm_layer(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
     *,
-    W_hr: Tensor | None = None,
-    mask_x: Tensor | None = None,
-    mask_h: Tensor | None = None,
-    mask_g: Tensor | None = None,
-    mask_c: Tensor | None = None,
-    zone_c: Tensor | None = None,
-    zone_h: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reverse: bool = False,
-    backend: str = "auto",
     return_states: Literal[False] = False,
+    **options: Unpack[LayerOptions],
 ) -> Result: ...
 
 
@@ -80,17 +88,8 @@ def lstm_layer(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
     *,
-    W_hr: Tensor | None = None,
-    mask_x: Tensor | None = None,
-    mask_h: Tensor | None = None,
-    mask_g: Tensor | None = None,
-    mask_c: Tensor | None = None,
-    zone_c: Tensor | None = None,
-    zone_h: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reverse: bool = False,
-    backend: str = "auto",
     return_states: bool,
+    **options: Unpack[LayerOptions],
 ) -> tuple[Any, ...]: ...
 
 
@@ -150,14 +149,14 @@ def lstm_layer(
         mask_c: ``[H]`` or ``[B, H]``; the same at every step.
         zone_c: ``[H]``, ``[B, H]`` or ``[T, B, H]``; zone_h: the same with P for H.
         lengths: int64 ``[B]`` on x's device, each in [0, T]. At ``t >= lengths[b]`` the state is carried unchanged
-            and y is 0, in both directions. On CUDA a length out of range is not looked for, since that would wait
-            for the device: it is taken as the nearest of 0 and T.
+            and y is 0, in both directions. On CUDA lengths are not checked, since that would wait for the device: one
+            out of range is clamped to 0 or T.
         reverse: run from the last step to the first. ``y[t]`` stays the output of step t.
         backend: ``"cuda"``, ``"cpu"``, ``"python"``, or ``"auto"`` for the fastest that can run.
-        return_states: whether all states and gates come back too, as :class:`LayerStates`.
+        return_states: whether to return all states and gates too, as :class:`LayerStates`.
 
     Returns:
-        ``(y [T, B, P], h_n [B, P], c_n [B, H])`` in x's dtype, and the states where asked for.
+        ``(y [T, B, P], h_n [B, P], c_n [B, H])`` in x's dtype, and the states if asked for.
         Differentiable in x, h_0, c_0, the weights and the biases; derivatives above the first run on the Python path.
 
     Raises:
@@ -173,7 +172,7 @@ def lstm_layer(
     inputs = {
         "x": x, "h_0": h_0, "c_0": c_0, "W_ih": W_ih, "W_hh": W_hh, "b_ih": b_ih, "b_hh": b_hh, "W_hr": W_hr,
     }  # fmt: skip
-    _check_tensors({**inputs, **constants})
+    check_tensors({**inputs, **constants})
     run = _choose(backend, x, constants)
     y, h_n, c_n, states = run(inputs, constants, reverse, return_states)
     return (y, h_n, c_n, states()) if return_states else (y, h_n, c_n)
@@ -186,9 +185,11 @@ Run = Callable[[Tensors, Tensors, bool, bool], tuple[Tensor, Tensor, Tensor, Cal
 def _fused(inputs: Tensors, constants: Tensors, reverse: bool, keep_states: bool) -> Any:
     save = keep_states or _may_be_differentiated(inputs)
     mask_g = constants["mask_g"]
-    if keep_states and mask_g is not None and mask_g.dim() == 1:  # the CPU engine computes no i and g that it drops
+    if keep_states and mask_g is not None and mask_g.dim() == 1:  # the CPU engine skips i and g where they are dropped
         constants = {**constants, "mask_g": mask_g.expand(inputs["x"].shape[1], -1)}
-    y, h_n, c_n, gates, c, *_ = ops.lstm_layer(*inputs.values(), *constants.values(), reverse, save)
+    y, h_n, c_n, gates, c, *_ = ops.lstm_layer(
+        *[inputs[name] for name in INPUTS], *[constants[name] for name in CONSTANTS], reverse, save
+    )
 
     def states() -> LayerStates:
         T, lengths = y.shape[0], constants["lengths"]
@@ -202,7 +203,7 @@ def _fused(inputs: Tensors, constants: Tensors, reverse: bool, keep_states: bool
 
 
 def _may_be_differentiated(inputs: Tensors) -> bool:
-    """Whether a backward may come; under torch.func and torch.compile no tensor tells."""
+    """Whether a backward may follow; under torch.func and torch.compile the tensors cannot tell."""
     if torch.compiler.is_compiling():
         return torch.is_grad_enabled()
     if torch._C._are_functorch_transforms_active():
@@ -240,68 +241,3 @@ def _choose(backend: str, x: Tensor, constants: Tensors) -> Run:
     if x.dtype not in KERNEL_DTYPES:
         raise ValueError(f"backend='{backend}' has no kernel for dtype {x.dtype}; use backend='python'")
     return _fused
-
-
-# ---------------------------------------------------------------- checks
-
-
-def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
-    required = ("x", "h_0", "c_0", "W_ih", "W_hh")
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) and (tensor is not None or name in required):
-            raise TypeError(f"{name}: expected a Tensor, got {type(tensor).__name__}")
-    x, W_hh, W_hr, lengths = tensors["x"], tensors["W_hh"], tensors["W_hr"], tensors["lengths"]
-    assert x is not None and W_hh is not None
-    if x.dim() != 3:
-        raise RuntimeError(f"x: expected shape [T, B, I], got {list(x.shape)}")
-    width = "4H, H" if W_hr is None else "4H, P"
-    if W_hh.dim() != 2 or 0 in W_hh.shape or W_hh.shape[0] % 4 or (W_hr is None and W_hh.shape[0] != 4 * W_hh.shape[1]):
-        raise RuntimeError(f"W_hh: expected shape [{width}] with {width[-1]} >= 1, got {list(W_hh.shape)}")
-    T, B, I = x.shape
-    H, P = W_hh.shape[0] // 4, W_hh.shape[1]
-    if T == 0:
-        raise RuntimeError(f"x: expected a sequence of at least one step, got shape {list(x.shape)}")
-    if not (x.is_floating_point() or x.is_complex()):
-        raise ValueError(f"x: expected a floating-point dtype, got {x.dtype}")
-    shapes: dict[str, list[list[int]]] = {
-        "x": [[T, B, I]],
-        "h_0": [[B, P]],
-        "c_0": [[B, H]],
-        "W_ih": [[4 * H, I]],
-        "W_hh": [[4 * H, P]],
-        "b_ih": [[4 * H]],
-        "b_hh": [[4 * H]],
-        "W_hr": [[P, H]],
-        "mask_x": [[I], [B, I], [4, 1, I], [4, B, I]],
-        "mask_h": [[P], [B, P], [4, 1, P], [4, B, P]],
-        "mask_g": [[H], [B, H], [T, B, H]],
-        "mask_c": [[H], [B, H]],
-        "zone_c": [[H], [B, H], [T, B, H]],
-        "zone_h": [[P], [B, P], [T, B, P]],
-        "lengths": [[B]],
-    }
-    for name, tensor in tensors.items():
-        if tensor is None:
-            continue
-        dtype = torch.int64 if name == "lengths" else x.dtype
-        if not any(list(tensor.shape) == shape for shape in shapes[name]):
-            allowed = " or ".join(map(str, shapes[name]))
-            raise RuntimeError(f"{name}: expected shape {allowed}, got {list(tensor.shape)}")
-        if tensor.dtype != dtype:
-            like_x = "" if name == "lengths" else " like x"
-            raise ValueError(f"{name}: expected dtype {dtype}{like_x}, got {tensor.dtype}")
-        if tensor.device != x.device:
-            raise RuntimeError(f"{name}: expected a tensor on {x.device} like x, got {tensor.device}")
-        if tensor.layout != torch.strided:
-            raise RuntimeError(f"{name}: expected a strided tensor, got layout {tensor.layout}")
-    if lengths is not None and B > 0 and _values_can_be_read(lengths):
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > T:
-            raise ValueError(f"lengths: expected values in [0, {T}], got {low if low < 0 else high}")
-
-
-def _values_can_be_read(tensor: Tensor) -> bool:
-    """Not on a device, which would have to be waited for, nor where torch.compile or torch.func have no values."""
-    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)

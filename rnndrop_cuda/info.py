@@ -1,4 +1,4 @@
-"""``rnndrop info``: what was built, what is usable here, what is missing and how to get it."""
+"""``rnndrop info``: what was built, what can be used here, what is missing and how to get it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUILD_FACTS_FILE = Path(__file__).with_name("_build_facts.json")
 
 
 def build_facts() -> dict[str, str] | None:
-    """What setup.py knew when it built this package, None where it never did.
+    """What setup.py recorded when it built this package; None where it never ran.
 
     Keys: ``torch`` built against, ``compiler``; ``cpu_missing`` and ``cuda_missing``, why the kernels were left out
     ("" where they were built); ``cuda``, torch's CUDA version, and ``cuda_arch_list``, both "" without CUDA kernels.
@@ -36,7 +36,7 @@ def build_facts() -> dict[str, str] | None:
 
 
 def report() -> str:
-    """Everything about this installation that a bug report should say, as text of some 20 lines."""
+    """Everything about this installation that belongs into a bug report: some 20 lines."""
     facts = build_facts()
     sections = {
         f"rnndrop_cuda {_package_version()}": _environment(),
@@ -106,12 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``rnndrop info``."""
     parser = argparse.ArgumentParser(
         prog="rnndrop info",
-        description="Print what of rnndrop_cuda was built, which backends are usable here, and for what is missing, "
-        "why and how to get it; with --shape, which CUDA engine would run a layer of that shape, and why.",
+        description="Print what was built of rnndrop_cuda, which backends can be used here, and what is missing, why, "
+        "and how to get it. With --shape, print which CUDA engine would run a layer of that shape, and why.",
     )
     parser.add_argument("--shape", type=_shape, metavar="T,B,I,H", help="steps, batch, input and hidden features")
     parser.add_argument("--dtype", choices=engines.DTYPES.values(), default="float32", help="(default: float32)")
-    parser.add_argument("--gpu", choices=engines.GPUS, help="(default: the one that is here, else an H100)")
+    parser.add_argument("--gpu", choices=engines.GPUS, help="(default: the GPU of this machine, otherwise an H100)")
     args = parser.parse_args(argv)
     if args.shape is None:
         print(report())

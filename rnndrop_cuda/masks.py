@@ -1,54 +1,22 @@
-"""Drawing dropout masks with torch's generators.
+"""Dropout masks, drawn with torch's generators.
 
 A mask holds 0 with probability p and 1/(1-p) otherwise, so that its mean is 1. It is an ordinary tensor: it obeys
-``torch.manual_seed`` and ``generator=``, and can be kept, given back and compared.
+``torch.manual_seed`` and ``generator=``, and can be kept, given back and compared. Which masks there are is the table
+in noises.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rnndrop_cuda import functional, ops
-
-
-class LayerMasks(NamedTuple):
-    """The masks of one layer in one direction, None where there is none; P, the width of h, is H mostly."""
-
-    x: Tensor | None = None
-    """``[I]`` or ``[B, I]``, on the input: Gal & Ghahramani. Untied, one for each gate, ``[4, 1, I]`` or
-    ``[4, B, I]``."""
-    h: Tensor | None = None
-    """``[P]`` or ``[B, P]``, untied ``[4, 1, P]`` or ``[4, B, P]``, on the hidden state where the recurrence uses it:
-    Gal & Ghahramani."""
-    g: Tensor | None = None
-    """``[H]``, ``[B, H]`` or ``[T, B, H]``, on the candidate: Semeniuta et al."""
-    w: Tensor | None = None
-    """``[4H, P]``, on W_hh, for all steps: DropConnect as in AWD-LSTM, Merity et al."""
-    y: Tensor | None = None
-    """``[T, B, P]``, on the output on its way into the layer above: nn.LSTM's own dropout."""
-    c: Tensor | None = None
-    """``[H]`` or ``[B, H]`` of 0 and 1, on the cell: RNNDrop, Moon et al."""
-    z_c: Tensor | None = None
-    """``[H]``, ``[B, H]`` or ``[T, B, H]``, how much of c stays as it was: zoneout, Krueger et al. 0 or 1, or its
-    expectation."""
-    z_h: Tensor | None = None
-    """The same for h, with P for H."""
-
-
-def check_probability(name: str, p: float) -> float:
-    """``p`` itself, a probability of dropping.
-
-    Raises:
-        ValueError: p is not a number in [0, 1]; NaN and bool are none. The message names the argument.
-    """
-    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
-        raise ValueError(f"{name}: expected a probability, a number in [0, 1], got {p!r}")
-    return float(p)
+from rnndrop_cuda import ops
+from rnndrop_cuda.checks import check_probability
+from rnndrop_cuda.noises import IN_EVAL, NOISES, LayerMasks, MaskOptions, Noise, Shape, Sizes
 
 
 def dropout_mask(
@@ -61,8 +29,8 @@ def dropout_mask(
 ) -> Tensor:
     """A mask of independent entries: 0 with probability p, else 1/(1-p). p=0 gives ones, p=1 zeros.
 
-    p is taken to 16 bits, 2^-17 at most from what was asked: bernoulli_ draws a float an entry, and costs a fifth of
-    a whole training step of the layer on a CPU.
+    p is rounded to 16 bits, at most 2^-17 away from what was asked: bernoulli_ draws a float for each entry, which
+    takes a fifth of a whole training step of the layer on a CPU.
 
     Raises:
         ValueError: p is not a probability.
@@ -92,11 +60,53 @@ def noise(
         return torch.full(shape, dropped if drop else kept, dtype=dtype, device=device)
     # Not random_(), which torch.compile and vmap refuse; generator=None would keep sizes from being dynamic.
     source: dict[str, Any] = {} if generator is None else {"generator": generator}
-    if device.type == "cpu" and ops.HAS_CPU_KERNELS and dtype in functional.KERNEL_DTYPES:
+    if device.type == "cpu" and ops.HAS_CPU_KERNELS and dtype in ops.KERNEL_DTYPES:
         seed = torch.randint(-(2**31), 2**31, (3,), dtype=torch.int32, device=device, **source)
         return ops.expand_dropout_mask(seed, shape, drop, dropped, kept, dtype)
-    # One draw of 64 bits decides four entries. The one value of 2^64 that randint leaves out is no matter.
+    # One draw of 64 bits decides four entries. The one value of 2^64 that randint leaves out does not matter.
     entries = math.prod(shape)
     bits = torch.randint(-(2**63), 2**63 - 1, ((entries + 3) // 4,), dtype=torch.int64, device=device, **source)
     keeps = bits.view(torch.int16)[:entries] >= drop - 2**15
     return torch.where(keeps, torch.full((), kept, dtype=dtype, device=device), dropped).view(shape)
+
+
+Drawn = tuple[Noise, float, Shape]
+"""A noise that is drawn, its probability and its shape."""
+
+
+def noises_on(layer: Any) -> list[Drawn]:
+    """The noises whose probability is not 0 in an LSTM, in the table's order."""
+    # A loop, since torch.compile cannot trace := inside a comprehension.
+    drawn = []
+    for row in NOISES:
+        if p := getattr(layer, row.keyword):
+            drawn.append((row, p, row.drawn_shape(layer)))
+    return drawn
+
+
+def draw(what: Sequence[Drawn], sizes: Sizes, **where: Any) -> LayerMasks:
+    """One layer's masks, in the table's order; ``where`` is noise's dtype, device and generator."""
+    drawn = {}
+    for row, p, shape in what:
+        dropped, kept = row.values(p)
+        drawn[row.field] = noise([sizes[size] for size in shape], p, dropped=dropped, kept=kept, **where)
+    return LayerMasks(**drawn)
+
+
+def masks_in_eval(layer: Any, sizes: dict[str, int], like: Tensor) -> LayerMasks:
+    """What an LSTM uses while its dropout is off: the expectation of zoneout. ``sizes`` are those of H and P."""
+    expected = {}
+    for row in IN_EVAL:
+        if p := getattr(layer, row.keyword):
+            expected[row.field] = like.new_full((sizes[row.size],), row.expectation(p))
+    return LayerMasks(**expected)
+
+
+def cut(masks: LayerMasks, rows: slice, layer: MaskOptions) -> LayerMasks:
+    """The masks of some samples, out of those that the layer drew for the whole batch."""
+    of_rows: dict[str, Tensor] = {}
+    for row in NOISES:
+        mask = getattr(masks, row.field)
+        if mask is not None and "B" in row.drawn_shape(layer):
+            of_rows[row.field] = mask[..., rows, :]
+    return masks._replace(**of_rows)

@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: how sure a classifier is, from many passes with dropout left on.
+"""Monte Carlo dropout: how certain a classifier is, from many passes with dropout left on.
 
 Gal & Ghahramani, "Dropout as a Bayesian Approximation" (arXiv 1506.02142): a pass with fresh masks is a draw from the
 approximate posterior of the weights, so the mean of n passes estimates the predictive distribution, and their
@@ -15,19 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnndrop_cuda.lstm import DROPOUTS_INSIDE, LSTM
+from rnndrop_cuda.checks import check_generator
+from rnndrop_cuda.lstm import LSTM
+from rnndrop_cuda.masks import noises_on
 
 
 @dataclass(frozen=True)
 class MCPrediction:
-    """What n stochastic passes say of a batch of B; K classes, or K = 1 for one binary probability."""
+    """What n stochastic passes say about a batch of B; K classes, or K = 1 for a single binary probability."""
 
     mean: Tensor
     """``[B, K]``: the predictive distribution."""
     std: Tensor
     """``[B, K]``: the samples' standard deviation about their mean (divided by n)."""
     predictive_entropy: Tensor
-    """``[B]``, nats: H[mean], all uncertainty, of the data and of the model. Log of the number of classes at most."""
+    """``[B]``, nats: H[mean], the whole uncertainty, of data and model; at most the log of the number of classes."""
     mutual_information: Tensor
     """``[B]``, nats: H[mean] - mean of H[sample], the model's part; BALD (Houlsby et al., arXiv 1112.5745)."""
     samples: Tensor
@@ -36,10 +38,10 @@ class MCPrediction:
 
 @torch.no_grad()
 def mc_predict(model: nn.Module, x: Any, n: int, generator: torch.Generator | None = None) -> MCPrediction:
-    """Predict with n passes, every dropout of every :class:`rnndrop_cuda.LSTM` in the model on, all else in eval.
+    """Predict with n passes, with every dropout of every :class:`rnndrop_cuda.LSTM` on and everything else in eval.
 
-    The model's modes are as before afterwards, also where it raised. While it runs, no other thread may use the model.
-    No gradient is recorded.
+    The modes of the model are restored afterwards, even after an exception. No other thread may use the model
+    meanwhile. No gradient is recorded.
 
     Args:
         model: called as ``model(x)``; returns class probabilities ``[B, K]``, rows adding up to 1, or ``[B, 1]``, the
@@ -59,8 +61,7 @@ def mc_predict(model: nn.Module, x: Any, n: int, generator: torch.Generator | No
         raise TypeError(f"n: expected an int, got {type(n).__name__}")
     if n < 1:
         raise ValueError(f"n: expected at least one pass, got {n}")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
+    check_generator(generator)
     layers = [module for module in model.modules() if isinstance(module, LSTM)]
     if not any(map(drops, layers)):
         raise ValueError(f"model: expected an rnndrop_cuda.LSTM with dropout in it, got {len(layers)} LSTM without")
@@ -74,20 +75,19 @@ def mc_predict(model: nn.Module, x: Any, n: int, generator: torch.Generator | No
         mean=mean,
         std=p.std(0, correction=0),
         predictive_entropy=total,
-        mutual_information=(total - _entropy(p).mean(0)).clamp_min(0),  # never negative but for rounding
+        mutual_information=(total - _entropy(p).mean(0)).clamp_min(0),  # negative only by rounding
         samples=samples,
     )
 
 
 def drops(layer: LSTM) -> bool:
-    """Whether it has dropout anywhere; between layers only where there are two."""
-    inside = any(getattr(layer, name) for name in DROPOUTS_INSIDE)
-    return inside or (layer.dropout > 0 and layer.num_layers > 1)
+    """Whether a layer has any dropout; between layers only if there are at least two."""
+    return any(layer.num_layers > 1 or not row.between_layers for row, _, _ in noises_on(layer))
 
 
 @contextmanager
 def _dropout_in_eval(model: nn.Module, layers: list[LSTM], generator: torch.Generator | None) -> Iterator[None]:
-    """The model in eval, the layers dropping with the generator's masks; everything as before at the end."""
+    """The model in eval, its layers with masks from the generator; at the end everything is as before."""
     modes = [(module, module.training) for module in model.modules()]
     flags = [(layer, layer.mc_dropout) for layer in layers]
 
@@ -110,7 +110,7 @@ def _dropout_in_eval(model: nn.Module, layers: list[LSTM], generator: torch.Gene
 
 
 def _checked(output: Any) -> Tensor:
-    """The model's output, if it is probabilities; the tolerance is for half precision."""
+    """The model's output, if these are probabilities; the tolerance allows for half precision."""
     expected = "model: expected it to return probabilities [B, K], or [B, 1] of the positive class"
     if not isinstance(output, Tensor):
         raise TypeError(f"{expected}, got {type(output).__name__}")

@@ -1,4 +1,4 @@
-"""Registration of ``torch.ops.rnndrop``: loads the kernels, tells PyTorch the ops' shapes and derivatives.
+"""Registration of ``torch.ops.rnndrop``: loads the kernels and tells PyTorch the ops' shapes and derivatives.
 
 ``lstm_layer``'s derivative is ``lstm_layer_backward``; the derivatives of that one, of any order, replay the reference.
 Masks and lengths are constants.
@@ -15,11 +15,17 @@ import torch
 from torch import Tensor
 
 from rnndrop_cuda import reference
-from rnndrop_cuda.vmap import transformable
+from rnndrop_cuda.autodiff import transformable
+from rnndrop_cuda.noises import CONSTANTS, INPUTS
+
+KERNEL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+N_INPUTS = len(INPUTS)
+N_TENSORS = N_INPUTS + len(CONSTANTS)
+B_IH, B_HH = (list(INPUTS).index(name) for name in ("b_ih", "b_hh"))
 
 
 def _load() -> str:
-    """Load the compiled ops; "" or why there are none."""
+    """Load the compiled ops. Returns "", or why there are none."""
     if importlib.util.find_spec("rnndrop_cuda._C") is None:
         return "the kernels were not built when rnndrop_cuda was installed"
     try:
@@ -27,8 +33,8 @@ def _load() -> str:
     except ImportError as error:
         why = f"the kernels were built but do not load: {error}"
         warnings.warn(
-            f"rnndrop_cuda: {why}. Every layer runs on the slow Python path. Most often torch was changed after "
-            "the install: install rnndrop_cuda again.",
+            f"rnndrop_cuda: {why}. Every layer runs on the slow Python path. Usually torch was changed after "
+            "the install; install rnndrop_cuda again.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -48,15 +54,15 @@ HAS_CUDA_KERNELS = _has_kernel("CUDA")
 
 
 def acc_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that c is kept in and gates are computed in."""
+    """The dtype in which c is kept and the gates are computed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _lstm_layer_fake(
     x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
-    W_hr: Tensor | None, mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, mask_c: Tensor | None,
-    zone_c: Tensor | None, zone_h: Tensor | None, lengths: Tensor | None, reverse: bool, save: bool,
+    W_hr: Tensor | None, *constants_and_flags: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
+    *_, save = constants_and_flags
     T, B, _ = x.shape
     H, P = c_0.shape[1], h_0.shape[1]
     return (
@@ -71,11 +77,9 @@ def _lstm_layer_fake(
 
 def _lstm_layer_backward_fake(
     x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
-    W_hr: Tensor | None, mask_x: Tensor | None, mask_h: Tensor | None, mask_g: Tensor | None, mask_c: Tensor | None,
-    zone_c: Tensor | None, zone_h: Tensor | None, lengths: Tensor | None, reverse: bool,
-    y: Tensor, gates: Tensor, c: Tensor, h_full: Tensor,
-    dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, need_dx: bool, need_dW: bool,
+    W_hr: Tensor | None, *constants_saved_and_flags: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
+    *_, need_dx, need_dW = constants_saved_and_flags
     return (
         x.new_empty(x.shape) if need_dx else x.new_empty(0),
         x.new_empty(h_0.shape),
@@ -94,7 +98,7 @@ def _expand_dropout_mask_fake(
 
 
 def _expand_dropout_mask_map(info: Any, in_dims: tuple[int, ...], seed: Tensor, *rest: Any) -> tuple[Tensor, int]:
-    """What is mapped can only be the seed, and the op takes many."""
+    """Only the seed can be mapped, and the op takes many seeds at once."""
     return expand_dropout_mask(seed.movedim(in_dims[0], 0), *rest), 0
 
 
@@ -114,15 +118,15 @@ def _backward(
     ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:
     if not ctx.save:
-        raise RuntimeError("rnndrop::lstm_layer was called with save=False: nothing is left for a backward")
-    # Read once: a checkpoint that recomputes what was saved gives it out a single time.
+        raise RuntimeError("rnndrop::lstm_layer was called with save=False: it kept nothing for a backward")
+    # Read once, since a checkpoint that recomputes saved tensors hands them out only once.
     saved_tensors = ctx.saved_tensors
     inputs, saved = saved_tensors[:N_TENSORS], saved_tensors[N_TENSORS:]
     needs = ctx.needs_input_grad
     if dy is None and dh_n is None and dc_n is None:
         return (None,) * len(needs)
     dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr = lstm_layer_backward(
-        *inputs, ctx.reverse, *saved, dy, dh_n, dc_n, needs[0], any(needs[3:8])
+        *inputs, ctx.reverse, *saved, dy, dh_n, dc_n, needs[0], any(needs[3:N_INPUTS])
     )
     gradients = (dx, dh_0, dc_0, dW_ih, dW_hh, db, db, dW_hr)
     wanted = [gradient if need else None for gradient, need in zip(gradients, needs, strict=False)]
@@ -130,11 +134,6 @@ def _backward(
 
 
 # ---------------------------------------------------------------- derivatives of the backward, by the reference
-
-# Tensor arguments of lstm_layer, in order: those that have gradients, then masks and lengths.
-N_DIFFERENTIABLE = 8
-CONSTANTS = ("mask_x", "mask_h", "mask_g", "mask_c", "zone_c", "zone_h", "lengths")
-N_TENSORS = N_DIFFERENTIABLE + len(CONSTANTS)
 
 
 def _backward_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -147,24 +146,21 @@ def _backward_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Ten
 def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
     """Derivatives of the gradients, in the layer's inputs and in dy, dh_n, dc_n: plain torch operations throughout.
 
-    What the forward saved (y, gates, ...) counts as constant: the reference starts anew from the inputs.
+    What the forward saved (y, gates, ...) counts as constant; the reference starts again from the inputs.
     """
     saved = ctx.saved_tensors
-    differentiable, constants = saved[:N_DIFFERENTIABLE], saved[N_DIFFERENTIABLE:N_TENSORS]
+    differentiable, constants = saved[:N_INPUTS], saved[N_INPUTS:N_TENSORS]
     incoming = saved[N_TENSORS:]
     # db is the gradient of either bias.
-    has_b_ih = differentiable[5] is not None
-    of = [k for k in range(N_DIFFERENTIABLE) if k != (6 if has_b_ih else 5)]
+    other_bias = B_IH if differentiable[B_IH] is None else B_HH
+    of = [k for k in range(N_INPUTS) if k != other_bias]
     wanted = [(k, dd) for k, dd in zip(of, upstream, strict=True) if differentiable[k] is not None and dd is not None]
     if not wanted:
         return (None,) * len(ctx.needs_input_grad)
 
     def layer(*given: Tensor) -> tuple[Tensor, ...]:
-        x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr = _filled(differentiable, given)
-        outputs = reference.lstm_layer(
-            x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr=W_hr,
-            **dict(zip(CONSTANTS, constants, strict=True)), reverse=ctx.reverse,
-        )  # fmt: skip
+        inputs = dict(zip(INPUTS, _filled(differentiable, given), strict=True))
+        outputs = reference.lstm_layer(**inputs, **dict(zip(CONSTANTS, constants, strict=True)), reverse=ctx.reverse)
         return tuple(output for output, grad in zip(outputs, incoming, strict=True) if grad is not None)
 
     n_inputs = sum(t is not None for t in differentiable)
@@ -176,7 +172,7 @@ def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
 
     pull_back = torch.func.vjp(first_derivatives, *(t for t in (*differentiable, *incoming) if t is not None))[1]
     second = _filled((*differentiable, *incoming), pull_back([dd for _, dd in wanted]))
-    of_inputs, of_incoming = second[:N_DIFFERENTIABLE], second[N_DIFFERENTIABLE:]
+    of_inputs, of_incoming = second[:N_INPUTS], second[N_INPUTS:]
     undifferentiated = len(constants) + 1 + 4  # reverse; y, gates, c, h_full
     return *of_inputs, *[None] * undifferentiated, *of_incoming, None, None
 

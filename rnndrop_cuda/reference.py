@@ -1,7 +1,7 @@
 """The layer in plain PyTorch, shaped like its equations: the oracle of every test and the ``python`` backend.
 
-Nothing here is fast. It runs on any device and in any dtype, computes in that dtype, and can be differentiated to
-any order; so it also serves the double backward of the fused op.
+Nothing here is fast. It runs on any device, computes in the dtype it is given, and can be differentiated to any order,
+so that the double backward of the fused op uses it too.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ def lstm_step(
     c_prev: Tensor,
     W_ih: Tensor,
     W_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    W_hr: Tensor | None,
-    mask_x: Tensor | None,
-    mask_h: Tensor | None,
-    mask_g: Tensor | None,
-    mask_c: Tensor | None,
-    zone_c: Tensor | None,
-    zone_h: Tensor | None,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    W_hr: Tensor | None = None,
+    mask_x: Tensor | None = None,
+    mask_h: Tensor | None = None,
+    mask_g: Tensor | None = None,
+    mask_c: Tensor | None = None,
+    zone_c: Tensor | None = None,
+    zone_h: Tensor | None = None,
 ) -> Step:
     """One step from ``x_t [B, I]`` and the state before it."""
     pre = _masked_linear(x_t, W_ih, b_ih, mask_x) + _masked_linear(h_prev, W_hh, b_hh, mask_h)
@@ -59,7 +60,7 @@ def lstm_step(
 
 
 def _masked_linear(x: Tensor, W: Tensor, b: Tensor | None, mask: Tensor | None) -> Tensor:
-    """W (mask * x) + b for all gates; a mask of three dimensions has one for each gate, with its rows of W."""
+    """W (mask * x) + b for all gates; a mask of three dimensions has one mask for each gate's rows of W."""
     if mask is None or mask.dim() < 3:
         return F.linear(x if mask is None else mask * x, W, b)
     of_gates = [F.linear(m * x, W_gate) for m, W_gate in zip(mask.unbind(), W.chunk(4), strict=True)]
@@ -76,22 +77,17 @@ def lstm_layer(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
     *,
-    W_hr: Tensor | None = None,
-    mask_x: Tensor | None = None,
-    mask_h: Tensor | None = None,
-    mask_g: Tensor | None = None,
-    mask_c: Tensor | None = None,
-    zone_c: Tensor | None = None,
-    zone_h: Tensor | None = None,
     lengths: Tensor | None = None,
     reverse: bool = False,
+    **others: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What :func:`rnndrop_cuda.functional.lstm_layer` computes, same arguments and results, without its checks."""
-    steps, h_n, c_n = lstm_steps(
-        x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr=W_hr, mask_x=mask_x, mask_h=mask_h, mask_g=mask_g,
-        mask_c=mask_c, zone_c=zone_c, zone_h=zone_h, lengths=lengths, reverse=reverse,
-    )  # fmt: skip
+    """The same as :func:`rnndrop_cuda.functional.lstm_layer`, without its checks; ``others`` are W_hr and the masks."""
+    steps, h_n, c_n = lstm_steps(x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, lengths=lengths, reverse=reverse, **others)
     return torch.stack([step.h for step in steps]), h_n, c_n
+
+
+# The masks that may have one for each step: [T, B, ...].
+BY_STEP = ("mask_g", "zone_c", "zone_h")
 
 
 def lstm_steps(
@@ -103,26 +99,19 @@ def lstm_steps(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     *,
-    mask_g: Tensor | None,
-    zone_c: Tensor | None,
-    zone_h: Tensor | None,
     lengths: Tensor | None,
     reverse: bool,
-    **constants: Tensor | None,
+    **others: Tensor | None,
 ) -> tuple[list[Step], Tensor, Tensor]:
     """Every step in the order of t, all zero past a sample's end; then h_n and c_n."""
-
-    def at_step(noise: Tensor | None, t: int) -> Tensor | None:
-        return noise[t] if noise is not None and noise.dim() == 3 else noise
-
+    by_step = [(name, others.get(name)) for name in BY_STEP]
+    new_each_step = {name: mask for name, mask in by_step if mask is not None and mask.dim() == 3}
     T = x.shape[0]
     h, c = h_0, c_0
     steps: dict[int, Step] = {}
     for t in reversed(range(T)) if reverse else range(T):
-        step = lstm_step(
-            x[t], h, c, W_ih, W_hh, b_ih, b_hh, **constants,
-            mask_g=at_step(mask_g, t), zone_c=at_step(zone_c, t), zone_h=at_step(zone_h, t),
-        )  # fmt: skip
+        of_step = {**others, **{name: mask[t] for name, mask in new_each_step.items()}}
+        step = lstm_step(x[t], h, c, W_ih, W_hh, b_ih, b_hh, **of_step)
         if lengths is None:
             h, c, steps[t] = step.h, step.c, step
         else:

@@ -24,7 +24,7 @@ from layer_checks import (
 )
 
 import rnndrop_cuda
-from rnndrop_cuda import functional, lstm
+from rnndrop_cuda import functional, streams
 from tests.problems import CONSTANTS, INPUTS, assert_equals_reference
 
 if why_not := functional.usable_backends()["cuda"]:
@@ -313,7 +313,7 @@ def two_directions():
 
     def one_after_the_other():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(lstm, "_has_streams", lambda x: False)
+            patch.setattr(streams, "has_streams", lambda x: False)
             return run()
 
     return run, one_after_the_other

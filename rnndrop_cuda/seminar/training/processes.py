@@ -7,7 +7,6 @@ Started without torchrun there is one process, and everything here leaves things
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 import uuid
@@ -20,7 +19,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from rnndrop_cuda.lstm import LSTM
-from rnndrop_cuda.masks import LayerMasks
+from rnndrop_cuda.masks import LayerMasks, cut
 from rnndrop_cuda.seminar.training.loop import Batch, Sums
 
 T = TypeVar("T")
@@ -152,22 +151,7 @@ class Processes:
         return args, kwargs | {"masks": [self._cut(masks, layer) for masks in drawn]}
 
     def _cut(self, masks: LayerMasks, layer: LSTM) -> LayerMasks:
-        cut = functools.partial(_cut_rows, rows=self._rows)
-        of_batch = layer.mask_scope == "sample"
-        return masks._replace(
-            x=cut(masks.x) if of_batch else masks.x,
-            h=cut(masks.h) if of_batch else masks.h,
-            c=cut(masks.c) if of_batch else masks.c,
-            g=cut(masks.g) if of_batch or layer.candidate_mask == "step" else masks.g,
-            y=cut(masks.y),
-            z_c=cut(masks.z_c),
-            z_h=cut(masks.z_h),
-        )
-
-
-def _cut_rows(mask: Tensor | None, rows: slice) -> Tensor | None:
-    """[..., B, size] to [..., rows, size]."""
-    return None if mask is None else mask[..., rows, :]
+        return cut(masks, self._rows, layer)
 
 
 def _sum_gradients(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from rnndrop_cuda import LSTM, lstm
+from rnndrop_cuda import LSTM, stack, streams
 
 T, B, I, H = 4, 3, 5, 6
 PLAIN: dict[str, float] = {}
@@ -48,7 +48,7 @@ class Run(NamedTuple):
 
 
 @pytest.fixture
-def streams(monkeypatch):
+def fake_streams(monkeypatch):
     """(the caller's stream, the other, the runs so far), in place of CUDA's."""
     here, side = Stream(), Stream()
     current, runs = [here], []
@@ -59,7 +59,7 @@ def streams(monkeypatch):
         yield
         current.pop()
 
-    lstm_layer = lstm.lstm_layer
+    lstm_layer = stack.lstm_layer
 
     def run(*args, **options):
         stream = current[-1]
@@ -69,12 +69,12 @@ def streams(monkeypatch):
         stream.done.add(len(runs) - 1)
         return result
 
-    monkeypatch.setattr(lstm, "_has_streams", lambda x: True)
-    monkeypatch.setattr(lstm, "_side_stream", lambda device, thread: side)
+    monkeypatch.setattr(streams, "has_streams", lambda x: True)
+    monkeypatch.setattr(streams, "side_stream", lambda device, thread: side)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[-1])
     monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: stream.recorded.append(tensor))
-    monkeypatch.setattr(lstm, "lstm_layer", run)
+    monkeypatch.setattr(stack, "lstm_layer", run)
     return here, side, runs
 
 
@@ -87,8 +87,8 @@ def model_and_input(**options):
 
 
 @pytest.mark.parametrize("options", [PLAIN, DROPOUT, {"proj_size": 2}], ids=["plain", "dropout", "projection"])
-def test_a_direction_waits_for_the_layer_below_and_not_for_the_other(streams, options):
-    here, side, runs = streams
+def test_a_direction_waits_for_the_layer_below_and_not_for_the_other(fake_streams, options):
+    here, side, runs = fake_streams
     model, x, hx, lengths, masks = model_and_input(**options)
     model(x, hx, lengths=lengths, masks=masks)
     assert [run.stream for run in runs] == [here, side, here, side]
@@ -97,8 +97,8 @@ def test_a_direction_waits_for_the_layer_below_and_not_for_the_other(streams, op
 
 
 @pytest.mark.parametrize("options", [PLAIN, DROPOUT, {"proj_size": 2}], ids=["plain", "dropout", "projection"])
-def test_no_memory_is_given_away_that_the_other_stream_uses(streams, options):
-    here, _, runs = streams
+def test_no_memory_is_given_away_that_the_other_stream_uses(fake_streams, options):
+    here, _, runs = fake_streams
     model, x, hx, lengths, masks = model_and_input(**options)
     model(x, hx, lengths=lengths, masks=masks, return_states=True)
     for k in (1, 3):
@@ -115,12 +115,12 @@ def test_no_memory_is_given_away_that_the_other_stream_uses(streams, options):
 
 
 @pytest.mark.parametrize("options", [PLAIN, DROPOUT], ids=["plain", "dropout"])
-def test_gives_what_one_after_the_other_gives(streams, options):
-    _, _, runs = streams
+def test_gives_what_one_after_the_other_gives(fake_streams, options):
+    _, _, runs = fake_streams
     model, x, hx, lengths, masks = model_and_input(**options)
     y, state = model(x, hx, lengths=lengths, masks=masks)
     with pytest.MonkeyPatch.context() as one_after_the_other:
-        one_after_the_other.setattr(lstm, "_has_streams", lambda x: False)
+        one_after_the_other.setattr(streams, "has_streams", lambda x: False)
         expected, expected_state = model(x, hx, lengths=lengths, masks=masks)
     assert len(runs) == 8
     for actual, wanted in zip((y, *state), (expected, *expected_state), strict=True):
@@ -129,6 +129,6 @@ def test_gives_what_one_after_the_other_gives(streams, options):
 
 def test_other_tensors_than_plain_ones_on_cuda_stay_on_their_stream():
     x = torch.randn(T, B, I)
-    assert not lstm._has_streams(x)
+    assert not streams.has_streams(x)
     with torch._subclasses.FakeTensorMode():
-        assert not lstm._has_streams(torch.empty(T, B, I, device="cuda"))
+        assert not streams.has_streams(torch.empty(T, B, I, device="cuda"))

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 SITE_PACKAGES = Path(torch.__file__).parents[1]
 needs_sources = pytest.mark.skipif(not (PROJECT / "setup.py").exists(), reason="not run from the source folder")
 needs_cpu_torch = pytest.mark.skipif(torch.version.cuda is not None, reason="torch is a CUDA build")

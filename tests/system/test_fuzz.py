@@ -102,7 +102,7 @@ def test_any_wrong_argument_is_refused_or_right(call, name, shape, dtype):
     order = [*INPUTS, "W_hr", *CONSTANTS, "reverse"]
     for layer in (
         lambda: lstm_layer(**arguments, backend="cpu"),
-        lambda: torch.ops.rnndrop.lstm_layer(*(arguments.get(k) for k in order)),
+        lambda: torch.ops.rnndrop.lstm_layer(*(arguments.get(k) for k in order), True),
     ):
         try:
             y, h_n, *_ = layer()

@@ -19,7 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rnndrop_cuda import LSTM, LayerMasks, functional
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
+]
 NOT_USABLE = functional.usable_backends()
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(bool(NOT_USABLE[name]), reason=NOT_USABLE[name]))

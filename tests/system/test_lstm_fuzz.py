@@ -98,9 +98,8 @@ def call(lstm, x, hx, lengths, kind, **keywords):
     return y.transpose(0, 1) if lstm.batch_first else y, h_n, c_n, *rest
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(cases())
-def test_any_module_equals_the_stack_on_the_reference(case):
+def check(case):
+    """Outputs, all gradients and the states of one module against the stack on the reference."""
     I, H, options, seed, (T, B), kind, lengths, with_hx = case
     event(kind)
     event(options["backend"])
@@ -133,6 +132,22 @@ def test_any_module_equals_the_stack_on_the_reference(case):
     elif lstm.batch_first and kind != "packed":
         h = h.transpose(0, 1)
     assert torch.equal(h, y)
+
+
+RANDOM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+
+
+@settings(max_examples=100, **RANDOM)
+@given(cases())
+def test_any_module_equals_the_stack_on_the_reference(case):
+    check(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, **RANDOM)
+@given(cases())
+def test_any_module_of_many_equals_the_stack_on_the_reference(case):
+    check(case)
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,8 +1,8 @@
 """``torch.func`` over the ops: how grad and vjp nest in them, and how a mapped dimension goes through them.
 
-The derivative that ``torch.library.register_autograd`` gives an op is closed to ``torch.func``; under its transforms
-an op is therefore called through an autograd Function with the same derivative. There is none in forward mode: what
-asks for it is refused, since torch would take some of its tangents for zero without a word.
+``torch.func`` cannot use the derivative that ``torch.library.register_autograd`` gives an op, so under its transforms
+an op is called through an autograd Function with the same derivative. There is no derivative in forward mode: asking
+for one raises an error, since torch would silently take some tangents for zero.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from rnndrop_cuda.noises import INPUTS, MASKS
+
+SHARED = {name for name, shape in INPUTS.items() if "B" not in shape}
+"""What the batch shares: weights and biases."""
+PER_GATE = {name for name, row in MASKS.items() if row.per_gate}
 Op = Callable[..., tuple[Tensor, ...]]
 
 
@@ -23,22 +28,22 @@ def transformable(
     setup_context: Callable[..., None],
     saves: Callable[[tuple[Any, ...]], bool] = lambda _: True,
 ) -> Op:
-    """Give ``rnndrop::name`` its derivative and its vmap rule; returns what to call so that torch.func works too.
+    """Give ``rnndrop::name`` its derivative and its vmap rule; returns the function to call so that torch.func works.
 
-    ``backward`` and ``setup_context`` are what ``torch.library.register_autograd`` takes; ``saves(args)`` is whether a
-    backward may come at all.
+    ``backward`` and ``setup_context`` are those of ``torch.library.register_autograd``; ``saves(args)`` says whether a
+    backward can follow at all.
     """
     op = getattr(torch.ops.rnndrop, name).default
     names = [argument.name for argument in op._schema.arguments]
 
     def call(*args: Any) -> tuple[Tensor, ...]:
-        # torch.compile traces through torch.func by itself, down to the op.
+        # torch.compile traces through torch.func itself, down to the op.
         if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
             return Function.apply(*args)
         if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
             _refuse_forward_mode()
         if not saves(args) and not torch.compiler.is_compiling():
-            # The autograd kernel is Python: it takes as long as a short sequence, only to find nothing to do.
+            # The autograd kernel is Python: to find that there is nothing to do, it takes as long as a short sequence.
             with torch._C._AutoDispatchBelowAutograd():
                 return op(*args)
         return op(*args)
@@ -66,7 +71,7 @@ def _has_tangent(arg: Any) -> bool:
 def _refuse_forward_mode(*_: Any) -> NoReturn:
     raise NotImplementedError(
         "forward-mode derivatives (torch.func.jvp, jacfwd and hessian, torch.autograd.forward_ad) run with "
-        "backend='python' only; the fused kernels have those of reverse mode (torch.func.vjp, jacrev)"
+        "backend='python' only; the fused kernels have derivatives in reverse mode (torch.func.vjp, jacrev)"
     )
 
 
@@ -75,15 +80,15 @@ def _map(
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     """``call`` for each of N entries of a mapped dimension: the outputs, and where in each that dimension is.
 
-    It joins the batch where nothing that the batch shares (weights, biases, masks without a batch) is mapped, and no
-    sum over the batch is asked for. Else the op runs once for each entry.
+    The dimension joins the batch if nothing that the batch shares is mapped (weights, biases, masks without a batch)
+    and no sum over the batch is wanted. Otherwise the op runs once for each entry.
     """
     batch_dims = list(map(_batch_dim, names, args, in_dims))
     sums_over_batch = "need_dW" in names and args[names.index("need_dW")]
     joins = all(mapped is None or batch is not None for mapped, batch in zip(in_dims, batch_dims, strict=True))
     if joins and not sums_over_batch:
         outputs = call(*map(_join, args, in_dims, batch_dims, [N] * len(args)))
-        # What an op leaves out is a tensor of one dimension without entries.
+        # An op returns an empty tensor of one dimension for what it leaves out.
         out_dims = tuple(output.dim() - 2 if output.dim() > 1 else None for output in outputs)
         return tuple(map(_part, outputs, out_dims, [N] * len(outputs))), out_dims
     if N == 0:
@@ -96,19 +101,19 @@ def _map(
 
 
 def _batch_dim(name: str, arg: Any, mapped: int | None) -> int | None:
-    """Where B is in an argument, not counting the mapped dimension; None where the batch shares it."""
-    if not isinstance(arg, Tensor) or name.startswith(("W_", "b_")):
+    """The dimension of B in an argument, not counting the mapped one; None where the batch shares the argument."""
+    if not isinstance(arg, Tensor) or name in SHARED:
         return None
     shape = [size for dim, size in enumerate(arg.shape) if dim != mapped]
     if name == "lengths":
         return 0
-    if name in ("mask_x", "mask_h") and len(shape) == 3 and shape[1] == 1:  # [4, 1, I or P], one a gate
+    if name in PER_GATE and len(shape) == 3 and shape[1] == 1:  # [4, 1, I or P], one a gate
         return None
     return len(shape) - 2 if len(shape) > 1 else None
 
 
 def _join(arg: Any, mapped: int | None, batch: int | None, N: int) -> Any:
-    """The mapped dimension (made, where there is none) and the batch as one, the batch being the inner."""
+    """The mapped dimension (expanded where there is none) and the batch as one dimension, the batch inside."""
     if batch is None:
         return arg
     if mapped is None:
@@ -119,5 +124,5 @@ def _join(arg: Any, mapped: int | None, batch: int | None, N: int) -> Any:
 
 
 def _part(output: Tensor, dim: int | None, N: int) -> Tensor:
-    """The reverse of _join."""
+    """The inverse of _join."""
     return output if dim is None else output.unflatten(dim, (N, output.shape[dim] // max(N, 1)))

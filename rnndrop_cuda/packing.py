@@ -1,0 +1,58 @@
+"""The forms in which a batch of sequences may come, and the one that the layers take: time first, padded, lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+
+def time_first(input: Tensor, batched: bool, batch_first: bool) -> Tensor:
+    """``[T, B, ...]`` from ``[B, T, ...]`` with batch_first, from ``[T, ...]`` without a batch."""
+    if not batched:
+        return input.unsqueeze(1)
+    return input.transpose(0, 1) if batch_first else input
+
+
+def as_it_came(sequence: Tensor, batched: bool, batch_first: bool) -> Tensor:
+    """The inverse of time_first."""
+    if not batched:
+        return sequence.squeeze(1)
+    return sequence.transpose(0, 1) if batch_first else sequence
+
+
+def padded(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
+    """``[T, B, ...]`` with zeros past the ends, in the caller's order; the lengths; each row's place among the T * B.
+
+    By index, since pad_packed_sequence's backward goes over the whole batch at every change of length.
+    """
+    data, T, B = packed.data, len(packed.batch_sizes), int(packed.batch_sizes[0])
+    running = torch.arange(B) < packed.batch_sizes.unsqueeze(1)  # [T, B], longest first
+    places, lengths = running.flatten().nonzero().squeeze(1).to(data.device), running.sum(0).to(data.device)
+    if packed.sorted_indices is not None and packed.unsorted_indices is not None:
+        order = packed.sorted_indices
+        places, lengths = places - places % B + order[places % B], lengths[packed.unsorted_indices]
+    x = data.new_zeros(T * B, *data.shape[1:]).index_copy(0, places, data).unflatten(0, (T, B))
+    return x, lengths, places
+
+
+def packed_like(like: PackedSequence, y: Tensor, places: Tensor) -> PackedSequence:
+    """The inverse of padded."""
+    data = y.flatten(0, 1).index_select(0, places)
+    return PackedSequence(data, like.batch_sizes, like.sorted_indices, like.unsorted_indices)
+
+
+def lengths_of(x: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor | None:
+    """lengths as int64 on x's device.
+
+    Raises:
+        TypeError: they are not integers.
+    """
+    if lengths is None:
+        return None
+    lengths = torch.as_tensor(lengths)
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
+    return lengths.to(device=x.device, dtype=torch.int64)

@@ -1,0 +1,89 @@
+"""Packed sequences and lengths: nn.LSTM's results, and those of each sample alone."""
+
+import pytest
+import torch
+from modules import BACKENDS, H, I, assert_same, device_of, flat, gradients
+from problems import relative_error
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
+
+from rnndrop_cuda import LSTM, LayerMasks
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("with_hx", [True, False])
+def test_packed_sequence_equals_nn_lstm(with_hx, bidirectional, batch_first, backend):
+    device = device_of(backend)
+    options = {"num_layers": 2, "batch_first": batch_first, "bidirectional": bidirectional}
+    theirs = nn.LSTM(I, H, **options, dtype=torch.float64, device=device)
+    ours = LSTM.from_torch(theirs, backend=backend)
+    sequences = [torch.randn(n, I, dtype=torch.float64, device=device) for n in (3, 6, 1, 6)]
+    in_order = sorted(sequences, key=len, reverse=True)
+    runs = 4 if bidirectional else 2
+    for packed in (pack_sequence(sequences, enforce_sorted=False), pack_sequence(in_order)):
+        hx = tuple(torch.randn(runs, 4, H, dtype=torch.float64, device=device) for _ in "hc") if with_hx else None
+        actual, expected = ours(packed, hx), theirs(packed, hx)
+        assert_same(actual, expected)
+        for a, e in zip(actual[0], expected[0], strict=True):
+            assert (a is None and e is None) or a.shape == e.shape
+        assert actual[0].batch_sizes.equal(expected[0].batch_sizes)
+        if packed.sorted_indices is not None:
+            assert actual[0].sorted_indices.equal(expected[0].sorted_indices)
+        for a, e in zip(gradients(ours, actual, []), gradients(theirs, expected, []), strict=True):
+            assert relative_error(a, e) < 1e-12
+
+
+@pytest.mark.parametrize("form", ["list", "tensor", "int32"])
+def test_lengths_equal_packing(form):
+    ours = LSTM(I, H, 2, bidirectional=True, dtype=torch.float64)
+    x, lengths = torch.randn(6, 4, I, dtype=torch.float64), [3, 6, 1, 5]
+    packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
+    expected_y, expected_state = ours(packed)
+    expected_y, _ = pad_packed_sequence(expected_y)
+    given = {"list": lengths, "tensor": torch.tensor(lengths), "int32": torch.tensor(lengths, dtype=torch.int32)}[form]
+    assert_same(ours(x, lengths=given), (expected_y, expected_state))
+
+
+@pytest.mark.parametrize("masks", ["sample", "batch"])
+def test_lengths_equal_each_sample_alone(masks):
+    """Two layers, two directions, every mask; a sample of no step at all keeps its initial state."""
+    ours = LSTM(
+        I, H, 2, bidirectional=True, input_dropout=0.5, hidden_dropout=0.5, candidate_dropout=0.5, mask_scope=masks,
+        dtype=torch.float64,
+    )  # fmt: skip
+    lengths, runs = [3, 6, 0, 1], 4
+    x = torch.randn(6, 4, I, dtype=torch.float64, requires_grad=True)
+    hx = tuple(torch.randn(runs, 4, H, dtype=torch.float64, requires_grad=True) for _ in "hc")
+    drawn = ours.draw_masks(6, 4)
+    together = ours(x, hx, lengths=lengths, masks=drawn)
+    leaves = [x, *hx]
+    upstream = [torch.randn_like(value) for value in flat(together)]
+    actual = torch.autograd.grad(flat(together), [*leaves, *ours.parameters()], upstream)
+
+    loss = torch.zeros((), dtype=torch.float64)
+    for b, n in enumerate(lengths):
+        one = slice(b, b + 1)
+        y, h_n, c_n = flat(together)
+        assert not y[n:, b].any()
+        state = (hx[0][:, one], hx[1][:, one])
+        y_b = torch.zeros(0, 1, 2 * H, dtype=torch.float64)
+        if n > 0:
+            of_sample = [
+                LayerMasks(
+                    x=m.x if m.x.dim() == 1 else m.x[one],
+                    h=m.h if m.h.dim() == 1 else m.h[one],
+                    g=m.g[:n, one],
+                )
+                for m in drawn
+            ]
+            y_b, state = ours(x[:n, one], state, masks=of_sample)
+        assert relative_error(y[:n, one], y_b) < 1e-12
+        for whole, alone in ((h_n, state[0]), (c_n, state[1])):
+            assert relative_error(whole[:, one], alone) < 1e-12
+        loss = loss + (upstream[0][:n, one] * y_b).sum()
+        loss = loss + (upstream[1][:, one] * state[0]).sum() + (upstream[2][:, one] * state[1]).sum()
+    expected = torch.autograd.grad(loss, [*leaves, *ours.parameters()])
+    for a, e in zip(actual, expected, strict=True):
+        assert relative_error(a, e) < 1e-12
