@@ -4,7 +4,8 @@ from rnndrop_cuda.seminar.data.reviews import Reviews, load_matrix_imdb, load_re
 from rnndrop_cuda.seminar.data.vectors import Vectors, embedding_of, load_vectors
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, gen_dropout_mask, init_h0_c0
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.training.loop import LengthBatches, evaluate, train, train_epoch
+from rnndrop_cuda.seminar.training.batches import LengthBatches
+from rnndrop_cuda.seminar.training.loop import evaluate, train, train_epoch
 from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 
 __all__ = [

@@ -13,7 +13,8 @@ from rnndrop_cuda.lstm import GalLSTM
 from rnndrop_cuda.seminar.data.reviews import SPECIAL_WORDS, load_reviews, tokenize
 from rnndrop_cuda.seminar.data.vectors import GLOVE, Vectors, embedding_of, load_vectors
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.training.loop import LengthBatches, train_epoch
+from rnndrop_cuda.seminar.training.batches import LengthBatches
+from rnndrop_cuda.seminar.training.loop import train_epoch
 from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 
 KEYS = ["the", "film", "n't", "Paris", "caf\u00e9", "unused"]

@@ -20,7 +20,7 @@ from rnndrop_cuda.seminar.commands import train as train_command
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, read
 
 KILLS = 20
-# Masks, dropped words and the lazy optimizer all have a state to go on with; 6 batches an epoch.
+# Masks, dropped words and the lazy optimizer all have a state to resume with; 6 batches an epoch.
 RUN = [
     "--unverified-data", "--vocab-size", "20", "--maxlen", "8", "--n-emb", "6", "--n-hidden", "4", "--batch-size", "8",
     "--layer", "GalLSTM:0.5", "--word-dropout", "0.1", "--embedding-dropout", "0.1", "--clip", "1", "--device", "cpu",

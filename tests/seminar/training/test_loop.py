@@ -1,13 +1,19 @@
-"""The classifier and its training: averages over examples, four histories, and that it learns."""
+"""The loop: averages over examples, four histories, that it learns, and that it may start in an epoch's middle."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from ragged_rows import V, some_rows
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from rnndrop_cuda.lstm import GalLSTM
 from rnndrop_cuda.seminar.layers import FastRNNLayer
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.training.loop import Batches, evaluate, train, train_epoch
+from rnndrop_cuda.seminar.training.batches import Batches, LengthBatches
+from rnndrop_cuda.seminar.training.loop import clip_gradients, evaluate, train, train_epoch
 
 
 @pytest.fixture
@@ -22,18 +28,6 @@ def reviews() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture
 def model() -> RNNClassifier:
     return RNNClassifier(8, 8, 10, 1, 32, rec_layer=FastRNNLayer, dropout=0.1)
-
-
-def test_the_model_is_what_the_seminar_defines():
-    plain = RNNClassifier(5, 7, 11, 2, 3)
-    assert isinstance(plain.rec_layer, nn.LSTM)
-    ids = torch.randint(0, 11, (4, 3))
-    out, _ = plain.rec_layer(plain.word_embeddings(ids))
-    expected = torch.sigmoid(out[-1] @ plain.output.weight.T + plain.output.bias)
-    torch.testing.assert_close(plain(ids), expected)
-    assert RNNClassifier(5, 7, 11, 1, 3, FastRNNLayer, dropout=0.25).rec_layer.dropout == 0.25
-    sparse = RNNClassifier(5, 7, 11, 1, 3, embedding=lambda n, d: nn.Embedding(n, d, sparse=True))
-    assert sparse.word_embeddings.sparse
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -82,23 +76,6 @@ def test_train_epoch_has_dropout_on(reviews):
     assert len(losses) == 3
 
 
-def test_batches_hold_every_example_once_in_a_new_order_each_time():
-    X, y = torch.arange(20).reshape(10, 2), torch.arange(10)
-    in_order = list(Batches(X, y, 4))
-    assert [len(labels) for _, labels in in_order] == [4, 4, 2]
-    assert torch.equal(torch.cat([labels for _, labels in in_order]), y)
-    shuffled = Batches(X, y, 4, torch.Generator().manual_seed(0))
-    orders = [torch.cat([labels for _, labels in shuffled]) for _ in range(2)]
-    assert not torch.equal(orders[0], orders[1])
-    for order in orders:
-        assert torch.equal(order.sort().values, y)
-    for ids, labels in shuffled:
-        assert torch.equal(ids, X[labels])
-    assert len(shuffled) == 3
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        Batches(X, y, 0)
-
-
 def test_wrong_arguments_are_named(reviews, model):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     loader = Batches(*reviews, 32)
@@ -108,3 +85,51 @@ def test_wrong_arguments_are_named(reviews, model):
         train([], loader, model, nn.BCELoss(), optimizer, "cpu", 1)
     with pytest.raises(ValueError, match='reduction of "sum" or "mean", got \'none\''):
         evaluate(loader, model, nn.BCELoss(reduction="none"), "cpu")
+
+
+def test_clipping_sparse_gradients_equals_torchs_of_dense_ones():
+    ids, gradient = torch.tensor([3, 1, 3]), torch.randn(3, 4)
+    norms = {}
+    for sparse in (False, True):
+        embedding, other = nn.Embedding(5, 4, sparse=sparse), nn.Parameter(torch.ones(2))
+        ((embedding(ids) * gradient).sum() + 3 * other.sum()).backward()
+        parameters = [embedding.weight, other]
+        if sparse:
+            clip_gradients(parameters, 0.5)
+        else:
+            nn.utils.clip_grad_norm_(parameters, 0.5)
+        norms[sparse] = [parameter.grad.to_dense() for parameter in parameters]
+    for found, expected in zip(norms[True], norms[False], strict=True):
+        torch.testing.assert_close(found, expected)
+    assert math.hypot(*(g.norm() for g in norms[True])) == pytest.approx(0.5, rel=1e-4)
+    clip_gradients([other], 100.0)  # shorter ones stay
+    assert torch.equal(other.grad, norms[True][1])
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_loss_and_accuracy_are_averages_over_reviews(reduction):
+    """13 reviews in batches of 4: the last batch has one, which an average over batches would count four times."""
+    torch.manual_seed(0)
+    model = RNNClassifier(6, 8, V, 1, 4, rec_layer=GalLSTM, dropout=0.5)
+    rows = some_rows(range(1, 14))
+    y = torch.arange(13) % 2
+    score = evaluate(LengthBatches(rows, y, 4), model, nn.BCELoss(reduction=reduction), "cpu")
+    with torch.no_grad():
+        alone = torch.cat([model(torch.from_numpy(row)[:, None])[0] for row in rows])
+    assert score.loss == pytest.approx(nn.BCELoss()(alone, y.float()).item(), rel=1e-5)
+    assert score.accuracy == pytest.approx(((alone > 0.5) == y).double().mean().item())
+
+
+def test_it_learns_what_stands_at_a_reviews_end_wherever_that_is():
+    """The last word decides: a classifier that read the padding's end of these lengths would learn little."""
+    torch.manual_seed(0)
+    y = torch.arange(400) % 2
+    rows = some_rows(np.random.default_rng(4).integers(2, 25, size=400))
+    for row, label in zip(rows, y.tolist(), strict=True):
+        row[row < 3] = 3
+        row[-1] = 1 + label
+    batches = LengthBatches(rows, y, 32, torch.Generator().manual_seed(0))
+    model = RNNClassifier(8, 16, V, 1, 32, rec_layer=GalLSTM, dropout=0.1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    history = train(batches, batches, model, nn.BCELoss(), optimizer, "cpu", 3)
+    assert history.test_accuracy[-1] > 0.95
