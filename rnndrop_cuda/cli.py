@@ -21,11 +21,11 @@ COMMANDS = {
     ),
     "train": (SEMINAR + ".commands.train", "train one classifier, with checkpoints to go on from"),
     "predict": (
-        SEMINAR + ".analysis.predict",
+        SEMINAR + ".commands.predict",
         "tell the sentiment of a text, and how sure the classifier is",
     ),
-    "vectors": (SEMINAR + ".data.vectors", "which of the reviews' words have a pretrained vector"),
-    "visualize": (SEMINAR + ".reports.picture", "show what a classifier does with one review, word by word"),
+    "vectors": (SEMINAR + ".commands.vectors", "which of the reviews' words have a pretrained vector"),
+    "visualize": (SEMINAR + ".commands.visualize", "show what a classifier does with one review, word by word"),
     "bench": ("bench.lstm", "time the layer on every backend (needs the source checkout)"),
 }
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from rnndrop_cuda import cli
 from rnndrop_cuda.seminar import load_reviews
-from rnndrop_cuda.seminar.analysis import predict
+from rnndrop_cuda.seminar.commands import predict
 from rnndrop_cuda.seminar.commands import train as train_command
 from rnndrop_cuda.seminar.settings import TrainSettings, WordDroppingEmbedding
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, load_checkpoint, read

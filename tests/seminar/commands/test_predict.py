@@ -9,7 +9,7 @@ from checkpoints import save_checkpoint
 from command_line import one_line, status
 
 from rnndrop_cuda import mc_predict
-from rnndrop_cuda.seminar.analysis import predict
+from rnndrop_cuda.seminar.commands import predict
 from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint
 
 WORDS = ["good", "bad", "film", "<b>", "ein", "über"]
@@ -61,7 +61,7 @@ def test_texts_of_standard_input_and_lines_to_read(trained, capsys, monkeypatch)
     assert "±" in good and good.endswith("nats: good film")
     assert unknown == "no answer: xyzzy plugh"
     assert bad.endswith(": bad")
-    assert said.err == "rnndrop predict: none of the 2 words read is known to the model in 'xyzzy plugh'\n"
+    assert said.err == "rnndrop predict: the model knows none of the 2 words that it reads in 'xyzzy plugh'\n"
 
 
 @pytest.mark.parametrize("maxlen", [None, 8])
@@ -76,20 +76,24 @@ def test_a_text_has_the_same_answer_beside_longer_ones(maxlen, layer, data, tmp_
         assert ask("--checkpoint", out, "--file", file, "--json") == 0
         said = capsys.readouterr()
         answers.append(json.loads(said.out)[0])
-        assert (answers[-1]["std"] is None) == ("no dropout inside" in said.err) == (layer == "nn.LSTM")
+        assert (
+            (answers[-1]["std"] is None)
+            == ("no dropout inside its recurrence: one pass" in said.err)
+            == (layer == "nn.LSTM")
+        )
     assert answers[0]["probability"] == pytest.approx(answers[1]["probability"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--text", ""], "--text has no text: a word at least is needed"),
-        (["--text", " ?! \n"], "--text has no text"),
-        (["--text", "xyzzy plugh"], "none of the 2 words read is known to the model in 'xyzzy plugh'"),
-        (["--file", "nowhere.txt"], "--file nowhere.txt: No such file or directory"),
-        (["--file", "."], "--file .: Is a directory"),
-        (["--file", "binary"], "--file binary is not UTF-8 text"),
-        (["--file", "empty"], "empty has no text"),
+        (["--text", ""], "--text: expected at least one word, got none"),
+        (["--text", " ?! \n"], "--text: expected at least one word, got none"),
+        (["--text", "xyzzy plugh"], "the model knows none of the 2 words that it reads in 'xyzzy plugh'"),
+        (["--file", "nowhere.txt"], "--file: cannot read nowhere.txt: No such file or directory"),
+        (["--file", "."], "--file: cannot read .: Is a directory"),
+        (["--file", "binary"], "--file: expected UTF-8, got invalid start byte at byte 0 of binary"),
+        (["--file", "empty"], "--file: expected at least one word, got none in empty"),
         (["--text", "good", "--device", "cuda:99"], "--device cuda:99 cannot be used"),
     ],
 )
@@ -108,4 +112,4 @@ def test_wrong_checkpoints_are_told_in_one_line(npz, tmp_path, capsys):
     assert "no checkpoint.json in it, nor in best/ or last/" in one_line(capsys)
     out = save_checkpoint(tmp_path / "run", npz)
     assert ask("--checkpoint", out, "--text", "good") == 2
-    assert "has ranks instead of words" in one_line(capsys)
+    assert "--checkpoint: expected a vocabulary of words, got one of ranks" in one_line(capsys)
