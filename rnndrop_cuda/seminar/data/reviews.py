@@ -65,7 +65,7 @@ class Reviews:
         train, test = len(self.y_train), len(self.y_test)
         if not train or not test:
             raise ValueError(
-                f"data: expected a review to train on and one to test on, at least, got {train} and {test} in {self.name}"
+                f"data: expected a review to train on and one to test on, got {train} and {test} in {self.name}"
             )
         if n is None:
             return self

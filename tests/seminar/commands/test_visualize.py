@@ -14,7 +14,7 @@ from rnndrop_cuda import cli
 from rnndrop_cuda.seminar import load_reviews
 from rnndrop_cuda.seminar.analysis.trace import QUANTITIES, read, trace
 from rnndrop_cuda.seminar.commands import visualize
-from rnndrop_cuda.seminar.data import WORD_INDEX
+from rnndrop_cuda.seminar.data import WORD_INDEX, csv_reviews, held_out_texts
 from rnndrop_cuda.seminar.training import checkpoint
 
 
@@ -61,6 +61,19 @@ def test_a_review_of_the_test_part(folder, data, tmp_path):
     assert page_data(tmp_path)["words"] == reviews.words_of(i for i in reviews.X_test[n] if i != 1)
     label = "positive" if reviews.y_test[n] else "negative"
     assert f"Its author meant it to be {label}." in (tmp_path / "review.html").read_text()
+
+
+def test_a_review_that_has_a_text_is_shown_as_it_was_written(tmp_path, monkeypatch):
+    """And the file of the reviews is read once."""
+    folder = save(Path("rotten-tomatoes"), tmp_path / "checkpoint")
+    readings, read_csv = [], csv_reviews._read_csv
+    monkeypatch.setattr(csv_reviews, "_read_csv", lambda source: readings.append(source) or read_csv(source))
+    assert visualize.main(["--checkpoint", str(folder), "--review", "3", "--out", str(tmp_path)]) == 0
+    assert readings == ["rotten_tomatoes"]
+    text = held_out_texts("rotten-tomatoes")[3]
+    assert "plotting , wooden" in text
+    assert page_data(tmp_path)["words"] == text.replace(",", "").split()[: MAXLEN - 1]
+    assert "plotting</span> , <span" in (tmp_path / "review.html").read_text()
 
 
 def test_a_model_without_dropout_or_padding(data, tmp_path, capsys):

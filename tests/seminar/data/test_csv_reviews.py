@@ -69,6 +69,7 @@ def test_held_out_texts_are_those_of_the_test_rows():
     reviews = load_reviews("rotten-tomatoes", 5000, 32)
     texts = held_out_texts("rotten-tomatoes")
     assert len(texts) == len(reviews.y_test) == 1706
+    assert reviews.test_texts == texts and reviews.first(40).test_texts == texts[:10]
     for text, row in list(zip(texts, reviews.X_test, strict=True))[::8]:
         if (row > 2).any():
             assert read(text, reviews.words, 32).ids == [i for i in row if i > 1]
