@@ -59,7 +59,7 @@ def _picture(args: argparse.Namespace) -> Picture:
     label = None
     if args.text is not None:
         reading = read(_encodable(args.text), vocabulary, settings.maxlen, settings.contractions)
-        facts["review"] = "given by --text"
+        facts["review"] = "given on the command line"
     else:
         assert reviews is not None
         reading = _of_review(args.review, reviews, settings)

@@ -60,7 +60,7 @@ def test_a_review_of_the_test_part(folder, data, tmp_path):
     assert visualize.main(["--checkpoint", str(folder), "--review", str(n), "--out", str(tmp_path)]) == 0
     assert page_data(tmp_path)["words"] == reviews.words_of(i for i in reviews.X_test[n] if i != 1)
     label = "positive" if reviews.y_test[n] else "negative"
-    assert f"Its author meant it to be {label}." in (tmp_path / "review.html").read_text()
+    assert f"It is labelled {label}." in (tmp_path / "review.html").read_text()
 
 
 def test_a_review_that_has_a_text_is_shown_as_it_was_written(tmp_path, monkeypatch):
