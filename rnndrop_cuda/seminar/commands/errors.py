@@ -15,8 +15,9 @@ def flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
     """The flag that sets each field: {"vocab_size": "--vocab-size", ...}; the first where several set the same."""
     flags: dict[str, str] = {}
     for action in parser._actions:  # argparse has no public list of them
-        if action.option_strings:
-            flags.setdefault(action.dest, action.option_strings[-1])
+        long = [option for option in action.option_strings if option.startswith("--")]
+        if long:
+            flags.setdefault(action.dest, long[0])  # of a switch, not --no-...
     return flags
 
 

@@ -16,6 +16,7 @@ def flags():
     group.add_argument("--vocab-size", type=int)
     group.add_argument("--maxlen", type=int)
     group.add_argument("--variable-length", dest="maxlen", action="store_const", const=None)
+    group.add_argument("--autocast", action=argparse.BooleanOptionalAction)
     return flags_of(parser)
 
 
@@ -25,6 +26,7 @@ def test_a_field_has_the_flag_that_sets_it(flags):
         "reviews": "--reviews",
         "vocab_size": "--vocab-size",
         "maxlen": "--maxlen",
+        "autocast": "--autocast",
     }
 
 
