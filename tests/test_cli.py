@@ -45,3 +45,11 @@ import rnndrop_cuda.cli
 assert rnndrop_cuda.cli.main(["info"]) == 0
 """
     subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, check=True)
+
+
+@pytest.mark.parametrize("name", ["train", "predict"])
+def test_the_commands_are_commands(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0
+    assert f"usage: rnndrop {name}" in capsys.readouterr().out

@@ -250,7 +250,7 @@ def fails_with_one_line(argv: list[str], capsys) -> str:
         (["--seed", "-1"], "--seed: must be a whole number in [0, 2**63), got '-1'"),
         (["--device", "cuda:99"], "--device cuda:99 cannot be used"),
         (["--data", "absent.npz"], "or the path of an npz file, got 'absent.npz'"),
-        (["--reviews", "49"], "--reviews"),
+        (["--reviews", "49"], "--reviews: expected at most 48"),
         (["--quick", "--paper"], "--paper: not allowed with argument --quick"),
     ],
 )

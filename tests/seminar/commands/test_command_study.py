@@ -118,7 +118,7 @@ def test_a_killed_study_is_resumed(command, tmp_path):
     "extra, expected",
     [
         (["--only", "Gal 7"], "--only: expected some of 'nn.LSTM', 'Gal 0.25'"),
-        (["--reviews", "1000"], "--reviews"),
+        (["--reviews", "1000"], "--reviews: expected at most 48"),
         (["--device", "tpu"], "--device tpu cannot be used"),
         (["--data", "/nowhere.npz"], "/nowhere.npz"),
     ],

@@ -168,6 +168,19 @@ def test_pretrained_vectors_begin_and_may_be_frozen(frozen, vectors, command, ou
     assert status(cli.main, "predict", "--checkpoint", out, "--text", "word3 word4") == 0
 
 
+def test_reviews_of_their_own_lengths_are_cropped_to_maxlen(vectors, command, out, capsys):
+    """In training, and where the model is asked: what is shorter is not padded."""
+    assert train(*command, "--layer", "nn.LSTM", "--variable-length", "--maxlen", "5") == 0
+    model, _, settings = load_checkpoint(out)
+    assert (settings.maxlen, settings.variable_length, settings.padded_to) == (5, True, None)
+    assert max(map(len, settings.load().X_train)) == 5 > min(map(len, settings.load().X_train))
+    capsys.readouterr()
+    for text, ids in {"word3": [1, 6], "word3 " * 9: [1, 6, 6, 6, 6]}.items():
+        assert status(cli.main, "predict", "--checkpoint", out, "--json", "--text", text) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        assert row["probability"] == pytest.approx(model(torch.tensor([ids]).T).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

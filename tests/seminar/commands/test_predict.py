@@ -1,67 +1,34 @@
-"""`rnndrop train` and `rnndrop predict`: options, files, what is written, going on, and wrong input."""
+"""`rnndrop predict`: answers, texts and where they come from, and wrong input."""
 
 import io
 import json
 
 import pytest
 import torch
+from checkpoints import save_checkpoint
+from command_line import one_line, status
 
-from rnndrop_cuda import cli, mc_predict
-from rnndrop_cuda.seminar.analysis import predict
-from rnndrop_cuda.seminar.commands import train as train_command
+from rnndrop_cuda import mc_predict
+from rnndrop_cuda.seminar.commands import predict
 from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint
-
-SMALL = [
-    "--unverified-data", "--vocab-size", "20", "--maxlen", "8", "--n-emb", "6", "--n-hidden", "4", "--batch-size", "16",
-    "--learning-rate", "0.01", "--device", "cpu",
-]  # fmt: skip
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def command(npz, out):
-    return ["--data", str(npz), *SMALL, "--epochs", "2", "--out", str(out)]
-
-
-def train(*arguments):
-    try:
-        return train_command.main([str(argument) for argument in arguments])
-    except SystemExit as end:  # argparse's
-        return end.code
-
-
-def one_line(capsys):
-    """What was printed, all of it one line of stderr."""
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    return said.err
-
-
-# ---------------------------------------------------------------- predict
-
 
 WORDS = ["good", "bad", "film", "<b>", "ein", "über"]
 
 
 @pytest.fixture
-def trained(command, npz, out, capsys):
-    """A run whose vocabulary has words, of ranks 1 to 6."""
+def data(npz):
+    """The npz of tests, whose ranks 1 to 6 have words."""
     npz.with_name("imdb_word_index.json").write_text(json.dumps({word: k for k, word in enumerate(WORDS, 1)}))
-    assert train(*command, "--layer", "GalLSTM:0.5") == 0
-    capsys.readouterr()
-    return out
+    return npz
+
+
+@pytest.fixture
+def trained(data, tmp_path):
+    return save_checkpoint(tmp_path / "run", data, maxlen=8)
 
 
 def ask(*arguments):
-    try:
-        return predict.main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        return end.code
+    return status(predict.main, *arguments)
 
 
 def test_predictions_are_those_of_the_model_on_the_ids_of_training(trained, tmp_path, capsys):
@@ -94,17 +61,14 @@ def test_texts_of_standard_input_and_lines_to_read(trained, capsys, monkeypatch)
     assert "±" in good and good.endswith("nats: good film")
     assert unknown == "no answer: xyzzy plugh"
     assert bad.endswith(": bad")
-    assert said.err == "rnndrop predict: none of the 2 words read is known to the model in 'xyzzy plugh'\n"
+    assert said.err == "rnndrop predict: the model knows none of the 2 words that it reads in 'xyzzy plugh'\n"
 
 
-@pytest.mark.parametrize("options", [["--variable-length"], ["--maxlen", "8"]])
+@pytest.mark.parametrize("maxlen", [None, 8])
 @pytest.mark.parametrize("layer", ["nn.LSTM", "GalLSTM:0.5"])
-def test_a_text_has_the_same_answer_beside_longer_ones(options, layer, command, npz, out, tmp_path, capsys):
+def test_a_text_has_the_same_answer_beside_longer_ones(maxlen, layer, data, tmp_path, capsys):
     """Padding does not count; without dropout inside there is no deviation."""
-    npz.with_name("imdb_word_index.json").write_text(json.dumps({word: k for k, word in enumerate(WORDS, 1)}))
-    maxlen = command.index("--maxlen")
-    assert train(*command[:maxlen], *command[maxlen + 2 :], *options, "--layer", layer) == 0
-    capsys.readouterr()
+    out = save_checkpoint(tmp_path / "run", data, layer, maxlen=maxlen)
     answers = []
     for texts in (["good"], ["good", "bad film " * 10]):
         file = tmp_path / "texts.txt"
@@ -112,20 +76,24 @@ def test_a_text_has_the_same_answer_beside_longer_ones(options, layer, command, 
         assert ask("--checkpoint", out, "--file", file, "--json") == 0
         said = capsys.readouterr()
         answers.append(json.loads(said.out)[0])
-        assert (answers[-1]["std"] is None) == ("no dropout inside" in said.err) == (layer == "nn.LSTM")
+        assert (
+            (answers[-1]["std"] is None)
+            == ("no dropout inside its recurrence: one pass" in said.err)
+            == (layer == "nn.LSTM")
+        )
     assert answers[0]["probability"] == pytest.approx(answers[1]["probability"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--text", ""], "--text has no text: a word at least is needed"),
-        (["--text", " ?! \n"], "--text has no text"),
-        (["--text", "xyzzy plugh"], "none of the 2 words read is known to the model in 'xyzzy plugh'"),
-        (["--file", "nowhere.txt"], "--file nowhere.txt: No such file or directory"),
-        (["--file", "."], "--file .: Is a directory"),
-        (["--file", "binary"], "--file binary is not UTF-8 text"),
-        (["--file", "empty"], "empty has no text"),
+        (["--text", ""], "--text: expected at least one word, got none"),
+        (["--text", " ?! \n"], "--text: expected at least one word, got none"),
+        (["--text", "xyzzy plugh"], "the model knows none of the 2 words that it reads in 'xyzzy plugh'"),
+        (["--file", "nowhere.txt"], "--file: cannot read nowhere.txt: No such file or directory"),
+        (["--file", "."], "--file: cannot read .: Is a directory"),
+        (["--file", "binary"], "--file: expected UTF-8, got invalid start byte at byte 0 of binary"),
+        (["--file", "empty"], "--file: expected at least one word, got none in empty"),
         (["--text", "good", "--device", "cuda:99"], "--device cuda:99 cannot be used"),
     ],
 )
@@ -137,20 +105,11 @@ def test_wrong_texts_are_told_in_one_line(options, message, trained, tmp_path, m
     assert message in one_line(capsys)
 
 
-def test_wrong_checkpoints_are_told_in_one_line(command, out, tmp_path, capsys):
+def test_wrong_checkpoints_are_told_in_one_line(npz, tmp_path, capsys):
     assert ask("--checkpoint", tmp_path / "nowhere", "--text", "good") == 2
     assert f"no checkpoint at {tmp_path / 'nowhere'}: there is no such folder" in one_line(capsys)
     assert ask("--checkpoint", tmp_path, "--text", "good") == 2
     assert "no checkpoint.json in it, nor in best/ or last/" in one_line(capsys)
-    assert train(*command) == 0
-    capsys.readouterr()
+    out = save_checkpoint(tmp_path / "run", npz)
     assert ask("--checkpoint", out, "--text", "good") == 2
-    assert "has ranks instead of words" in one_line(capsys)
-
-
-def test_the_commands_are_commands(capsys):
-    for name in ("train", "predict"):
-        with pytest.raises(SystemExit) as end:
-            cli.main([name, "--help"])
-        assert end.value.code == 0
-        assert f"usage: rnndrop {name}" in capsys.readouterr().out
+    assert "--checkpoint: expected a vocabulary of words, got one of ranks" in one_line(capsys)
