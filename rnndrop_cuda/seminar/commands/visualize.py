@@ -99,10 +99,9 @@ def _of_review(n: int, reviews: Reviews, settings: TrainSettings) -> Reading:
         raise ValueError(f"review {n} of {settings.data}: {error}") from error
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> options.Parser:
+    parser = options.Parser(
         prog="rnndrop visualize",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "Shows what a classifier that `rnndrop train` trained does with one review: how far each word moves its\n"
             "output and its hidden state, its units and gates word by word, how sure it is along the way (MC\n"
@@ -116,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--text", help="the review")
+    source.add_argument("--text", type=str, help="the review")
     source.add_argument(
         "--review",
         type=options.whole,
@@ -126,11 +125,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--checkpoint",
+        type=str,
         default=CHECKPOINT,
         metavar="DIR",
         help=f"the folder of a run (uses its best checkpoint) or of a checkpoint (default: {CHECKPOINT})",
     )
-    parser.add_argument("--out", default=OUT, metavar="DIR", help=f"where to write the two files (default: {OUT})")
+    parser.add_argument(
+        "--out", type=str, default=OUT, metavar="DIR", help=f"where to write the two files (default: {OUT})"
+    )
     parser.add_argument(
         "--samples",
         type=options.positive,
