@@ -76,7 +76,7 @@ def _flags_of(file: Path) -> list[str]:
 
 
 def make_parser(prog: str) -> argparse.ArgumentParser:
-    """Every option without a default, so that what was given can be told from what was not."""
+    """Options have no default here: so what was given can be told from what was not."""
     parser = options.Parser(
         prog=prog,
         argument_default=argparse.SUPPRESS,
@@ -118,10 +118,8 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--tensorboard", action=argparse.BooleanOptionalAction, help="log for TensorBoard, in DIR/tensorboard")
     _number(group, "epochs", options.positive, "N", "passes over the training reviews")
     _number(group, "patience", options.positive, "N", "stop after N epochs without a better score")
-    add("--monitor", choices=MONITORS, help=f"which score decides (default: {DEFAULT.monitor})")
-    _number(
-        group, "checkpoint_every", options.positive, "N", "write a checkpoint every N batches as well as every epoch"
-    )
+    add("--monitor", choices=MONITORS, help=f"the score that chooses the best epoch (default: {DEFAULT.monitor})")
+    _number(group, "checkpoint_every", options.positive, "N", "write a checkpoint after every N batches, too")
     _number(group, "seed", options.seed, "N", "of weights, dropout and order of the reviews")
 
 
@@ -142,13 +140,18 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         group, "validation", options.positive, "N",
         "hold out the last N training reviews; they, not the test reviews, choose best/ and when to stop",
     )  # fmt: skip
-    _number(group, "maxlen", options.positive, "N", "crop and pad reviews to N words")
+    add(
+        "--maxlen",
+        type=options.positive,
+        metavar="N",
+        help=f"crop and pad reviews to N ids (default: {DEFAULT.maxlen}; none with --variable-length)",
+    )
     add(
         "--variable-length",
         action=argparse.BooleanOptionalAction,
-        help="leave reviews as long as they are, in batches of similar length; --maxlen, where given, crops them",
+        help="do not pad reviews to one length: train on batches of similar length; --maxlen crops them if given",
     )
-    _number(group, "vocab_size", options.vocab_size, "N", "ids, most of them of the most frequent words")
+    _number(group, "vocab_size", options.vocab_size, "N", "number of ids: the most frequent words and four more")
     add(
         "--contractions",
         choices=("keep", "split"),
@@ -162,9 +165,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--layer",
         type=_layer,
         metavar="NAME[:P]",
-        help=f"the recurrent layer and its dropout, of {', '.join(LAYERS)} (default: {DEFAULT.layer})",
+        help=f"recurrent layer, and P, the probability of its dropout: {', '.join(LAYERS)} (default: {DEFAULT.layer})",
     )
-    _number(group, "num_layers", options.positive, "N", "layers on top of one another")
+    _number(group, "num_layers", options.positive, "N", "stacked layers")
     add(
         "--mask-scope",
         choices=MASK_SCOPES,
@@ -178,7 +181,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "rnndrop vectors",
     )
     add("--freeze-vectors", action=argparse.BooleanOptionalAction, help="do not train these vectors")
-    _number(group, "n_hidden", options.positive, "N", "units of the layer")
+    _number(group, "n_hidden", options.positive, "N", "units per layer")
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
@@ -186,7 +189,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     probability = options.number(float, "a probability in [0, 1)", lambda value: 0 <= value < 1)
     _number(group, "batch_size", options.positive, "N", "reviews per step, of all processes together")
     _number(group, "learning_rate", options.above_0, "X", "of RMSprop")
-    _number(group, "clip", options.above_0, "X", "scale the gradients down where their norm, all together, exceeds X")
+    _number(group, "clip", options.above_0, "X", "scale the gradients down to a joint norm of at most X")
     _number(group, "word_dropout", probability, "P", "replace each word by <unknown> independently with probability P")
     _number(
         group, "embedding_dropout", probability, "P",
@@ -199,7 +202,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         const="inductor",
         type=_compiler,
         metavar="BACKEND",
-        help="torch.compile the model (without BACKEND: by inductor)",
+        help="compile the model with torch.compile, by this backend (default: inductor)",
     )
 
 

@@ -108,7 +108,7 @@ def test_the_same_command_resumes_and_another_is_refused(command, out, capsys):
     assert (out / "last" / FILE_NAME).read_bytes() == before
     capsys.readouterr()
     assert train(*command, "--batch-size", "7") == 2
-    assert "has a run of batch_size 16, not 7" in one_line(capsys)
+    assert "holds a run with batch_size 16, not 7: use another --out, or --fresh" in one_line(capsys)
     assert train("--resume", out, "--n-hidden", "5") == 2
     assert "its run has n_hidden 4, not 5" in one_line(capsys)
     assert train("--resume", out / "last") == 2
