@@ -56,7 +56,7 @@ class Layer:
         except ValueError:
             dropout = math.nan
         if not 0 <= dropout <= 1:
-            raise ValueError(f"must be a dropout probability in [0, 1], got {p!r}")
+            raise ValueError(f"expected a dropout probability in [0, 1], got {p!r}")
         return cls(name, dropout)
 
     @property

@@ -31,7 +31,7 @@ def test_no_probability_is_none_dropped():
     "text, message",
     [
         ("GRU", "no layer 'GRU': choose from nn.LSTM, RNNLayer"),
-        ("GalLSTM:1.5", r"must be a dropout probability in \[0, 1\], got '1.5'"),
+        ("GalLSTM:1.5", r"expected a dropout probability in \[0, 1\], got '1.5'"),
         ("GalLSTM:x", "got 'x'"),
         ("GalLSTM:nan", "got 'nan'"),
         ("nn.LSTM:0.5", "nn.LSTM has no dropout inside"),

@@ -238,8 +238,8 @@ def fails_with_one_line(argv: list[str], capsys) -> str:
     ("options", "message"),
     [
         (["--layers", "GRU"], "no layer 'GRU': choose from nn.LSTM, RNNLayer"),
-        (["--layers", "GalLSTM:1.5"], "must be a dropout probability in [0, 1], got '1.5'"),
-        (["--layers", "GalLSTM:nan"], "must be a dropout probability in [0, 1], got 'nan'"),
+        (["--layers", "GalLSTM:1.5"], "expected a dropout probability in [0, 1], got '1.5'"),
+        (["--layers", "GalLSTM:nan"], "expected a dropout probability in [0, 1], got 'nan'"),
         (["--layers", "nn.LSTM:0.5"], "nn.LSTM has no dropout inside"),
         (["--epochs", "0"], "--epochs: must be a whole number of at least 1, got '0'"),
         (["--batch-size", "x"], "--batch-size: must be a whole number of at least 1, got 'x'"),

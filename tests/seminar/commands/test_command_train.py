@@ -63,7 +63,7 @@ def test_wrong_files_are_told_in_one_line(name, text, message, tmp_path, capsys)
         (["--config", "nowhere.toml"], "--config: there is no file nowhere.toml"),
         (["--epochs", "0"], "argument --epochs: must be a whole number of at least 1, got '0'"),
         (["--layer", "GRU"], "no layer 'GRU'"),
-        (["--layer", "GalLSTM:2"], "must be a dropout probability in [0, 1], got '2'"),
+        (["--layer", "GalLSTM:2"], "expected a dropout probability in [0, 1], got '2'"),
         (
             ["--layer", "RNNLayer:0.5", "--variable-length"],
             "--variable-length: expected nn.LSTM or one of this",

@@ -79,7 +79,7 @@ def test_train_epoch_has_dropout_on(reviews):
 def test_wrong_arguments_are_named(reviews, model):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     loader = Batches(*reviews, 32)
-    with pytest.raises(ValueError, match="num_epochs must not be negative, got -1"):
+    with pytest.raises(ValueError, match="num_epochs: expected at least 0, got -1"):
         train(loader, loader, model, nn.BCELoss(), optimizer, "cpu", -1)
     with pytest.raises(ValueError, match="at least one example"):
         train([], loader, model, nn.BCELoss(), optimizer, "cpu", 1)
