@@ -61,11 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = options.usable_device(args.device)
         check_writable(out)
         reviews = settings.load().first(settings.reviews)
-        reviews.hold_out(settings.validation)  # raises where that leaves none to train on
+        trained_on, *_ = reviews.hold_out(settings.validation)
         results: Results = {
             "facts": facts(device, shlex.join(["rnndrop", "compare", *argv])),
             "settings": settings.shared(),
-            "data": reviews.described(),
+            "data": trained_on.described(),
             "layers": {},
         }
         if earlier := open_results(out, results, fresh=args.fresh):
