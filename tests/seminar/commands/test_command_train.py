@@ -118,6 +118,17 @@ def test_the_same_command_resumes_and_another_is_refused(command, out, capsys):
     assert (out.with_name("run.1") / "last" / FILE_NAME).read_bytes() == before
 
 
+def test_a_checkpoint_of_another_device_resumes_with_a_warning(command, out, capsys):
+    assert train(*command, "--epochs", "1") == 0
+    file = out / "last" / FILE_NAME
+    file.write_text(file.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    capsys.readouterr()
+    assert train("--resume", out, "--device", "cpu") == 0
+    resuming, warning = capsys.readouterr().err.splitlines()[:2]
+    assert resuming == f"rnndrop train: resuming from {out / 'last'}: 1 of 1 epochs and 0 batches are done"
+    assert warning == ("rnndrop train: warning: the checkpoint was written on cuda; results will not be bit-identical")
+
+
 def test_other_reviews_are_refused(command, out, npz, capsys):
     assert train(*command) == 0
     capsys.readouterr()
