@@ -63,7 +63,7 @@ STUDIES: dict[str, Study] = {
         {"zeros": {}, "learned h_0 and c_0": _lstm(learn_initial_state=True)},
     ),
     "length": Study(
-        "How much do longer reviews, and reviews of their own length, tell the classifier?",
+        "How much does the classifier gain from longer reviews, and from reviews of their own length?",
         {"reviews": 4000, "n_emb": 100, **_lstm(forget_bias=1.0)},
         {
             "first 50 words": {"maxlen": 50},
@@ -102,7 +102,7 @@ STUDIES: dict[str, Study] = {
     # The settings were chosen with --validation, which leaves the test reviews alone. The accuracy to quote is that of
     # the last epoch: the best of several would be chosen on the test reviews.
     "full-reviews": Study(
-        "How good does the classifier become that reads whole reviews, with pretrained vectors and a longer training?",
+        "How accurate is the classifier that reads whole reviews and starts from pretrained vectors?",
         {
             **_GLOVE,
             **_lstm(forget_bias=1.0),

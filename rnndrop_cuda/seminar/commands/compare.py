@@ -61,11 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = options.usable_device(args.device)
         check_writable(out)
         reviews = settings.load().first(settings.reviews)
-        reviews.hold_out(settings.validation)  # raises where that leaves none to train on
+        trained_on, *_ = reviews.hold_out(settings.validation)
         results: Results = {
             "facts": facts(device, shlex.join(["rnndrop", "compare", *argv])),
             "settings": settings.shared(),
-            "data": reviews.described(),
+            "data": trained_on.described(),
             "layers": {},
         }
         if earlier := open_results(out, results, fresh=args.fresh):
@@ -150,7 +150,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         type=options.layer,
         default=[Layer.parse(text) for text in COMPARED],
         metavar="NAME[:P]",
-        help=f"layers and their dropout, of {', '.join(LAYERS)} (default: {' '.join(COMPARED)})",
+        help=f"layers, and P, the probability of their dropout: {', '.join(LAYERS)} (default: {' '.join(COMPARED)})",
     )
     add(
         "--data",
@@ -171,7 +171,12 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="hold out the last N training reviews and score on them; the test reviews are not used",
     )
-    add("--epochs", type=options.positive, metavar="N", help="(default: 5; --quick: 2; --paper: 15)")
+    add(
+        "--epochs",
+        type=options.positive,
+        metavar="N",
+        help="passes over the training reviews (default: 5; --quick: 2; --paper: 15)",
+    )
     add("--seed", type=options.seed, metavar="N", help="of weights, dropout and order of batches (default: 0)")
     add("--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     add("--out", type=str, metavar="DIR", help="folder of the results (default: results/compare[-quick|-paper])")
@@ -180,10 +185,17 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
     default = CompareSettings()
-    for name in ("vocab_size", "maxlen", "n_emb", "n_hidden", "batch_size"):
+    numbers = {
+        "vocab_size": "number of ids: the most frequent words and four more",
+        "maxlen": "crop and pad reviews to N ids",
+        "n_emb": "numbers per word",
+        "n_hidden": "units of the layer",
+        "batch_size": "reviews per step",
+    }
+    for name, what in numbers.items():
         kind = options.positive if name != "vocab_size" else options.vocab_size
         flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, type=kind, metavar="N", help=f"(default: {getattr(default, name)})")
+        group.add_argument(flag, type=kind, metavar="N", help=f"{what} (default: {getattr(default, name)})")
     group.add_argument("--seq-len", dest="maxlen", type=options.positive, help=argparse.SUPPRESS)  # its former name
     group.add_argument(
         "--learning-rate",

@@ -35,14 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         encoded = [encode(text, id_of, settings.maxlen, settings.contractions) for text in texts]
         known = [k for k, text in enumerate(encoded) if text.unknown < text.words]
         if not known:
-            raise ValueError(_without_known_words(texts[0], encoded[0]))
+            raise ValueError(_without_known_words(texts[0]))
     except (OSError, ValueError) as error:
         return fail("predict", one_line(error, flags_of(parser)))
     found = predict(model.to(device), [encoded[k].ids for k in known], settings.padded_to, args.samples, args.seed)
     predictions = dict(zip(known, found, strict=True))
     for k, text in enumerate(texts):
         if k not in predictions:
-            _note(_without_known_words(text, encoded[k]))
+            _note(_without_known_words(text))
     if found[0].std is None:
         _note("this model has no dropout inside its recurrence: one pass, no deviation")
     rows = [_row(text, encoded[k], predictions.get(k)) for k, text in enumerate(texts)]
@@ -83,8 +83,8 @@ def _lines_of(path: Path) -> list[str]:
         raise OSError(f"file: cannot read {path}: {error.strerror}") from error
 
 
-def _without_known_words(text: str, encoded: Encoded) -> str:
-    return f"the model knows none of the {encoded.words} words that it reads in {_shortened(text)!r}"
+def _without_known_words(text: str) -> str:
+    return f"the model knows none of the words that it reads in {_shortened(text)!r}"
 
 
 def _row(text: str, encoded: Encoded, prediction: Prediction | None) -> dict[str, Any]:

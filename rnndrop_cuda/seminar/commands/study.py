@@ -89,7 +89,8 @@ def _parser() -> options.Parser:
         + "\n\nexamples:\n"
         "  rnndrop study dropout --quick          short sentences, a minute or two\n"
         "  rnndrop study dropout                  meant for 15 minutes on 2 cores\n"
-        "  rnndrop study dropout --seeds 5        the same, with two seeds more\n\n"
+        "  rnndrop study dropout --seeds 5        the same, with two seeds more\n"
+        "  rnndrop study full-reviews             every review, whole: half an hour\n\n"
         "Writes study.json, study.png and study.html, and a file for each run under runs/: none is repeated.",
     )
     parser.add_argument("study", choices=STUDIES, metavar="STUDY", help="one of those below")
@@ -103,7 +104,7 @@ def _parser() -> options.Parser:
         metavar="N",
         help="seeds 0 to N-1 (default: 3, of full-reviews 1; quick 2; paper 5)",
     )
-    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="only these variants and the first one")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="train only these variants and the first one")
     parser.add_argument(
         "--epochs", type=options.positive, metavar="N", help="(default: 5; quick 2; paper 15, of full-reviews 5)"
     )
@@ -114,7 +115,10 @@ def _parser() -> options.Parser:
         help="as for rnndrop compare; all of its reviews, unless --quick or --reviews",
     )
     parser.add_argument(
-        "--unverified-data", action="store_true", default=None, help="accept an npz whose hash is not Keras' file's"
+        "--unverified-data",
+        action="store_true",
+        default=None,
+        help="accept an npz whose hash is not that of Keras' file",
     )
     parser.add_argument(
         "--reviews", type=options.positive, metavar="N", help="train on the first N reviews, test on N/4"

@@ -145,7 +145,7 @@ def _open(given: dict[str, Any], restarted: bool) -> tuple[TrainSettings, Path, 
             raise ValueError(f"--resume {out}: name the run's folder, the one above")
         found = read(out / LAST)
         settings = dataclasses.replace(found.settings, **changes)
-        _check_same(found.settings, settings, f"--resume {out}: its run has ")
+        _check_same(found.settings, settings, f"--resume {out}: its run has ", "")
     else:
         out = Path(given.get("out", OUT))
         if changes.get("variable_length"):
@@ -156,18 +156,19 @@ def _open(given: dict[str, Any], restarted: bool) -> tuple[TrainSettings, Path, 
         found = None
         if (out / LAST / FILE_NAME).exists():
             found = read(out / LAST)
-            _check_same(found.settings, settings, f"--fresh, or another --out: {out} has a run of ")
+            _check_same(found.settings, settings, f"{out} holds a run with ", ": use another --out, or --fresh")
     settings.check()
     check_writable(out)
     return settings, out, found
 
 
-def _check_same(of_run: TrainSettings, now: TrainSettings, what: str) -> None:
-    before, after = dataclasses.asdict(of_run), dataclasses.asdict(now)
-    others = [name for name in SETTINGS if before[name] != after[name] and name not in MAY_CHANGE]
+def _check_same(of_run: TrainSettings, now: TrainSettings, before_them: str, after_them: str) -> None:
+    """ValueError with the differences between these two texts, where there are any."""
+    old, new = dataclasses.asdict(of_run), dataclasses.asdict(now)
+    others = [name for name in SETTINGS if old[name] != new[name] and name not in MAY_CHANGE]
     if others:
-        differences = ", ".join(f"{name} {before[name]!r}, not {after[name]!r}" for name in others)
-        raise ValueError(what + differences)
+        differences = ", ".join(f"{name} {old[name]!r}, not {new[name]!r}" for name in others)
+        raise ValueError(f"{before_them}{differences}{after_them}")
 
 
 def _keep_aside(out: Path) -> None:

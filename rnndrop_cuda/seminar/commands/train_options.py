@@ -66,10 +66,8 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--tensorboard", action=options.Switch, help="log for TensorBoard, in DIR/tensorboard")
     _number(group, "epochs", options.positive, "N", "passes over the training reviews")
     _number(group, "patience", options.positive, "N", "stop after N epochs without a better score")
-    add("--monitor", choices=MONITORS, help=f"which score decides (default: {DEFAULT.monitor})")
-    _number(
-        group, "checkpoint_every", options.positive, "N", "write a checkpoint every N batches as well as every epoch"
-    )
+    add("--monitor", choices=MONITORS, help=f"the score that chooses the best epoch (default: {DEFAULT.monitor})")
+    _number(group, "checkpoint_every", options.positive, "N", "write a checkpoint after every N batches, too")
     _number(group, "seed", options.seed, "N", "of weights, dropout and order of the reviews")
 
 
@@ -91,13 +89,18 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         group, "validation", options.positive, "N",
         "hold out the last N training reviews; they, not the test reviews, choose best/ and when to stop",
     )  # fmt: skip
-    _number(group, "maxlen", options.positive, "N", "crop and pad reviews to N words")
+    add(
+        "--maxlen",
+        type=options.positive,
+        metavar="N",
+        help=f"crop and pad reviews to N ids (default: {DEFAULT.maxlen}; none with --variable-length)",
+    )
     add(
         "--variable-length",
-        action=options.Switch,
-        help="leave reviews as long as they are, in batches of similar length; --maxlen, where given, crops them",
+def make_parser(prog: str) -> options.Parser:
+    """Every option; to be parsed without defaults, so that what was given can be told from what was not."""
     )
-    _number(group, "vocab_size", options.vocab_size, "N", "ids, most of them of the most frequent words")
+    _number(group, "vocab_size", options.vocab_size, "N", "number of ids: the most frequent words and four more")
     add(
         "--contractions",
         choices=("keep", "split"),
@@ -111,9 +114,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--layer",
         type=_layer,
         metavar="NAME[:P]",
-        help=f"the recurrent layer and its dropout, of {', '.join(LAYERS)} (default: {DEFAULT.layer})",
+        help=f"recurrent layer, and P, the probability of its dropout: {', '.join(LAYERS)} (default: {DEFAULT.layer})",
     )
-    _number(group, "num_layers", options.positive, "N", "layers on top of one another")
+    _number(group, "num_layers", options.positive, "N", "stacked layers")
     add(
         "--mask-scope",
         choices=MASK_SCOPES,
@@ -127,8 +130,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help=f"start from pretrained vectors of --n-emb numbers per word: {GLOVE} (50 numbers), or a file as for "
         "rnndrop vectors",
     )
-    add("--freeze-vectors", action=options.Switch, help="do not train these vectors")
-    _number(group, "n_hidden", options.positive, "N", "units of the layer")
+def make_parser(prog: str) -> options.Parser:
+    """Every option; to be parsed without defaults, so that what was given can be told from what was not."""
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
@@ -136,7 +139,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     probability = options.number(float, "a probability in [0, 1)", lambda value: 0 <= value < 1)
     _number(group, "batch_size", options.positive, "N", "reviews per step, of all processes together")
     _number(group, "learning_rate", options.above_0, "X", "of RMSprop")
-    _number(group, "clip", options.above_0, "X", "scale the gradients down where their norm, all together, exceeds X")
+    _number(group, "clip", options.above_0, "X", "scale the gradients down to a joint norm of at most X")
     _number(group, "word_dropout", probability, "P", "replace each word by <unknown> independently with probability P")
     _number(
         group, "embedding_dropout", probability, "P",
@@ -149,7 +152,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         const="inductor",
         type=_compiler,
         metavar="BACKEND",
-        help="torch.compile the model (without BACKEND: by inductor)",
+        help="compile the model with torch.compile, by this backend (default: inductor)",
     )
 
 

@@ -38,7 +38,9 @@ def read_npz(path: Path) -> dict[str, Any]:
         if not isinstance(reviews, list):
             raise ValueError(f"{path}: expected x_{part} to be an object array of lists of ints, got {reviews.dtype}")
         if np.shape(labels) != (len(reviews),) or not np.isin(labels, (0, 1)).all():
-            raise ValueError(f"{path}: expected y_{part} to be {len(reviews)} labels, each 0 or 1, got others")
+            raise ValueError(
+                f"{path}: expected 0 or 1 in y_{part} for each of {len(reviews)} reviews, got other labels"
+            )
     return arrays
 
 

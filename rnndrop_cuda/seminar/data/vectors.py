@@ -269,7 +269,7 @@ def _read_text(path: Path, sizes: tuple[int, int] | None) -> Entries:
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"vectors: cannot read {path}: {error}") from error
     if sizes is not None and n_words != sizes[0]:
-        raise ValueError(f"vectors: expected {sizes[0]} words in {path}, as its header says, got {n_words}")
+        raise ValueError(f"vectors: expected as many words in {path} as its header says, {sizes[0]}, got {n_words}")
 
 
 def _import(name: str) -> Any:

@@ -24,7 +24,7 @@ SAME_RUN_FACTS = ("machine", "device", "threads", "torch", "rnndrop_cuda", "unus
 def open_results(out: Path, results: Results, *, fresh: bool) -> str:
     """Starts out/results.json with `results`: {"facts", "settings", "data", "layers": {}}, none trained yet.
 
-    Where the folder has results of the same run already, their finished layers are taken over; other results are
+    Where the folder has results of the same run already, their finished layers are kept; other results are
     kept under another name, never lost. Returns what was done with them, in words; "" where there were none.
     """
     file = out / FILE_NAME

@@ -32,7 +32,7 @@ class Batches:
 
     def __init__(self, X: Tensor, y: Tensor, batch_size: int, generator: torch.Generator | None = None) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self.X, self.y, self.batch_size, self.generator = X, y, batch_size, generator
 
     def __len__(self) -> int:
@@ -62,10 +62,10 @@ class LengthBatches:
         self, rows: Sequence[IntArray], y: Tensor, batch_size: int, generator: torch.Generator | None = None
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self.lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
         if len(rows) and not self.lengths.min():
-            raise ValueError(f"rows must have at least one id each, row {int(self.lengths.argmin())} has none")
+            raise ValueError(f"rows: expected at least one id each, row {int(self.lengths.argmin())} has none")
         self.ids = [torch.from_numpy(row) for row in rows]
         self.y, self.batch_size, self.generator = y, batch_size, generator
 

@@ -170,7 +170,7 @@ def _settings(values: dict[str, Any], written_as: int) -> TrainSettings:
     for name, kind in kinds.items():
         expected = typing.get_args(kind) if isinstance(kind, types.UnionType) else (typing.get_origin(kind) or kind,)
         if type(values[name]) not in expected:
-            raise ValueError(f"the checkpoint's {name} must be {kind}, got {values[name]!r}")
+            raise ValueError(f"the checkpoint's {name}: expected {kind}, got {values[name]!r}")
     settings = TrainSettings(**values)
     settings.check()
     return settings

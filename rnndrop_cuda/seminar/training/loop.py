@@ -40,7 +40,7 @@ class Sums(NamedTuple):
     def score(self) -> Score:
         """The averages; ValueError where there was no example."""
         if self.examples == 0:
-            raise ValueError("the loader must yield at least one example, got none")
+            raise ValueError("expected at least one example in the batches, got none")
         return Score(self.loss / self.examples, self.correct / self.examples)
 
 
@@ -166,7 +166,7 @@ def train(
     does. Raises ValueError when num_epochs is negative or a loader yields nothing.
     """
     if num_epochs < 0:
-        raise ValueError(f"num_epochs must not be negative, got {num_epochs}")
+        raise ValueError(f"num_epochs: expected at least 0, got {num_epochs}")
     model.to(device)
     history = History([], [], [], [])
     for epoch in fit(model, lossfun, optimizer, device, train_loader, {TEST: test_loader}, num_epochs):
@@ -195,7 +195,7 @@ def run_batches(
     """
     reduction = getattr(lossfun, "reduction", None)
     if reduction not in ("sum", "mean"):
-        raise ValueError(f'lossfun must have a reduction of "sum" or "mean", got {reduction!r}')
+        raise ValueError(f'lossfun: expected a reduction of "sum" or "mean", got {reduction!r}')
     # Sums stay on the device until the end: reading one would make every step wait for it.
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)

@@ -212,6 +212,7 @@ def test_reviews_held_out_are_scored_in_place_of_the_test_reviews(command, tmp_p
     printed = capsys.readouterr().out
     assert "validation accuracy" in printed and "test acc" not in printed
     (held_out,) = read(tmp_path / "out")["layers"].values()
+    assert read(tmp_path / "out")["data"]["train reviews"] == 32
     assert "test acc" not in (tmp_path / "out" / "report.html").read_text()
     assert compare.main([*command, "--layers", "nn.LSTM", "--reviews", "32"]) == 0
     (fewer,) = read(tmp_path / "out")["layers"].values()
@@ -250,6 +251,7 @@ def fails_with_one_line(argv: list[str], capsys) -> str:
         (["--seed", "-1"], "--seed: expected a whole number in [0, 2**63), got '-1'"),
         (["--device", "cuda:99"], "--device cuda:99 cannot be used"),
         (["--data", "absent.npz"], "or the path of an npz file, got 'absent.npz'"),
+        (["--validation", "48"], "--validation: expected fewer than the 48 reviews to train on, got 48"),
         (["--reviews", "49"], "--reviews: expected at most 48"),
         (["--quick", "--paper"], "--paper: not allowed with argument --quick"),
     ],

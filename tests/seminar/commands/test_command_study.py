@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import one_line, status
 
 from bench import tables
 from rnndrop_cuda.seminar import studies
@@ -147,3 +148,21 @@ def test_wrong_vectors_are_refused_before_anything_is_trained(options, message, 
     error = capsys.readouterr().err
     assert message in error and error.startswith("rnndrop study: ") and error.count("\n") == 1
     assert trained == []
+
+
+def test_reviews_held_out_take_the_place_of_the_test_reviews(command, tmp_path, capsys):
+    only = ["--seeds", "1", "--validation", "8", "--only", "SemeniutaLSTM 0.3"]
+    assert study.main(["full-reviews", *command, *only]) == 0
+    printed = capsys.readouterr()
+    assert "% on the validation reviews" in printed.out and "best validation accuracy" in printed.out
+    assert "test acc" not in printed.out + printed.err
+    page = (tmp_path / "out" / "study.html").read_text()
+    assert "same 8 validation reviews" in page and "test acc" not in page
+    assert status(study.main, "full-reviews", *command, "--validation", "40") == 2
+    assert "--validation: expected fewer than the 40 reviews to train on, got 40" in one_line(capsys)
+
+
+def test_numbers_out_of_range_are_told_in_one_line(capsys):
+    for option, value in {"--epochs": "0", "--seeds": "x", "--validation": "0", "--n-emb": "-1"}.items():
+        assert status(study.main, "dropout", option, value) == 2
+        assert f"argument {option}: must be a whole number of at least 1, got {value!r}" in one_line(capsys)

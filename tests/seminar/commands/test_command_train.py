@@ -114,7 +114,7 @@ def test_the_same_command_resumes_and_another_is_refused(command, out, capsys):
     assert (out / "last" / FILE_NAME).read_bytes() == before
     capsys.readouterr()
     assert train(*command, "--batch-size", "7") == 2
-    assert "has a run of batch_size 16, not 7" in one_line(capsys)
+    assert "holds a run with batch_size 16, not 7: use another --out, or --fresh" in one_line(capsys)
     assert train("--resume", out, "--n-hidden", "5") == 2
     assert "its run has n_hidden 4, not 5" in one_line(capsys)
     assert train("--resume", out / "last") == 2
@@ -122,6 +122,17 @@ def test_the_same_command_resumes_and_another_is_refused(command, out, capsys):
     assert train(*command, "--batch-size", "7", "--fresh") == 0
     assert read(out / "last").settings.batch_size == 7
     assert (out.with_name("run.1") / "last" / FILE_NAME).read_bytes() == before
+
+
+def test_a_checkpoint_of_another_device_resumes_with_a_warning(command, out, capsys):
+    assert train(*command, "--epochs", "1") == 0
+    file = out / "last" / FILE_NAME
+    file.write_text(file.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    capsys.readouterr()
+    assert train("--resume", out, "--device", "cpu") == 0
+    resuming, warning = capsys.readouterr().err.splitlines()[:2]
+    assert resuming == f"rnndrop train: resuming from {out / 'last'}: 1 of 1 epochs and 0 batches are done"
+    assert warning == ("rnndrop train: warning: the checkpoint was written on cuda; results will not be bit-identical")
 
 
 def test_other_reviews_are_refused(command, out, npz, capsys):

@@ -101,7 +101,7 @@ def test_other_content_is_refused(tmp_path, pickled, length, message):
 def test_wrong_labels_are_refused(tmp_path, labels):
     reviews = (1, pickle.dumps(object_array([[5]])))
     path = write_npz(tmp_path / "a.npz", x_train=reviews, y_train=labels, x_test=reviews, y_test=np.zeros(1))
-    with pytest.raises(ValueError, match=r"a.npz: expected y_train to be 1 labels, each 0 or 1"):
+    with pytest.raises(ValueError, match=r"a.npz: expected 0 or 1 in y_train for each of 1 reviews"):
         load_matrix_imdb(str(path), sha256=None)
 
 

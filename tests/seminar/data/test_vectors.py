@@ -184,12 +184,12 @@ WRONG = {
     "fewer than the header": (
         "a.vec",
         write_text("3 2\nthe 1 2\nfilm 1 2\n"),
-        "expected 3 words in .*, as its header says, got 2",
+        "expected as many words in .* as its header says, 3, got 2",
     ),
     "more than the header": (
         "a.vec",
         write_text("1 2\nthe 1 2\nfilm 1 2\n"),
-        "expected 1 words in .*, as its header says, got 2",
+        "expected as many words in .* as its header says, 1, got 2",
     ),
     "none found": (
         "a.txt",

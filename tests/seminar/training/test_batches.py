@@ -31,7 +31,7 @@ def test_batches_hold_every_example_once_in_a_new_order_each_time():
     for ids, labels in shuffled:
         assert torch.equal(ids, X[labels])
     assert len(shuffled) == 3
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         Batches(X, y, 0)
 
 
@@ -107,7 +107,7 @@ def test_without_a_generator_they_are_sorted():
 
 
 def test_wrong_rows_are_named():
-    with pytest.raises(ValueError, match="rows must have at least one id each, row 1 has none"):
+    with pytest.raises(ValueError, match="rows: expected at least one id each, row 1 has none"):
         LengthBatches(some_rows([3, 0, 2]), torch.zeros(3), 2)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         LengthBatches(some_rows([3]), torch.zeros(1), 0)

@@ -13,7 +13,7 @@ from rnndrop_cuda.lstm import GalLSTM
 from rnndrop_cuda.seminar.layers import FastRNNLayer
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.training.batches import Batches, LengthBatches
-from rnndrop_cuda.seminar.training.loop import clip_gradients, evaluate, train, train_epoch
+from rnndrop_cuda.seminar.training.loop import Progress, clip_gradients, evaluate, fit, train, train_epoch
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_train_epoch_has_dropout_on(reviews):
 def test_wrong_arguments_are_named(reviews, model):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     loader = Batches(*reviews, 32)
-    with pytest.raises(ValueError, match="num_epochs must not be negative, got -1"):
+    with pytest.raises(ValueError, match="num_epochs: expected at least 0, got -1"):
         train(loader, loader, model, nn.BCELoss(), optimizer, "cpu", -1)
     with pytest.raises(ValueError, match="at least one example"):
         train([], loader, model, nn.BCELoss(), optimizer, "cpu", 1)
@@ -133,3 +133,46 @@ def test_it_learns_what_stands_at_a_reviews_end_wherever_that_is():
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     history = train(batches, batches, model, nn.BCELoss(), optimizer, "cpu", 3)
     assert history.test_accuracy[-1] > 0.95
+
+
+def fitted(batches, epochs, **options):
+    """The epochs of a run from the beginning, and its model."""
+    torch.manual_seed(0)
+    model = RNNClassifier(8, 8, 10, 1, 32, rec_layer=FastRNNLayer, dropout=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    lossfun = nn.BCELoss(reduction="sum")
+    return list(fit(model, lossfun, optimizer, "cpu", batches, {"val": batches}, epochs, **options)), model
+
+
+def test_an_epoch_is_told_with_its_scores_and_seconds(reviews):
+    batches = Batches(*reviews, 32)
+    epochs, model = fitted(batches, 2)
+    assert [epoch.number for epoch in epochs] == [1, 2]
+    assert epochs[1].scores["val"] == evaluate(batches, model, nn.BCELoss(reduction="sum"), "cpu")
+    assert list(epochs[0].row()) == ["train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"]
+    assert epochs[0].row()["val_loss"] == epochs[0].scores["val"].loss
+    assert epochs[0].seconds > 0
+
+
+def test_what_is_told_within_an_epoch_is_what_it_may_start_from(reviews):
+    """200 reviews are 7 batches of 32; told after every 3, but not at the epoch's end."""
+    batches, told = Batches(*reviews, 32), []
+    whole, _ = fitted(batches, 2, every=3, within=told.append)
+    assert [(progress.epochs, progress.batches) for progress in told] == [(0, 3), (0, 6), (1, 3), (1, 6)]
+    assert [progress.sums.examples for progress in told] == [96, 192, 96, 192]
+    unbroken, _ = fitted(batches, 2)
+    for epoch, expected in zip(whole, unbroken, strict=True):
+        assert epoch.scores["val"] == expected.scores["val"]
+        assert epoch.scores["train"].loss == pytest.approx(expected.scores["train"].loss)
+
+    fed = []
+
+    def feed(part, of_part):
+        for batch in of_part:
+            fed.append((part, len(batch[1])))
+            yield batch
+
+    (epoch,), _ = fitted(batches, 2, start=told[3], feed=feed)
+    assert epoch.number == 2
+    assert fed == [("train", 8), *[("val", 32)] * 6, ("val", 8)], "what was done before is skipped, and is not fed"
+    assert fitted(batches, 2, start=Progress(epochs=2))[0] == []

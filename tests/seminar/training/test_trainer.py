@@ -228,8 +228,9 @@ def test_autocast_keeps_the_sigmoid_in_float32(command, out):
     assert not torch.equal(found, found.bfloat16().float())
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(command, capsys, monkeypatch, out):
+@pytest.mark.parametrize("options", [[], ["--checkpoint-every", "1"]])
+def test_a_loss_that_is_not_finite_ends_the_run(options, command, capsys, monkeypatch, out):
     monkeypatch.setattr(nn.BCELoss, "forward", lambda self, p, y: p.sum() * math.nan)
-    assert train(*command) == 1
+    assert train(*command, *options) == 1
     assert "the training loss is nan in epoch 1" in one_line(capsys)
     assert not (out / "last").exists()
