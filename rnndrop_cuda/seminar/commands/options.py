@@ -1,25 +1,105 @@
-"""What the options of the commands have in common: numbers within bounds, and a device that can be used."""
+"""What the commands' options have in common: a parser that errs in one line, files of options, bounds, devices."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import math
+import os
+import re
+import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
+import jsonargparse
 import torch
+
+from rnndrop_cuda.seminar.settings import Layer
+
+FORMATS = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
+
+
+class WrongValueError(argparse.ArgumentTypeError, ValueError):
+    """argparse shows the text of the first kind; jsonargparse, for a value in a file, that of the second."""
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """Says what is wrong in one line, with exit code 2. Under torchrun only the first process says it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, print_config=None, **settings)
+        self.file: Path | None = None  # of options, as ConfigFile found it
+        self.reads_file = False
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        message = " ".join(message.replace('in "<unicode string>", ', "").split())
+        message = re.sub(r"Expected a <class 'str'>. Got value: (.*)$", r"expected text, got \1", message)
+        message = re.sub(r'^Parser key "(\w+)"', lambda key: "--" + key[1].replace("_", "-"), message)
+        message = re.sub(r"^argument (--[\w-]+)[^:]*", r"\1", message)
+        if unknown := re.fullmatch(r"Option '(.+)' is not accepted", message):
+            message = f"--config {self.file}: unknown key {unknown[1]!r}; {self._nearest_key(unknown[1])}"
+        if message.startswith("Unexpected config"):
+            message = "expected keys and values, such as batch_size"
+        if self.reads_file:
+            message = f"--config {self.file}: {message}"
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{self.prog}: {message} (--help lists the options)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _nearest_key(self, unknown: str) -> str:
+        keys = [action.dest for action in self._actions if action.dest not in ("help", "config")]
+        nearest = difflib.get_close_matches(unknown.replace("-", "_"), keys, 1)
+        return f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(keys)}"
+
+
+class ConfigFile(jsonargparse.ActionConfigFile):
+    """--config FILE: options from a TOML or YAML file, under their long names; flags win over it."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        parser.file, parser.reads_file = Path(values), True
+        if not parser.file.is_file():
+            parser.error("there is no such file")
+        if parser.file.suffix not in FORMATS:
+            parser.error("its name must end in .toml, .yaml or .yml")
+        parser.parser_mode = FORMATS[parser.file.suffix]
+        super().__call__(parser, namespace, values, option_string)
+        parser.reads_file = False
+
+
+def add_config(group: argparse._ActionsContainer) -> None:
+    """The option of every command that has many."""
+    group.add_argument(
+        "--config", action=ConfigFile, metavar="FILE", help="options from a TOML or YAML file; flags win over it"
+    )
+
+
+class Switch(argparse.BooleanOptionalAction):
+    """--name and --no-name; true or false in a file."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.type = true_or_false
+
+
+def true_or_false(given: Any) -> bool:
+    """An argparse type, of a value in a file."""
+    if not isinstance(given, bool):
+        raise WrongValueError(f"expected true or false, got {given!r}")
+    return given
 
 
 def number(kind: type, expected: str, holds: Callable[[Any], bool]) -> Any:
-    """An argparse type: text to a number of `kind` for which `holds` is true."""
+    """An argparse type: text, or what a file holds, to a number of `kind` for which `holds` is true."""
 
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan  # holds for nothing
+    def parse(given: Any) -> Any:
+        value = math.nan  # holds for nothing
+        if isinstance(given, (str, int, kind)) and not isinstance(given, bool):
+            with contextlib.suppress(ValueError):
+                value = kind(given)
         if not holds(value):
-            raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
+            raise WrongValueError(f"expected {expected}, got {given!r}")
         return value
 
     return parse
@@ -31,6 +111,14 @@ seed = number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2*
 vocab_size = number(int, "a whole number of at least 4", lambda value: value >= 4)
 above_0 = number(float, "a finite number above 0", lambda value: 0 < value < math.inf)
 probability = number(float, "a probability in [0, 1]", lambda value: 0 <= value <= 1)
+
+
+def layer(given: Any) -> Layer:
+    """An argparse type: "Name" or "Name:p". A Layer is one already: defaults come here, too."""
+    try:
+        return given if isinstance(given, Layer) else Layer.parse(str(given))
+    except ValueError as error:
+        raise WrongValueError(str(error)) from error
 
 
 def usable_device(name: str) -> torch.device:

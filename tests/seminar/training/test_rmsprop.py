@@ -64,7 +64,7 @@ def test_it_is_the_dense_optimizer(dense, lazy):
     assert torch.equal(lazy[0].embedding.weight[never_met], before[never_met])
 
 
-def test_a_saved_run_goes_on(dense, lazy):
+def test_a_saved_run_is_resumed(dense, lazy):
     batches = grads(seed=2, steps=60)
     dense[0].learn(dense[1], batches)
     lazy[0].learn(lazy[1], batches[:30])

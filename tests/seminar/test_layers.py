@@ -230,12 +230,12 @@ def test_mask_probability_is_checked_even_in_evaluation():
 @pytest.mark.parametrize(
     ("make", "masks", "message"),
     [
-        (RNNLayer, LayerMasks(x=torch.ones(4), h=torch.ones(6)), r"masks\[0\].x .*\[3\] or \[5, 3\], got \[4\]"),
-        (RNNLayer, LayerMasks(x=torch.ones(3), h=torch.ones(2, 6)), r"masks\[0\].h .*\[5, 6\], got \[2, 6\]"),
-        (FastRNNLayer, LayerMasks(x=torch.ones(5, 3), h=torch.ones(6)), r"masks\[0\].x .*\[3\], got \[5, 3\]"),
-        (MyLSTM, LayerMasks(g=torch.ones(2, 5, 6)), r"masks\[0\].g .*\[7, 5, 6\], got \[2, 5, 6\]"),
-        (MyLSTM, LayerMasks(x=torch.ones(3), g=torch.ones(6)), r"masks g and no other, got x, g"),
-        (FastRNNLayer, LayerMasks(), r"masks x, h and no other, got none"),
+        (RNNLayer, LayerMasks(x=torch.ones(4), h=torch.ones(6)), r"masks\[0\].x: .*\[3\] or \[5, 3\], got \[4\]"),
+        (RNNLayer, LayerMasks(x=torch.ones(3), h=torch.ones(2, 6)), r"masks\[0\].h: .*\[5, 6\], got \[2, 6\]"),
+        (FastRNNLayer, LayerMasks(x=torch.ones(5, 3), h=torch.ones(6)), r"masks\[0\].x: .*\[3\], got \[5, 3\]"),
+        (MyLSTM, LayerMasks(g=torch.ones(2, 5, 6)), r"masks\[0\].g: .*\[7, 5, 6\], got \[2, 5, 6\]"),
+        (MyLSTM, LayerMasks(x=torch.ones(3), g=torch.ones(6)), r"masks g and no others, got x, g"),
+        (FastRNNLayer, LayerMasks(), r"masks x, h and no others, got none"),
     ],
 )
 def test_wrong_masks_are_refused(make, masks, message):
@@ -251,13 +251,13 @@ def test_masks_must_be_of_one_layer():
 @pytest.mark.parametrize("make", [RNNLayer, MyLSTM])
 @pytest.mark.parametrize("shape", [(7, 3), (0, 5, 3), (7, 5, 4)])
 def test_wrong_input_is_refused(make, shape):
-    with pytest.raises(ValueError, match=r"inp must be \[T, B, 3\] with T >= 1"):
+    with pytest.raises(ValueError, match=r"inp: expected \[T, B, 3\] with T >= 1"):
         make(3, 6)(torch.randn(shape))
 
 
 @pytest.mark.parametrize("make", [RNNLayer, MyLSTM])
 def test_wrong_hidden_is_refused(make):
-    with pytest.raises(ValueError, match=r"hidden\[1\] must be of shape \[1, 5, 6\], got \[5, 6\]"):
+    with pytest.raises(ValueError, match=r"hidden\[1\]: expected shape \[1, 5, 6\], got \[5, 6\]"):
         make(3, 6)(torch.randn(7, 5, 3), (torch.zeros(1, 5, 6), torch.zeros(5, 6)))
 
 

@@ -1,4 +1,4 @@
-"""`rnndrop compare` and `rnndrop`: the whole command on a few reviews, what it leaves behind, and its errors."""
+"""`rnndrop compare`: the whole command on a few reviews, what it leaves behind, and its errors."""
 
 import json
 import subprocess
@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import one_line, status
 from object_arrays import object_array
 
 from rnndrop_cuda import cli, provenance
 from rnndrop_cuda.seminar import load_matrix_imdb
 from rnndrop_cuda.seminar.commands import compare
-from rnndrop_cuda.seminar.layers import lstm_weights
-from rnndrop_cuda.seminar.reports import compare as report
+from rnndrop_cuda.seminar.settings import Layer
+from rnndrop_cuda.seminar.training.comparison import CompareSettings, Training
 
-SMALL = ["--unverified-data", "--vocab-size", "20", "--seq-len", "8", "--n-emb", "6", "--n-hidden", "4"]
+SMALL = ["--unverified-data", "--vocab-size", "20", "--maxlen", "8", "--n-emb", "6", "--n-hidden", "4"]
 SMALL += ["--batch-size", "16", "--epochs", "2", "--learning-rate", "0.01", "--device", "cpu"]
 TWO_LAYERS = ["--layers", "nn.LSTM", "GalLSTM:0.5"]
 
@@ -42,10 +43,11 @@ def test_the_whole_command(npz, tmp_path):
     assert run.returncode == 0, run.stderr
     found = read(out)
     layers = found["layers"]
-    assert list(layers) == [compare.Layer.parse(text).label for text in compare.COMPARED]
+    assert list(layers) == [Layer.parse(text).label for text in compare.COMPARED]
     for name, layer in layers.items():
         assert layer["parameters"] == 4 * 4 * (6 + 4 + 2), name
         assert len(layer["epochs"]) == 2, name
+        assert 0 <= layer["train_accuracy"] <= 1, name
         assert all(0 <= epoch[key] <= 1 for epoch in layer["epochs"] for key in ("train_accuracy", "test_accuracy"))
         assert all(epoch[key] > 0 for epoch in layer["epochs"] for key in ("train_loss", "test_loss", "seconds"))
         assert name in run.stdout
@@ -72,27 +74,15 @@ def test_the_whole_command(npz, tmp_path):
     assert {path.name for path in out.iterdir()} == {"results.json", "curves.png", "report.html"}
 
 
-def test_every_layer_starts_from_the_same_weights():
-    settings = compare.Settings("", None, 20, 8, 6, 4, 16, 0.01, 2, seed=3)
-    models = [compare.Layer.parse(text).build(settings) for text in compare.COMPARED]
-    torch.manual_seed(3)
-    expected = compare.RNNClassifier(6, 4, 20, 1, 16)
-    for model in models:
-        assert torch.equal(model.word_embeddings.weight, expected.word_embeddings.weight)
-        assert torch.equal(model.output.weight, expected.output.weight)
-        for weight, first in zip(lstm_weights(model.rec_layer), lstm_weights(expected.rec_layer), strict=True):
-            assert torch.equal(weight, first)
-
-
 @pytest.mark.parametrize("layer", ["nn.LSTM", "GalLSTM:0.5", "MyLSTM:0.3"])
 def test_the_training_is_the_seminars_written_out(npz, command, tmp_path, layer):
     """Against a dense embedding, torch's RMSprop and a loop that waits for every loss; batches of few words."""
     assert compare.main([*command, "--layers", layer, "--batch-size", "2"]) == 0
     ((_, found),) = read(tmp_path / "out")["layers"].items()
 
-    settings = compare.Settings("", None, 20, 8, 6, 4, 2, 0.01, 2, seed=0)
+    settings = CompareSettings(layer=layer, vocab_size=20, n_emb=6, n_hidden=4)
     (X_train, y_train), (X_test, y_test) = load_matrix_imdb(str(npz), num_words=20, maxlen=8, sha256=None)
-    model = compare.Layer.parse(layer).build(settings)
+    model = settings.build_alike()
     optimizer = torch.optim.RMSprop(model.parameters(), lr=0.01)
     order = torch.Generator().manual_seed(0)
 
@@ -117,6 +107,10 @@ def test_the_training_is_the_seminars_written_out(npz, command, tmp_path, layer)
         assert epoch["test_loss"] == pytest.approx(test_loss.item() / len(y_test), rel=1e-5)
         assert epoch["train_accuracy"] == train_hits / len(y_train)
         assert epoch["test_accuracy"] == test_hits / len(y_test)
+    model.eval()
+    train_loss, train_hits = loss_and_hits(X_train, y_train, slice(None))
+    assert found["train_loss"] == pytest.approx(train_loss.item() / len(y_train), rel=1e-5)
+    assert found["train_accuracy"] == train_hits / len(y_train), "of the trained model, dropout off"
 
 
 def test_the_same_command_repeats_no_finished_layer(command, tmp_path, capsys):
@@ -126,30 +120,35 @@ def test_the_same_command_repeats_no_finished_layer(command, tmp_path, capsys):
     second = read(tmp_path / "out")["layers"]
     assert list(second) == ["nn.LSTM", "GalLSTM 0.5", "RNNLayer 0.5"]
     assert {name: second[name] for name in first} == first, "the seconds too: they were not trained again"
-    assert "taken over" in capsys.readouterr().err
+    assert "finished already" in capsys.readouterr().err
 
 
-def test_a_run_cut_short_goes_on(command, tmp_path, monkeypatch, capsys):
-    evaluations = []
+@pytest.mark.parametrize("epochs_before", [3, 4])
+def test_a_run_cut_short_is_resumed(epochs_before, command, tmp_path, monkeypatch, capsys):
+    """In the second layer's last epoch, and after it, before the trained model is scored on its training reviews."""
+    done = []
 
-    def interrupted(*args):
-        evaluations.append(args)
-        if len(evaluations) == 4:
-            raise KeyboardInterrupt
-        return original(*args)
+    def interrupted(self, *args):
+        for epoch in run(self, *args):
+            done.append(epoch)
+            yield epoch
+            if len(done) == epochs_before:
+                raise KeyboardInterrupt
 
-    original = compare.evaluate
-    monkeypatch.setattr(compare, "evaluate", interrupted)
+    run = Training.run
+    monkeypatch.setattr(Training, "run", interrupted)
     assert compare.main([*command, *TWO_LAYERS]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     cut_short = read(tmp_path / "out")["layers"]
-    assert [len(layer["epochs"]) for layer in cut_short.values()] == [2, 1], "only the epoch in flight is lost"
+    assert [len(layer["epochs"]) for layer in cut_short.values()] == [2, epochs_before - 2], "no more is lost"
 
-    monkeypatch.setattr(compare, "evaluate", original)
+    monkeypatch.setattr(Training, "run", run)
     assert compare.main([*command, *TWO_LAYERS]) == 0
+    assert "finished already" in (said := capsys.readouterr().err) and "results.json: nn.LSTM\n" in said
     whole = read(tmp_path / "out")["layers"]
     assert whole["nn.LSTM"] == cut_short["nn.LSTM"]
     assert len(whole["GalLSTM 0.5"]["epochs"]) == 2
+    assert "train_accuracy" in whole["GalLSTM 0.5"]
     assert whole["GalLSTM 0.5"]["epochs"][0]["test_loss"] == cut_short["GalLSTM 0.5"]["epochs"][0]["test_loss"]
 
 
@@ -180,6 +179,23 @@ def test_another_commit_or_machine_is_another_run(command, tmp_path, monkeypatch
     assert (tmp_path / "out" / "results.1.json").exists()
 
 
+def test_results_without_the_trained_models_accuracy_are_kept_aside(command, tmp_path):
+    """As this package wrote them when their training accuracy was that met in training."""
+    out = tmp_path / "out"
+    assert compare.main([*command, *TWO_LAYERS]) == 0
+    old = read(out)
+    settings = old["settings"]
+    known = ("data", "reviews", "vocab_size", "n_emb", "n_hidden", "batch_size", "learning_rate", "epochs", "seed")
+    old["settings"] = {**{name: settings[name] for name in known}, "seq_len": settings["maxlen"]}
+    old["layers"] = {
+        name: {"parameters": layer["parameters"], "epochs": layer["epochs"]} for name, layer in old["layers"].items()
+    }
+    (out / "results.json").write_text(json.dumps(old))
+    assert compare.main([*command, *TWO_LAYERS]) == 0
+    assert json.loads((out / "results.1.json").read_text()) == old
+    assert all("train_accuracy" in layer for layer in read(out)["layers"].values())
+
+
 def test_reviews_and_seed_are_options(command, tmp_path):
     losses = []
     for seed in ("0", "0", "1"):
@@ -190,37 +206,53 @@ def test_reviews_and_seed_are_options(command, tmp_path):
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_reviews_held_out_are_scored_in_place_of_the_test_reviews(command, tmp_path, capsys):
+    """What is trained on is what --reviews would leave; the test reviews are not looked at."""
+    assert compare.main([*command, "--layers", "nn.LSTM", "--validation", "16"]) == 0
+    printed = capsys.readouterr().out
+    assert "validation accuracy" in printed and "test acc" not in printed
+    (held_out,) = read(tmp_path / "out")["layers"].values()
+    assert read(tmp_path / "out")["data"]["train reviews"] == 32
+    assert "test acc" not in (tmp_path / "out" / "report.html").read_text()
+    assert compare.main([*command, "--layers", "nn.LSTM", "--reviews", "32"]) == 0
+    (fewer,) = read(tmp_path / "out")["layers"].values()
+    assert [epoch["train_loss"] for epoch in held_out["epochs"]] == [epoch["train_loss"] for epoch in fewer["epochs"]]
+    assert held_out["train_accuracy"] == fewer["train_accuracy"]
+    assert {*held_out["epochs"][0]} == {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"}
+
+
+def test_the_former_name_of_maxlen_works(command, tmp_path, capsys):
+    at = command.index("--maxlen")
+    assert compare.main([*command[:at], "--seq-len", "5", *command[at + 2 :], "--layers", "nn.LSTM"]) == 0
+    assert read(tmp_path / "out")["settings"]["maxlen"] == 5
+    with pytest.raises(SystemExit):
+        compare.main(["--help"])
+    assert "--seq-len" not in capsys.readouterr().out
+
+
 def fails_with_one_line(argv: list[str], capsys) -> str:
-    """Exit status 2 and a last line that says why; argparse puts its usage before it."""
-    try:
-        status = compare.main(argv)
-    except SystemExit as error:
-        status = error.code
-    captured = capsys.readouterr()
-    assert status == 2
-    assert "Traceback" not in captured.err
-    *usage, message = captured.err.splitlines()
-    assert not usage or usage[0].startswith("usage:")
-    return message
+    assert status(compare.main, *argv) == 2
+    return one_line(capsys)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--layers", "GRU"], "no layer 'GRU': choose from nn.LSTM, RNNLayer"),
-        (["--layers", "GalLSTM:1.5"], "must be a dropout probability in [0, 1], got '1.5'"),
-        (["--layers", "GalLSTM:nan"], "must be a dropout probability in [0, 1], got 'nan'"),
+        (["--layers", "GalLSTM:1.5"], "expected a dropout probability in [0, 1], got '1.5'"),
+        (["--layers", "GalLSTM:nan"], "expected a dropout probability in [0, 1], got 'nan'"),
         (["--layers", "nn.LSTM:0.5"], "nn.LSTM has no dropout inside"),
-        (["--epochs", "0"], "--epochs: must be a whole number of at least 1, got '0'"),
-        (["--batch-size", "x"], "--batch-size: must be a whole number of at least 1, got 'x'"),
-        (["--vocab-size", "3"], "--vocab-size: must be a whole number of at least 4, got '3'"),
-        (["--learning-rate", "nan"], "--learning-rate: must be a finite number above 0, got 'nan'"),
+        (["--epochs", "0"], "--epochs: expected a whole number of at least 1, got '0'"),
+        (["--batch-size", "x"], "--batch-size: expected a whole number of at least 1, got 'x'"),
+        (["--vocab-size", "3"], "--vocab-size: expected a whole number of at least 4, got '3'"),
+        (["--learning-rate", "nan"], "--learning-rate: expected a finite number above 0, got 'nan'"),
         (["--device", "abacus"], "--device abacus cannot be used"),
         (["--device", "meta"], "--device meta cannot be used: only cpu and cuda are"),
-        (["--seed", "-1"], "--seed: must be a whole number in [0, 2**63), got '-1'"),
+        (["--seed", "-1"], "--seed: expected a whole number in [0, 2**63), got '-1'"),
         (["--device", "cuda:99"], "--device cuda:99 cannot be used"),
         (["--data", "absent.npz"], "or the path of an npz file, got 'absent.npz'"),
-        (["--reviews", "49"], "--reviews must be at most 48"),
+        (["--validation", "48"], "--validation: expected fewer than the 48 reviews to train on, got 48"),
+        (["--reviews", "49"], "--reviews: expected at most 48"),
         (["--quick", "--paper"], "--paper: not allowed with argument --quick"),
     ],
 )
@@ -262,85 +294,3 @@ def test_the_missing_extra_is_one_line(command, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert cli.main(["compare", *command]) == 2
     assert capsys.readouterr().err == "rnndrop compare: tqdm is missing: pip install rnndrop_cuda[demo]\n"
-
-
-def epoch(train: float, test: float, seconds: float) -> dict[str, float]:
-    return {
-        "train_accuracy": train,
-        "test_accuracy": test,
-        "train_loss": 1 - train,
-        "test_loss": 1 - test,
-        "seconds": seconds,
-    }
-
-
-@pytest.fixture
-def overfitted() -> dict:
-    return {
-        "settings": {"data": "movie-reviews", "epochs": 3},
-        "data": {"train reviews": 20000, "test reviews": 5000},
-        "facts": {"command": "rnndrop compare"},
-        "layers": {
-            "nn.LSTM": {"epochs": [epoch(0.6, 0.65, 4.0), epoch(0.8, 0.7, 2.0), epoch(0.95, 0.68, 2.5)]},
-            "GalLSTM 0.5": {"epochs": [epoch(0.6, 0.6, 2.0), epoch(0.65, 0.69, 2.0), epoch(0.72, 0.71, 1.0)]},
-        },
-    }
-
-
-def test_the_table_and_the_sentences_are_the_figures(overfitted):
-    base, gal = report.rows(overfitted)
-    assert (base.best_test_accuracy, base.best_epoch, base.test_accuracy) == (0.7, 2, 0.68)
-    assert (base.seconds, base.ratio) == (2.5, 1.0), "the median, not the first epoch's warming up"
-    assert (gal.seconds, gal.ratio) == (2.0, 0.8)
-    text = " ".join(report.findings(overfitted))
-    assert "best test accuracy is 71.0%, by GalLSTM 0.5 in epoch 3" in text
-    assert "standard error is 0.6 points" in text
-    assert "ends at 95.0% on the training reviews and 68.0% on the test reviews, a gap of 27.0 points" in text
-    assert "GalLSTM 0.5 1.0" in text
-    assert "fastest at 0.80 times" in text
-
-
-def test_a_report_without_nn_lstm_has_no_ratios(overfitted):
-    del overfitted["layers"]["nn.LSTM"]
-    (row,) = report.rows(overfitted)
-    assert row.cells()[-1] == "-"
-    assert len(report.findings(overfitted)) == 1
-
-
-def test_cli_lists_its_commands(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    assert all(name in text for name in cli.COMMANDS)
-    for wrong in ([], ["nonsense"]):
-        with pytest.raises(SystemExit) as stop:
-            cli.main(wrong)
-        assert stop.value.code == 2
-
-
-def test_cli_hands_the_arguments_on(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["compare", "--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    assert text.startswith("usage: rnndrop compare")
-    assert all(option in text for option in ("--quick", "--paper", "--seed", "--device", "--layers", "--n-hidden"))
-
-
-def test_cli_bench_needs_the_checkout(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "rnndrop_cuda" / "cli.py"))
-    assert cli.main(["bench"]) == 2
-    assert "needs the source checkout" in capsys.readouterr().err
-
-
-def test_the_seminar_imports_without_the_extra():
-    """A plain install has no matplotlib, rich, tqdm: the layers must not need them."""
-    program = """
-import sys
-sys.modules.update(dict.fromkeys(["matplotlib", "rich", "tqdm", "pandas", "movie_reviews"]))  # None: no such module
-import rnndrop_cuda.cli
-assert rnndrop_cuda.cli.main(["info"]) == 0
-"""
-    subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, check=True)

@@ -1,4 +1,4 @@
-"""`rnndrop study`: every study on a few reviews, its cache of runs, and that its conclusions follow the figures."""
+"""`rnndrop study`: every study on a few reviews, its cache of runs, and wrong input."""
 
 import json
 import signal
@@ -8,25 +8,26 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from matplotlib.figure import Figure
+from command_line import one_line, status
 
 from bench import tables
+from rnndrop_cuda.seminar import studies
 from rnndrop_cuda.seminar.commands import study
 from rnndrop_cuda.seminar.reports import study as study_report
 from rnndrop_cuda.seminar.training import experiment
-from rnndrop_cuda.seminar.training.experiment import Experiment, Run
+from rnndrop_cuda.seminar.training.experiment import Experiment
 
-TINY = {"vocab_size": 20, "n_hidden": 4, "batch_size": 16, "longest": 8, "epochs": 2}
+TINY = {"vocab_size": 20, "n_hidden": 4, "batch_size": 16, "epochs": 2}
 N_EMB = 6
 # 80 words are 8 of a sentence: behind more padding than that no initial state is felt.
-QUICK = {**TINY, "n_emb": N_EMB, "reviews": 40, "seq_len": 80}
+QUICK = {**TINY, "n_emb": N_EMB, "reviews": 40, "maxlen": 80}
 
 
 @pytest.fixture
 def command(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """--quick, but for the study's name; on reviews and models that are smaller still."""
-    monkeypatch.setattr(study, "QUICK", QUICK)
+    monkeypatch.setattr(studies, "QUICK", QUICK)
+    monkeypatch.setattr(studies, "QUICK_LONGEST", 8)
     vectors = tmp_path / "vectors.txt"
     rows = [f"#{k} " + " ".join(str((k * j) % 7 / 7) for j in range(1, N_EMB + 1)) for k in range(1, 17)]
     vectors.write_text("\n".join(rows) + "\n")
@@ -41,16 +42,16 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
     """The experiments that were really trained, in turn."""
     done: list[Experiment] = []
     real = experiment.train_and_score
-    monkeypatch.setattr(study, "train_and_score", lambda e, *rest: done.append(e) or real(e, *rest))
+    monkeypatch.setattr(studies, "train_and_score", lambda e, *rest: done.append(e) or real(e, *rest))
     return done
 
 
-@pytest.mark.parametrize("name", study.STUDIES)
+@pytest.mark.parametrize("name", studies.STUDIES)
 def test_every_study(name, command, tmp_path, capsys):
     assert study.main([name, *command]) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "study.json").read_text())
-    assert list(found["runs"]) == list(study.STUDIES[name].variants)
+    assert list(found["runs"]) == list(studies.STUDIES[name].variants)
     for variant, runs in found["runs"].items():
         assert variant in printed
         assert [run["experiment"]["seed"] for run in runs] == [0, 1]
@@ -71,19 +72,6 @@ def test_every_study(name, command, tmp_path, capsys):
         assert sentence.split(":")[0].split(",")[0] in page.replace("&#x27;", "'")
 
 
-@pytest.mark.parametrize("name", study.STUDIES)
-def test_sizes(name):
-    def reviews(preset, *options):
-        arguments = study._parser().parse_args([name, *options])
-        plan = study.planned(study.STUDIES[name], preset, arguments)
-        return {experiment.reviews for experiments in plan.values() for experiment in experiments}
-
-    assert reviews("default") == {study.STUDIES[name].base.get("reviews")}
-    assert reviews("default", "--reviews", "500", "--data", "mine.csv") == {500}
-    assert reviews("default", "--data", "mine.csv") == {None}, "all of one's own"
-    assert reviews("paper") == {None}, "all"
-
-
 def test_nothing_is_trained_twice(command, trained, capsys):
     assert study.main(["initial-state", *command]) == 0
     assert len(trained) == 4
@@ -99,25 +87,15 @@ def test_nothing_is_trained_twice(command, trained, capsys):
 
 def test_only_some_variants_and_always_the_first(command, trained):
     assert study.main(["dropout", *command, "--seeds", "1", "--only", "Semeniuta 0.3"]) == 0
-    assert [e.options for e in trained] == [(), (("candidate_dropout", 0.3),)]
-    assert [e.torch_lstm for e in trained] == [True, False]
+    assert [e.layer for e in trained] == ["nn.LSTM", "SemeniutaLSTM:0.3"]
 
 
-def test_the_same_experiment_gives_the_same_figures(npz):
-    what = Experiment(
-        data=str(npz), unverified_data=True, seq_len=None, n_emb=N_EMB, options=(("hidden_dropout", 0.5),), **TINY
-    )
-    first, again = (experiment.train_and_score(what, what.load(), torch.device("cpu")) for _ in range(2))
-    for of_first, of_again in zip(first.epochs, again.epochs, strict=True):
-        assert {**of_first, "seconds": 0} == {**of_again, "seconds": 0}
-
-
-def test_a_killed_study_goes_on(command, tmp_path):
+def test_a_killed_study_is_resumed(command, tmp_path):
     """Killed when its first run is done, in another process; of this size a run takes a moment."""
     script = (
-        "import sys, time; from rnndrop_cuda.seminar.commands import study\n"
+        "import sys, time; from rnndrop_cuda.seminar import studies; from rnndrop_cuda.seminar.commands import study\n"
         "from rnndrop_cuda.seminar.training import experiment\n"
-        f"study.QUICK = {QUICK!r}\n"
+        f"studies.QUICK = {QUICK!r}\n"
         "real = experiment.Cache.put\n"
         "experiment.Cache.put = lambda *a: (real(*a), print('kept', flush=True), time.sleep(60))\n"
         "study.main(sys.argv[1:])\n"
@@ -140,8 +118,8 @@ def test_a_killed_study_goes_on(command, tmp_path):
 @pytest.mark.parametrize(
     "extra, expected",
     [
-        (["--only", "Gal 7"], "--only 'Gal 7': choose from 'nn.LSTM'"),
-        (["--reviews", "1000"], "--reviews must be at most 48"),
+        (["--only", "Gal 7"], "--only: expected some of 'nn.LSTM', 'Gal 0.25'"),
+        (["--reviews", "1000"], "--reviews: expected at most 48"),
         (["--device", "tpu"], "--device tpu cannot be used"),
         (["--data", "/nowhere.npz"], "/nowhere.npz"),
     ],
@@ -172,56 +150,19 @@ def test_wrong_vectors_are_refused_before_anything_is_trained(options, message, 
     assert trained == []
 
 
-# ---------------------------------------------------------------- conclusions, from figures made up for them
+def test_reviews_held_out_take_the_place_of_the_test_reviews(command, tmp_path, capsys):
+    only = ["--seeds", "1", "--validation", "8", "--only", "SemeniutaLSTM 0.3"]
+    assert study.main(["full-reviews", *command, *only]) == 0
+    printed = capsys.readouterr()
+    assert "% on the validation reviews" in printed.out and "best validation accuracy" in printed.out
+    assert "test acc" not in printed.out + printed.err
+    page = (tmp_path / "out" / "study.html").read_text()
+    assert "same 8 validation reviews" in page and "test acc" not in page
+    assert status(study.main, "full-reviews", *command, "--validation", "40") == 2
+    assert "--validation: expected fewer than the 40 reviews to train on, got 40" in one_line(capsys)
 
 
-def run(test: float, train: float = 0.9, best: float | None = None) -> Run:
-    epoch = {"train_loss": 0.5, "train_accuracy": train, "test_loss": 0.5, "seconds": 1.0}
-    epochs = [{**epoch, "test_accuracy": test if best is None else best}, {**epoch, "test_accuracy": test}]
-    return Run({"seed": 0}, {"test reviews": 100}, epochs, train)
-
-
-def results(**runs: list[Run]) -> study_report.Results:
-    return study_report.Results("made-up", "?", {}, ("other",), runs)
-
-
-BASE = [run(0.70), run(0.71), run(0.69)]
-
-
-def test_a_clear_difference_is_told_from_noise():
-    better = study_report.findings(results(base=BASE, other=[run(0.80), run(0.81), run(0.79)]))
-    assert "better than base: other; none is clearly worse" in better[2]
-    assert "best test accuracy +10.0 points (standard error 0.8)" in better[1]
-    worse = study_report.findings(results(base=BASE, other=[run(0.60), run(0.61), run(0.59)]))
-    assert "none is clearly better than base; worse: other" in worse[2]
-    same = study_report.findings(results(base=BASE, other=[run(0.70), run(0.72), run(0.69)]))
-    assert "none is clearly better than base; none is clearly worse" in same[2]
-    assert "+0.3 points (standard error 1.1, within the noise)" in same[1]
-    single = study_report.findings(results(base=BASE[:1], other=[run(0.9)]))
-    assert "one seed" in single[1] and not any("In short" in sentence for sentence in single)
-
-
-@pytest.mark.parametrize(
-    "other, gap_halved, raised",
-    [
-        ([run(0.72, 0.80)] * 3, True, True),
-        ([run(0.70, 0.79)] * 3, True, False),
-        ([run(0.72, 0.85)] * 3, False, True),
-        ([run(0.60, 0.90)] * 3, False, False),
-    ],
-)
-def test_the_promise_follows_the_figures(other, gap_halved, raised):
-    """The baseline's gap is 20 points, and its best accuracy plus a standard error 70.58 %."""
-    gap, best = study_report.promise(results(base=BASE, other=other), "other").split(". And ")
-    assert ("not so" not in gap, "not so" not in best) == (gap_halved, raised)
-    assert "70.58 %" in best
-
-
-def test_accuracy_is_drawn_against_the_words_read():
-    axes = Figure().subplots()
-    runs = results(base=[run(0.70)] * 3, more=[run(0.80, best=0.85)] * 3, own=[run(0.90)] * 3)
-    study_report._plot_by_length(axes, runs, {"base": 50, "more": 200, "own": None})
-    drawn = {container.get_label(): container.lines[0].get_xydata().round(6).tolist() for container in axes.containers}
-    assert drawn == {"best epoch": [[50, 0.70], [200, 0.85]], "last epoch": [[50, 0.70], [200, 0.80]]}
-    across = {line.get_label(): line.get_ydata() for line in axes.get_lines() if line.get_label().startswith("own")}
-    assert across == {"own: best epoch": [0.9, 0.9], "own: last epoch": [0.9, 0.9]}
+def test_numbers_out_of_range_are_told_in_one_line(capsys):
+    for option, value in {"--epochs": "0", "--seeds": "x", "--validation": "0", "--n-emb": "-1"}.items():
+        assert status(study.main, "dropout", option, value) == 2
+        assert f"argument {option}: must be a whole number of at least 1, got {value!r}" in one_line(capsys)

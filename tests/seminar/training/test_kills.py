@@ -1,6 +1,6 @@
 """A run of `rnndrop train` that is killed, again and again, ends with the weights of one that was left alone.
 
-This file is also the program that trains and kills: ``python test_train_kills.py random|everywhere NPZ FOLDER``. It
+This file is also the program that trains and kills: ``python test_kills.py random|everywhere NPZ FOLDER KILLS``. It
 imports torch once and forks a process for every life of a run, which is why it is not pytest's own process.
 """
 
@@ -19,8 +19,7 @@ import torch
 from rnndrop_cuda.seminar.commands import train as train_command
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, read
 
-KILLS = 20
-# Masks, dropped words and the lazy optimizer all have a state to go on with; 6 batches an epoch.
+# Masks, dropped words and the lazy optimizer all have a state to resume with; 6 batches an epoch.
 RUN = [
     "--unverified-data", "--vocab-size", "20", "--maxlen", "8", "--n-emb", "6", "--n-hidden", "4", "--batch-size", "8",
     "--layer", "GalLSTM:0.5", "--word-dropout", "0.1", "--embedding-dropout", "0.1", "--clip", "1", "--device", "cpu",
@@ -28,15 +27,22 @@ RUN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("where", ["random", "everywhere"])
+@pytest.mark.parametrize(
+    "where, at_least",
+    [
+        ("random", 2),
+        pytest.param("random", 20, marks=pytest.mark.slow),
+        pytest.param("everywhere", 20, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_killed_run_ends_with_the_same_bits(where, npz, tmp_path):
+def test_a_killed_run_ends_with_the_same_bits(where, at_least, npz, tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, __file__, where, str(npz), str(tmp_path)]
+    command = [sys.executable, __file__, where, str(npz), str(tmp_path), str(at_least)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr
     kills = int(run.stdout.split()[-1])
-    assert kills >= KILLS
+    assert kills >= at_least
 
 
 # ---------------------------------------------------------------- the program
@@ -82,17 +88,17 @@ def assert_same(out, expected_out):
         assert histories[0] == histories[1]
 
 
-def kill_at_random_moments(npz, folder):
+def kill_at_random_moments(npz, folder, at_least):
     log = folder / "log"
     argv = ["--data", str(npz), *RUN, "--epochs", "8", "--checkpoint-every", "2"]
     start = time.monotonic()
     assert ended_well(begin([*argv, "--out", str(folder / "alone")], log), log)
     whole = time.monotonic() - start
     dice, kills, runs, finished = random.Random(0), 0, 0, False
-    while kills < KILLS or not finished:
+    while kills < at_least or not finished:
         out = folder / f"killed{runs}"
         child = begin([*argv, "--out", str(out)], log)
-        if kills < KILLS:
+        if kills < at_least:
             time.sleep(dice.uniform(0, whole / 2))
             os.kill(child, signal.SIGKILL)  # a child that has ended stays until it is waited for
         finished = ended_well(child, log)
@@ -106,7 +112,7 @@ def kill_at_random_moments(npz, folder):
     return kills
 
 
-def kill_at_every_step_of_writing(npz, folder):
+def kill_at_every_step_of_writing(npz, folder, _):
     """Before the n-th call that changes what a file's name means, for every n."""
     log = folder / "log"
     argv = ["--data", str(npz), *RUN, "--epochs", "1", "--checkpoint-every", "4"]
@@ -149,4 +155,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)  # a fork has none of the others
     torch.optim.RMSprop([torch.zeros(1)])  # the first optimizer imports for two seconds: once, not in every fork
     test = {"random": kill_at_random_moments, "everywhere": kill_at_every_step_of_writing}[sys.argv[1]]
-    print(test(Path(sys.argv[2]), Path(sys.argv[3])))
+    print(test(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])))

@@ -1,6 +1,6 @@
 """`torchrun -m rnndrop_cuda train`: two processes against one, and a process that dies and is started again.
 
-This file is also the program that torchrun starts: ``test_train_processes.py FOLDER RUN ...``.
+This file is also the program that torchrun starts: ``test_processes.py FOLDER RUN ...``.
 """
 
 import faulthandler
@@ -31,6 +31,8 @@ RUNS = {
     "semeniuta": ["--variable-length", "--layer", "SemeniutaLSTM:0.3"],
     "fast": ["--maxlen", "8", "--layer", "FastRNNLayer:0.5"],
 }
+QUICK = "gal"  # dropout of every kind; the other runs are slow tests
+OTHERS = [run for run in RUNS if run != QUICK]
 DIES = "dies"
 
 
@@ -59,8 +61,16 @@ def folder(tmp_path_factory, write_npz):
 
 @pytest.fixture(scope="module")
 def two(folder):
-    """Every run by two processes, one after the other; what was said."""
-    run = torchrun(folder, [__file__, str(folder), *RUNS])
+    """A run by two processes; what was said."""
+    run = torchrun(folder, [__file__, str(folder), QUICK])
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run
+
+
+@pytest.fixture(scope="module")
+def two_of_others(folder):
+    """Every other run by two processes, one after the other; what was said."""
+    run = torchrun(folder, [__file__, str(folder), *OTHERS])
     assert run.returncode == 0, run.stdout + run.stderr
     return run
 
@@ -81,23 +91,27 @@ def compare(found, expected, tolerance):
             assert row[key] == pytest.approx(expected_row[key], abs=tolerance)
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_two_processes_train_what_one_trains(run, two, folder):
+@pytest.mark.parametrize("run", [QUICK, *(pytest.param(run, marks=pytest.mark.slow) for run in OTHERS)])
+def test_two_processes_train_what_one_trains(run, folder, request):
     """Dropout included: each has the rows of the mask that one process would draw."""
+    request.getfixturevalue("two" if run == QUICK else "two_of_others")
     assert train_command.main(arguments(folder, run, f"one {run}")) == 0
     compare(read(folder / f"two {run}" / "last"), read(folder / f"one {run}" / "last"), 2e-5)
 
 
-def test_only_the_first_process_prints(two):
-    assert two.stdout.count("epochs; best:") == len(RUNS)
-    assert two.stderr.count("epoch 1/3: ") == len(RUNS)
+@pytest.mark.parametrize("runs, of", [(1, "two"), pytest.param(len(OTHERS), "two_of_others", marks=pytest.mark.slow)])
+def test_only_the_first_process_prints(runs, of, request):
+    said = request.getfixturevalue(of)
+    assert said.stdout.count("epochs; best:") == runs
+    assert said.stderr.count("epoch 1/3: ") == runs
 
 
-def test_a_process_that_dies_is_started_again_and_all_go_on(two, folder):
+@pytest.mark.slow
+def test_a_process_that_dies_is_started_again_and_all_resume(two, folder):
     """Rank 1 kills itself in its second epoch: torchrun restarts both, and they end as if nothing had been."""
     run = torchrun(folder, [__file__, str(folder), DIES], "--max-restarts", "1")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "goes on from" in run.stderr
+    assert "resuming from" in run.stderr
     assert "1 of 3 epochs and 0 batches are done" in run.stderr
     found, expected = read(folder / DIES / "last"), read(folder / "two gal" / "last")
     assert found.tensors.keys() == expected.tensors.keys()
@@ -106,7 +120,7 @@ def test_a_process_that_dies_is_started_again_and_all_go_on(two, folder):
 
 def test_wrong_input_is_told_once_and_ends_all(two):
     assert two.stderr.count("rnndrop train: no checkpoint at ") == 1
-    assert two.stderr.count("rnndrop train: --layer MyLSTM draws its masks where no process knows of the others") == 1
+    assert two.stderr.count("rnndrop train: --layer MyLSTM draws other masks in each process") == 1
     assert "Traceback" not in two.stderr
 
 

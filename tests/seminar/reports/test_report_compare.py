@@ -1,0 +1,54 @@
+"""The comparison's table and sentences, from figures made up for them."""
+
+import pytest
+
+from rnndrop_cuda.seminar.reports import compare as report
+
+
+def epoch(train: float, test: float, seconds: float) -> dict[str, float]:
+    return {
+        "train_accuracy": train,
+        "test_accuracy": test,
+        "train_loss": 1 - train,
+        "test_loss": 1 - test,
+        "seconds": seconds,
+    }
+
+
+def layer(train_accuracy: float, *epochs: dict[str, float]) -> dict:
+    return {"epochs": [*epochs], "train_accuracy": train_accuracy, "train_loss": 1 - train_accuracy}
+
+
+@pytest.fixture
+def overfitted() -> dict:
+    return {
+        "settings": {"data": "movie-reviews", "epochs": 3},
+        "data": {"train reviews": 20000, "test reviews": 5000},
+        "facts": {"command": "rnndrop compare"},
+        "layers": {
+            "nn.LSTM": layer(0.95, epoch(0.6, 0.65, 4.0), epoch(0.8, 0.7, 2.0), epoch(0.9, 0.68, 2.5)),
+            "GalLSTM 0.5": layer(0.80, epoch(0.6, 0.6, 2.0), epoch(0.65, 0.69, 2.0), epoch(0.70, 0.71, 1.0)),
+        },
+    }
+
+
+def test_the_table_and_the_sentences_are_the_figures(overfitted):
+    base, gal = report.rows(overfitted)
+    assert (base.best_test_accuracy, base.best_epoch, base.test_accuracy) == (0.7, 2, 0.68)
+    assert (base.seconds, base.ratio) == (2.5, 1.0), "the median, not the first epoch's warming up"
+    assert (gal.seconds, gal.ratio) == (2.0, 0.8)
+    text = " ".join(report.findings(overfitted))
+    assert "best test accuracy is 71.0%, by GalLSTM 0.5 in epoch 3" in text
+    assert "standard error is 0.6 points" in text
+    assert "reaches 95.0% on the training reviews with dropout off and 68.0% on the test reviews" in text
+    assert "a gap of 27.0 points" in text
+    assert "GalLSTM 0.5 9.0" in text, "dropout off: with dropout on in training it is 70.0%, 1 point below the test"
+    assert gal.cells()[:3] == ["GalLSTM 0.5", "80.0%", "71.0%"]
+    assert "fastest at 0.80 times" in text
+
+
+def test_a_report_without_nn_lstm_has_no_ratios(overfitted):
+    del overfitted["layers"]["nn.LSTM"]
+    (row,) = report.rows(overfitted)
+    assert row.cells()[-1] == "-"
+    assert len(report.findings(overfitted)) == 1

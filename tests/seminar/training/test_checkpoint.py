@@ -1,0 +1,119 @@
+"""Checkpoints: damaged ones are told in one line, and those of the format before this one load and resume."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import one_line, status
+from train_runs import SMALL, train
+
+from rnndrop_cuda import cli
+from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, load_checkpoint, read
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def command(npz, out):
+    return ["--data", str(npz), *SMALL, "--epochs", "2", "--out", str(out)]
+
+
+def damaged_tensors(folder):
+    file = next(folder.glob("tensors-*"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def cut_tensors(folder):
+    file = next(folder.glob("tensors-*"))
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def missing_words(folder):
+    next(folder.glob("words-*")).unlink()
+
+
+def damaged_json(folder):
+    file = folder / FILE_NAME
+    file.write_text(file.read_text()[:-20])
+
+
+def other_format(folder):
+    file = folder / FILE_NAME
+    file.write_text(file.read_text().replace('"format": 2', '"format": 3'))
+
+
+def wrong_setting(folder):
+    file = folder / FILE_NAME
+    file.write_text(file.read_text().replace('"n_hidden": 4', '"n_hidden": "4"'))
+
+
+def other_size(folder):
+    file = folder / FILE_NAME
+    file.write_text(file.read_text().replace('"n_hidden": 4', '"n_hidden": 5'))
+
+
+def no_checkpoint(folder):
+    (folder / FILE_NAME).write_text("[]")
+
+
+DAMAGES = {
+    damaged_tensors: "is damaged: its sha256",
+    cut_tensors: "is damaged: its sha256",
+    missing_words: "is not whole",
+    damaged_json: "is damaged",
+    other_format: "is of format 3, this version reads 1 and 2",
+    wrong_setting: "n_hidden: expected",
+    other_size: "do not fit its settings",
+    no_checkpoint: "is no checkpoint of rnndrop train",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_told_in_one_line(damage, command, out, capsys):
+    assert train(*command, "--epochs", "1") == 0
+    damage(out / "last")
+    capsys.readouterr()
+    assert train("--resume", out) == 2
+    assert DAMAGES[damage] in one_line(capsys)
+    assert status(cli.main, "predict", "--checkpoint", out / "last", "--text", "good") == 2
+    assert DAMAGES[damage] in one_line(capsys)
+    with pytest.raises(ValueError, match=re.escape(DAMAGES[damage])):
+        load_checkpoint(out / "last")
+
+
+# ---------------------------------------------------------------- the format before this one
+
+
+@pytest.fixture
+def of_format_1(out):
+    """One epoch of `rnndrop train --variable-length` on 40 sentences, as commit dde2741 wrote it."""
+    shutil.copytree(Path(__file__).with_name("format_1"), out)
+    return out
+
+
+def test_a_checkpoint_of_format_1_loads(of_format_1):
+    _, words, settings = load_checkpoint(of_format_1)
+    assert (settings.maxlen, settings.variable_length, settings.options) == (None, True, ())
+    assert len(words) == settings.vocab_size == 50
+    file = of_format_1 / "last" / FILE_NAME
+    file.write_text(file.read_text().replace('"maxlen": null', '"maxlen": 16'))
+    assert (read(file.parent).settings.maxlen, read(file.parent).settings.variable_length) == (16, False)
+
+
+def test_a_run_of_format_1_is_resumed_as_it_would_have_gone_on(of_format_1, capsys):
+    """The second epoch is the one that dde2741 trained; what is written then is of this format."""
+    assert train("--resume", of_format_1, "--epochs", "2") == 0
+    assert "resuming from" in capsys.readouterr().err
+    assert json.loads((of_format_1 / "last" / FILE_NAME).read_text())["format"] == 2
+    first, second = read(of_format_1 / "last").progress["progress"]["history"]
+    assert first["train_loss"] == 0.6966154217720032, "kept"
+    assert second["train_loss"] == pytest.approx(0.691367256641388, rel=1e-6)
+    assert second["test_loss"] == pytest.approx(0.7044248580932617, rel=1e-6)
+    assert (second["train_accuracy"], second["test_accuracy"]) == (0.575, 0.4)
