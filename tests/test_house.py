@@ -22,21 +22,11 @@ COMMANDS = "rnndrop_cuda.seminar.commands"
 MAX_FILE, MAX_FUNCTION = 400, 60
 
 CONTRACT = "its docstring is the contract, argument by argument"
-NOT_YET_MOVED = "not yet moved"
 # What may be longer, and why: files by their path, functions by path:name.
-LONG_FILES = {
-    "bench/contenders.py": NOT_YET_MOVED,
-    "rnndrop_cuda/seminar/data.py": NOT_YET_MOVED,
-    "tests/seminar/test_train.py": NOT_YET_MOVED,
-    "tests/seminar/test_visualize.py": NOT_YET_MOVED,
-    "tests/test_bench.py": NOT_YET_MOVED,
-}
+LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS = {
     "rnndrop_cuda/functional.py:lstm_layer": CONTRACT,
     "rnndrop_cuda/lstm.py:LSTM.forward": CONTRACT,
-    "rnndrop_cuda/seminar/compare.py:_parser": NOT_YET_MOVED,
-    "rnndrop_cuda/seminar/full_reviews.py:_run": NOT_YET_MOVED,
-    "rnndrop_cuda/seminar/train_command.py:_parser": NOT_YET_MOVED,
 }
 
 

@@ -97,8 +97,8 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--variable-length",
-def make_parser(prog: str) -> options.Parser:
-    """Every option; to be parsed without defaults, so that what was given can be told from what was not."""
+        action=options.Switch,
+        help="do not pad reviews to one length: train on batches of similar length; --maxlen crops them if given",
     )
     _number(group, "vocab_size", options.vocab_size, "N", "number of ids: the most frequent words and four more")
     add(
@@ -130,8 +130,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help=f"start from pretrained vectors of --n-emb numbers per word: {GLOVE} (50 numbers), or a file as for "
         "rnndrop vectors",
     )
-def make_parser(prog: str) -> options.Parser:
-    """Every option; to be parsed without defaults, so that what was given can be told from what was not."""
+    add("--freeze-vectors", action=options.Switch, help="do not train these vectors")
+    _number(group, "n_hidden", options.positive, "N", "units per layer")
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:

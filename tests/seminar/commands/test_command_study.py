@@ -165,4 +165,4 @@ def test_reviews_held_out_take_the_place_of_the_test_reviews(command, tmp_path, 
 def test_numbers_out_of_range_are_told_in_one_line(capsys):
     for option, value in {"--epochs": "0", "--seeds": "x", "--validation": "0", "--n-emb": "-1"}.items():
         assert status(study.main, "dropout", option, value) == 2
-        assert f"argument {option}: must be a whole number of at least 1, got {value!r}" in one_line(capsys)
+        assert f"{option}: expected a whole number of at least 1, got {value!r}" in one_line(capsys)
