@@ -95,14 +95,8 @@ def analyze_without_overloads(self: ModuleAnalyzer, analyze: Any = ModuleAnalyze
     self.overloads = {}
 
 
-def quote_bernoulli(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Until the docstring of dropout_mask does it itself: a trailing underscore is a link's in reStructuredText."""
-    lines[:] = [re.sub(r"(?<!`)\bbernoulli_(?!`)", "``bernoulli_``", line) for line in lines]
-
-
 def setup(app: Any) -> dict[str, bool]:
     ModuleAnalyzer.analyze = analyze_without_overloads
     app.connect("missing-reference", public_path)
-    app.connect("autodoc-process-docstring", quote_bernoulli)
     app.add_html_math_renderer("mathml", inline_renderers=(visit_inline, None), block_renderers=(visit_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

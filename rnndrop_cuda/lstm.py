@@ -280,7 +280,7 @@ class LSTM(nn.RNNBase):
             lengths: int64 ``[B]`` on any device, or a list; each in [0, T]. Past its length a sample's state is
                 carried unchanged and the output is 0, in both directions, so that h_n and c_n are those of its own
                 end. Not together with a PackedSequence, which has its own.
-            masks: one :class:`~rnndrop_cuda.masks.LayerMasks` for each layer and direction to use, in training and in
+            masks: one :class:`~rnndrop_cuda.LayerMasks` for each layer and direction to use, in training and in
                 eval alike, instead of drawing any. None in a field is no dropout there.
             generator: draws every mask of this call, nn.LSTM's between layers too; torch's own when absent.
             return_masks: whether the masks that were used come back, so that the same call with them as ``masks``

@@ -29,7 +29,7 @@ def dropout_mask(
 ) -> Tensor:
     """A mask of independent entries: 0 with probability p, else 1/(1-p). p=0 gives ones, p=1 zeros.
 
-    p is rounded to 16 bits, at most 2^-17 away from what was asked: bernoulli_ draws a float for each entry, which
+    p is rounded to 16 bits, at most 2^-17 away from what was asked: ``bernoulli_`` draws a float for each entry, which
     takes a fifth of a whole training step of the layer on a CPU.
 
     Raises:

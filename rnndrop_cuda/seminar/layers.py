@@ -52,14 +52,19 @@ def gen_dropout_mask(
 
 
 class RNNLayer(nn.Module):
-    """LSTM as a loop over nn.LSTMCell with Gal & Ghahramani's dropout (arXiv 1512.05287).
+    """LSTM as a loop over nn.LSTMCell with Gal & Ghahramani's dropout (arXiv 1512.05287)::
 
         h_t, c_t = LSTMCell(mask_x * x_t, (mask_h * h_{t-1}, c_{t-1}))      the same masks at every step
 
     The returned h_t is not masked: masks act where a value is used. Without dropout, the layer equals nn.LSTM.
 
-    Args: input_size I, hidden_size H, dropout: the probability of dropping (None is 0), for both masks.
-    Raises ValueError when dropout is not a probability.
+    Args:
+        input_size: features of the input, I.
+        hidden_size: features of the state, H.
+        dropout: probability of dropping, for both masks; None is 0.
+
+    Raises:
+        ValueError: dropout is not a probability.
     """
 
     def __init__(self, input_size: int, hidden_size: int, dropout: float | None = None) -> None:
@@ -95,7 +100,7 @@ class RNNLayer(nn.Module):
 
 
 class FastRNNLayer(nn.Module):
-    """RNNLayer's dropout at nn.LSTM's speed: a mask that the batch shares can act on the weights instead.
+    """RNNLayer's dropout at nn.LSTM's speed: a mask that the batch shares can act on the weights instead::
 
         W_ih (mask_x * x_t) = (W_ih * mask_x) x_t,    W_hh (mask_h * h_{t-1}) = (W_hh * mask_h) h_{t-1}
 
@@ -103,8 +108,13 @@ class FastRNNLayer(nn.Module):
     raw weights remain the module's only parameters: the masked ones live for one forward call, so deepcopy,
     pickle, state_dict and optimizers see an ordinary module.
 
-    Args: input_size I, hidden_size H, dropout: the probability of dropping (None is 0), for both masks.
-    Raises ValueError when dropout is not a probability.
+    Args:
+        input_size: features of the input, I.
+        hidden_size: features of the state, H.
+        dropout: probability of dropping, for both masks; None is 0.
+
+    Raises:
+        ValueError: dropout is not a probability.
     """
 
     def __init__(self, input_size: int, hidden_size: int, dropout: float | None = 0) -> None:
@@ -136,7 +146,7 @@ class FastRNNLayer(nn.Module):
 
 
 class MyLSTM(nn.Module):
-    """LSTM written out, with dropout on the candidate (Semeniuta, Severyn & Barth, COLING 2016, C16-1165).
+    """LSTM written out, with dropout on the candidate (Semeniuta, Severyn & Barth, COLING 2016, C16-1165)::
 
         i, f, o = sigmoid(input_weights(x_t) + hidden_weights(h_{t-1})),    g = tanh(...)
         c_t = f * c_{t-1} + i * (mask_g * g)                                a fresh mask at every step
@@ -144,8 +154,13 @@ class MyLSTM(nn.Module):
 
     Parameters are initialised as in PyTorch's LSTM: uniform(-1/sqrt(H), 1/sqrt(H)).
 
-    Args: input_size I, hidden_size H, dropout: the probability of dropping an element of g (None is 0).
-    Raises ValueError when dropout is not a probability.
+    Args:
+        input_size: features of the input, I.
+        hidden_size: features of the state, H.
+        dropout: probability of dropping an element of g; None is 0.
+
+    Raises:
+        ValueError: dropout is not a probability.
     """
 
     def __init__(self, input_size: int, hidden_size: int, dropout: float | None = 0.4) -> None:

