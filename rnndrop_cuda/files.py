@@ -24,4 +24,4 @@ def check_writable(out: Path) -> None:
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
-        raise OSError(f"out must be a folder that can be written, {out} is not: {error.strerror}") from error
+        raise OSError(f"out: expected a folder that can be written, got {out}: {error.strerror}") from error

@@ -91,12 +91,17 @@ def test_fill_shows_a_comparison_as_it_was_printed(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the demo extra is not installed")
     pytest.importorskip("rich", reason="the demo extra is not installed")
     epoch = {"train_accuracy": 0.875, "train_loss": 0.3, "test_accuracy": 0.75, "test_loss": 0.5, "seconds": 2.0}
-    layers = {"nn.LSTM": {"epochs": [epoch]}, "GalLSTM 0.5": {"epochs": [{**epoch, "seconds": 1.0}]}}
-    (tmp_path / "compare.json").write_text(json.dumps({"facts": FACTS, "layers": layers}))
+    at_end = {"train_accuracy": 0.9, "train_loss": 0.25}
+    layers = {
+        "nn.LSTM": {"epochs": [epoch], **at_end},
+        "GalLSTM 0.5": {"epochs": [{**epoch, "seconds": 1.0}], **at_end},
+    }
+    results = {"facts": FACTS, "settings": {"epochs": 1}, "data": {"test reviews": 100}, "layers": layers}
+    (tmp_path / "compare.json").write_text(json.dumps(results))
     filled = tables.fill("<!-- table:compare -->\n<!-- /table:compare -->\n", tmp_path)
     header, _, lstm_row, gal_row = filled.splitlines()[1:5]
     assert header.startswith("| layer ")
-    assert lstm_row.startswith("| nn.LSTM     |") and "75.0%" in lstm_row
+    assert lstm_row.startswith("| nn.LSTM     |") and "75.0%" in lstm_row and "90.0%" in lstm_row
     assert gal_row.startswith("| GalLSTM 0.5 |") and gal_row.endswith("0.50 |")
     assert "a CPU, 2 cores; torch 2.13.0; commit 0123456789ab; `x`." in filled
 

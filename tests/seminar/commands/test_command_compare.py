@@ -276,7 +276,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(command, tmp_path, below, c
     (tmp_path / "file").write_text("in the way")
     argv = [*command, "--out", str(tmp_path / "file" / below)]
     message = fails_with_one_line(argv, capsys)
-    assert message.startswith("rnndrop compare: out must be a folder that can be written, ")
+    assert message.startswith("rnndrop compare: --out: expected a folder that can be written, got ")
     assert str(tmp_path / "file") in message
 
 

@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_and_a_folder_in_the_way_are_one_line(folder, tmp_p
     weights.write_bytes(weights.read_bytes()[:-1])
     assert visualize.main([*argv, "--out", str(tmp_path)]) == 2
     in_the_way, damaged = capsys.readouterr().err.splitlines()
-    assert "out must be a folder that can be written" in in_the_way
+    assert "--out: expected a folder that can be written" in in_the_way
     assert "is damaged" in damaged
 
 
