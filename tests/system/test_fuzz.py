@@ -81,10 +81,14 @@ def test_any_good_call_equals_the_reference(call):
         [v.double() for v in upstream],
     )
     actual = solve(lambda *a, **k: lstm_layer(*a, backend="cpu", **k), inputs, options, upstream)
-    tolerance = TOLERANCE[inputs["x"].dtype]
+    dtype = inputs["x"].dtype
+    tolerance = TOLERANCE[dtype]
+    # A gradient of a single entry may be the small rest of terms that cancel: each was rounded by as much as this.
+    rounding = torch.finfo(dtype).eps * sum(v.double().norm() for v in upstream)
     for name, value in actual.items():
         size = exact[name].norm()
-        assert relative_error(value, exact[name]) <= tolerance or size < 1e-3 * tolerance, name
+        error = relative_error(value, exact[name])
+        assert error <= tolerance or error * size <= rounding or size < 1e-3 * tolerance, name
 
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
