@@ -23,7 +23,9 @@ def test_facts_of_this_machine():
 
 def commit_of(checkout: Path) -> str:
     """As the package there sees it, from another folder."""
-    script = "import torch; from rnndrop_cuda import provenance; print(provenance.facts(torch.device('cpu'), '')['commit'])"
+    script = (
+        "import torch; from rnndrop_cuda import provenance\nprint(provenance.facts(torch.device('cpu'), '')['commit'])"
+    )
     run = subprocess.run(
         [sys.executable, "-c", script],
         cwd="/",
@@ -45,7 +47,8 @@ def git(checkout: Path, *command: str) -> str:
 def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path):
     """A copy in nobody's repository, in its own with and without changes, and in a repository of another project."""
     checkout = tmp_path / "checkout"
-    shutil.copytree(ROOT / "rnndrop_cuda", checkout / "rnndrop_cuda", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    unneeded = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "rnndrop_cuda", checkout / "rnndrop_cuda", ignore=unneeded)
     assert commit_of(checkout) == "unknown"
     (checkout / ".gitignore").write_text("__pycache__/\n")
     git(checkout, "init", "-q")
