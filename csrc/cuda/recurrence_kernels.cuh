@@ -14,7 +14,7 @@
 //
 // Cost of a step, a block: rows * K * sizeof(scalar) bytes of shared memory read for each batch tile, 128 bytes a
 // cycle; what is handed over, batch * K * sizeof(scalar) bytes to every block; and the wait: none (block), a cluster
-// barrier (cluster), a flag through the second cache (grid). Floor: the latency of that wait, see README.
+// barrier (cluster), a flag through the second cache (grid). Floor: the latency of that wait, see docs/internals.md.
 #pragma once
 
 #include "lstm_cell.h"
