@@ -20,7 +20,7 @@ COMMANDS = {
     "bench": ("bench.lstm", "time the layer on every backend (needs the source checkout)"),
 }
 
-DEMO_EXTRA = {"jinja2", "jsonargparse", "matplotlib", "rich", "safetensors", "toml", "tqdm", "yaml"}
+DEMO_EXTRA = {"jinja2", "jsonargparse", "matplotlib", "rich", "safetensors", "toml", "tqdm"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
