@@ -173,7 +173,7 @@ class SweepTiming(Shape):
     q3_ms: float
     min_ms: float
     forward_op_ms: float
-    """Mean time within the forward ops of a call. As the next, known only where ours was slower, otherwise 0."""
+    """Median time within the forward ops of a call. As the next, known only where ours was slower, otherwise 0."""
     backward_op_ms: float
 
 

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def settings_of_run(args: argparse.Namespace) -> dict[str, object]:
     return {
-        "shapes": f"{args.shapes} drawn from seed {args.seed}, up to {args.max_gflop:g} GFLOP in training",
+        "shapes": f"{args.shapes} shapes drawn from seed {args.seed}, up to {args.max_gflop:g} GFLOP in training",
         "timed": f"medians of calls in turn, some {args.budget:g} s a shape and setting",
         "threads": "one process, torch.set_num_threads between the settings",
     }

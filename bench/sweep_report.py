@@ -111,14 +111,12 @@ def draw(png: Path, found: Sequence[Ratio], facts: Mapping[str, str]) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
     settings = list(dict.fromkeys(ratio.setting for ratio in found))
     columns = min(2, len(settings))
     rows = math.ceil(len(settings) / columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(6.5 * columns, 3.8 * rows), layout="constrained", sharex=True, squeeze=False
-    )
+    figure, grid = plt.subplots(rows, columns, figsize=(6.5 * columns, 3.8 * rows), layout="constrained", squeeze=False)
     for plot, setting in zip(grid.flat, settings, strict=False):
         for dropout, (color, marker) in MARKERS.items():
             points = [
@@ -131,7 +129,7 @@ def draw(png: Path, found: Sequence[Ratio], facts: Mapping[str, str]) -> None:
                 plot.scatter(*zip(*points, strict=True), label=named(dropout), **look)
         plot.axhline(1, color="#000000", linewidth=1)
         plot.set(title=str(setting), xscale="log", yscale="log", xlabel="GFLOP", ylabel="nn.LSTM's time / ours")
-        plot.set_yticks([0.5, 0.7, 1, 1.5, 2, 3, 5])
+        plot.yaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50]))
         plot.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         plot.yaxis.set_minor_formatter(NullFormatter())
         plot.grid(True, alpha=0.25)

@@ -191,7 +191,7 @@ def test_tables_of_known_ratios() -> None:
 def test_every_setting_has_a_panel(tmp_path: Path) -> None:
     settings = [Setting(phase, "float32", n) for phase in (FORWARD_BACKWARD, INFERENCE) for n in (1, 2)]
     found = [Ratio(s, row(contender=MODULE, phase=s.phase, threads=s.threads), 6.0) for s in settings[:3]]
-    sweep_report.draw(tmp_path / "s.png", found, {**FACTS, "shapes": "1 drawn"})
+    sweep_report.draw(tmp_path / "s.png", found, {**FACTS, "shapes": "1 shape drawn"})
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -205,7 +205,7 @@ def test_sweep_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     out = tmp_path / "new" / "s.csv"
     assert sweep.main([*TINY, "--out", str(out)]) == 0
     facts, timings = records.read(out, SweepTiming)
-    assert facts["shapes"] == "2 drawn from seed 0, up to 0.002 GFLOP in training"
+    assert facts["shapes"] == "2 shapes drawn from seed 0, up to 0.002 GFLOP in training"
     assert facts["measured"] == "8 of 8 cases"
     assert {"commit", "machine", "torch", "load at the end"} <= facts.keys()
     training = [(NN_LSTM, "none"), (MODULE, "none"), (MODULE, "Gal"), (MODULE, "Semeniuta")]
@@ -244,7 +244,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
     assert sweep.main(options) == 0
     assert out.read_text() == first, "nothing is measured twice"
     assert sweep.main([*options, "--seed", "1"]) == 2
-    assert "has shapes 2 drawn from seed 0" in capsys.readouterr().err
+    assert "has shapes 2 shapes drawn from seed 0" in capsys.readouterr().err
     assert out.read_text() == first
 
 
