@@ -8,6 +8,7 @@ Everything between `<!-- table:NAME -->` and `<!-- /table:NAME -->` is replaced.
     STEM lengths       from the same file: the sequences with lengths, a column for each phase
     STEM bars          from the same file, and on the CPU from memory.csv if it is there: see bench.bars
     STEM peaks         from bench/results/STEM.csv, written by bench.memory
+    STEM sweep         from bench/results/STEM.csv, written by bench.sweep
     STEM               from bench/results/STEM.json, a results.json written by `rnndrop compare`
     STEM study         from bench/results/STEM.json, a study.json written by `rnndrop study`
 
@@ -34,9 +35,11 @@ from bench.records import (
     PADDED,
     RESULTS,
     Peak,
+    SweepTiming,
     read,
 )
 from bench.seminar_tables import comparison_table, study_table
+from bench.sweep_report import ratios, statistics_table
 from bench.targets import peaks_beside, targets_of
 
 ROOT = Path(__file__).parents[1]
@@ -109,11 +112,13 @@ def table(name: str, results: Path) -> str:
         return bars(timings)
     if what == "peaks":
         return peaks(timings)
+    if what == "sweep":
+        return swept(timings)
     phase, _, size = what.partition(" ")
     if phase not in (INFERENCE, FORWARD, FORWARD_BACKWARD, "lengths"):
         raise ValueError(
-            f"table:{name}: expected 'inference', 'forward', 'forward+backward', 'lengths', 'bars', 'peaks' or 'study' "
-            f"after the file, got {phase!r}"
+            f"table:{name}: expected 'inference', 'forward', 'forward+backward', 'lengths', 'bars', 'peaks', 'sweep' "
+            f"or 'study' after the file, got {phase!r}"
         )
     return milliseconds(timings, phase, size)
 
@@ -129,6 +134,11 @@ def peaks(file: Path) -> str:
         f"{peaks_table(measured)}\n\nMB above the level before, median of {measured[0].repeats} processes; in "
         f"brackets, how many times nn.LSTM's. {threads(measured)}; {provenance(facts)}"
     )
+
+
+def swept(file: Path) -> str:
+    facts, timings = read(file, SweepTiming)
+    return f"{statistics_table(ratios(timings))}\n\n{facts['shapes']}. {provenance(facts)}"
 
 
 def milliseconds(file: Path, phase: str, size: str) -> str:

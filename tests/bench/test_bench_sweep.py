@@ -15,19 +15,9 @@ from bench.sweep_case import GAL, SEMENIUTA, Contender, SweepCase
 from bench.sweep_report import Ratio, Setting
 from bench.verification import VerificationError
 from rnndrop_cuda import LSTM
-from tests.bench.samples import FACTS, needs_kernels
+from tests.bench.samples import FACTS, PLAIN, needs_kernels, sweep_timing
 
-PLAIN = Shape(T=3, B=2, I=4, H=5, layers=1, directions=1, P=0, lengths=0, batch_first=0, bias=1)
 EVERYTHING = Shape(T=3, B=2, I=4, H=6, layers=2, directions=2, P=3, lengths=1, batch_first=1, bias=0)
-
-
-def row(**changes: object) -> SweepTiming:
-    base = SweepTiming(
-        **vars(PLAIN), dtype="float32", threads=1, phase=FORWARD_BACKWARD, contender=NN_LSTM, dropout="none", p=0.0,
-        p_g=0.0, repeats=5, calls=2, median_ms=6.0, q1_ms=5.0, q3_ms=7.0, min_ms=4.0, forward_op_ms=0.0,
-        backward_op_ms=0.0,
-    )  # fmt: skip
-    return dataclasses.replace(base, **changes)
 
 
 # ---------------------------------------------------------------- shapes
@@ -162,20 +152,20 @@ def test_statistics_of_known_ratios() -> None:
 
 def test_ratios_are_of_the_same_shape_and_setting() -> None:
     ours = {"contender": MODULE, "median_ms": 4.0}
-    timings = [row()]
-    timings += [row(**ours), row(**ours | {"median_ms": 12.0}, dropout="Gal", p=0.5)]
+    timings = [sweep_timing()]
+    timings += [sweep_timing(**ours), sweep_timing(**ours | {"median_ms": 12.0}, dropout="Gal", p=0.5)]
     for other in ({"T": 9}, {"threads": 2}, {"dtype": "bfloat16"}, {"phase": INFERENCE}, {"bias": 0}):
-        timings += [row(**other, median_ms=1.0), row(**ours, **other)]
+        timings += [sweep_timing(**other, median_ms=1.0), sweep_timing(**ours, **other)]
     found = sweep_report.ratios(timings)
     assert [ratio.value for ratio in found] == [1.5, 0.5, *[0.25] * 5]
     with pytest.raises(ValueError, match=r"T=9 .*training, float32, 1 thread: expected a timing of nn.LSTM"):
-        sweep_report.ratios([*timings, row(**ours, T=9, dtype="float32", B=77)])
+        sweep_report.ratios([*timings, sweep_timing(**ours, T=9, dtype="float32", B=77)])
 
 
 def test_tables_of_known_ratios() -> None:
     setting = Setting(FORWARD_BACKWARD, "float32", 2)
-    slow = row(contender=MODULE, dropout="Gal", p=0.5, median_ms=8.0, forward_op_ms=2.0, backward_op_ms=5.0)
-    found = [Ratio(setting, row(contender=MODULE, T=t), 6.0 * r) for t, r in ((1, 0.9), (2, 1.1), (3, 1.2))]
+    slow = sweep_timing(contender=MODULE, dropout="Gal", p=0.5, median_ms=8.0, forward_op_ms=2.0, backward_op_ms=5.0)
+    found = [Ratio(setting, sweep_timing(contender=MODULE, T=t), 6.0 * r) for t, r in ((1, 0.9), (2, 1.1), (3, 1.2))]
     found.append(Ratio(setting, slow, 6.0))
     table = sweep_report.statistics_table(found).splitlines()
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[2:]] == [
@@ -190,7 +180,7 @@ def test_tables_of_known_ratios() -> None:
 
 def test_every_setting_has_a_panel(tmp_path: Path) -> None:
     settings = [Setting(phase, "float32", n) for phase in (FORWARD_BACKWARD, INFERENCE) for n in (1, 2)]
-    found = [Ratio(s, row(contender=MODULE, phase=s.phase, threads=s.threads), 6.0) for s in settings[:3]]
+    found = [Ratio(s, sweep_timing(contender=MODULE, phase=s.phase, threads=s.threads), 6.0) for s in settings[:3]]
     sweep_report.draw(tmp_path / "s.png", found, {**FACTS, "shapes": "1 shape drawn"})
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
 
