@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import statistics
 from collections.abc import Callable
 from typing import NamedTuple
@@ -30,6 +31,8 @@ FEWEST_ROUNDS, MOST_ROUNDS = 5, 101
 CHEAP_GFLOP, CHEAP_STEPS = 1.0, 256
 """Up to here the python backend, a loop over the steps of every layer, checks what has dropout in a second or so."""
 PROFILED_CALLS = 5
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+"""Read by torch's profiler at its first use: below 6 it prints two lines for every profile."""
 OPS = ("rnndrop::lstm_layer", "rnndrop::lstm_layer_backward")
 
 

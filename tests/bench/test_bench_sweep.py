@@ -12,7 +12,7 @@ import torch
 from bench import records, shapes, sweep, sweep_case, sweep_report
 from bench.records import FORWARD_BACKWARD, INFERENCE, MODULE, NN_LSTM, Shape, SweepTiming
 from bench.sweep_case import GAL, SEMENIUTA, Contender, SweepCase
-from bench.sweep_report import Ratio, Setting
+from bench.sweep_report import Ratio, Setting, Statistics
 from bench.verification import VerificationError
 from rnndrop_cuda import LSTM
 from tests.bench.samples import FACTS, PLAIN, needs_kernels, sweep_timing
@@ -169,13 +169,23 @@ def test_tables_of_known_ratios() -> None:
     found.append(Ratio(setting, slow, 6.0))
     table = sweep_report.statistics_table(found).splitlines()
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[2:]] == [
-        ["training, float32, 2 threads, no dropout", "3", "0.90", "0.94", "1.10", "1"],
-        ["training, float32, 2 threads, Gal", "1", "0.75", "0.75", "0.75", "1"],
+        ["training, float32, 2 threads, no dropout", "3", "0.90", "0.94", "1.10", "1", "p10 1.00"],
+        ["training, float32, 2 threads, Gal", "1", "0.75", "0.75", "0.75", "1", "p10 1.20, median 1.60"],
     ]
     lines = sweep_report.slow_table(found).splitlines()[2:]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [line[0] for line in cells] == ["T=3 B=2 I=4 H=5", "T=1 B=2 I=4 H=5"], "the slowest come first"
     assert cells[0][3:] == ["0.75", "6", "8", "25%", "62%", "12%"]
+
+
+def test_bars_are_met_from_their_value_on() -> None:
+    training = Setting(FORWARD_BACKWARD, "float32", 1)
+    assert sweep_report.missed(training, "none", Statistics(9, 0.9, 1.0, 1.1, 2)) == "none"
+    assert (
+        sweep_report.missed(training, "none", Statistics(9, 0.89, 0.99, 1.09, 2)) == "min 0.90, p10 1.00, median 1.10"
+    )
+    assert sweep_report.missed(training, "Gal", Statistics(9, 0.1, 1.2, 1.59, 2)) == "median 1.60"
+    assert sweep_report.missed(Setting(INFERENCE, "float64", 1), "none", Statistics(9, 0.1, 0.1, 0.1, 9)) == ""
 
 
 def test_every_setting_has_a_panel(tmp_path: Path) -> None:
