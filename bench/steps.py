@@ -30,7 +30,7 @@ from bench import onnx_lstm
 from bench.arguments import positive, size
 from bench.correctness import relative_error, tolerance
 from bench.machine import check_out, load_averages, machine_facts, usable
-from bench.markdown import grid_table
+from bench.markdown import sizes_table
 from bench.records import FULL, INFERENCE, LSTM_CELL, MODULE, NN_LSTM, ONNX_RUNTIME, Size, Timing, write
 from bench.stopwatch import SHORTEST_MEASUREMENT_MS, cpu_milliseconds, no_garbage_collection
 from bench.verification import VerificationError
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for of_size in args.size or [*ONE_STEP, *SEQUENCES]:
                 of_threads += measure(of_size, threads, args.repeats)
             print(f"\n{threads} thread{'s' * (threads > 1)}, milliseconds (nn.LSTM's time / this):\n")
-            print(grid_table(of_threads), flush=True)
+            print(sizes_table(of_threads), flush=True)
             timings += of_threads
     except VerificationError as error:
         print(f"bench.steps: {error}", file=sys.stderr)

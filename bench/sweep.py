@@ -107,7 +107,8 @@ def run(args: argparse.Namespace, facts: dict[str, object], timings: list[SweepT
         line = "  ".join(f"{nn_lstm / ms:.2f}" for ms in ours)
         print(f"[{n}/{len(todo)}] {setting}: {shape}: nn.LSTM {nn_lstm:.3g} ms, ratios {line}", flush=True)
         facts["shapes whose dropout was verified"] = with_dropout
-        facts["measured"] = f"{n} of {len(todo)} cases"
+        measured.add((setting, shape))
+        facts["measured"] = f"{len(measured.intersection(todo))} of {len(todo)} cases"
         facts["load at the end"] = load_averages()
         if args.out:
             write(args.out, facts, timings)

@@ -9,6 +9,7 @@ Everything between `<!-- table:NAME -->` and `<!-- /table:NAME -->` is replaced.
     STEM bars          from the same file, and on the CPU from memory.csv if it is there: see bench.bars
     STEM peaks         from bench/results/STEM.csv, written by bench.memory
     STEM sweep         from bench/results/STEM.csv, written by bench.sweep
+    STEM steps         from bench/results/STEM.csv, written by bench.steps
     STEM               from bench/results/STEM.json, a results.json written by `rnndrop compare`
     STEM study         from bench/results/STEM.json, a study.json written by `rnndrop study`
 
@@ -23,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.markdown import grid_table, peaks_table, provenance, sizes, targets_table, threads
+from bench.markdown import grid_table, peaks_table, provenance, sizes, sizes_table, targets_table, threads
 from bench.records import (
     FORWARD,
     FORWARD_BACKWARD,
@@ -31,6 +32,7 @@ from bench.records import (
     INFERENCE,
     LENGTHS,
     MASKS,
+    ONNX_RUNTIME,
     PACKED,
     PADDED,
     RESULTS,
@@ -114,11 +116,13 @@ def table(name: str, results: Path) -> str:
         return peaks(timings)
     if what == "sweep":
         return swept(timings)
+    if what == "steps":
+        return steps(timings)
     phase, _, size = what.partition(" ")
     if phase not in (INFERENCE, FORWARD, FORWARD_BACKWARD, "lengths"):
         raise ValueError(
-            f"table:{name}: expected 'inference', 'forward', 'forward+backward', 'lengths', 'bars', 'peaks', 'sweep' "
-            f"or 'study' after the file, got {phase!r}"
+            f"table:{name}: expected 'inference', 'forward', 'forward+backward', 'lengths', 'bars', 'peaks', 'sweep', "
+            f"'steps' or 'study' after the file, got {phase!r}"
         )
     return milliseconds(timings, phase, size)
 
@@ -139,6 +143,14 @@ def peaks(file: Path) -> str:
 def swept(file: Path) -> str:
     facts, timings = read(file, SweepTiming)
     return f"{statistics_table(ratios(timings))}\n\n{facts['shapes']}. {provenance(facts)}"
+
+
+def steps(file: Path) -> str:
+    facts, timings = read(file)
+    return (
+        f"{sizes_table(timings)}\n\nMilliseconds for inference, median of {timings[0].repeats} in turn; in brackets, "
+        f"how many times as fast as nn.LSTM. ONNX Runtime: {facts[ONNX_RUNTIME]}. {provenance(facts)}"
+    )
 
 
 def milliseconds(file: Path, phase: str, size: str) -> str:

@@ -243,6 +243,13 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
     first = out.read_text()
     assert sweep.main(options) == 0
     assert out.read_text() == first, "nothing is measured twice"
+    facts, timings = records.read(out, SweepTiming)
+    records.write(out, facts, timings[2:])
+    assert sweep.main(options) == 0
+    facts, timings = records.read(out, SweepTiming)
+    assert facts["measured"] == "2 of 2 cases"
+    assert {t.shape for t in timings} == set(shapes.draw(0, 2, 0.002)), "what is missing, wherever, is measured"
+    first = out.read_text()
     assert sweep.main([*options, "--seed", "1"]) == 2
     assert "has shapes 2 shapes drawn from seed 0" in capsys.readouterr().err
     assert out.read_text() == first

@@ -64,6 +64,25 @@ def test_sweep_table(tmp_path: Path) -> None:
     assert "2 shapes drawn from seed 0. a CPU, 2 cores; torch 2.13.0; commit 0123456789ab; `x`." in table
 
 
+def test_steps_table_has_a_row_for_each_size(tmp_path: Path) -> None:
+    timings = [
+        timing(T=1, threads=1),
+        timing(T=1, threads=1, contender=records.LSTM_CELL, median_ms=0.5),
+        timing(T=9, threads=1),
+        timing(T=9, threads=1, contender=records.MODULE, backend="cpu", median_ms=4.0),
+    ]
+    records.write(tmp_path / "steps.csv", {**FACTS, records.ONNX_RUNTIME: "1.32.0"}, timings)
+    table = tables.table("steps steps", tmp_path)
+    assert table.splitlines()[:4] == [
+        "|                       |  nn.LSTM | nn.LSTMCell | LSTM module (cpu) |",
+        "|-----------------------|---------:|------------:|------------------:|",
+        "| T=1 B=128 I=300 H=128 | 2 (1.00) |  0.5 (4.00) |                   |",
+        "| T=9 B=128 I=300 H=128 | 2 (1.00) |             |          4 (0.50) |",
+    ]
+    assert "median of 15 in turn" in table
+    assert "ONNX Runtime: 1.32.0." in table
+
+
 def test_fill_replaces_what_is_marked_and_nothing_else(tmp_path: Path) -> None:
     records.write(tmp_path / "cpu.csv", FACTS, TIMINGS)
     text = "before\n<!-- table:cpu forward -->\nold\n<!-- /table:cpu forward -->\nafter\n"
