@@ -47,8 +47,8 @@ SEQUENCES = [
         (200, 64, 300, 256),
     )
 ]
-PAUSE = 0.02
-"""Seconds, longer than either library's threads spin."""
+PAUSE = 0.1
+"""Seconds, longer than either library's threads spin: after 0.02, nn.LSTM next to ONNX Runtime took twice its time."""
 VERIFIED_CALLS = 3
 Layer = Callable[[Any], tuple[Any, Any]]
 """From a state to the output and the next state."""
