@@ -14,7 +14,7 @@ PIP_INSTALL = $(1)/bin/python -m pip install --no-compile --disable-pip-version-
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard build_backend/*.py csrc/* csrc/cpu/* csrc/cuda/*)
 CXX_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
-.PHONY: help demo test test-all lint format docs bench scaling cuda-link cuda-torch clean
+.PHONY: help demo test test-all lint format docs bench scaling sweep cuda-link cuda-torch clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +62,10 @@ scaling: $(VENV)/demo.stamp ## time against T, B, I, H and p with 1 and 2 thread
 	@echo "==> bench.lstm --grid scaling: verify, then time"
 	$(VENV)/bin/python -m bench.lstm --grid scaling --threads 1 2 --repeats 7 --out $(OUT)/scaling.csv $(ARGS)
 	$(VENV)/bin/python -m bench.curves $(OUT)/scaling.csv
+
+sweep: $(VENV)/demo.stamp ## time ours against nn.LSTM over shapes drawn at random, and draw it, into OUT (build/bench)
+	@echo "==> bench.sweep: verify, then time"
+	$(VENV)/bin/python -m bench.sweep --out $(OUT)/sweep.csv $(ARGS)
 
 cuda-link: ## build, link and import the CUDA extension; needs nvcc 13 and a 3 GB download, no GPU
 	@.ci/cuda-link "$(PYTHON)" "$(VENV_CUDA)"

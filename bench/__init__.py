@@ -6,7 +6,10 @@
       gemms, rivals, lineups              the floor, other libraries, and who is timed together
     correctness, verification           how right a contender must be before it is timed
     stopwatch                           how it is timed
-    lstm, memory, latency, small_case   the commands that measure or check: python -m bench.NAME
+    shapes, sweep_case, sweep_report    shapes drawn at random: the check and the timing of one, and what they show
+    onnx_lstm                           an LSTM in ONNX Runtime
+    lstm, sweep, steps, memory,         the commands that measure or check: python -m bench.NAME
+      latency, small_case
     bars, curves, tables                the commands that show committed results
 
 Imports go one way: nothing imports a command, and there are no cycles (tests/bench/test_bench_imports.py).

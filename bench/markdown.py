@@ -100,6 +100,18 @@ def grid_table(timings: Sequence[Timing], column: Callable[[Timing], str] | None
     return by_contender(cells)
 
 
+def sizes_table(timings: Sequence[Timing]) -> str:
+    """One phase: a row for each size and number of threads, a column for each contender."""
+    column = column_of(timings)
+    contenders = list(dict.fromkeys(map(label, timings)))
+    cells: dict[str, dict[str, str]] = {}
+    baselines = {column(t): t.median_ms for t in timings if t.contender == NN_LSTM}
+    for t in timings:
+        ratio = baselines[column(t)] / t.median_ms
+        cells.setdefault(column(t), {})[label(t)] = f"{figure(t.median_ms)} ({ratio:.2f})"
+    return markdown(["", *contenders], [[row, *(of.get(name, "") for name in contenders)] for row, of in cells.items()])
+
+
 def peaks_table(peaks: Sequence[Peak]) -> str:
     """A row for each contender, a column for each size."""
     column = column_of(peaks)

@@ -27,6 +27,8 @@ HASTE = "Haste"
 FLASHRNN = "FlashRNN"
 OP = "rnndrop"
 MODULE = "LSTM module"
+LSTM_CELL = "nn.LSTMCell"
+ONNX_RUNTIME = "ONNX Runtime"
 GEMMS = "GEMMs alone"
 
 MASKS = "masks"
@@ -110,6 +112,72 @@ class Peak(Run):
 
 
 @dataclass(frozen=True)
+class Shape:
+    """An LSTM and its input, as bench.sweep draws them."""
+
+    T: int
+    B: int
+    I: int
+    H: int
+    layers: int
+    directions: int
+    P: int
+    """Features of h where it is projected, otherwise 0."""
+    lengths: int
+    """1 where the sequences have from 1 to T steps: nn.LSTM packs them and unpacks its output, ours gets lengths=."""
+    batch_first: int
+    bias: int
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Shape)})
+
+    def gflop(self, phase: str) -> float:
+        """Of the matrix products without dropout; FORWARD_BACKWARD has three times those of INFERENCE."""
+        h = self.P or self.H
+        inputs = [self.I] + [self.directions * h] * (self.layers - 1)
+        of_a_row = sum(4 * self.H * (i + h) + self.P * self.H for i in inputs) * self.directions
+        rows = self.B * ((self.T + 1) / 2 if self.lengths else self.T)
+        return 2 * rows * of_a_row * (3 if phase == FORWARD_BACKWARD else 1) / 1e9
+
+    def __str__(self) -> str:
+        more = {
+            f"{self.layers} layers": self.layers > 1,
+            "both directions": self.directions == 2,
+            f"P={self.P}": self.P,
+            "lengths": self.lengths,
+            "batch_first": self.batch_first,
+            "no bias": not self.bias,
+        }
+        return ", ".join([str(Size(self.T, self.B, self.I, self.H)), *(text for text, has in more.items() if has)])
+
+
+@dataclass(frozen=True)
+class SweepTiming(Shape):
+    """One contender of bench.sweep at one shape, in milliseconds a call."""
+
+    dtype: str
+    threads: int
+    phase: str
+    """FORWARD_BACKWARD or INFERENCE."""
+    contender: str
+    """NN_LSTM or MODULE."""
+    dropout: str
+    p: float
+    p_g: float
+    repeats: int
+    calls: int
+    """Timed together in each repeat."""
+    median_ms: float
+    q1_ms: float
+    q3_ms: float
+    min_ms: float
+    forward_op_ms: float
+    """Median time within the forward ops of a call. As the next, known only where ours was slower, otherwise 0."""
+    backward_op_ms: float
+
+
+@dataclass(frozen=True)
 class Latency:
     """How long a kernel of bench/latency.cu waits in one round, in nanoseconds."""
 
@@ -127,7 +195,7 @@ class Latency:
     max_ns: float
 
 
-Row = TypeVar("Row", Timing, Peak, Latency)
+Row = TypeVar("Row", Timing, Peak, SweepTiming, Latency)
 
 
 def columns(kind: type[Row]) -> dict[str, type]:

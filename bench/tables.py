@@ -8,6 +8,8 @@ Everything between `<!-- table:NAME -->` and `<!-- /table:NAME -->` is replaced.
     STEM lengths       from the same file: the sequences with lengths, a column for each phase
     STEM bars          from the same file, and on the CPU from memory.csv if it is there: see bench.bars
     STEM peaks         from bench/results/STEM.csv, written by bench.memory
+    STEM sweep         from bench/results/STEM.csv, written by bench.sweep
+    STEM steps         from bench/results/STEM.csv, written by bench.steps
     STEM               from bench/results/STEM.json, a results.json written by `rnndrop compare`
     STEM study         from bench/results/STEM.json, a study.json written by `rnndrop study`
 
@@ -22,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.markdown import grid_table, peaks_table, provenance, sizes, targets_table, threads
+from bench.markdown import grid_table, peaks_table, provenance, sizes, sizes_table, targets_table, threads
 from bench.records import (
     FORWARD,
     FORWARD_BACKWARD,
@@ -30,13 +32,16 @@ from bench.records import (
     INFERENCE,
     LENGTHS,
     MASKS,
+    ONNX_RUNTIME,
     PACKED,
     PADDED,
     RESULTS,
     Peak,
+    SweepTiming,
     read,
 )
 from bench.seminar_tables import comparison_table, study_table
+from bench.sweep_report import ratios, statistics_table
 from bench.targets import peaks_beside, targets_of
 
 ROOT = Path(__file__).parents[1]
@@ -109,11 +114,15 @@ def table(name: str, results: Path) -> str:
         return bars(timings)
     if what == "peaks":
         return peaks(timings)
+    if what == "sweep":
+        return swept(timings)
+    if what == "steps":
+        return steps(timings)
     phase, _, size = what.partition(" ")
     if phase not in (INFERENCE, FORWARD, FORWARD_BACKWARD, "lengths"):
         raise ValueError(
-            f"table:{name}: expected 'inference', 'forward', 'forward+backward', 'lengths', 'bars', 'peaks' or 'study' "
-            f"after the file, got {phase!r}"
+            f"table:{name}: expected 'inference', 'forward', 'forward+backward', 'lengths', 'bars', 'peaks', 'sweep', "
+            f"'steps' or 'study' after the file, got {phase!r}"
         )
     return milliseconds(timings, phase, size)
 
@@ -128,6 +137,19 @@ def peaks(file: Path) -> str:
     return (
         f"{peaks_table(measured)}\n\nMB above the level before, median of {measured[0].repeats} processes; in "
         f"brackets, how many times nn.LSTM's. {threads(measured)}; {provenance(facts)}"
+    )
+
+
+def swept(file: Path) -> str:
+    facts, timings = read(file, SweepTiming)
+    return f"{statistics_table(ratios(timings))}\n\n{facts['shapes']}. {provenance(facts)}"
+
+
+def steps(file: Path) -> str:
+    facts, timings = read(file)
+    return (
+        f"{sizes_table(timings)}\n\nMilliseconds for inference, median of {timings[0].repeats} in turn; in brackets, "
+        f"how many times as fast as nn.LSTM. ONNX Runtime: {facts[ONNX_RUNTIME]}. {provenance(facts)}"
     )
 
 

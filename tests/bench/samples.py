@@ -11,12 +11,13 @@ from torch import Tensor
 
 from bench import grids, layers, records, targets
 from bench.problems import Problem
-from bench.records import FORWARD, FORWARD_BACKWARD, INFERENCE, MASKS, Peak, Size, Timing
+from bench.records import FORWARD, FORWARD_BACKWARD, INFERENCE, MASKS, Peak, Shape, Size, SweepTiming, Timing
 from rnndrop_cuda import LayerMasks, ops
 
 PROJECT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 SMALL = Size(T=3, B=2, I=4, H=5)
+PLAIN = Shape(T=3, B=2, I=4, H=5, layers=1, directions=1, P=0, lengths=0, batch_first=0, bias=1)
 OURS = ["cpu", "python"] if not ops.WHY_NOT_LOADED else ["python"]
 needs_kernels = pytest.mark.skipif(bool(ops.WHY_NOT_LOADED), reason=ops.WHY_NOT_LOADED or "built")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
@@ -31,6 +32,15 @@ def timing(**changes: object) -> Timing:
 
 def peak(**changes: object) -> Peak:
     return dataclasses.replace(Peak(*RUN, repeats=3, median_bytes=20_000_000, min_bytes=1, max_bytes=2), **changes)
+
+
+def sweep_timing(**changes: object) -> SweepTiming:
+    base = SweepTiming(
+        **vars(PLAIN), dtype="float32", threads=1, phase=FORWARD_BACKWARD, contender=records.NN_LSTM, dropout="none",
+        p=0.0, p_g=0.0, repeats=5, calls=2, median_ms=6.0, q1_ms=5.0, q3_ms=7.0, min_ms=4.0, forward_op_ms=0.0,
+        backward_op_ms=0.0,
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
 
 
 FACTS = {"device": "cpu", "machine": "a CPU, 2 cores", "torch": "2.13.0", "commit": "0123456789abcdef", "command": "x"}

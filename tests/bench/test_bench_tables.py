@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import markdown, records, tables
+from bench import markdown, records, sweep_report, tables
 from bench.records import FORWARD_BACKWARD, MASKS
-from tests.bench.samples import FACTS, PEAKS, PROJECT, TIMINGS, timing
+from tests.bench.samples import FACTS, PEAKS, PROJECT, TIMINGS, sweep_timing, timing
 
 
 def test_lengths_table_has_the_ragged_timings_only_and_compares_with_the_packed_nn_lstm(tmp_path: Path) -> None:
@@ -55,6 +55,34 @@ def test_peaks_table(tmp_path: Path) -> None:
     assert "median of 3 processes" in table
 
 
+def test_sweep_table(tmp_path: Path) -> None:
+    ours = {"contender": records.MODULE, "median_ms": 4.0}
+    timings = [sweep_timing(), sweep_timing(**ours), sweep_timing(T=7), sweep_timing(**ours, T=7, dropout="Gal")]
+    records.write(tmp_path / "sweep.csv", {**FACTS, "shapes": "2 shapes drawn from seed 0"}, timings)
+    table = tables.table("sweep sweep", tmp_path)
+    assert table.startswith(sweep_report.statistics_table(sweep_report.ratios(timings)))
+    assert "2 shapes drawn from seed 0. a CPU, 2 cores; torch 2.13.0; commit 0123456789ab; `x`." in table
+
+
+def test_steps_table_has_a_row_for_each_size(tmp_path: Path) -> None:
+    timings = [
+        timing(T=1, threads=1),
+        timing(T=1, threads=1, contender=records.LSTM_CELL, median_ms=0.5),
+        timing(T=9, threads=1),
+        timing(T=9, threads=1, contender=records.MODULE, backend="cpu", median_ms=4.0),
+    ]
+    records.write(tmp_path / "steps.csv", {**FACTS, records.ONNX_RUNTIME: "1.32.0"}, timings)
+    table = tables.table("steps steps", tmp_path)
+    assert table.splitlines()[:4] == [
+        "|                       |  nn.LSTM | nn.LSTMCell | LSTM module (cpu) |",
+        "|-----------------------|---------:|------------:|------------------:|",
+        "| T=1 B=128 I=300 H=128 | 2 (1.00) |  0.5 (4.00) |                   |",
+        "| T=9 B=128 I=300 H=128 | 2 (1.00) |             |          4 (0.50) |",
+    ]
+    assert "median of 15 in turn" in table
+    assert "ONNX Runtime: 1.32.0." in table
+
+
 def test_fill_replaces_what_is_marked_and_nothing_else(tmp_path: Path) -> None:
     records.write(tmp_path / "cpu.csv", FACTS, TIMINGS)
     text = "before\n<!-- table:cpu forward -->\nold\n<!-- /table:cpu forward -->\nafter\n"
@@ -75,6 +103,7 @@ def test_fill_replaces_what_is_marked_and_nothing_else(tmp_path: Path) -> None:
         ("<!-- table:cpu backward -->\n<!-- /table:cpu backward -->\n", "table:cpu backward: expected 'inference', "),
         ("<!-- table:cpu bars -->\n<!-- /table:cpu bars -->\n", "no forward.backward of nn.LSTM, full, dropout none"),
         ("<!-- table:cpu peaks -->\n<!-- /table:cpu peaks -->\n", "expected the columns .*median_bytes"),
+        ("<!-- table:cpu sweep -->\n<!-- /table:cpu sweep -->\n", "expected the columns .*backward_op_ms"),
         (
             "<!-- table:cpu forward+backward -->\n<!-- /table:cpu forward+backward -->\n",
             "no timings of forward.backward",
