@@ -93,12 +93,12 @@ def draw(what: Sequence[Drawn], sizes: Sizes, **where: Any) -> LayerMasks:
     return LayerMasks(**drawn)
 
 
-def masks_in_eval(layer: Any, sizes: dict[str, int], like: Tensor) -> LayerMasks:
+def masks_in_eval(layer: Any, sizes: dict[str, int]) -> LayerMasks:
     """What an LSTM uses while its dropout is off: the expectation of zoneout. ``sizes`` are those of H and P."""
     expected = {}
     for row in IN_EVAL:
         if p := getattr(layer, row.keyword):
-            expected[row.field] = like.new_full((sizes[row.size],), row.expectation(p))
+            expected[row.field] = layer.weight_hh_l0.new_full((sizes[row.size],), row.expectation(p))
     return LayerMasks(**expected)
 
 
