@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnndrop_cuda import checks, packing
 from rnndrop_cuda.functional import BACKENDS, LayerStates
 from rnndrop_cuda.initialisation import INITS, initialise
-from rnndrop_cuda.masks import draw, masks_in_eval, noises_on
+from rnndrop_cuda.masks import draw, masks_in_eval
 from rnndrop_cuda.noises import CANDIDATE_MASKS, GATE_MASKS, MASK_SCOPES, LayerMasks, sizes_by_name
 from rnndrop_cuda.stack import State, run_stack
 
@@ -205,19 +205,7 @@ class LSTM(nn.RNNBase):
         One entry for each layer and direction, in the order of the parameters; on their device and in their dtype. A
         dropout of 0 draws nothing.
         """
-        like, H, P, directions = self.weight_hh_l0, self.hidden_size, self._h_size, self._directions
-        drawn = noises_on(self)
-        in_last = [noise for noise in drawn if not noise[0].between_layers]
-        where: dict[str, Any] = {"dtype": like.dtype, "device": like.device, "generator": generator}
-        masks = []
-        for k in range(self._runs):
-            I = self.input_size if k < directions else directions * P
-            what = drawn if k < self._runs - directions else in_last
-            masks.append(draw(what, sizes_by_name(T, B, I, H, P), **where))
-        return masks
-
-    def _eval_masks(self) -> list[LayerMasks]:
-        return [masks_in_eval(self, {"H": self.hidden_size, "P": self._h_size})] * self._runs
+        return draw(self, T, B, generator)
 
     @property
     def _runs(self) -> int:
@@ -345,7 +333,7 @@ class LSTM(nn.RNNBase):
         elif self.training or self.mc_dropout:
             masks = self.draw_masks(T, B, generator)
         else:
-            masks = self._eval_masks()
+            masks = [masks_in_eval(self)] * runs
         y, final, states = run_stack(
             x, self._initial_states(x, hx, runs), packing.lengths_of(x, lengths), self._weights(), masks,
             directions=directions, projected=self.proj_size > 0, backend=self.backend, return_states=return_states,
