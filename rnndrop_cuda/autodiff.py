@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
 
 from rnndrop_cuda.noises import INPUTS, MASKS
 
@@ -46,7 +47,8 @@ def transformable(
             return op(*args)
         # The kernel that register_autograd makes does the same, but takes as long about it as a short sequence.
         if saves(args) and torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return Node.apply(*args)
+            # A subclass hands out views of what it is given, which Function does not let anybody change in place.
+            return op(*args) if has_torch_function(args) else Node.apply(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)
 

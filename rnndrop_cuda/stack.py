@@ -77,5 +77,5 @@ def _autocast_dtype(x: Tensor) -> torch.dtype | None:
 
 
 def _stacked(states: list[Tensor]) -> Tensor:
-    """[layers and directions, B, ...], without a copy of a single one, nor a view, which detach_() refuses."""
-    return torch.stack(states) if len(states) > 1 else states[0].unsqueeze_(0)
+    """[layers and directions, B, ...], of a single plain tensor without a copy; no view, which detach_() refuses."""
+    return states[0].unsqueeze_(0) if len(states) == 1 and type(states[0]) is Tensor else torch.stack(states)
