@@ -28,11 +28,14 @@ CheckedInputs check(const LayerInputs& given, bool reverse, const BackwardInputs
   return in;
 }
 
+// A dense copy in the type of `options`. Tensor::to and clone dispatch once or twice more, which a short call feels.
+Tensor copy_of(const Tensor& tensor, const at::TensorOptions& options) {
+  return at::empty(tensor.sizes(), options).copy_(tensor);
+}
+
 // `gradient` in the type computed in, or zeros where there is none.
 Tensor accumulator(const OptionalTensor& gradient, at::IntArrayRef shape, const CheckedInputs& in) {
-  Tensor sum = at::zeros(shape, in.acc_options());
-  if (gradient) sum.copy_(*gradient);
-  return sum;
+  return gradient ? copy_of(*gradient, in.acc_options()) : at::zeros(shape, in.acc_options());
 }
 
 Tensor empty_if(bool wanted, at::IntArrayRef shape, const at::TensorOptions& options) {
@@ -54,8 +57,8 @@ ForwardCall::ForwardCall(const LayerInputs& given, bool reverse, bool save) : in
 ForwardResult ForwardCall::result() const {
   const auto nothing = [&](const at::TensorOptions& options) { return at::empty({0}, options); };
   const TimeOrder& order = in.order;
-  const Tensor last_h = h_n.defined() ? h_n : y.select(0, order.last()).clone();
-  const Tensor c_n = c_at(order.slot(order.last())).to(in.x.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+  const Tensor last_h = h_n.defined() ? h_n : copy_of(y.select(0, order.last()), in.options());
+  const Tensor c_n = copy_of(c_at(order.slot(order.last())), in.options());
   if (!save) return {y, last_h, c_n, nothing(in.options()), nothing(in.acc_options()), nothing(in.options())};
   return {y, last_h, c_n, gates, c, h_full.defined() ? h_full : nothing(in.options())};
 }

@@ -37,8 +37,9 @@ void check_shape(const char* name, const Tensor& tensor, std::initializer_list<a
   TORCH_CHECK(false, name, ": expected shape ", expected.str(), ", got ", tensor.sizes());
 }
 
-// Everything the kernels take for granted about what comes in. The user's own mistakes are named, in more words, by
-// rnndrop_cuda.functional before they come here; this guards the op itself.
+// Everything the kernels take for granted about what comes in. In most calls nothing else checks it: where this
+// refuses, rnndrop_cuda.functional finds the words. So what checks.check_tensors checks, lengths' values aside, is
+// checked here.
 Sizes check_inputs(const LayerInputs& in) {
   const Tensor& x = in.x;
   dtype_of(x);

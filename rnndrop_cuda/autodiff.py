@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
 
 from rnndrop_cuda.noises import INPUTS, MASKS
 
@@ -42,11 +43,20 @@ def transformable(
             return Function.apply(*args)
         if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
             _refuse_forward_mode()
-        if not saves(args) and not torch.compiler.is_compiling():
-            # The autograd kernel is Python: to find that there is nothing to do, it takes as long as a short sequence.
-            with torch._C._AutoDispatchBelowAutograd():
-                return op(*args)
-        return op(*args)
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+            return op(*args)
+        # The kernel that register_autograd makes does the same, but takes as long about it as a short sequence.
+        if saves(args) and torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            # A subclass hands out views of what it is given, which Function does not let anybody change in place.
+            return op(*args) if has_torch_function(args) else Node.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+        with torch._C._AutoDispatchBelowAutograd():
+            outputs = op(*args)
+        setup_context(ctx, args, outputs)
+        return outputs
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         return _map(call, names, info.batch_size, in_dims, args)
@@ -59,6 +69,9 @@ def transformable(
         "vmap": staticmethod(rule),
     }
     Function: Any = type(name, (torch.autograd.Function,), members)
+    # Not for torch.func, and quicker: where there is a setup_context, apply goes through forward's signature.
+    plain = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    Node: Any = type(name, (torch.autograd.Function,), plain)
     torch.library.register_autograd(f"rnndrop::{name}", backward, setup_context=setup_context)
     torch.library.register_vmap(f"rnndrop::{name}", rule)
     return call

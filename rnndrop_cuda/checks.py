@@ -1,4 +1,4 @@
-"""Checks of everything that a caller can get wrong, run before any backend.
+"""Checks of everything that a caller can get wrong, run before any backend, or after the op has refused.
 
 Each raises an exception that names the argument, what was expected and what was given.
 """

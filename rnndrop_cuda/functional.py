@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 BACKENDS = ("auto", "cuda", "cpu", "python")
+NAMES = (*INPUTS, *CONSTANTS)
 Result = tuple[Tensor, Tensor, Tensor]
 
 
@@ -165,21 +166,56 @@ def lstm_layer(
             or the backend's name is unknown.
         RuntimeError: a shape or a device does not fit, or the named backend cannot run here.
     """
-    constants = {
-        "mask_x": mask_x, "mask_h": mask_h, "mask_g": mask_g, "mask_c": mask_c, "zone_c": zone_c, "zone_h": zone_h,
-        "lengths": lengths,
-    }  # fmt: skip
-    inputs = {
-        "x": x, "h_0": h_0, "c_0": c_0, "W_ih": W_ih, "W_hh": W_hh, "b_ih": b_ih, "b_hh": b_hh, "W_hr": W_hr,
-    }  # fmt: skip
-    check_tensors({**inputs, **constants})
-    run = _choose(backend, x, constants)
-    y, h_n, c_n, states = run(inputs, constants, reverse, return_states)
-    return (y, h_n, c_n, states()) if return_states else (y, h_n, c_n)
+    tensors = (
+        x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths
+    )  # fmt: skip
+    return run_layer(tensors, reverse, backend, return_states)
 
 
 Tensors = dict[str, Any]
 Run = Callable[[Tensors, Tensors, bool, bool], tuple[Tensor, Tensor, Tensor, Callable[[], LayerStates]]]
+
+
+def run_layer(tensors: tuple[Any, ...], reverse: bool, backend: str, return_states: bool) -> tuple[Any, ...]:
+    """:func:`lstm_layer` of its tensors in the order of INPUTS and CONSTANTS; h_n and c_n are no views."""
+    if not return_states and _op_checks_all(tensors, backend):
+        # One check is enough, and Python's takes as long as a short sequence; but it has more words than the op's.
+        try:
+            save = torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
+            y, h_n, c_n, *_ = ops.lstm_layer(*tensors, reverse, save)
+            return y, h_n, c_n
+        except Exception:
+            try:
+                check_tensors(dict(zip(NAMES, tensors, strict=True)))
+            except Exception as named:
+                raise named from None
+            raise
+    inputs = dict(zip(INPUTS, tensors, strict=False))
+    constants = dict(zip(CONSTANTS, tensors[len(INPUTS) :], strict=True))
+    check_tensors({**inputs, **constants})
+    run = _choose(backend, tensors[0], constants)
+    y, h_n, c_n, states = run(inputs, constants, reverse, return_states)
+    return (y, h_n, c_n, states()) if return_states else (y, h_n, c_n)
+
+
+def _op_checks_all(tensors: tuple[Any, ...], backend: str) -> bool:
+    """Whether this call runs the op, and the op sees to all that check_tensors does.
+
+    It does not read lengths, and sees no shapes where torch traces, maps, or has a say in what an op does.
+    """
+    x, lengths = tensors[0], tensors[-1]
+    return (
+        type(x) is Tensor
+        and (x.is_cpu or x.is_cuda)
+        and lengths is None
+        and backend in ("auto", x.device.type)
+        and x.dtype in KERNEL_DTYPES
+        and (ops.HAS_CPU_KERNELS if x.is_cpu else ops.HAS_CUDA_KERNELS)
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._any_requires_grad(*tensors[len(INPUTS) :])
+    )
 
 
 def _fused(inputs: Tensors, constants: Tensors, reverse: bool, keep_states: bool) -> Any:
@@ -217,7 +253,7 @@ def _plain(inputs: Tensors, constants: Tensors, reverse: bool, keep_states: bool
     def states() -> LayerStates:
         return LayerStates(*(torch.stack(of_steps).detach() for of_steps in zip(*steps, strict=True)))
 
-    return torch.stack([step.h for step in steps]), h_n, c_n, states
+    return torch.stack([step.h for step in steps]), h_n.clone(), c_n.clone(), states
 
 
 def _choose(backend: str, x: Tensor, constants: Tensors) -> Run:

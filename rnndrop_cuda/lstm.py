@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnndrop_cuda import checks, packing
 from rnndrop_cuda.functional import BACKENDS, LayerStates
 from rnndrop_cuda.initialisation import INITS, initialise
-from rnndrop_cuda.masks import draw, masks_in_eval, noises_on
+from rnndrop_cuda.masks import draw, masks_in_eval
 from rnndrop_cuda.noises import CANDIDATE_MASKS, GATE_MASKS, MASK_SCOPES, LayerMasks, sizes_by_name
 from rnndrop_cuda.stack import State, run_stack
 
@@ -205,19 +205,7 @@ class LSTM(nn.RNNBase):
         One entry for each layer and direction, in the order of the parameters; on their device and in their dtype. A
         dropout of 0 draws nothing.
         """
-        like, H, P, directions = self.weight_hh_l0, self.hidden_size, self._h_size, self._directions
-        drawn = noises_on(self)
-        in_last = [noise for noise in drawn if not noise[0].between_layers]
-        where: dict[str, Any] = {"dtype": like.dtype, "device": like.device, "generator": generator}
-        masks = []
-        for k in range(self._runs):
-            I = self.input_size if k < directions else directions * P
-            what = drawn if k < self._runs - directions else in_last
-            masks.append(draw(what, sizes_by_name(T, B, I, H, P), **where))
-        return masks
-
-    def _eval_masks(self) -> list[LayerMasks]:
-        return [masks_in_eval(self, {"H": self.hidden_size, "P": self._h_size}, self.weight_hh_l0)] * self._runs
+        return draw(self, T, B, generator)
 
     @property
     def _runs(self) -> int:
@@ -337,29 +325,37 @@ class LSTM(nn.RNNBase):
         """Run over x [T, B, I] with the hx and the masks that were given: y, the final state, masks and states."""
         T, B, _ = x.shape
         H, P, runs, directions = self.hidden_size, self._h_size, self._runs, self._directions
-        if hx is None:
-            hx = self._initial_state(x, B)
-        else:  # nn.LSTM's check, with its message; nn.LSTM skips it for a packed input
-            for k, (state, size) in enumerate(zip(hx, (P, H), strict=True)):
-                self.check_hidden_size(state, (runs, B, size), f"Expected hidden[{k}] size {{}}, got {{}}")
+        if hx is not None:  # nn.LSTM's check, with its message; nn.LSTM skips it for a packed input
+            self.check_hidden_size(hx[0], (runs, B, P), "Expected hidden[0] size {}, got {}")
+            self.check_hidden_size(hx[1], (runs, B, H), "Expected hidden[1] size {}, got {}")
         if masks is not None:
             checks.check_masks(masks, runs, directions, sizes_by_name(T, B, self.input_size, H, P))
         elif self.training or self.mc_dropout:
             masks = self.draw_masks(T, B, generator)
         else:
-            masks = self._eval_masks()
+            masks = [masks_in_eval(self)] * runs
         y, final, states = run_stack(
-            x, hx, packing.lengths_of(x, lengths), self.all_weights, masks, directions=directions,
-            projected=self.proj_size > 0, backend=self.backend, return_states=return_states,
+            x, self._initial_states(x, hx, runs), packing.lengths_of(x, lengths), self._weights(), masks,
+            directions=directions, projected=self.proj_size > 0, backend=self.backend, return_states=return_states,
         )  # fmt: skip
         return y, final, list(masks), states
 
-    def _initial_state(self, x: Tensor, B: int) -> State:
-        """The state that a call without hx starts from."""
-        if self.h_0 is not None and self.c_0 is not None:
-            return self.h_0.expand(-1, B, -1), self.c_0.expand(-1, B, -1)
-        h_0 = x.new_zeros(self._runs, B, self._h_size)
-        return h_0, x.new_zeros(self._runs, B, self.hidden_size) if self.proj_size else h_0
+    def _initial_states(self, x: Tensor, hx: State | None, runs: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """h_0 and c_0 of each layer and direction, [B, P or H]."""
+        B = x.shape[1]
+        if hx is None and self.learn_initial_state and self.h_0 is not None and self.c_0 is not None:
+            hx = self.h_0.expand(-1, B, -1), self.c_0.expand(-1, B, -1)
+        if hx is not None:
+            return hx[0].unbind(), hx[1].unbind()
+        h_0 = c_0 = x.new_zeros(B, self.hidden_size)
+        if self.proj_size:
+            h_0 = x.new_zeros(B, self.proj_size)
+        return [h_0] * runs, [c_0] * runs
+
+    def _weights(self) -> list[list[Any]]:
+        """all_weights, without asking nn.Module for each: what is no parameter, but parametrized, say, it does give."""
+        own = self._parameters
+        return [[own[name] if name in own else getattr(self, name) for name in names] for names in self._all_weights]
 
 
 class GalLSTM(LSTM):

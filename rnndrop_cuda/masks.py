@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rnndrop_cuda import ops
 from rnndrop_cuda.checks import check_probability
-from rnndrop_cuda.noises import IN_EVAL, NOISES, LayerMasks, MaskOptions, Noise, Shape, Sizes
+from rnndrop_cuda.noises import IN_EVAL, NOISES, LayerMasks, MaskOptions, Noise, Shape, Sizes, sizes_by_name
 
 
 def dropout_mask(
@@ -84,8 +84,25 @@ def noises_on(layer: Any) -> list[Drawn]:
     return drawn
 
 
-def draw(what: Sequence[Drawn], sizes: Sizes, **where: Any) -> LayerMasks:
-    """One layer's masks, in the table's order; ``where`` is noise's dtype, device and generator."""
+def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[LayerMasks]:
+    """The masks of each layer and direction of an LSTM, for T steps and a batch of B."""
+    directions = 2 if layer.bidirectional else 1
+    runs = layer.num_layers * directions
+    on = noises_on(layer)
+    if not on:
+        return [LayerMasks()] * runs
+    in_last = [drawn for drawn in on if not drawn[0].between_layers]
+    like, H, P = layer.weight_hh_l0, layer.hidden_size, layer.proj_size or layer.hidden_size
+    where: dict[str, Any] = {"dtype": like.dtype, "device": like.device, "generator": generator}
+    in_first, above = (sizes_by_name(T, B, I, H, P) for I in (layer.input_size, directions * P))
+    return [
+        _draw_run(on if k < runs - directions else in_last, in_first if k < directions else above, where)
+        for k in range(runs)
+    ]
+
+
+def _draw_run(what: Sequence[Drawn], sizes: Sizes, where: dict[str, Any]) -> LayerMasks:
+    """One layer's masks in one direction, in the table's order; ``where`` is noise's dtype, device and generator."""
     drawn = {}
     for row, p, shape in what:
         dropped, kept = row.values(p)
@@ -93,12 +110,13 @@ def draw(what: Sequence[Drawn], sizes: Sizes, **where: Any) -> LayerMasks:
     return LayerMasks(**drawn)
 
 
-def masks_in_eval(layer: Any, sizes: dict[str, int], like: Tensor) -> LayerMasks:
-    """What an LSTM uses while its dropout is off: the expectation of zoneout. ``sizes`` are those of H and P."""
+def masks_in_eval(layer: Any) -> LayerMasks:
+    """What each layer and direction of an LSTM uses while its dropout is off: the expectation of zoneout."""
     expected = {}
     for row in IN_EVAL:
         if p := getattr(layer, row.keyword):
-            expected[row.field] = like.new_full((sizes[row.size],), row.expectation(p))
+            size = layer.hidden_size if row.size == "H" else layer.proj_size or layer.hidden_size
+            expected[row.field] = layer.weight_hh_l0.new_full((size,), row.expectation(p))
     return LayerMasks(**expected)
 
 

@@ -62,7 +62,11 @@ def _lstm_layer_fake(
     x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
     W_hr: Tensor | None, *constants_and_flags: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    *_, save = constants_and_flags
+    *constants, _, save = constants_and_flags
+    # Tensors on the meta device run this in place of a kernel, others beside them or not.
+    for tensor in (h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, *constants):
+        if tensor is not None and tensor.device != x.device:
+            raise RuntimeError(f"expected all tensors on {x.device} like x, got one on {tensor.device}")
     T, B, _ = x.shape
     H, P = c_0.shape[1], h_0.shape[1]
     return (

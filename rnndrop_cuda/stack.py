@@ -10,22 +10,24 @@ import torch
 from torch import Tensor
 
 from rnndrop_cuda import streams
-from rnndrop_cuda.functional import LayerStates, lstm_layer
+from rnndrop_cuda.functional import LayerStates, run_layer
 from rnndrop_cuda.noises import MASKS, LayerMasks
 
 State = tuple[Tensor, Tensor]
-PLACES = tuple((argument, LayerMasks._fields.index(row.field)) for argument, row in MASKS.items())
+PLACES = [LayerMasks._fields.index(row.field) for row in MASKS.values()]
 
 
 def run_stack(
-    x: Tensor, hx: State, lengths: Tensor | None, all_weights: Sequence[Sequence[Tensor]], masks: Sequence[LayerMasks],
+    x: Tensor, hx: tuple[Sequence[Tensor], Sequence[Tensor]], lengths: Tensor | None,
+    all_weights: Sequence[Sequence[Tensor]], masks: Sequence[LayerMasks],
     *, directions: int, projected: bool, backend: str, return_states: bool,
 ) -> tuple[Tensor, State, list[LayerStates]]:  # fmt: skip
     """The stack over x [T, B, I]: output, final states, and every state where asked for.
 
-    There are weights and masks for each layer and direction. Under autocast everything is computed in its dtype.
+    There are initial states, weights and masks for each layer and direction. Under autocast everything is computed in
+    its dtype.
     """
-    dtype = _autocast_dtype(x.device.type)
+    dtype = _autocast_dtype(x)
 
     def run(k: int, x: Tensor) -> tuple[Any, ...]:
         tensors = (x, hx[0][k], hx[1][k], *all_weights[k])
@@ -35,23 +37,26 @@ def run_stack(
             m = LayerMasks(*(mask if mask is None else mask.to(dtype) for mask in m))
         x, h_0, c_0, W_ih, W_hh, *others = tensors
         W_hr = others.pop() if projected else None
-        inside: dict[str, Any] = {argument: m[place] for argument, place in PLACES}
-        y, *others = lstm_layer(
-            x, h_0, c_0, W_ih, W_hh if m.w is None else m.w * W_hh, *others, W_hr=W_hr, **inside,
-            lengths=lengths, reverse=k % directions == 1, backend=backend, return_states=return_states,
-        )  # fmt: skip
+        b_ih, b_hh = others or (None, None)
+        if m.w is not None:
+            W_hh = m.w * W_hh
+        inside = [m[place] for place in PLACES]
+        y, *others = run_layer(
+            (x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, *inside, lengths), k % directions == 1, backend, return_states
+        )
         return y if m.y is None else m.y * y, *others
 
     final_h: list[Tensor] = []
     final_c: list[Tensor] = []
     states: list[LayerStates] = []
     for first in range(0, len(all_weights), directions):
-        runs = [functools.partial(run, k, x) for k in range(first, first + directions)]
-        if len(runs) == 2 and streams.has_streams(x):
-            used = [x, *hx, lengths, *masks[first + 1], *all_weights[first + 1]]
-            results = streams.at_once(runs[0], runs[1], x.device, used)
+        if directions == 2 and streams.has_streams(x):
+            second = first + 1
+            used = [x, hx[0][second], hx[1][second], lengths, *masks[second], *all_weights[second]]
+            runs = functools.partial(run, first, x), functools.partial(run, second, x)
+            results = streams.at_once(*runs, x.device, used)
         else:
-            results = [run_direction() for run_direction in runs]
+            results = [run(k, x) for k in range(first, first + directions)]
         for _, h_n, c_n, *of_layer in results:
             final_h.append(h_n)
             final_c.append(c_n)
@@ -61,13 +66,16 @@ def run_stack(
     return x, (_stacked(final_h), _stacked(final_c)), states
 
 
-def _autocast_dtype(device: str) -> torch.dtype | None:
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
     """None where autocast is off, or does not exist, as on the meta device."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
+    device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None
 
 
 def _stacked(states: list[Tensor]) -> Tensor:
-    """[layers and directions, B, ...], without a copy of a single one."""
-    return torch.stack(states) if len(states) > 1 else states[0].unsqueeze(0)
+    """[layers and directions, B, ...], of a single plain tensor without a copy; no view, which detach_() refuses."""
+    return states[0].unsqueeze_(0) if len(states) == 1 and type(states[0]) is Tensor else torch.stack(states)

@@ -18,12 +18,18 @@ BACKENDS = [
 ]
 
 
+@pytest.mark.parametrize("with_lengths", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("name", "change", "error", "message"), BAD)
-def test_bad_argument(name, change, error, message, backend):
+def test_bad_argument(name, change, error, message, backend, with_lengths):
+    """Without lengths the op checks first, and Python finds the words: the caller sees one error, not two."""
     arguments = {"backend": backend} | wrong(name, change)
-    with pytest.raises(error, match=rf"{name}: .*{re.escape(message)}"):
+    if not with_lengths and name != "lengths":
+        arguments["lengths"] = None
+    with pytest.raises(error, match=rf"{name}: .*{re.escape(message)}") as raised:
         lstm_layer(**arguments)
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None or raised.value.__suppress_context__
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -156,6 +156,15 @@ def test_the_op_refuses_a_backward_that_it_saved_nothing_for():
         y.sum().backward()
 
 
+def test_meta_tensors_beside_others_are_refused():
+    """They run the op's shapes in place of a kernel, which gave tensors that nothing had been written to."""
+    arguments = (*[torch.zeros(shape) for shape in ((5, 3, 4), (3, 6), (3, 6), (24, 4))], torch.zeros(24, 6))
+    for k in range(1, 5):
+        given = [tensor.to("meta") if n == k else tensor for n, tensor in enumerate(arguments)]
+        with pytest.raises(RuntimeError, match="expected all tensors on cpu like x, got one on meta"):
+            torch.ops.rnndrop.lstm_layer(*given, *[None] * 10, False, False)
+
+
 @pytest.mark.parametrize("proj", [0, 2])
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "both", "untied-batch", "all"])
 def test_opcheck(masks, proj):

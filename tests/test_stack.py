@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from modules import BACKENDS, B, H, I, T, assert_bit_for_bit, assert_same, flat,
 from problems import relative_error
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from rnndrop_cuda import LSTM, LayerMasks, functional, reference
+from rnndrop_cuda import LSTM, LayerMasks, functional, ops, reference
 
 EVERYTHING = {
     "dropout": 0.4, "input_dropout": 0.3, "hidden_dropout": 0.3, "candidate_dropout": 0.3, "weight_dropout": 0.3,
@@ -226,20 +228,20 @@ def test_dropout_between_layers_drops_at_its_rate():
     """With the upper layer an identity up to its gates: count the zeros it is given."""
     seen = []
     ours = LSTM(I, 50, 2, dropout=0.3)
-    original = functional.lstm_layer
+    original = functional.run_layer
     ours.backend = "python"
 
-    def spy(x, *args, **kwargs):
-        seen.append(x)
-        return original(x, *args, **kwargs)
+    def spy(tensors, *options):
+        seen.append(tensors[0])
+        return original(tensors, *options)
 
     import rnndrop_cuda.stack as module
 
-    module.lstm_layer = spy
+    module.run_layer = spy
     try:
         ours(torch.randn(40, 20, I))
     finally:
-        module.lstm_layer = original
+        module.run_layer = original
     below, above = seen
     assert below.shape[-1] == I
     assert abs((above == 0).double().mean() - 0.3) < 5 * (0.3 * 0.7 / above.numel()) ** 0.5
@@ -259,3 +261,73 @@ def test_autocast_gives_half_outputs_as_nn_lstm(dtype):
         assert relative_error(value, expected) < 0.02
     gradients(ours, output, [x])
     assert all(p.dtype == torch.float32 for p in ours.parameters())
+
+
+# ---------------------------------------------------------------- what a small call costs
+
+
+class Ops(TorchDispatchMode):
+    """The operators that run under it, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.names.append(op.__name__)
+        return op(*args, **(kwargs or {}))
+
+
+def python_calls(run):
+    """How many Python functions a run calls, itself among them, once everything is warm."""
+    calls = []
+    run()
+    sys.setprofile(lambda frame, event, _: calls.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return len(calls)
+
+
+@pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
+def test_a_small_call_stays_small():
+    """In front of the op each Python function takes a tenth of a microsecond or more, each operator nearly one."""
+    layer, x = LSTM(8, 8).eval(), torch.randn(1, 1, 8)
+    _, hx = layer(x)
+    with torch.no_grad():
+        with Ops() as without_hx:
+            layer(x)
+        with Ops() as with_hx:
+            layer(x, hx)
+        calls = [python_calls(lambda: layer(x)), python_calls(lambda: layer(x, hx))]
+    assert without_hx.names == ["new_zeros.default", "lstm_layer.default", *["unsqueeze_.default"] * 2]
+    assert with_hx.names == [*["unbind.int"] * 2, "lstm_layer.default", *["unsqueeze_.default"] * 2]
+    assert calls[0] <= 48 and calls[1] <= 56, calls
+    assert python_calls(lambda: layer(x, hx)) <= 80  # with a gradient to come
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_final_states_of_one_layer_are_no_views(backend):
+    """Truncated backpropagation detaches them in place."""
+    device = "cuda" if backend == "cuda" else "cpu"
+    layer = LSTM(I, H, dtype=torch.float64, device=device, backend=backend)
+    _, hx = layer(normal(T, B, I).to(device))
+    for state in hx:
+        assert not state._is_view() and state.shape == (1, B, H)
+        state.detach_()
+    layer(normal(T, B, I).to(device), hx)[0].sum().backward()
+    assert layer.weight_hh_l0.grad is not None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_subclass_of_tensor_goes_through(training):
+    class Named(torch.Tensor):
+        pass
+
+    layer, x = LSTM(I, H, dtype=torch.float64).train(training), normal(T, B, I)
+    output = layer(x.as_subclass(Named))
+    assert all(type(value) is Named for value in flat(output))
+    for actual, expected in zip(flat(output), flat(layer(x)), strict=True):
+        assert torch.equal(actual.as_subclass(torch.Tensor), expected)
+    assert torch.autograd.grad(flat(output)[0].sum(), layer.weight_hh_l0)[0].any()

@@ -59,11 +59,11 @@ def fake_streams(monkeypatch):
         yield
         current.pop()
 
-    lstm_layer = stack.lstm_layer
+    run_layer = stack.run_layer
 
     def run(*args, **options):
         stream = current[-1]
-        result = lstm_layer(*args, **options)
+        result = run_layer(*args, **options)
         inputs = [t for t in tree_leaves((args, options)) if isinstance(t, torch.Tensor)]
         runs.append(Run(stream, frozenset(stream.done), inputs, list(side.recorded), tree_leaves(result)))
         stream.done.add(len(runs) - 1)
@@ -74,7 +74,7 @@ def fake_streams(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[-1])
     monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: stream.recorded.append(tensor))
-    monkeypatch.setattr(stack, "lstm_layer", run)
+    monkeypatch.setattr(stack, "run_layer", run)
     return here, side, runs
 
 
