@@ -33,16 +33,16 @@ class Backward {
         masks_h_rows_(layer.mask_h.data && layer.mask_h.per_sample),
         steps_(steps_per_chunk(layer, layer.B)),
         da_(steps_ * layer.B * kGates * layer.H),
-        dW_ih_(x_weight_, layer.need_dW, rows_of_piece(steps_ * layer.B)),
-        dW_hh_(h_weight_, layer.need_dW, rows_of_piece(steps_ * layer.B)) {
-    if (layer.need_dx) x_weight_.allocate_backward();
-    h_weight_.allocate_backward();
+        dW_ih_(x_weight_, layer.dW_ih, layer.need_dW, rows_of_piece(steps_ * layer.B)),
+        dW_hh_(h_weight_, layer.dW_hh, layer.need_dW, rows_of_piece(steps_ * layer.B)) {
+    if (packs_x()) x_weight_.allocate_backward();
+    if (packs_h()) h_weight_.allocate_backward();
   }
 
   void run() {
     with_team(enough_for_several(layer_), [&](const Team& team) {
-      if (layer_.need_dx) x_weight_.pack_backward(team);
-      h_weight_.pack_backward(team);
+      if (packs_x()) x_weight_.pack_backward(team);
+      if (packs_h()) h_weight_.pack_backward(team);
       const Range rows = team.share(layer_.B * layer_.mask_h.inputs_of_sample());
       std::fill_n(dh_tilde() + rows.begin * layer_.H, rows.size() * layer_.H, T(0));
       team.barrier();
@@ -53,6 +53,12 @@ class Backward {
  private:
   T* dh_tilde() const { return static_cast<T*>(layer_.dh_tilde); }
 
+  bool packs_x() const { return layer_.need_dx && packs(x_weight_); }
+  bool packs_h() const { return packs(h_weight_); }
+  bool packs(const Weight<T>& weight) const {
+    return !(too_few_to_pack(layer_) && weight.is_whole() && weight.columns >= unpacked_columns<T>());
+  }
+
   // How a member's share of the recurrence is cut: all units of some rows, or some units of all rows, those whose
   // columns of W_hh are in its panels.
   struct Cut {
@@ -62,9 +68,12 @@ class Backward {
   Cut cut(const Team& team) const {
     const Group<T>& group = h_weight_.groups[0];
     const int64_t n_panels = h_weight_.column_blocks(group), H = layer_.H;
-    if (h_weight_.groups.size() > 1 || n_panels < team.size || splits_rows(layer_, team.size)) {
+    const bool can_share_units =
+        packs_h() ? h_weight_.groups.size() == 1 && n_panels >= team.size : h_weight_.shares_columns(team);
+    if (!can_share_units || splits_rows(layer_, team.size)) {
       return {true, team.share(layer_.B), {0, H}, {0, n_panels}};
     }
+    if (!packs_h()) return {false, {0, layer_.B}, h_weight_.share_of_columns(team), {}};
     const Range panels = team.share(n_panels);
     const auto unit_of = [&](int64_t panel) -> int64_t {
       return panel == 0 ? 0 : panel == n_panels ? H : group.kept[panel * h_weight_.width];
@@ -89,13 +98,12 @@ class Backward {
         if (mine.by_rows) {
           for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
             step_backward(step, {b, b + M, 0, H});
-            input_gradient_of_h(da, b, M, mine.panels);
+            input_gradient_of_h(da, b, M, mine);
           });
         } else {
           step_backward(step, {0, B, mine.units.begin, mine.units.end});
           team.barrier();
-          for_each_block(mine.rows, kRowBlock,
-                         [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine.panels); });
+          for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine); });
         }
       });
       team.barrier();  // da of the chunk is complete
@@ -103,8 +111,12 @@ class Backward {
       const int64_t rows = n * B;
       if (layer_.need_dx) {
         T* dx = static_cast<T*>(layer_.dx) + begin * B * layer_.I;
-        for_each_block(team.share(rows, kRowBlock), kRowBlock,
-                       [&](int64_t r, int64_t M) { input_gradient_of_x(r, M, dx); });
+        if (!packs_x()) {
+          input_gradient_of_x_unpacked(team, rows, dx);
+        } else {
+          for_each_block(team.share(rows, kRowBlock), kRowBlock,
+                         [&](int64_t r, int64_t M) { input_gradient_of_x(r, M, dx); });
+        }
       }
       if (layer_.need_dW) {
         const int64_t piece = rows_of_piece(rows);
@@ -134,8 +146,11 @@ class Backward {
     return std::max<int64_t>(1, (rows + pieces - 1) / pieces);
   }
 
-  // dh~ (+)= da W_hh at one step: M rows from b on, these panels of columns.
-  void input_gradient_of_h(const T* da, int64_t b, int64_t M, const Range& panels) const {
+  // dh~ (+)= da W_hh at one step: M rows from b on, a member's columns.
+  void input_gradient_of_h(const T* da, int64_t b, int64_t M, const Cut& mine) const {
+    if (!packs_h()) {
+      return h_weight_.multiply_by_rows(da + b * kGates * layer_.H, M, mine.units, dh_tilde() + b * layer_.H);
+    }
     T tile[kRowBlock * kWidestPanel];
     const int64_t B = layer_.B, H = layer_.H, width = h_weight_.width, n_groups = h_weight_.groups.size();
     const bool separate = masks_h_rows_;  // each gate's own dh~, for the step kernel to mask and add
@@ -143,7 +158,7 @@ class Backward {
     for (int64_t g = 0; g < n_groups; ++g) {
       const Group<T>& group = h_weight_.groups[g];
       const Rows<T> in = h_weight_.da_rows(group, da + b * kGates * H);
-      const Range blocks = n_groups > 1 ? Range{0, h_weight_.column_blocks(group)} : panels;
+      const Range blocks = n_groups > 1 ? Range{0, h_weight_.column_blocks(group)} : mine.panels;
       T* of_group = dh_tilde() + ((separate ? g * B : 0) + b) * H;
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         multiply_panel(tile, width, in, M, group.M(), h_weight_.backward_panel(g, block));
@@ -173,6 +188,19 @@ class Backward {
           put_columns(group, block, x_weight_.width, tile, M, nullptr, n_groups > 1, out, I);
         }
       }
+    }
+  }
+
+  // The same for all rows of the chunk, from W_ih where it lies.
+  void input_gradient_of_x_unpacked(const Team& team, int64_t rows, T* dx) const {
+    const bool shares_columns = x_weight_.shares_columns(team);
+    const Range mine = shares_columns ? Range{0, rows} : team.share(rows);
+    const Range columns = shares_columns ? x_weight_.share_of_columns(team) : Range{0, layer_.I};
+    x_weight_.multiply_by_rows(da_.data() + mine.begin * kGates * layer_.H, mine.size(), columns,
+                               dx + mine.begin * layer_.I);
+    for (int64_t r = mine.begin; r < mine.end; ++r) {
+      const T* mask = x_weight_.mask_of_sample(0, layer_.B, r % layer_.B);
+      for (int64_t i = columns.begin; mask && i < columns.end; ++i) dx[r * layer_.I + i] *= mask[i];
     }
   }
 
@@ -265,9 +293,9 @@ class Backward {
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       const int64_t place = place_of(row);
       const bool kept = place < int64_t(gate_rows_.size()) && gate_rows_[place] == row;
-      for (const auto& [gradient, dW] : {std::pair(&dW_ih_, layer_.dW_ih), std::pair(&dW_hh_, layer_.dW_hh)}) {
+      for (const WeightGradient<T>* gradient : {&dW_ih_, &dW_hh_}) {
         const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H, g = row / of_group;
-        gradient->store_row(g, kept ? place - place_of(g * of_group) : -1, row, static_cast<T*>(dW));
+        gradient->store_row(g, kept ? place - place_of(g * of_group) : -1, row);
       }
     }
   }

@@ -7,7 +7,9 @@
 // Cost: 2 * T * B * 4H * (I + H) flops, times the share kept; beside them one pass over the gates a step
 // (step_kernels.cpp).
 #include <algorithm>
+#include <vector>
 
+#include "cpu/forward_panels.h"
 #include "cpu/layer_engine.h"
 #include "cpu/layer_schedule.h"
 #include "cpu/layer_weights.h"
@@ -32,30 +34,54 @@ class Forward {
         keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
         n_h_tilde_(layer.mask_h.inputs_of_sample()),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.H : 0),
+        bias_(layer.b_ih && layer.b_hh ? kGates * layer.H : 0),
         gates_of_chunk_(layer.gates ? 0 : steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H) {
-    x_weight_.allocate_forward();
-    h_weight_.allocate_forward();
+    allocate(x_weight_, x_panels_);
+    allocate(h_weight_, h_panels_);
+    if (layer.b_ih && layer.b_hh) {
+      for (int64_t r = 0; r < kGates * layer.H; ++r) {
+        bias_.data()[r] = static_cast<const T*>(layer.b_ih)[r] + static_cast<const T*>(layer.b_hh)[r];
+      }
+    }
   }
 
   void run() {
     with_team(enough_for_several(layer_), [&](const Team& team) {
-      x_weight_.pack_forward(team);
-      h_weight_.pack_forward(team);
+      const bool rows_split = !rows_.all() || splits_rows(layer_, team.size);
+      // Whole vectors of units, so that no two threads write to one cache line.
+      const Range units = rows_split ? Range{0, layer_.H} : team.share(layer_.H, h_weight_.width / 2);
+      const int64_t rank = rows_split ? 0 : team.rank;
+      const ForwardPanels<T> x_panels(x_weight_, x_panels_, packs(x_weight_), units, rank);
+      const ForwardPanels<T> h_panels(h_weight_, h_panels_, packs(h_weight_), units, rank);
+      const Team packers = rows_split ? team : Team{0, 1};
+      x_panels.pack(packers);
+      h_panels.pack(packers);
       if (keeps_h_tilde_) mask_h_0(team.share(layer_.B));
       team.barrier();
-      run_member(team);
+      run_member(team, rows_split, units, x_panels, h_panels);
     });
   }
 
  private:
-  void run_member(const Team& team) {
-    const int64_t width = h_weight_.width, n_blocks = h_weight_.unit_blocks();
-    const bool rows_split = !rows_.all() || splits_rows(layer_, team.size);
+  bool packs(const Weight<T>& weight) const {
+    return !(too_few_to_pack_forward(layer_, weight.columns) && weight.is_whole() &&
+             weight.columns >= least_unpacked_K<T>());
+  }
+  void allocate(const Weight<T>& weight, std::vector<Buffer<T>>& panels) const {
+    if (!packs(weight)) return;
+    for (const Group<T>& group : weight.groups) {
+      panels.emplace_back(ForwardPanels<T>::storage_for(weight, group, at::get_num_threads()));
+    }
+  }
+
+  void run_member(const Team& team, bool rows_split, const Range& units, const ForwardPanels<T>& x_panels,
+                  const ForwardPanels<T>& h_panels) {
+    const int64_t U = units.size(), width = h_weight_.width;
     const Range rows = rows_split ? team.share(layer_.B) : Range{0, layer_.B};
-    const Range blocks = rows_split ? Range{0, n_blocks} : team.share(n_blocks);
-    const int64_t units = blocks.size() * width;
-    const Buffer<T> from_h(kRowBlock * kGates * units);
-    if (!rows_.all()) std::fill_n(from_h.data(), kRowBlock * kGates * units, T(0));
+    // Room for a whole panel past the last gate.
+    const GatesLayout from_h_layout{round_up(kGates * U, width) + width, U, units.begin, rows_.all()};
+    const Buffer<T> from_h(kRowBlock * from_h_layout.row_stride);
+    if (!rows_.all()) std::fill_n(from_h.data(), kRowBlock * from_h_layout.row_stride, T(0));
     // Without saved gates all threads write to one buffer, so that its chunks have to be the same for all.
     const int64_t steps = steps_per_chunk(layer_, layer_.gates ? rows.size() : layer_.B);
     const Buffer<T> x_tilde(layer_.mask_x.data && layer_.mask_x.per_sample ? steps * rows.size() * layer_.I : 0);
@@ -63,24 +89,25 @@ class Forward {
     for_each_chunk(layer_.order, steps, [&](int64_t begin, int64_t n) {
       T* gates =
           layer_.gates ? static_cast<T*>(layer_.gates) + begin * layer_.B * kGates * layer_.H : gates_of_chunk_.data();
-      project_input(begin, n, rows, blocks, gates, x_tilde.data());
+      project_input(begin, n, rows, x_panels, gates, x_tilde.data());
       for_each_step(layer_.order, begin, n, [&](int64_t t) {
         const StepForward step = step_at(t, gates + (t - begin) * layer_.B * kGates * layer_.H);
         const T* h_in = h_in_at(t);
         for_each_block(rows, kRowBlock, [&](int64_t b, int64_t M) {
-          multiply_h(h_in, b, M, blocks, from_h.data(), units);
-          const Part part{b, b + M, blocks.begin * width, std::min(layer_.H, blocks.end * width)};
-          step_forward(step, part, {from_h.data(), kGates * units, units});
+          multiply_h(h_in, b, M, h_panels, from_h.data(), from_h_layout);
+          step_forward(step, {b, b + M, units.begin, units.end},
+                       {from_h.data(), from_h_layout.row_stride, from_h_layout.gate_stride});
         });
         if (!rows_split) team.barrier();
       });
     });
   }
 
-  // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch and these blocks of units; 0
-  // where a row is left out.
-  void project_input(int64_t begin, int64_t n, const Range& rows, const Range& blocks, T* gates, T* x_tilde) const {
-    const int64_t B = layer_.B, I = layer_.I, H = layer_.H, width = x_weight_.width;
+  // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch; 0 where a row of W_ih is
+  // left out.
+  void project_input(int64_t begin, int64_t n, const Range& rows, const ForwardPanels<T>& panels, T* gates,
+                     T* x_tilde) const {
+    const int64_t B = layer_.B, I = layer_.I, H = layer_.H;
     const T* x = static_cast<const T*>(layer_.x) + begin * B * I;
     // All of the batch: the rows of several steps lie together.
     const bool whole = rows.size() == B;
@@ -102,59 +129,20 @@ class Forward {
           }
         }
       }
-      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        for (int64_t gate = 0; gate < group.n_gates; ++gate) {
-          if (block >= x_weight_.unit_blocks(group.first_gate + gate)) continue;
-          const Units& units = rows_.units(group.first_gate + gate);
-          const T* panel = x_weight_.forward_panel(g, block, gate);
-          for (int64_t s = 0; s < pieces; ++s) {
-            const Rows<T> in{x_tilde ? x_tilde + s * M * I : x + (s * B + rows.begin) * I, I, group.columns()};
-            T* out = gates + (s * B + rows.begin) * kGates * H + (group.first_gate + gate) * H;
-            multiply_units(out, kGates * H, in, M, group.K(), panel, units, block);
-          }
-        }
+      for (int64_t s = 0; s < pieces; ++s) {
+        const Rows<T> in{x_tilde ? x_tilde + s * M * I : x + (s * B + rows.begin) * I, I, group.columns()};
+        panels.multiply(g, gates + (s * B + rows.begin) * kGates * H, {kGates * H, H, 0, false}, in, M);
       }
     }
   }
 
-  // A product with panel `block` of a gate, each column to its unit's place in out.
-  void multiply_units(T* out, int64_t stride, const Rows<T>& in, int64_t M, int64_t K, const T* panel,
-                      const Units& units, int64_t block) const {
-    const int64_t width = x_weight_.width, first = block * width, n = std::min(width, units.size() - first);
-    if (units.all && n == width) return multiply_panel(out + first, stride, in, M, K, panel);
-    T tile[kRowBlock * kWidestPanel];
-    for_each_block({0, M}, kRowBlock, [&](int64_t m, int64_t rows) {
-      multiply_panel(tile, width, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, rows, K, panel);
-      for (int64_t r = 0; r < rows; ++r) {
-        T* row = out + (m + r) * stride;
-        if (units.all) {
-          std::copy_n(tile + r * width, n, row + first);
-        } else {
-          for (int64_t k = 0; k < n; ++k) row[units.kept[first + k]] = tile[r * width + k];
-        }
-      }
-    });
-  }
-
-  // from_h [M,4,units] = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
-  void multiply_h(const T* h_in, int64_t b, int64_t M, const Range& blocks, T* from_h, int64_t units) const {
-    const int64_t B = layer_.B, H = layer_.H, width = h_weight_.width;
+  // from_h = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
+  void multiply_h(const T* h_in, int64_t b, int64_t M, const ForwardPanels<T>& panels, T* from_h,
+                  const GatesLayout& layout) const {
+    const int64_t B = layer_.B, H = layer_.H;
     for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
-      const Group<T>& group = h_weight_.groups[g];
-      const Rows<T> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, group.columns()};
-      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        for (int64_t gate = 0; gate < group.n_gates; ++gate) {
-          if (block >= h_weight_.unit_blocks(group.first_gate + gate)) continue;
-          const Units& of_gate = rows_.units(group.first_gate + gate);
-          const T* panel = h_weight_.forward_panel(g, block, gate);
-          T* out = from_h + (group.first_gate + gate) * units;
-          if (of_gate.all) {  // from_h has room for all of a panel
-            multiply_panel(out + (block - blocks.begin) * width, kGates * units, in, M, group.K(), panel);
-          } else {
-            multiply_units(out, kGates * units, in, M, group.K(), panel, of_gate, block);
-          }
-        }
-      }
+      const Rows<T> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, h_weight_.groups[g].columns()};
+      panels.multiply(g, from_h, layout, in, M);
     }
   }
 
@@ -186,8 +174,8 @@ class Forward {
     step.B = layer_.B;
     step.H = layer_.H;
     step.t = t;
-    step.b_ih = layer_.b_ih;
-    step.b_hh = layer_.b_hh;
+    step.b_ih = bias_.data() ? bias_.data() : layer_.b_ih;
+    step.b_hh = bias_.data() ? nullptr : layer_.b_hh;
     step.noise = layer_.noise.at_step(t);
     step.lengths = layer_.lengths;
     step.n_h_tilde = n_h_tilde_;
@@ -207,8 +195,10 @@ class Forward {
   Weight<T> x_weight_, h_weight_;
   bool masks_h_rows_, keeps_h_tilde_;
   int64_t n_h_tilde_;
-  Buffer<T> h_tilde_;         // two times [n_h_tilde,B,H]
-  Buffer<T> gates_of_chunk_;  // [steps,B,4H]
+  std::vector<Buffer<T>> x_panels_, h_panels_;  // of each group
+  Buffer<T> h_tilde_;                           // two times [n_h_tilde,B,H]
+  Buffer<T> bias_;                              // [4H]: b_ih + b_hh, where there are both
+  Buffer<T> gates_of_chunk_;                    // [steps,B,4H]
 };
 
 }  // namespace

@@ -23,6 +23,9 @@ constexpr int64_t kEnoughForSeveral = 1 << 19;
 constexpr int64_t kFewRows = 8;
 constexpr int64_t kEnoughForABarrier = 1 << 15;
 
+// With so few rows in all steps together a weight is not packed.
+constexpr int64_t kTooFewToPack = 64;
+
 // The order of time cut into pieces of `steps` steps: work(begin, n) gets each as a range of the time axis.
 template <class Work>
 void for_each_chunk(const TimeOrder& order, int64_t steps, const Work& work) {
@@ -50,6 +53,12 @@ inline int64_t steps_per_chunk(const LayerProblem& layer, int64_t rows) {
 
 inline bool enough_for_several(const LayerProblem& layer) {
   return layer.T * layer.B * kGates * layer.H * (layer.I + layer.H) > kEnoughForSeveral;
+}
+
+inline bool too_few_to_pack(const LayerProblem& layer) { return layer.T * layer.B <= kTooFewToPack; }
+// In the forward each of these rows pays for its sums across vectors, a packed weight for its K columns.
+inline bool too_few_to_pack_forward(const LayerProblem& layer, int64_t K) {
+  return too_few_to_pack(layer) && layer.T * layer.B * 8 <= K;
 }
 
 // Whether n threads share out the batch; else they share out the units.

@@ -14,6 +14,7 @@
 #include "cpu/buffer.h"
 #include "cpu/packed_gemm.h"
 #include "cpu/threads.h"
+#include "cpu/unpacked_gemm.h"
 #include "params.h"
 
 namespace rnndrop::cpu {
@@ -44,10 +45,13 @@ class KeptRows {
     return gate == kInput || gate == kCandidate ? with_candidate_ : every_unit_;
   }
   // Of n gates from `first` on, counted from the first of these gates' rows.
-  std::vector<int32_t> rows_of_gates(int64_t first, int64_t n) const {
+  std::vector<int32_t> rows_of_gates(int64_t first, int64_t n) const { return rows_of_gates(first, n, {0, H}); }
+  std::vector<int32_t> rows_of_gates(int64_t first, int64_t n, const Range& of_units) const {
     std::vector<int32_t> rows;
     for (int64_t gate = 0; gate < n; ++gate) {
-      for (const int32_t unit : units(first + gate).kept) rows.push_back(gate * H + unit);
+      for (const int32_t unit : units(first + gate).kept) {
+        if (of_units.begin <= unit && unit < of_units.end) rows.push_back(gate * H + unit);
+      }
     }
     return rows;
   }
@@ -109,7 +113,7 @@ void copy_kept(const Group<T>& group, const T* row, int64_t first, int64_t n, T*
   }
 }
 
-// W_ih or W_hh [4H, columns] with its mask, packed for one of the two directions.
+// W_ih or W_hh [4H, columns] with its mask; packed for the backward here, for the forward in forward_panels.h.
 template <class T>
 struct Weight {
   Weight(const void* W, const InputMask& mask, const KeptRows& rows, int64_t columns)
@@ -121,40 +125,7 @@ struct Weight {
         width(panel_width<T>()),
         groups(groups_of<T>(mask, columns, rows)) {}
 
-  int64_t unit_blocks() const { return (H + width - 1) / width; }
-  int64_t unit_blocks(int64_t gate) const { return (rows.units(gate).size() + width - 1) / width; }
   int64_t column_blocks(const Group<T>& group) const { return (group.K() + width - 1) / width; }
-
-  // For a W^T b: a panel holds the rows of W of one gate and `width` of its units, [K, width].
-  void allocate_forward() {
-    for (const Group<T>& group : groups) panels.emplace_back(unit_blocks() * group.n_gates * group.K() * width);
-  }
-  T* forward_panel(int64_t g, int64_t block, int64_t gate) const {
-    return panels[g].data() + (block * groups[g].n_gates + gate) * groups[g].K() * width;
-  }
-  void pack_forward(const Team& team) const {
-    const Range blocks = team.share(unit_blocks());
-    for (int64_t g = 0; g < int64_t(groups.size()); ++g) {
-      const Group<T>& group = groups[g];
-      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        for (int64_t gate = 0; gate < group.n_gates; ++gate) {
-          if (block >= unit_blocks(group.first_gate + gate)) continue;
-          const Units& units = rows.units(group.first_gate + gate);
-          T* panel = forward_panel(g, block, gate);
-          for (int64_t lane = 0; lane < width; ++lane) {
-            const int64_t n = block * width + lane;
-            T* out = panel + lane;
-            if (n >= units.size()) {
-              for (int64_t k = 0; k < group.K(); ++k) out[k * width] = T(0);
-            } else {
-              const T* row = W + ((group.first_gate + gate) * H + units.kept[n]) * columns;
-              copy_kept(group, row, 0, group.K(), out, width);
-            }
-          }
-        }
-      }
-    }
-  }
 
   // For da W: a panel holds `width` kept columns of the group's kept rows, [M, width].
   void allocate_backward() {
@@ -175,6 +146,30 @@ struct Weight {
         }
       }
     }
+  }
+
+  // Whether all of it is multiplied as it is, so that it can be read where it lies.
+  bool is_whole() const { return groups.size() == 1 && is_whole_of_each_group(); }
+  bool is_whole_of_each_group() const {
+    return std::all_of(groups.begin(), groups.end(),
+                       [](const Group<T>& group) { return group.all && group.all_rows && group.scale.empty(); });
+  }
+  // out[M, columns of the range] = da W, W where it lies. The range has unpacked_columns() columns or more.
+  void multiply_by_rows(const T* da, int64_t M, const Range& range, T* out) const {
+    const int64_t at_once = unpacked_columns<T>(), whole = range.size() / at_once * at_once;
+    const auto multiply = [&](int64_t first, int64_t n) {
+      cpu::multiply_by_rows(out + first, columns, da, kGates * H, M, kGates * H, W + first, columns, n);
+    };
+    multiply(range.begin, whole);
+    // What is left over is multiplied with columns before it, again.
+    if (whole < range.size()) multiply(range.end - at_once, at_once);
+  }
+  // A member's columns for that, or all where there are too few to share.
+  bool shares_columns(const Team& team) const { return columns / unpacked_columns<T>() >= team.size; }
+  Range share_of_columns(const Team& team) const {
+    const int64_t at_once = unpacked_columns<T>();
+    const Range blocks = team.share(columns / at_once);
+    return {blocks.begin * at_once, team.rank + 1 == team.size ? columns : blocks.end * at_once};
   }
 
   // Rows of da [4H] at those of group g.

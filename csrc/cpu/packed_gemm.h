@@ -16,6 +16,7 @@ inline constexpr int64_t kWidestPanel = 32;
 
 // How many rows the kernel takes at once; multiples of it run fastest.
 int64_t rows_at_once();
+inline constexpr int64_t kMostRowsAtOnce = 12;
 
 // a[m, k] = data[m * stride + (columns ? columns[k] : k)]
 template <class acc_t>

@@ -16,12 +16,13 @@ namespace rnndrop::cpu {
 // gradient.
 template <class T>
 struct WeightGradient {
-  WeightGradient(const Weight<T>& weight, bool wanted, int64_t max_rows) : weight(weight) {
+  WeightGradient(const Weight<T>& weight, void* dW, bool wanted, int64_t max_rows)
+      : weight(weight), dW(static_cast<T*>(dW)), in_place(weight.is_whole_of_each_group()) {
     for (const Group<T>& group : weight.groups) {
       if (!wanted) break;
       const int64_t padded = weight.column_blocks(group) * weight.width;
       panels.emplace_back(padded * max_rows);
-      sums.emplace_back(group.M() * padded);
+      if (!in_place) sums.emplace_back(group.M() * padded);
     }
   }
 
@@ -53,16 +54,27 @@ struct WeightGradient {
   // sums of kept gate rows [m, m + M), M <= rows_at_once(), of group g and a block of columns (+)= da^T in; da_block
   // is packed [rows, rows_at_once].
   void add(int64_t g, int64_t m, int64_t M, int64_t block, const T* da_block, int64_t rows, bool first) const {
-    const int64_t stride = weight.column_blocks(weight.groups[g]) * weight.width;
-    T* out = sums[g].data() + m * stride + block * weight.width;
-    if (first) {
-      for (int64_t k = 0; k < M; ++k) std::fill_n(out + k * stride, weight.width, T(0));
+    const Group<T>& group = weight.groups[g];
+    const int64_t width = weight.width, n = std::min(width, group.K() - block * width);
+    const T* panel = panels[g].data() + block * rows * width;
+    const int64_t stride = in_place ? weight.columns : weight.column_blocks(group) * width;
+    T* out = (in_place ? dW + group.first_gate * weight.H * stride : sums[g].data()) + m * stride + block * width;
+    if (!in_place || n == width) {
+      if (first) fill(out, stride, M, width);
+      return add_transposed_product(out, stride, da_block, M, rows, panel);
     }
-    add_transposed_product(out, stride, da_block, M, rows, panels[g].data() + block * rows * weight.width);
+    T tile[kMostRowsAtOnce * kWidestPanel];
+    fill(tile, width, M, width);
+    add_transposed_product(tile, width, da_block, M, rows, panel);
+    if (first) fill(out, stride, M, n);
+    for (int64_t r = 0; r < M; ++r) {
+      for (int64_t k = 0; k < n; ++k) out[r * stride + k] += tile[r * width + k];
+    }
   }
 
   // Row `row` of dW [4H, columns]. m: its index among group g's kept rows, -1 if dropped; the other entries become 0.
-  void store_row(int64_t g, int64_t m, int64_t row, T* dW) const {
+  void store_row(int64_t g, int64_t m, int64_t row) const {
+    if (in_place) return;
     const Group<T>& group = weight.groups[g];
     const int64_t stride = weight.column_blocks(group) * weight.width;
     T* out = dW + row * weight.columns;
@@ -72,7 +84,14 @@ struct WeightGradient {
     for (int64_t k = 0; k < group.K(); ++k) out[group.kept[k]] = sum[k] * group.scale_of(k);
   }
 
+  static void fill(T* out, int64_t stride, int64_t M, int64_t n) {
+    for (int64_t r = 0; r < M; ++r) std::fill_n(out + r * stride, n, T(0));
+  }
+
   const Weight<T>& weight;
+  T* dW;
+  // Where nothing is dropped or scaled the sums are dW itself.
+  bool in_place;
   std::vector<Buffer<T>> panels, sums;  // of each group: [blocks][rows, width], [M, blocks * width]
 };
 
