@@ -29,13 +29,15 @@ class ForwardPanels {
  public:
   // storage: for each group of gates, storage_for() elements at least.
   ForwardPanels(const Weight<T>& weight, const std::vector<Buffer<T>>& storage, bool packed, const Range& units,
-                int64_t rank)
-      : weight_(weight), packed_(packed), units_(units) {
+                int64_t rank, const GatesLayout& layout)
+      : weight_(weight), packed_(packed), units_(units), layout_(layout) {
     for (int64_t g = 0; packed && g < int64_t(weight.groups.size()); ++g) {
       const Group<T>& group = weight.groups[g];
       rows_.push_back(weight.rows.rows_of_gates(group.first_gate, group.n_gates, units));
       // Whatever ranks before this one fill, their last panels included.
       const int64_t before = round_up(group.n_gates * units.begin, weight.width) + rank * weight.width;
+      places_.emplace_back();
+      for (const int64_t row : rows_.back()) places_.back().push_back(place_of(group.first_gate * weight.H + row));
       panels_.push_back(storage[g].data() + before * group.K());
     }
   }
@@ -49,29 +51,27 @@ class ForwardPanels {
   void pack(const Team& team) const {
     for (int64_t g = 0; g < int64_t(rows_.size()); ++g) {
       const Range mine = team.share(n_panels(g));
-      for (int64_t panel = mine.begin; panel < mine.end; ++panel) pack_panel(g, panel);
+      for (int64_t panel = mine.begin; panel < mine.end; ++panel) pack_panel_of(g, panel);
     }
   }
 
   // out = W in^T for group g's gates, M rows of it.
-  void multiply(int64_t g, T* out, const GatesLayout& layout, const Rows<T>& in, int64_t M) const {
-    if (!packed_) return multiply_unpacked(out, layout, in, M);
-    const int64_t K = weight_.groups[g].K(), width = weight_.width, first_gate = weight_.groups[g].first_gate;
+  void multiply(int64_t g, T* out, const Rows<T>& in, int64_t M) const {
+    if (!packed_) return multiply_unpacked(out, in, M);
+    const int64_t K = weight_.groups[g].K(), width = weight_.width;
     T tile[kRowBlock * kWidestPanel];
-    int64_t places[kWidestPanel];
     for (int64_t p = 0; p < n_panels(g); ++p) {
       const int64_t n = lanes_of(g, p);
-      const int32_t* rows = rows_[g].data() + p * width;
-      for (int64_t lane = 0; lane < n; ++lane) places[lane] = place_of(first_gate * weight_.H + rows[lane], layout);
+      const int32_t* places = places_[g].data() + p * width;
       const bool adjacent = places[n - 1] - places[0] == n - 1;
-      if (adjacent && (n == width || layout.has_room)) {
-        multiply_panel(out + places[0], layout.row_stride, in, M, K, panel(g, p));
+      if (adjacent && (n == width || layout_.has_room)) {
+        multiply_panel(out + places[0], layout_.row_stride, in, M, K, panel(g, p));
         continue;
       }
       for_each_block({0, M}, kRowBlock, [&](int64_t m, int64_t count) {
         multiply_panel(tile, width, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, K, panel(g, p));
         for (int64_t r = 0; r < count; ++r) {
-          T* row = out + (m + r) * layout.row_stride;
+          T* row = out + (m + r) * layout_.row_stride;
           if (adjacent) {
             std::copy_n(tile + r * width, n, row + places[0]);
           } else {
@@ -89,40 +89,47 @@ class ForwardPanels {
   }
   T* panel(int64_t g, int64_t p) const { return panels_[g] + p * weight_.width * weight_.groups[g].K(); }
 
-  int64_t place_of(int64_t row, const GatesLayout& layout) const {
-    return row / weight_.H * layout.gate_stride + row % weight_.H - layout.first_unit;
+  int64_t place_of(int64_t row) const {
+    return row / weight_.H * layout_.gate_stride + row % weight_.H - layout_.first_unit;
   }
 
-  void multiply_unpacked(T* out, const GatesLayout& layout, const Rows<T>& in, int64_t M) const {
+  void multiply_unpacked(T* out, const Rows<T>& in, int64_t M) const {
     const int64_t H = weight_.H, K = weight_.columns;
     for (int64_t gate = 0; gate < kGates; ++gate) {
-      multiply_by_columns(out + place_of(gate * H + units_.begin, layout), layout.row_stride, in.data, in.stride, M, K,
+      multiply_by_columns(out + place_of(gate * H + units_.begin), layout_.row_stride, in.data, in.stride, M, K,
                           weight_.W + (gate * H + units_.begin) * K, K, units_.size());
     }
   }
 
-  // A panel is [K, width]: a few columns of all its rows at a time, so that what is written stays in the first cache.
-  void pack_panel(int64_t g, int64_t p) const {
-    constexpr int64_t kColumns = 16;
+  void pack_panel_of(int64_t g, int64_t p) const {
     const Group<T>& group = weight_.groups[g];
     const int64_t K = group.K(), width = weight_.width, n = lanes_of(g, p);
-    const int32_t* rows = rows_[g].data() + p * width;
+    const T* rows[kWidestPanel];
+    for (int64_t lane = 0; lane < n; ++lane) {
+      rows[lane] = weight_.W + (group.first_gate * weight_.H + rows_[g][p * width + lane]) * weight_.columns;
+    }
+    if (group.scale.empty()) return pack_panel(panel(g, p), rows, n, K);
+    // A few columns at a time are gathered in the first cache.
+    constexpr int64_t kColumns = 64;
+    T kept[kWidestPanel][kColumns];
+    const T* kept_rows[kWidestPanel];
     for (int64_t k = 0; k < K; k += kColumns) {
-      T* out = panel(g, p) + k * width;
       const int64_t columns = std::min(kColumns, K - k);
       for (int64_t lane = 0; lane < n; ++lane) {
-        const T* row = weight_.W + (group.first_gate * weight_.H + rows[lane]) * weight_.columns;
-        copy_kept(group, row, k, columns, out + lane, width);
+        copy_kept(group, rows[lane], k, columns, kept[lane]);
+        kept_rows[lane] = kept[lane];
       }
-      for (int64_t c = 0; c < columns; ++c) std::fill_n(out + c * width + n, width - n, T(0));
+      pack_panel(panel(g, p) + k * width, kept_rows, n, columns);
     }
   }
 
   const Weight<T>& weight_;
   bool packed_;
   Range units_;
-  std::vector<std::vector<int32_t>> rows_;  // of each group, counted from the first of its gates' rows
-  std::vector<T*> panels_;                  // of each group
+  GatesLayout layout_;
+  std::vector<std::vector<int32_t>> rows_;    // of each group, counted from the first of its gates' rows
+  std::vector<std::vector<int32_t>> places_;  // where each of these goes in a row of the output
+  std::vector<T*> panels_;                    // of each group
 };
 
 }  // namespace rnndrop::cpu

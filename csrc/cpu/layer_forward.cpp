@@ -34,15 +34,9 @@ class Forward {
         keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
         n_h_tilde_(layer.mask_h.inputs_of_sample()),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.H : 0),
-        bias_(layer.b_ih && layer.b_hh ? kGates * layer.H : 0),
         gates_of_chunk_(layer.gates ? 0 : steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H) {
     allocate(x_weight_, x_panels_);
     allocate(h_weight_, h_panels_);
-    if (layer.b_ih && layer.b_hh) {
-      for (int64_t r = 0; r < kGates * layer.H; ++r) {
-        bias_.data()[r] = static_cast<const T*>(layer.b_ih)[r] + static_cast<const T*>(layer.b_hh)[r];
-      }
-    }
   }
 
   void run() {
@@ -51,14 +45,16 @@ class Forward {
       // Whole vectors of units, so that no two threads write to one cache line.
       const Range units = rows_split ? Range{0, layer_.H} : team.share(layer_.H, h_weight_.width / 2);
       const int64_t rank = rows_split ? 0 : team.rank;
-      const ForwardPanels<T> x_panels(x_weight_, x_panels_, packs(x_weight_), units, rank);
-      const ForwardPanels<T> h_panels(h_weight_, h_panels_, packs(h_weight_), units, rank);
+      const GatesLayout from_h = from_h_layout(units);
+      const ForwardPanels<T> x_panels(x_weight_, x_panels_, packs(x_weight_), units, rank,
+                                      {kGates * layer_.H, layer_.H, 0, false});
+      const ForwardPanels<T> h_panels(h_weight_, h_panels_, packs(h_weight_), units, rank, from_h);
       const Team packers = rows_split ? team : Team{0, 1};
       x_panels.pack(packers);
       h_panels.pack(packers);
       if (keeps_h_tilde_) mask_h_0(team.share(layer_.B));
       team.barrier();
-      run_member(team, rows_split, units, x_panels, h_panels);
+      run_member(team, rows_split, units, x_panels, h_panels, from_h);
     });
   }
 
@@ -74,12 +70,15 @@ class Forward {
     }
   }
 
+  // With room for a whole panel past the last gate.
+  GatesLayout from_h_layout(const Range& units) const {
+    const int64_t width = h_weight_.width;
+    return {round_up(kGates * units.size(), width) + width, units.size(), units.begin, rows_.all()};
+  }
+
   void run_member(const Team& team, bool rows_split, const Range& units, const ForwardPanels<T>& x_panels,
-                  const ForwardPanels<T>& h_panels) {
-    const int64_t U = units.size(), width = h_weight_.width;
+                  const ForwardPanels<T>& h_panels, const GatesLayout& from_h_layout) {
     const Range rows = rows_split ? team.share(layer_.B) : Range{0, layer_.B};
-    // Room for a whole panel past the last gate.
-    const GatesLayout from_h_layout{round_up(kGates * U, width) + width, U, units.begin, rows_.all()};
     const Buffer<T> from_h(kRowBlock * from_h_layout.row_stride);
     if (!rows_.all()) std::fill_n(from_h.data(), kRowBlock * from_h_layout.row_stride, T(0));
     // Without saved gates all threads write to one buffer, so that its chunks have to be the same for all.
@@ -94,7 +93,7 @@ class Forward {
         const StepForward step = step_at(t, gates + (t - begin) * layer_.B * kGates * layer_.H);
         const T* h_in = h_in_at(t);
         for_each_block(rows, kRowBlock, [&](int64_t b, int64_t M) {
-          multiply_h(h_in, b, M, h_panels, from_h.data(), from_h_layout);
+          multiply_h(h_in, b, M, h_panels, from_h.data());
           step_forward(step, {b, b + M, units.begin, units.end},
                        {from_h.data(), from_h_layout.row_stride, from_h_layout.gate_stride});
         });
@@ -131,18 +130,17 @@ class Forward {
       }
       for (int64_t s = 0; s < pieces; ++s) {
         const Rows<T> in{x_tilde ? x_tilde + s * M * I : x + (s * B + rows.begin) * I, I, group.columns()};
-        panels.multiply(g, gates + (s * B + rows.begin) * kGates * H, {kGates * H, H, 0, false}, in, M);
+        panels.multiply(g, gates + (s * B + rows.begin) * kGates * H, in, M);
       }
     }
   }
 
   // from_h = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
-  void multiply_h(const T* h_in, int64_t b, int64_t M, const ForwardPanels<T>& panels, T* from_h,
-                  const GatesLayout& layout) const {
+  void multiply_h(const T* h_in, int64_t b, int64_t M, const ForwardPanels<T>& panels, T* from_h) const {
     const int64_t B = layer_.B, H = layer_.H;
     for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
       const Rows<T> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, h_weight_.groups[g].columns()};
-      panels.multiply(g, from_h, layout, in, M);
+      panels.multiply(g, from_h, in, M);
     }
   }
 
@@ -174,8 +172,8 @@ class Forward {
     step.B = layer_.B;
     step.H = layer_.H;
     step.t = t;
-    step.b_ih = bias_.data() ? bias_.data() : layer_.b_ih;
-    step.b_hh = bias_.data() ? nullptr : layer_.b_hh;
+    step.b_ih = layer_.b_ih;
+    step.b_hh = layer_.b_hh;
     step.noise = layer_.noise.at_step(t);
     step.lengths = layer_.lengths;
     step.n_h_tilde = n_h_tilde_;
@@ -197,7 +195,6 @@ class Forward {
   int64_t n_h_tilde_;
   std::vector<Buffer<T>> x_panels_, h_panels_;  // of each group
   Buffer<T> h_tilde_;                           // two times [n_h_tilde,B,H]
-  Buffer<T> bias_;                              // [4H]: b_ih + b_hh, where there are both
   Buffer<T> gates_of_chunk_;                    // [steps,B,4H]
 };
 

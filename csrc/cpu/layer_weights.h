@@ -102,14 +102,14 @@ std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K, const KeptRows
   return groups;
 }
 
-// Kept columns [first, first + n) of a row of the weight, scaled as the mask says, to out at every `stride`-th place.
+// Kept columns [first, first + n) of a row of the weight, scaled as the mask says.
 template <class T>
-void copy_kept(const Group<T>& group, const T* row, int64_t first, int64_t n, T* out, int64_t stride) {
+void copy_kept(const Group<T>& group, const T* row, int64_t first, int64_t n, T* out) {
   const int32_t* kept = group.kept.data() + first;
   if (group.scale.empty()) {  // there is no mask, and all are kept
-    for (int64_t k = 0; k < n; ++k) out[k * stride] = row[first + k];
+    std::copy_n(row + first, n, out);
   } else {
-    for (int64_t k = 0; k < n; ++k) out[k * stride] = row[kept[k]] * group.scale[first + k];
+    for (int64_t k = 0; k < n; ++k) out[k] = row[kept[k]] * group.scale[first + k];
   }
 }
 
@@ -141,7 +141,7 @@ struct Weight {
         for (int64_t r = 0; r < group.M(); ++r) {
           const T* row = W + (group.first_gate * H + group.rows[r]) * columns;
           const int64_t first = block * width, n = std::min(width, group.K() - first);
-          copy_kept(group, row, first, n, panel + r * width, 1);
+          copy_kept(group, row, first, n, panel + r * width);
           std::fill_n(panel + r * width + n, width - n, T(0));
         }
       }

@@ -82,7 +82,7 @@ INLINE void by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t 
 // ---------------------------------------------------------------- by columns of w^T
 
 template <class V, int lanes>
-INLINE auto sum_of_lanes(V v) {
+INLINE auto sum_of_lanes(const V& v) {
   auto sum = v[0];
   for (int lane = 1; lane < lanes; ++lane) sum += v[lane];
   return sum;
