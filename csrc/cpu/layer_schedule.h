@@ -23,7 +23,7 @@ constexpr int64_t kEnoughForSeveral = 1 << 19;
 constexpr int64_t kFewRows = 8;
 constexpr int64_t kEnoughForABarrier = 1 << 15;
 
-// With so few rows in all steps together a weight is not packed.
+// With so few rows in all steps together a weight is not packed: one pass over it is worth as much as that.
 constexpr int64_t kTooFewToPack = 64;
 
 // The order of time cut into pieces of `steps` steps: work(begin, n) gets each as a range of the time axis.

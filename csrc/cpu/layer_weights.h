@@ -1,9 +1,9 @@
-// The engine's weights: which rows and columns of W_ih and W_hh are multiplied, and those packed into panels.
+// The engine's weights: which rows and columns of W_ih and W_hh are multiplied, and the backward's products with them.
 //
 // What a mask drops for the whole batch and sequence is neither packed nor multiplied: columns of x and h, and the rows
 // of i and g of units without a candidate. At p = 0.5 the columns are half of the arithmetic, the rows a quarter.
 //
-// Cost: one pass over each weight a call, for each of the two directions.
+// Cost: one pass over each weight a call, for the panels; none where the weight is read where it lies.
 #pragma once
 
 #include <algorithm>

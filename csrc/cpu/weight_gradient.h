@@ -1,7 +1,7 @@
 // The gradient of one weight: da^T in, summed over the rows of all steps.
 //
-// Cost: 2 flops for each row, gate row and kept column; beside them one copy of the inputs, and one pass over the
-// weight at the end, for the columns and the mask to come back.
+// Cost: 2 flops for each row, gate row and kept column; beside them one copy of the inputs; and where a mask
+// drops or scales columns, one pass over the weight at the end, for these to come back.
 #pragma once
 
 #include <algorithm>
