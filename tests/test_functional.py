@@ -91,6 +91,22 @@ def test_equals_reference_however_threads_share_the_work(masks, threads):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("masks", ["none", "gal-sample", "semeniuta-step", "semeniuta-shared", "zoneout"])
+def test_equals_reference_where_rows_are_too_few_to_pack_a_weight_for(masks, threads):
+    """Weights are then read where they lie; widths that are no multiple of a vector, and of what is read at once."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for T, B, I, H in ((1, 1, 131, 70), (1, 2, 100, 200), (3, 1, 45, 161), (4, 8, 259, 33)):
+            for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+                for reverse in (False, True):
+                    problem = random_problem(T, B, I, H, masks=masks, lengths=reverse, reverse=reverse, dtype=dtype)
+                    assert_equals_reference(problem, cpu_layer, tolerance)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "both", "untied-batch", "all"])
 def test_equals_reference_where_the_batch_is_large(masks):
     """The gradients of the weights then take the rows of a step in several pieces."""

@@ -1,4 +1,13 @@
 // The CPU's engine: a whole layer in one call, float32 and float64, without a projection.
+//
+// No library, no temporary larger than a few steps. Weights are packed, except for few rows.
+//   layer_weights    which rows and columns are multiplied, and the backward's panels
+//   forward_panels   the forward's panels
+//   layer_schedule   chunks of steps, blocks of rows, shares of threads: all measured sizes
+//   layer_forward    the forward
+//   layer_backward   the backward; weight_gradient the gradients of the weights
+//   packed_gemm, unpacked_gemm, step_kernels   what these are made of: products with panels, with weights as they lie,
+//                    and the cell
 #pragma once
 
 #include "params.h"
@@ -9,5 +18,11 @@ namespace rnndrop::cpu {
 bool engine_has(Dtype dtype);
 void layer_forward(const LayerForward& layer);
 void layer_backward(const LayerBackward& layer);
+
+// The same, computed in T.
+template <class T>
+void forward_in(const LayerForward& layer);
+template <class T>
+void backward_in(const LayerBackward& layer);
 
 }  // namespace rnndrop::cpu

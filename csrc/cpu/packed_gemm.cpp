@@ -2,7 +2,9 @@
 // rows: two loads and `rows` broadcasts for 2 * rows fused multiply-adds. Floor: those, 2 a cycle on most CPUs.
 #include "cpu/packed_gemm.h"
 
+#include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include "cpu/vector_isa.h"
 
@@ -129,40 +131,101 @@ INLINE void pack_columns(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K
   }
 }
 
+// Lanes of a and b in turn: the first half of each, or the second.
+template <bool second, class V, size_t... lane>
+INLINE void interleave(V& out, const V& a, const V& b, std::index_sequence<lane...>) {
+  constexpr size_t lanes = sizeof...(lane);
+  out = __builtin_shufflevector(a, b, (lane / 2 + second * lanes / 2 + lane % 2 * lanes)...);
+}
+
+// A square of as many rows as lanes. Each round rotates the bits of (row, lane) by one: after log2(lanes) rounds they
+// have changed places.
+template <class V, int lanes>
+INLINE void transpose(V (&square)[lanes]) {
+  constexpr auto every_lane = std::make_index_sequence<lanes>();
+#pragma GCC unroll 4
+  for (int round = 1; round < lanes; round *= 2) {
+    V next[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes / 2; ++i) {
+      interleave<false>(next[2 * i], square[i], square[i + lanes / 2], every_lane);
+      interleave<true>(next[2 * i + 1], square[i], square[i + lanes / 2], every_lane);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) square[i] = next[i];
+  }
+}
+
+template <int bytes, class acc_t>
+INLINE void pack_vectors(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {
+  using V = typename Vector<acc_t, bytes>::type;
+  constexpr int lanes = bytes / sizeof(acc_t), width = kVectors * lanes;
+  for (int first = 0; first < width; first += lanes) {
+    const int64_t present = std::clamp<int64_t>(n - first, 0, lanes);
+    int64_t k = 0;
+    for (; k + lanes <= K; k += lanes) {
+      V square[lanes];
+      if (present == lanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) square[i] = *reinterpret_cast<const V*>(rows[first + i] + k);
+      } else {
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) {
+          square[i] = i < present ? *reinterpret_cast<const V*>(rows[first + i] + k) : V{};
+        }
+      }
+      transpose<V, lanes>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes; ++i) *reinterpret_cast<V*>(panel + (k + i) * width + first) = square[i];
+    }
+    for (; k < K; ++k) {
+      for (int i = 0; i < lanes; ++i) panel[k * width + first + i] = i < present ? rows[first + i][k] : acc_t(0);
+    }
+  }
+}
+
 template <class acc_t>
 struct Kernels {
   int64_t panel_width, rows;
   void (*multiply)(acc_t*, int64_t, const Rows<acc_t>&, int64_t, int64_t, const acc_t*);
+  void (*pack_panel)(acc_t*, const acc_t* const*, int64_t, int64_t);
   void (*pack)(acc_t*, const Rows<acc_t>&, int64_t, int64_t, acc_t*);
   void (*add_transposed)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, const acc_t*);
 };
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                    \
-  template <class acc_t>                                                                                   \
-  ATTRIBUTE void multiply_##NAME(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K,        \
-                                 const acc_t* panel) {                                                     \
-    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                        \
-    if (a.columns) {                                                                                       \
-      multiply_blocks<rows, bytes>(c, ldc, IndexedRows<acc_t>{a.data, a.stride, a.columns}, M, K, panel);  \
-    } else {                                                                                               \
-      multiply_blocks<rows, bytes>(c, ldc, PlainRows<acc_t>{a.data, a.stride}, M, K, panel);               \
-    }                                                                                                      \
-  }                                                                                                        \
-  template <class acc_t>                                                                                   \
-  ATTRIBUTE void pack_##NAME(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {       \
-    pack_columns<kRows_##NAME>(out, in, M, K, sums);                                                       \
-  }                                                                                                        \
-  template <class acc_t>                                                                                   \
-  ATTRIBUTE void add_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K,        \
-                                       const acc_t* panel) {                                               \
-    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                        \
-    multiply_up_to<bytes, true, rows>(M, c, ldc, TransposedRows<acc_t, rows>{a}, K, panel);                \
-  }                                                                                                        \
-  template <class acc_t>                                                                                   \
-  constexpr Kernels<acc_t> kernels_of_##NAME{kVectors * kVectorBytes_##NAME / sizeof(acc_t), kRows_##NAME, \
-                                             multiply_##NAME<acc_t>, pack_##NAME<acc_t>,                   \
-                                             add_transposed_##NAME<acc_t>};                                \
-  constexpr const Kernels<float>& float_kernels_##NAME = kernels_of_##NAME<float>;                         \
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                   \
+  template <class acc_t>                                                                                  \
+  ATTRIBUTE void multiply_##NAME(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K,       \
+                                 const acc_t* panel) {                                                    \
+    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                       \
+    if (a.columns) {                                                                                      \
+      multiply_blocks<rows, bytes>(c, ldc, IndexedRows<acc_t>{a.data, a.stride, a.columns}, M, K, panel); \
+    } else {                                                                                              \
+      multiply_blocks<rows, bytes>(c, ldc, PlainRows<acc_t>{a.data, a.stride}, M, K, panel);              \
+    }                                                                                                     \
+  }                                                                                                       \
+  template <class acc_t>                                                                                  \
+  ATTRIBUTE void pack_panel_##NAME(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {        \
+    pack_vectors<kVectorBytes_##NAME>(panel, rows, n, K);                                                 \
+  }                                                                                                       \
+  template <class acc_t>                                                                                  \
+  ATTRIBUTE void pack_##NAME(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {      \
+    pack_columns<kRows_##NAME>(out, in, M, K, sums);                                                      \
+  }                                                                                                       \
+  template <class acc_t>                                                                                  \
+  ATTRIBUTE void add_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K,       \
+                                       const acc_t* panel) {                                              \
+    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                       \
+    multiply_up_to<bytes, true, rows>(M, c, ldc, TransposedRows<acc_t, rows>{a}, K, panel);               \
+  }                                                                                                       \
+  template <class acc_t>                                                                                  \
+  constexpr Kernels<acc_t> kernels_of_##NAME{kVectors * kVectorBytes_##NAME / sizeof(acc_t),              \
+                                             kRows_##NAME,                                                \
+                                             multiply_##NAME<acc_t>,                                      \
+                                             pack_panel_##NAME<acc_t>,                                    \
+                                             pack_##NAME<acc_t>,                                          \
+                                             add_transposed_##NAME<acc_t>};                               \
+  constexpr const Kernels<float>& float_kernels_##NAME = kernels_of_##NAME<float>;                        \
   constexpr const Kernels<double>& double_kernels_##NAME = kernels_of_##NAME<double>;
 
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
@@ -193,6 +256,11 @@ void multiply_panel(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int6
 }
 
 template <class acc_t>
+void pack_panel(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {
+  kernels<acc_t>().pack_panel(panel, rows, n, K);
+}
+
+template <class acc_t>
 void pack_transposed(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {
   kernels<acc_t>().pack(out, in, M, K, sums);
 }
@@ -206,6 +274,8 @@ template int64_t panel_width<float>();
 template int64_t panel_width<double>();
 template void multiply_panel(float*, int64_t, const Rows<float>&, int64_t, int64_t, const float*);
 template void multiply_panel(double*, int64_t, const Rows<double>&, int64_t, int64_t, const double*);
+template void pack_panel(float*, const float* const*, int64_t, int64_t);
+template void pack_panel(double*, const double* const*, int64_t, int64_t);
 template void pack_transposed(float*, const Rows<float>&, int64_t, int64_t, float*);
 template void pack_transposed(double*, const Rows<double>&, int64_t, int64_t, double*);
 template void add_transposed_product(float*, int64_t, const float*, int64_t, int64_t, const float*);

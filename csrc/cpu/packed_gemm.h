@@ -16,6 +16,12 @@ inline constexpr int64_t kWidestPanel = 32;
 
 // How many rows the kernel takes at once; multiples of it run fastest.
 int64_t rows_at_once();
+inline constexpr int64_t kMostRowsAtOnce = 12;
+
+// panel[K, panel_width] = rows[:][k]^T: lane l of each of its rows comes from rows[l], which are n; 0 where there is
+// none.
+template <class acc_t>
+void pack_panel(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K);
 
 // a[m, k] = data[m * stride + (columns ? columns[k] : k)]
 template <class acc_t>

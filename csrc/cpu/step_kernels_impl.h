@@ -42,25 +42,37 @@ INLINE void for_each_element(int64_t n, const Work& work) {
   }
 }
 
-// A row's end, which fills no vector. Calls, compiled once: inlined everywhere they would double the code and the time
-// to compile it.
+// A row's end, n of kLanes elements: for float and double a masked vector. The 16-bit types' conversions would become a
+// branch an element instead; those are a call, compiled once.
 template <class scalar_t, class acc_t>
-[[gnu::noinline]] void load_end(acc_t* out, const scalar_t* in, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) out[k] = static_cast<acc_t>(in[k]);
-  for (int64_t k = n; k % kLanes != 0; ++k) out[k] = acc_t(0);
+[[gnu::noinline]] void convert_end(acc_t* out, const scalar_t* in, int n) {
+  for (int k = 0; k < n; ++k) out[k] = static_cast<acc_t>(in[k]);
 }
 template <class scalar_t, class acc_t>
-[[gnu::noinline]] void store_end(scalar_t* out, const acc_t* in, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) out[k] = static_cast<scalar_t>(in[k]);
+INLINE void load_end(acc_t* out, const scalar_t* in, int n) {
+  if constexpr (std::is_same_v<scalar_t, acc_t>) {
+    for (int k = 0; k < kLanes; ++k) out[k] = k < n ? in[k] : acc_t(0);
+  } else {
+    for (int k = 0; k < kLanes; ++k) out[k] = acc_t(0);
+    convert_end(out, in, n);
+  }
+}
+template <class scalar_t, class acc_t>
+INLINE void store_end(scalar_t* out, const acc_t* in, int n) {
+  if constexpr (std::is_same_v<scalar_t, acc_t>) {
+    for (int k = 0; k < kLanes; ++k) {
+      if (k < n) out[k] = in[k];
+    }
+  } else {
+    convert_end(out, in, n);
+  }
 }
 
 template <class scalar_t, class acc_t>
 INLINE void load(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
-  if (n % kLanes == 0) {
-    for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<acc_t>(in[k]); });
-  } else {
-    load_end(out.data, in, n);
-  }
+  const int64_t whole = n / kLanes * kLanes;
+  for_each_element(whole, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<acc_t>(in[k]); });
+  if (whole < n) [[unlikely]] load_end(out.data + whole, in + whole, n - whole);
 }
 
 template <class scalar_t, class acc_t>
@@ -74,11 +86,9 @@ INLINE void load_or(Chunk<acc_t>& out, const scalar_t* in, acc_t absent, int64_t
 
 template <class scalar_t, class acc_t>
 INLINE void store(scalar_t* out, Chunk<acc_t>& in, int64_t n) {
-  if (n % kLanes == 0) {
-    for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<scalar_t>(in[k]); });
-  } else {
-    store_end(out, in.data, n);
-  }
+  const int64_t whole = n / kLanes * kLanes;
+  for_each_element(whole, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<scalar_t>(in[k]); });
+  if (whole < n) [[unlikely]] store_end(out + whole, in.data + whole, n - whole);
 }
 
 template <class scalar_t, class acc_t>

@@ -1,0 +1,348 @@
+// The engine's backward: step by step the cell and dh~ = da W_hh; after a few steps dx = da W_ih and the weights'
+// gradients.
+//
+// Threads own rows or units as in the forward. The gradients of the weights, sums over the batch, are shared: their
+// rows are split over the threads once in a few steps.
+//
+// Cost: 4 * T * B * 4H * (I + H) flops, times the share kept; beside them one pass over the gates a step
+// (step_kernels.cpp) and one copy of x, h and da for the gradients of the weights.
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "cpu/layer_engine.h"
+#include "cpu/layer_schedule.h"
+#include "cpu/layer_weights.h"
+#include "cpu/packed_gemm.h"
+#include "cpu/step_kernels.h"
+#include "cpu/threads.h"
+#include "cpu/weight_gradient.h"
+
+namespace rnndrop::cpu {
+namespace {
+
+template <class T>
+class Backward {
+ public:
+  explicit Backward(const LayerBackward& layer)
+      : layer_(layer),
+        rows_(layer, shared_mask_g<T>(layer)),
+        gate_rows_(rows_.rows_of_gates(0, kGates)),
+        x_weight_(layer.W_ih, layer.mask_x, rows_, layer.I),
+        h_weight_(layer.W_hh, layer.mask_h, rows_, layer.H),
+        masks_h_rows_(layer.mask_h.data && layer.mask_h.per_sample),
+        steps_(steps_per_chunk(layer, layer.B)),
+        da_(steps_ * layer.B * kGates * layer.H),
+        dW_ih_(x_weight_, layer.dW_ih, layer.need_dW, rows_of_piece(steps_ * layer.B)),
+        dW_hh_(h_weight_, layer.dW_hh, layer.need_dW, rows_of_piece(steps_ * layer.B)) {
+    if (packs_x()) x_weight_.allocate_backward();
+    if (packs_h()) h_weight_.allocate_backward();
+  }
+
+  void run() {
+    with_team(enough_for_several(layer_), [&](const Team& team) {
+      if (packs_x()) x_weight_.pack_backward(team);
+      if (packs_h()) h_weight_.pack_backward(team);
+      const Range rows = team.share(layer_.B * layer_.mask_h.inputs_of_sample());
+      std::fill_n(dh_tilde() + rows.begin * layer_.H, rows.size() * layer_.H, T(0));
+      team.barrier();
+      run_member(team);
+    });
+  }
+
+ private:
+  T* dh_tilde() const { return static_cast<T*>(layer_.dh_tilde); }
+
+  bool packs_x() const { return layer_.need_dx && packs(x_weight_); }
+  bool packs_h() const { return packs(h_weight_); }
+  bool packs(const Weight<T>& weight) const {
+    return !(too_few_to_pack(layer_) && weight.is_whole() && weight.columns >= unpacked_columns<T>());
+  }
+
+  // How a member's share of the recurrence is cut: all units of some rows, or some units of all rows, those whose
+  // columns of W_hh are in its panels.
+  struct Cut {
+    bool by_rows;
+    Range rows, units, panels;
+  };
+  Cut cut(const Team& team) const {
+    const Group<T>& group = h_weight_.groups[0];
+    const int64_t n_panels = h_weight_.column_blocks(group), H = layer_.H;
+    const bool can_share_units =
+        packs_h() ? h_weight_.groups.size() == 1 && n_panels >= team.size : h_weight_.shares_columns(team);
+    if (!can_share_units || splits_rows(layer_, team.size)) {
+      return {true, team.share(layer_.B), {0, H}, {0, n_panels}};
+    }
+    if (!packs_h()) return {false, {0, layer_.B}, h_weight_.share_of_columns(team), {}};
+    const Range panels = team.share(n_panels);
+    const auto unit_of = [&](int64_t panel) -> int64_t {
+      return panel == 0 ? 0 : panel == n_panels ? H : group.kept[panel * h_weight_.width];
+    };
+    return {false, {0, layer_.B}, {unit_of(panels.begin), unit_of(panels.end)}, panels};
+  }
+
+  void run_member(const Team& team) {
+    const int64_t B = layer_.B, H = layer_.H;
+    const Cut mine = cut(team);
+    const auto row_shares = shares_of_gate_rows(team);
+    int64_t my_rows = 0;
+    for (const Range& share : row_shares) my_rows += round_up(share.size(), rows_at_once());
+    const Buffer<T> da_packed(layer_.need_dW ? my_rows * rows_of_piece(steps_ * B) : 0);
+    bool first = true;
+
+    const TimeOrder backwards{layer_.T, !layer_.order.reverse};
+    for_each_chunk(backwards, steps_, [&](int64_t begin, int64_t n) {
+      for_each_step(backwards, begin, n, [&](int64_t t) {
+        T* da = da_.data() + (t - begin) * B * kGates * H;
+        const StepBackward step = step_at(t, da);
+        if (mine.by_rows) {
+          for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
+            step_backward(step, {b, b + M, 0, H});
+            input_gradient_of_h(da, b, M, mine);
+          });
+        } else {
+          step_backward(step, {0, B, mine.units.begin, mine.units.end});
+          team.barrier();
+          for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine); });
+        }
+      });
+      team.barrier();  // da of the chunk is complete
+
+      const int64_t rows = n * B;
+      if (layer_.need_dx) {
+        T* dx = static_cast<T*>(layer_.dx) + begin * B * layer_.I;
+        if (!packs_x()) {
+          input_gradient_of_x_unpacked(team, rows, dx);
+        } else {
+          for_each_block(team.share(rows, kRowBlock), kRowBlock,
+                         [&](int64_t r, int64_t M) { input_gradient_of_x(r, M, dx); });
+        }
+      }
+      if (layer_.need_dW) {
+        const int64_t piece = rows_of_piece(rows);
+        for (int64_t r = 0; r == 0 || r < rows; r += piece) {  // once also for an empty batch, whose sums are 0
+          const int64_t n_rows = std::min(piece, rows - r);
+          if (r > 0) team.barrier();  // all have read what is packed
+          pack_inputs(team, begin, r, n_rows);
+          pack_da(row_shares, r, n_rows, da_packed.data());
+          team.barrier();
+          add_weight_gradients(row_shares, n_rows, da_packed.data(), first);
+          first = false;
+        }
+      } else {
+        team.barrier();  // da may be overwritten
+      }
+    });
+    if (layer_.need_dW) {
+      team.barrier();
+      store_weight_gradients(team.share(kGates * layer_.H));
+    }
+  }
+
+  // A chunk of a large batch has more rows than the second cache holds panels of.
+  static int64_t rows_of_piece(int64_t rows) {
+    const int64_t pieces = std::max<int64_t>(1, (rows + kChunkRows / 2) / kChunkRows);
+    // At least 1: a loop over pieces must advance, without rows too.
+    return std::max<int64_t>(1, (rows + pieces - 1) / pieces);
+  }
+
+  // dh~ (+)= da W_hh at one step: M rows from b on, a member's columns.
+  void input_gradient_of_h(const T* da, int64_t b, int64_t M, const Cut& mine) const {
+    if (!packs_h()) {
+      return h_weight_.multiply_by_rows(da + b * kGates * layer_.H, M, mine.units, dh_tilde() + b * layer_.H);
+    }
+    T tile[kRowBlock * kWidestPanel];
+    const int64_t B = layer_.B, H = layer_.H, width = h_weight_.width, n_groups = h_weight_.groups.size();
+    const bool separate = masks_h_rows_;  // each gate's own dh~, for the step kernel to mask and add
+    if (n_groups > 1 && !separate) std::fill_n(dh_tilde() + b * H, M * H, T(0));
+    for (int64_t g = 0; g < n_groups; ++g) {
+      const Group<T>& group = h_weight_.groups[g];
+      const Rows<T> in = h_weight_.da_rows(group, da + b * kGates * H);
+      const Range blocks = n_groups > 1 ? Range{0, h_weight_.column_blocks(group)} : mine.panels;
+      T* of_group = dh_tilde() + ((separate ? g * B : 0) + b) * H;
+      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+        multiply_panel(tile, width, in, M, group.M(), h_weight_.backward_panel(g, block));
+        put_columns(group, block, width, tile, M, nullptr, n_groups > 1 && !separate, of_group, H);
+      }
+    }
+  }
+
+  // dx = m_x * (da W_ih) for M rows of the chunk from r on
+  void input_gradient_of_x(int64_t r, int64_t M, T* dx) const {
+    T tile[kRowBlock * kWidestPanel];
+    const int64_t B = layer_.B, H = layer_.H, I = layer_.I, n_groups = x_weight_.groups.size();
+    T* out = dx + r * I;
+    if (n_groups > 1 || !x_weight_.groups[0].all) std::fill_n(out, M * I, T(0));
+    for (int64_t g = 0; g < n_groups; ++g) {
+      const Group<T>& group = x_weight_.groups[g];
+      const Rows<T> in = x_weight_.da_rows(group, da_.data() + r * kGates * H);
+      const auto mask_of_row = [&](int64_t m) { return x_weight_.mask_of_sample(g, B, (r + m) % B); };
+      for (int64_t block = 0; block < x_weight_.column_blocks(group); ++block) {
+        multiply_panel(tile, x_weight_.width, in, M, group.M(), x_weight_.backward_panel(g, block));
+        if (x_weight_.mask.data && x_weight_.mask.per_sample) {
+          for (int64_t m = 0; m < M; ++m) {
+            put_columns(group, block, x_weight_.width, tile + m * x_weight_.width, 1, mask_of_row(m), n_groups > 1,
+                        out + m * I, I);
+          }
+        } else {
+          put_columns(group, block, x_weight_.width, tile, M, nullptr, n_groups > 1, out, I);
+        }
+      }
+    }
+  }
+
+  // The same for all rows of the chunk, from W_ih where it lies.
+  void input_gradient_of_x_unpacked(const Team& team, int64_t rows, T* dx) const {
+    const bool shares_columns = x_weight_.shares_columns(team);
+    const Range mine = shares_columns ? Range{0, rows} : team.share(rows);
+    const Range columns = shares_columns ? x_weight_.share_of_columns(team) : Range{0, layer_.I};
+    x_weight_.multiply_by_rows(da_.data() + mine.begin * kGates * layer_.H, mine.size(), columns,
+                               dx + mine.begin * layer_.I);
+    for (int64_t r = mine.begin; r < mine.end; ++r) {
+      const T* mask = x_weight_.mask_of_sample(0, layer_.B, r % layer_.B);
+      for (int64_t i = columns.begin; mask && i < columns.end; ++i) dx[r * layer_.I + i] *= mask[i];
+    }
+  }
+
+  // A panel's product [M, width] to the places of its columns in out: overwrites what is there, or is added to it.
+  static void put_columns(const Group<T>& group, int64_t block, int64_t width, const T* tile, int64_t M, const T* mask,
+                          bool add, T* out, int64_t stride) {
+    const int64_t first = block * width, n = std::min(width, group.K() - first);
+    for (int64_t m = 0; m < M; ++m, tile += width, out += stride) {
+      if (group.all && !mask && !add) {
+        std::copy_n(tile, n, out + first);
+        continue;
+      }
+      for (int64_t k = 0; k < n; ++k) {
+        const int64_t column = group.kept[first + k];
+        const T value = mask ? mask[column] * tile[k] : tile[k];
+        out[column] = add ? out[column] + value : value;
+      }
+    }
+  }
+
+  // ---- gradients of the weights: a member owns rows of each group of gates, as ranges of gate_rows_
+
+  // The index in gate_rows_ of its first row >= row.
+  int64_t place_of(int64_t row) const {
+    return std::lower_bound(gate_rows_.begin(), gate_rows_.end(), row) - gate_rows_.begin();
+  }
+
+  std::vector<Range> shares_of_gate_rows(const Team& team) const {
+    // The finer groups, one for each gate, where either weight has them, so that both are cut alike.
+    const int64_t n = std::max(x_weight_.groups.size(), h_weight_.groups.size()), rows = kGates / n * layer_.H;
+    std::vector<Range> shares;
+    for (int64_t g = 0; g < n; ++g) {
+      const int64_t begin = place_of(g * rows), end = place_of((g + 1) * rows);
+      const Range share = team.share(end - begin, rows_at_once());
+      shares.push_back({begin + share.begin, begin + share.end});
+    }
+    return shares;
+  }
+
+  // Rows [r, r + n) of the chunk. Adds their sums to db on the way.
+  void pack_da(const std::vector<Range>& shares, int64_t r, int64_t n, T* da_packed) const {
+    const T* da = da_.data() + r * kGates * layer_.H;
+    for (const Range& share : shares) {
+      for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
+        pack_transposed(da_packed, Rows<T>{da, kGates * layer_.H, gate_rows_.data() + m}, M, n,
+                        static_cast<T*>(layer_.db));
+        da_packed += n * rows_at_once();
+      });
+    }
+  }
+
+  // Rows [first, first + n) of the chunk that begins at step `begin`.
+  void pack_inputs(const Team& team, int64_t begin, int64_t first, int64_t n) const {
+    const int64_t B = layer_.B, H = layer_.H, I = layer_.I;
+    const TimeOrder& order = layer_.order;
+    const auto sample_of = [&](int64_t r) { return (first + r) % B; };
+    const T* x = static_cast<const T*>(layer_.x) + (begin * B + first) * I;
+    dW_ih_.pack(team, B, n, [&](int64_t r) { return x + r * I; }, sample_of);
+    const auto h_before = [&](int64_t r) {
+      const int64_t t = begin + (first + r) / B, b = sample_of(r);
+      // Backwards in time a sample begins at its own end; y is 0 past it.
+      const bool is_first = t == order.first() || (order.reverse && layer_.lengths && t + 1 == layer_.lengths[b]);
+      return is_first ? static_cast<const T*>(layer_.h_0) + b * H
+                      : static_cast<const T*>(layer_.y) + (order.before(t) * B + b) * H;
+    };
+    dW_hh_.pack(team, B, n, h_before, sample_of);
+  }
+
+  // A panel of inputs stays in the first cache for all of the member's gate rows.
+  void add_weight_gradients(const std::vector<Range>& shares, int64_t rows, const T* da_packed, bool first) const {
+    for (const WeightGradient<T>* gradient : {&dW_ih_, &dW_hh_}) {
+      const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H;
+      const T* of_share = da_packed;
+      for (const Range& share : shares) {
+        if (share.size() == 0) continue;
+        const int64_t g = gate_rows_[share.begin] / of_group, first_of_group = place_of(g * of_group);
+        for (int64_t block = 0; block < gradient->weight.column_blocks(gradient->weight.groups[g]); ++block) {
+          const T* da_block = of_share;
+          for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
+            gradient->add(g, m - first_of_group, M, block, da_block, rows, first);
+            da_block += rows * rows_at_once();
+          });
+        }
+        of_share += round_up(share.size(), rows_at_once()) * rows;
+      }
+    }
+  }
+
+  void store_weight_gradients(const Range& rows) const {
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      const int64_t place = place_of(row);
+      const bool kept = place < int64_t(gate_rows_.size()) && gate_rows_[place] == row;
+      for (const WeightGradient<T>* gradient : {&dW_ih_, &dW_hh_}) {
+        const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H, g = row / of_group;
+        gradient->store_row(g, kept ? place - place_of(g * of_group) : -1, row);
+      }
+    }
+  }
+
+  StepBackward step_at(int64_t t, T* da) const {
+    const int64_t state = layer_.B * layer_.H;
+    const TimeOrder& order = layer_.order;
+    const bool last = t == order.last();
+    StepBackward step;
+    step.dtype = layer_.dtype;
+    step.B = layer_.B;
+    step.H = layer_.H;
+    step.t = t;
+    step.noise = layer_.noise.at_step(t);
+    step.lengths = layer_.lengths;
+    step.n_h_tilde = layer_.mask_h.inputs_of_sample();
+    step.mask_h = masks_h_rows_ ? layer_.mask_h.data : nullptr;
+    step.dh_tilde_next = last ? nullptr : layer_.dh_tilde;
+    step.gates = static_cast<const T*>(layer_.gates) + t * kGates * state;
+    step.c_prev = static_cast<const T*>(layer_.c) + order.slot_before(t) * state;
+    step.c = static_cast<const T*>(layer_.c) + order.slot(t) * state;
+    step.dy = layer_.dy ? static_cast<const T*>(layer_.dy) + t * state : nullptr;
+    // Without lengths and zoneout only the last step takes a gradient from it: dh_n.
+    step.dh_carry = last || layer_.lengths || layer_.noise.zone_h.data ? layer_.dh_carry : nullptr;
+    step.dc = layer_.dc;
+    step.da = da;
+    return step;
+  }
+
+  const LayerBackward& layer_;
+  KeptRows rows_;
+  std::vector<int32_t> gate_rows_;  // of [0, 4H), that are multiplied
+  Weight<T> x_weight_, h_weight_;
+  bool masks_h_rows_;
+  int64_t steps_;  // of a chunk
+  Buffer<T> da_;   // [steps,B,4H]
+  WeightGradient<T> dW_ih_, dW_hh_;
+};
+
+}  // namespace
+
+template <class T>
+void backward_in(const LayerBackward& layer) {
+  Backward<T>(layer).run();
+}
+
+template void backward_in<double>(const LayerBackward&);
+template void backward_in<float>(const LayerBackward&);
+
+}  // namespace rnndrop::cpu

@@ -1,0 +1,69 @@
+// In what portions the engine takes a layer: chunks of steps, blocks of rows, and what each thread owns.
+//
+// The sizes were measured; each says what it is weighed against.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/threads.h"
+#include "params.h"
+
+namespace rnndrop::cpu {
+
+// Rows that go through GEMM and step kernel together, so that what one leaves is in the first cache for the other.
+constexpr int64_t kRowBlock = 24;
+// Rows of the input GEMM and of the weights' gradients that are taken together: enough to read W_ih seldom, few enough
+// for their gates to stay in the second cache.
+constexpr int64_t kChunkRows = 384;
+// Fewer multiplications than this are not worth waking the other threads for.
+constexpr int64_t kEnoughForSeveral = 1 << 19;
+// A thread with fewer rows of the batch than this shares out the units instead; a barrier is worth as many
+// multiplications a step.
+constexpr int64_t kFewRows = 8;
+constexpr int64_t kEnoughForABarrier = 1 << 15;
+
+// With so few rows in all steps together a weight is not packed: one pass over it is worth as much as that.
+constexpr int64_t kTooFewToPack = 64;
+
+// The order of time cut into pieces of `steps` steps: work(begin, n) gets each as a range of the time axis.
+template <class Work>
+void for_each_chunk(const TimeOrder& order, int64_t steps, const Work& work) {
+  for (int64_t done = 0; done < order.T; done += steps) {
+    const int64_t n = std::min(steps, order.T - done);
+    work(order.reverse ? order.T - done - n : done, n);
+  }
+}
+
+template <class Work>
+void for_each_step(const TimeOrder& order, int64_t begin, int64_t n, const Work& work) {
+  for (int64_t k = 0; k < n; ++k) work(order.reverse ? begin + n - 1 - k : begin + k);
+}
+
+// Rows in blocks: work(first, n).
+template <class Work>
+void for_each_block(const Range& rows, int64_t block, const Work& work) {
+  for (int64_t r = rows.begin; r < rows.end; r += block) work(r, std::min(block, rows.end - r));
+}
+
+// Steps of a sequence of `rows` samples that are taken together.
+inline int64_t steps_per_chunk(const LayerProblem& layer, int64_t rows) {
+  return std::clamp<int64_t>(kChunkRows / std::max<int64_t>(rows, 1), 1, layer.T);
+}
+
+inline bool enough_for_several(const LayerProblem& layer) {
+  return layer.T * layer.B * kGates * layer.H * (layer.I + layer.H) > kEnoughForSeveral;
+}
+
+inline bool too_few_to_pack(const LayerProblem& layer) { return layer.T * layer.B <= kTooFewToPack; }
+// In the forward each of these rows pays for its sums across vectors, a packed weight for its K columns.
+inline bool too_few_to_pack_forward(const LayerProblem& layer, int64_t K) {
+  return too_few_to_pack(layer) && layer.T * layer.B * 8 <= K;
+}
+
+// Whether n threads share out the batch; else they share out the units.
+inline bool splits_rows(const LayerProblem& layer, int64_t n) {
+  return layer.B >= n * kFewRows || layer.B * kGates * layer.H * layer.H < kEnoughForABarrier * n;
+}
+
+}  // namespace rnndrop::cpu

@@ -1,0 +1,222 @@
+// By rows of w: sums of a few rows and as many columns as fit into registers, w read in long runs of each of its rows.
+// By columns of w^T: vectors along K, a few rows of w and of a at once, each sum's lanes added up at the end.
+#include "cpu/unpacked_gemm.h"
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cpu/vector_isa.h"
+
+namespace rnndrop::cpu {
+namespace {
+
+constexpr int kVectorBytes_baseline = 16, kVectorBytes_AVX2 = 32, kVectorBytes_AVX512 = 64;
+// Vectors of sums: AVX-512 has 32 registers, the others 16.
+constexpr int kSums_baseline = 8, kSums_AVX2 = 8, kSums_AVX512 = 16;
+
+template <class acc_t, int bytes>
+struct Vector {
+  typedef acc_t type __attribute__((vector_size(bytes), aligned(sizeof(acc_t)), may_alias));
+};
+
+// multiply(m, n) for rows in blocks of nearly equal size, up to 4; n is an integral constant.
+template <class Multiply>
+INLINE void for_each_four(int64_t M, const Multiply& multiply) {
+  int64_t m = 0;
+  for (int64_t blocks = (M + 3) / 4; blocks > 0; --blocks) {
+    const int64_t n = (M - m + blocks - 1) / blocks;
+    switch (n) {
+      case 1: multiply(m, std::integral_constant<int, 1>()); break;
+      case 2: multiply(m, std::integral_constant<int, 2>()); break;
+      case 3: multiply(m, std::integral_constant<int, 3>()); break;
+      case 4: multiply(m, std::integral_constant<int, 4>()); break;
+    }
+    m += n;
+  }
+}
+
+// ---------------------------------------------------------------- by rows of w
+
+template <int rows, int vectors, int bytes, class acc_t>
+INLINE void by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t K, const acc_t* w, int64_t ldw) {
+  using V = typename Vector<acc_t, bytes>::type;
+  constexpr int lanes = bytes / sizeof(acc_t);
+  V sums[rows][vectors] = {};
+  for (int64_t k = 0; k < K; ++k, ++a, w += ldw) {
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) {
+      const V b = *reinterpret_cast<const V*>(w + v * lanes);
+#pragma GCC unroll 8
+      for (int m = 0; m < rows; ++m) sums[m][v] += a[m * lda] * b;
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) *reinterpret_cast<V*>(c + m * ldc + v * lanes) = sums[m][v];
+  }
+}
+
+// A run of columns is read once for all rows; the fewer the rows, the longer the runs.
+template <int vectors, int bytes, class acc_t>
+INLINE int64_t by_rows_from(int64_t column, acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K,
+                            const acc_t* w, int64_t ldw, int64_t n) {
+  constexpr int lanes = bytes / sizeof(acc_t);
+  for (; column + vectors * lanes <= n; column += vectors * lanes) {
+    for_each_four(M, [=](int64_t m, auto rows) __attribute__((always_inline)) {
+      by_rows<rows.value, vectors, bytes>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
+    });
+  }
+  return column;
+}
+
+template <int sums, int bytes, class acc_t>
+INLINE void by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,
+                    int64_t ldw, int64_t n) {
+  int64_t column = 0;
+  if (M == 1) column = by_rows_from<sums / 2, bytes>(column, c, ldc, a, lda, M, K, w, ldw, n);
+  column = by_rows_from<sums / 4, bytes>(column, c, ldc, a, lda, M, K, w, ldw, n);
+  if (sums / 4 > 2) by_rows_from<2, bytes>(column, c, ldc, a, lda, M, K, w, ldw, n);
+}
+
+// ---------------------------------------------------------------- by columns of w^T
+
+template <class V, int lanes>
+INLINE auto sum_of_lanes(const V& v) {
+  auto sum = v[0];
+  for (int lane = 1; lane < lanes; ++lane) sum += v[lane];
+  return sum;
+}
+
+// The last lanes of the K columns are read as a whole vector that begins before them: a_end is 0 at what was counted.
+template <int rows, int w_rows, int bytes, class acc_t>
+INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, const acc_t* a_end, int64_t K,
+                       const acc_t* w, int64_t ldw) {
+  using V = typename Vector<acc_t, bytes>::type;
+  constexpr int lanes = bytes / sizeof(acc_t);
+  V sums[rows][w_rows] = {};
+  const auto multiply_add = [&](const acc_t* a, int64_t lda, const acc_t* w) __attribute__((always_inline)) {
+    V b[w_rows];
+#pragma GCC unroll 8
+    for (int r = 0; r < w_rows; ++r) b[r] = *reinterpret_cast<const V*>(w + r * ldw);
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; ++m) {
+      const V of_row = *reinterpret_cast<const V*>(a + m * lda);
+#pragma GCC unroll 8
+      for (int r = 0; r < w_rows; ++r) sums[m][r] += of_row * b[r];
+    }
+  };
+  int64_t k = 0;
+  for (; k + lanes <= K; k += lanes) multiply_add(a + k, lda, w + k);
+  if (k < K) multiply_add(a_end, lanes, w + K - lanes);
+#pragma GCC unroll 8
+  for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 8
+    for (int r = 0; r < w_rows; ++r) c[m * ldc + r] = sum_of_lanes<V, lanes>(sums[m][r]);
+  }
+}
+
+// Some rows of w at once, which stay in the first cache for all rows of a.
+template <int w_rows, int bytes, class acc_t>
+INLINE int64_t by_columns_from(int64_t r, acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, const acc_t* a_end,
+                               int64_t M, int64_t K, const acc_t* w, int64_t ldw, int64_t n) {
+  constexpr int lanes = bytes / sizeof(acc_t);
+  for (; r + w_rows <= n; r += w_rows) {
+    for_each_four(M, [=](int64_t m, auto rows) __attribute__((always_inline)) {
+      by_columns<rows.value, w_rows, bytes>(c + m * ldc + r, ldc, a + m * lda, lda, a_end + m * lanes, K, w + r * ldw,
+                                            ldw);
+    });
+  }
+  return r;
+}
+
+template <int sums, int bytes, class acc_t>
+INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,
+                       int64_t ldw, int64_t n) {
+  constexpr int lanes = bytes / sizeof(acc_t), most_rows = 32;
+  alignas(64) acc_t a_end[most_rows * lanes];
+  for (int64_t first = 0; first < M; first += most_rows, a += most_rows * lda, c += most_rows * ldc) {
+    const int64_t rows = std::min<int64_t>(M - first, most_rows);
+    for (int64_t m = 0; m < rows; ++m) {
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        a_end[m * lanes + lane] = lane < lanes - K % lanes ? acc_t(0) : a[m * lda + K - lanes + lane];
+      }
+    }
+    int64_t r = by_columns_from<sums / 4, bytes>(0, c, ldc, a, lda, a_end, rows, K, w, ldw, n);
+    by_columns_from<1, bytes>(r, c, ldc, a, lda, a_end, rows, K, w, ldw, n);
+  }
+}
+
+template <class acc_t>
+struct Kernels {
+  int64_t lanes;
+  void (*by_rows)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, int64_t, const acc_t*, int64_t, int64_t);
+  void (*by_columns)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, int64_t, const acc_t*, int64_t, int64_t);
+};
+
+#define DEFINE_PRODUCT(PRODUCT, NAME, ATTRIBUTE)                                                            \
+  template <class acc_t>                                                                                    \
+  ATTRIBUTE void PRODUCT##_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, \
+                                  const acc_t* w, int64_t ldw, int64_t n) {                                 \
+    PRODUCT<kSums_##NAME, kVectorBytes_##NAME>(c, ldc, a, lda, M, K, w, ldw, n);                            \
+  }
+
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                  \
+  DEFINE_PRODUCT(by_rows, NAME, ATTRIBUTE)                                                               \
+  DEFINE_PRODUCT(by_columns, NAME, ATTRIBUTE)                                                            \
+  template <class acc_t>                                                                                 \
+  constexpr Kernels<acc_t> kernels_of_##NAME{kVectorBytes_##NAME / sizeof(acc_t), by_rows_##NAME<acc_t>, \
+                                             by_columns_##NAME<acc_t>};                                  \
+  constexpr const Kernels<float>& float_kernels_##NAME = kernels_of_##NAME<float>;                       \
+  constexpr const Kernels<double>& double_kernels_##NAME = kernels_of_##NAME<double>;
+
+DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
+
+template <class acc_t>
+const Kernels<acc_t>& kernels() {
+  if constexpr (std::is_same_v<acc_t, double>) {
+    static const Kernels<double>& chosen = WIDEST(double_kernels_);
+    return chosen;
+  } else {
+    static const Kernels<float>& chosen = WIDEST(float_kernels_);
+    return chosen;
+  }
+}
+
+}  // namespace
+
+template <class acc_t>
+int64_t unpacked_columns() {
+  return 2 * kernels<acc_t>().lanes;
+}
+
+template <class acc_t>
+int64_t least_unpacked_K() {
+  return kernels<acc_t>().lanes;
+}
+
+template <class acc_t>
+void multiply_by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,
+                      int64_t ldw, int64_t n) {
+  kernels<acc_t>().by_rows(c, ldc, a, lda, M, K, w, ldw, n);
+}
+
+template <class acc_t>
+void multiply_by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,
+                         int64_t ldw, int64_t n) {
+  kernels<acc_t>().by_columns(c, ldc, a, lda, M, K, w, ldw, n);
+}
+
+template int64_t unpacked_columns<float>();
+template int64_t unpacked_columns<double>();
+template int64_t least_unpacked_K<float>();
+template int64_t least_unpacked_K<double>();
+#define INSTANTIATE(PRODUCT, acc_t) \
+  template void PRODUCT(acc_t*, int64_t, const acc_t*, int64_t, int64_t, int64_t, const acc_t*, int64_t, int64_t);
+INSTANTIATE(multiply_by_rows, float)
+INSTANTIATE(multiply_by_rows, double)
+INSTANTIATE(multiply_by_columns, float)
+INSTANTIATE(multiply_by_columns, double)
+#undef INSTANTIATE
+
+}  // namespace rnndrop::cpu
