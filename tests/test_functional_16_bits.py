@@ -32,7 +32,7 @@ def assert_error_at_most_twice_that_of_plain_torch(problem):
 @pytest.mark.parametrize("masks", MASK_KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_error_where_the_steps_come_in_chunks(dtype, masks, lengths, reverse):
-    """So many samples that three steps make a chunk: two chunks, and a last one that is short and begins at odd step."""
+    """So many samples that three steps make a chunk: two of these, and a short one that begins at an odd step."""
     torch.manual_seed(0)
     options = {"masks": masks, "lengths": lengths, "reverse": reverse, "dtype": dtype}
     assert_error_at_most_twice_that_of_plain_torch(random_problem(7, 600, 5, 9, **options))
