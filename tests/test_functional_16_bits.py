@@ -1,0 +1,90 @@
+"""bfloat16 and float16 on the CPU: in chunks of steps where a sequence is long, and the same whichever way they go."""
+
+import itertools
+
+import pytest
+import torch
+from problems import INPUTS, MASK_KINDS, OUTPUTS, random_problem, relative_error
+
+from rnndrop_cuda import ops, reference
+from rnndrop_cuda.functional import lstm_layer
+
+pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
+
+DTYPES = [torch.bfloat16, torch.float16]
+
+
+def cpu_layer(*args, **kwargs):
+    return lstm_layer(*args, backend="cpu", **kwargs)
+
+
+def assert_error_at_most_twice_that_of_plain_torch(problem):
+    """The same rounded inputs through the kernel and through plain torch in this dtype, both against float64."""
+    exact = problem.to(torch.float64).solve(reference.lstm_layer)
+    plain, fused = problem.solve(reference.lstm_layer), problem.solve(cpu_layer)
+    for name in exact:
+        ours, theirs = (relative_error(result[name], exact[name]) for result in (fused, plain))
+        assert ours <= 2 * theirs + 1e-7, f"{name}: {ours:.3g} against {theirs:.3g}"
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("masks", MASK_KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_where_the_steps_come_in_chunks(dtype, masks, lengths, reverse):
+    """So many samples that three steps make a chunk: two of these, and a short one that begins at an odd step."""
+    torch.manual_seed(0)
+    options = {"masks": masks, "lengths": lengths, "reverse": reverse, "dtype": dtype}
+    assert_error_at_most_twice_that_of_plain_torch(random_problem(7, 600, 5, 9, **options))
+
+
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "all"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_where_matrices_are_large(dtype, masks):
+    """Large enough for bfloat16 to go to a library's matrix product where it is faster."""
+    torch.manual_seed(0)
+    assert_error_at_most_twice_that_of_plain_torch(random_problem(4, 128, 300, 256, masks=masks, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("masks", MASK_KINDS)
+def test_without_a_gradient_to_come_the_outputs_are_the_same_bits_in_chunks(masks, dtype):
+    for lengths, reverse in itertools.product((False, True), (False, True)):
+        problem = random_problem(7, 600, 4, 9, masks=masks, lengths=lengths, reverse=reverse, dtype=dtype)
+        expected = problem.solve(cpu_layer)
+        outputs = cpu_layer(*(problem.inputs[name] for name in INPUTS), **problem.options)
+        for name, output in zip(OUTPUTS, outputs, strict=True):
+            assert torch.equal(output, expected[name])
+
+
+@pytest.mark.parametrize("sizes", [(7, 600, 4, 9), (4, 128, 300, 256), (9, 3, 33, 65)])
+@pytest.mark.parametrize("masks", ["none", "both"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bit_for_bit_the_same_on_every_run(dtype, masks, sizes):
+    problem = random_problem(*sizes, masks=masks, dtype=dtype)
+    first = problem.solve(cpu_layer)
+    for _ in range(3):
+        again = problem.solve(cpu_layer)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_a_mask_drops_has_no_part(dtype):
+    """Columns are left out, not multiplied by zero: what is there may be anything."""
+    problem = random_problem(6, 4, 33, 40, masks="gal-batch", dtype=dtype)
+    dropped = problem.options["mask_x"] == 0
+    assert dropped.any() and not dropped.all()
+    expected = problem.solve(cpu_layer)
+    problem.inputs["W_ih"][:, dropped] = float("inf")
+    actual = problem.solve(cpu_layer)
+    for name in ("y", "h_n", "c_n", "dW_ih", "dW_hh", "db_ih", "dx", "dh_0"):
+        assert torch.equal(actual[name], expected[name]), name
+    assert not actual["dW_ih"][:, dropped].any() and not actual["dx"][..., dropped].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("masks", ["none", "gal-sample", "all"])
+def test_empty_batch(masks, dtype):
+    result = random_problem(4, 0, 3, 5, masks=masks, dtype=dtype).solve(cpu_layer)
+    assert result["y"].shape == (4, 0, 5)
+    assert all(not result[name].any() for name in ("dW_ih", "dW_hh", "db_ih", "db_hh"))
