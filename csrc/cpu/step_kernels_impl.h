@@ -72,7 +72,8 @@ template <class scalar_t, class acc_t>
 INLINE void load(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
   const int64_t whole = n / kLanes * kLanes;
   for_each_element(whole, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<acc_t>(in[k]); });
-  if (whole < n) [[unlikely]] load_end(out.data + whole, in + whole, n - whole);
+  if (whole < n) [[unlikely]]
+    load_end(out.data + whole, in + whole, n - whole);
 }
 
 template <class scalar_t, class acc_t>
@@ -88,7 +89,8 @@ template <class scalar_t, class acc_t>
 INLINE void store(scalar_t* out, Chunk<acc_t>& in, int64_t n) {
   const int64_t whole = n / kLanes * kLanes;
   for_each_element(whole, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<scalar_t>(in[k]); });
-  if (whole < n) [[unlikely]] store_end(out + whole, in.data + whole, n - whole);
+  if (whole < n) [[unlikely]]
+    store_end(out + whole, in.data + whole, n - whole);
 }
 
 template <class scalar_t, class acc_t>
