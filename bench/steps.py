@@ -4,7 +4,7 @@ One step at a time is T=1 in a loop that carries the state from call to call, as
 and generation: nn.LSTM, nn.LSTMCell, our module, ONNX Runtime's LSTM. All in float32, in eval and under no_grad; the
 outputs of each are first compared with nn.LSTM's, and one that is wrong ends the run.
 
-    pip install 'rnndrop_cuda[bench]'
+    pip install '.[bench]'
     python -m bench.steps --threads 2 --out bench/results/steps.csv
 
 They are measured in turn. Both libraries' threads spin for a while after a call, which would slow down whoever comes
