@@ -1,4 +1,6 @@
-"""Every test starts from the same seed."""
+"""Every test starts from the same seed; what tests of several files need of torch."""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -7,3 +9,12 @@ import torch
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """torch on two threads, and as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

@@ -19,14 +19,6 @@ from torch.utils.checkpoint import checkpoint
 from rnndrop_cuda import LSTM
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @ANY_BACKEND
 def test_backward_in_eval_mode_equals_nn_lstm(backend):
     """Dropout is off, gradients are not."""

@@ -10,14 +10,6 @@ from modules import ANY_BACKEND, DROPOUT, assert_close, backends, device_of, fla
 from rnndrop_cuda import LSTM, dropout_mask
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @ANY_BACKEND
 def test_threads_calling_at_once_get_the_serial_results(backend):
     model = LSTM(

@@ -164,13 +164,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="accept an npz whose hash is not that of Keras' file; its pickles are not executed either way",
     )
-    add("--reviews", type=options.positive, metavar="N", help="train on the first N reviews, test on N/4")
-    add(
-        "--validation",
-        type=options.positive,
-        metavar="N",
-        help="hold out the last N training reviews and score on them; the test reviews are not used",
-    )
+    options.add_parts(group)
     add(
         "--epochs",
         type=options.positive,

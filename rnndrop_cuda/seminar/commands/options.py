@@ -121,6 +121,17 @@ def layer(given: Any) -> Layer:
         raise WrongValueError(str(error)) from error
 
 
+def add_parts(group: argparse._ActionsContainer) -> None:
+    """How many reviews a comparison or a study trains and is scored on."""
+    group.add_argument("--reviews", type=positive, metavar="N", help="train on the first N reviews, test on N/4")
+    group.add_argument(
+        "--validation",
+        type=positive,
+        metavar="N",
+        help="hold out the last N training reviews and score on them; the test reviews are not used",
+    )
+
+
 def usable_device(name: str) -> torch.device:
     """The device of that name; of "auto" the GPU where there is one. Raises ValueError where it cannot be used."""
     if name == "auto":

@@ -125,13 +125,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         default=None,
         help="accept an npz whose hash is not that of Keras' file",
     )
-    add("--reviews", type=options.positive, metavar="N", help="train on the first N reviews, test on N/4")
-    add(
-        "--validation",
-        type=options.positive,
-        metavar="N",
-        help="hold out the last N training reviews and score on them; the test reviews are not used",
-    )
+    options.add_parts(group)
     add(
         "--vectors",
         type=str,
