@@ -38,12 +38,12 @@ class ForwardPanels {
       const int64_t before = round_up(group.n_gates * units.begin, weight.width) + rank * weight.width;
       places_.emplace_back();
       for (const int64_t row : rows_.back()) places_.back().push_back(place_of(group.first_gate * weight.H + row));
-      panels_.push_back(storage[g].data() + before * group.K());
+      panels_.push_back(storage[g].data() + before * group.padded_K());
     }
   }
 
   static int64_t storage_for(const Weight<T>& weight, const Group<T>& group, int64_t threads) {
-    return (round_up(group.n_gates * weight.H, weight.width) + threads * weight.width) * group.K();
+    return (round_up(group.n_gates * weight.H, weight.width) + threads * weight.width) * group.padded_K();
   }
 
   // Packs all, or a team member's share of it.
@@ -56,10 +56,10 @@ class ForwardPanels {
   }
 
   // out = W in^T for group g's gates, M rows of it.
-  void multiply(int64_t g, T* out, const Rows<T>& in, int64_t M) const {
+  void multiply(int64_t g, acc_type<T>* out, const Rows<T>& in, int64_t M) const {
     if (!packed_) return multiply_unpacked(out, in, M);
     const int64_t K = weight_.groups[g].K(), width = weight_.width;
-    T tile[kRowBlock * kWidestPanel];
+    acc_type<T> tile[kRowBlock * kWidestPanel];
     for (int64_t p = 0; p < n_panels(g); ++p) {
       const int64_t n = lanes_of(g, p);
       const int32_t* places = places_[g].data() + p * width;
@@ -71,7 +71,7 @@ class ForwardPanels {
       for_each_block({0, M}, kRowBlock, [&](int64_t m, int64_t count) {
         multiply_panel(tile, width, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, K, panel(g, p));
         for (int64_t r = 0; r < count; ++r) {
-          T* row = out + (m + r) * layout_.row_stride;
+          acc_type<T>* row = out + (m + r) * layout_.row_stride;
           if (adjacent) {
             std::copy_n(tile + r * width, n, row + places[0]);
           } else {
@@ -87,13 +87,13 @@ class ForwardPanels {
   int64_t lanes_of(int64_t g, int64_t p) const {
     return std::min<int64_t>(weight_.width, rows_[g].size() - p * weight_.width);
   }
-  T* panel(int64_t g, int64_t p) const { return panels_[g] + p * weight_.width * weight_.groups[g].K(); }
+  T* panel(int64_t g, int64_t p) const { return panels_[g] + p * weight_.width * weight_.groups[g].padded_K(); }
 
   int64_t place_of(int64_t row) const {
     return row / weight_.H * layout_.gate_stride + row % weight_.H - layout_.first_unit;
   }
 
-  void multiply_unpacked(T* out, const Rows<T>& in, int64_t M) const {
+  void multiply_unpacked(acc_type<T>* out, const Rows<T>& in, int64_t M) const {
     const int64_t H = weight_.H, K = weight_.columns;
     for (int64_t gate = 0; gate < kGates; ++gate) {
       multiply_by_columns(out + place_of(gate * H + units_.begin), layout_.row_stride, in.data, in.stride, M, K,

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/compute_type.h"
 #include "cpu/layer_engine.h"
 #include "cpu/layer_schedule.h"
 #include "cpu/layer_weights.h"
@@ -23,6 +24,8 @@ namespace {
 
 template <class T>
 class Backward {
+  using Acc = acc_type<T>;
+
  public:
   explicit Backward(const LayerBackward& layer)
       : layer_(layer),
@@ -33,6 +36,7 @@ class Backward {
         masks_h_rows_(layer.mask_h.data && layer.mask_h.per_sample),
         steps_(steps_per_chunk(layer, layer.B)),
         da_(steps_ * layer.B * kGates * layer.H),
+        dh_tilde_(is_16_bits<T> ? size_of_dh_tilde() : 0),
         dW_ih_(x_weight_, layer.dW_ih, layer.need_dW, rows_of_piece(steps_ * layer.B)),
         dW_hh_(h_weight_, layer.dW_hh, layer.need_dW, rows_of_piece(steps_ * layer.B)) {
     if (packs_x()) x_weight_.allocate_backward();
@@ -44,14 +48,18 @@ class Backward {
       if (packs_x()) x_weight_.pack_backward(team);
       if (packs_h()) h_weight_.pack_backward(team);
       const Range rows = team.share(layer_.B * layer_.mask_h.inputs_of_sample());
-      std::fill_n(dh_tilde() + rows.begin * layer_.H, rows.size() * layer_.H, T(0));
+      std::fill_n(dh_tilde() + rows.begin * layer_.H, rows.size() * layer_.H, Acc(0));
       team.barrier();
       run_member(team);
     });
+    if constexpr (is_16_bits<T>) {
+      round_elements(static_cast<T*>(layer_.dh_tilde), dh_tilde_.data(), size_of_dh_tilde());
+    }
   }
 
  private:
-  T* dh_tilde() const { return static_cast<T*>(layer_.dh_tilde); }
+  int64_t size_of_dh_tilde() const { return layer_.B * layer_.H * layer_.mask_h.inputs_of_sample(); }
+  Acc* dh_tilde() const { return is_16_bits<T> ? dh_tilde_.data() : static_cast<Acc*>(layer_.dh_tilde); }
 
   bool packs_x() const { return layer_.need_dx && packs(x_weight_); }
   bool packs_h() const { return packs(h_weight_); }
@@ -87,7 +95,8 @@ class Backward {
     const auto row_shares = shares_of_gate_rows(team);
     int64_t my_rows = 0;
     for (const Range& share : row_shares) my_rows += round_up(share.size(), rows_at_once());
-    const Buffer<T> da_packed(layer_.need_dW ? my_rows * rows_of_piece(steps_ * B) : 0);
+    const Buffer<T> da_packed(layer_.need_dW ? my_rows * round_up(rows_of_piece(steps_ * B), kTogether<T>) : 0);
+    const Scratch scratch(*this);
     bool first = true;
 
     const TimeOrder backwards{layer_.T, !layer_.order.reverse};
@@ -97,13 +106,14 @@ class Backward {
         const StepBackward step = step_at(t, da);
         if (mine.by_rows) {
           for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
-            step_backward(step, {b, b + M, 0, H});
-            input_gradient_of_h(da, b, M, mine);
+            step_backward(step, {b, b + M, 0, H}, dh_tilde_before(t));
+            input_gradient_of_h(da, b, M, mine, scratch);
           });
         } else {
-          step_backward(step, {0, B, mine.units.begin, mine.units.end});
+          step_backward(step, {0, B, mine.units.begin, mine.units.end}, dh_tilde_before(t));
           team.barrier();
-          for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine); });
+          for_each_block(mine.rows, kRowBlock,
+                         [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine, scratch); });
         }
       });
       team.barrier();  // da of the chunk is complete
@@ -112,10 +122,10 @@ class Backward {
       if (layer_.need_dx) {
         T* dx = static_cast<T*>(layer_.dx) + begin * B * layer_.I;
         if (!packs_x()) {
-          input_gradient_of_x_unpacked(team, rows, dx);
+          input_gradient_of_x_unpacked(team, rows, dx, scratch);
         } else {
           for_each_block(team.share(rows, kRowBlock), kRowBlock,
-                         [&](int64_t r, int64_t M) { input_gradient_of_x(r, M, dx); });
+                         [&](int64_t r, int64_t M) { input_gradient_of_x(r, M, dx, scratch); });
         }
       }
       if (layer_.need_dW) {
@@ -146,20 +156,30 @@ class Backward {
     return std::max<int64_t>(1, (rows + pieces - 1) / pieces);
   }
 
+  // A member's own memory, where a 16-bit type needs some: copies of da, and dx before it is rounded.
+  struct Scratch {
+    explicit Scratch(const Backward& backward)
+        : da(std::max(backward.h_weight_.room_for_gradients(kRowBlock),
+                      backward.x_weight_.room_for_gradients(kRowBlock))),
+          dx(is_16_bits<T> && backward.layer_.need_dx ? kRowBlock * backward.layer_.I : 0) {}
+    Buffer<T> da;
+    Buffer<Acc> dx;  // [kRowBlock, I]
+  };
+
   // dh~ (+)= da W_hh at one step: M rows from b on, a member's columns.
-  void input_gradient_of_h(const T* da, int64_t b, int64_t M, const Cut& mine) const {
+  void input_gradient_of_h(const T* da, int64_t b, int64_t M, const Cut& mine, const Scratch& scratch) const {
     if (!packs_h()) {
       return h_weight_.multiply_by_rows(da + b * kGates * layer_.H, M, mine.units, dh_tilde() + b * layer_.H);
     }
-    T tile[kRowBlock * kWidestPanel];
+    Acc tile[kRowBlock * kWidestPanel];
     const int64_t B = layer_.B, H = layer_.H, width = h_weight_.width, n_groups = h_weight_.groups.size();
     const bool separate = masks_h_rows_;  // each gate's own dh~, for the step kernel to mask and add
-    if (n_groups > 1 && !separate) std::fill_n(dh_tilde() + b * H, M * H, T(0));
+    if (n_groups > 1 && !separate) std::fill_n(dh_tilde() + b * H, M * H, Acc(0));
     for (int64_t g = 0; g < n_groups; ++g) {
       const Group<T>& group = h_weight_.groups[g];
-      const Rows<T> in = h_weight_.da_rows(group, da + b * kGates * H);
+      const Rows<T> in = group.gradients.of(h_weight_.da_rows(group, da + b * kGates * H), M, scratch.da.data());
       const Range blocks = n_groups > 1 ? Range{0, h_weight_.column_blocks(group)} : mine.panels;
-      T* of_group = dh_tilde() + ((separate ? g * B : 0) + b) * H;
+      Acc* of_group = dh_tilde() + ((separate ? g * B : 0) + b) * H;
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         multiply_panel(tile, width, in, M, group.M(), h_weight_.backward_panel(g, block));
         put_columns(group, block, width, tile, M, nullptr, n_groups > 1 && !separate, of_group, H);
@@ -168,14 +188,15 @@ class Backward {
   }
 
   // dx = m_x * (da W_ih) for M rows of the chunk from r on
-  void input_gradient_of_x(int64_t r, int64_t M, T* dx) const {
-    T tile[kRowBlock * kWidestPanel];
+  void input_gradient_of_x(int64_t r, int64_t M, T* dx, const Scratch& scratch) const {
+    Acc tile[kRowBlock * kWidestPanel];
     const int64_t B = layer_.B, H = layer_.H, I = layer_.I, n_groups = x_weight_.groups.size();
-    T* out = dx + r * I;
-    if (n_groups > 1 || !x_weight_.groups[0].all) std::fill_n(out, M * I, T(0));
+    Acc* out = before_rounding(dx + r * I, scratch);
+    if (n_groups > 1 || !x_weight_.groups[0].all) std::fill_n(out, M * I, Acc(0));
     for (int64_t g = 0; g < n_groups; ++g) {
       const Group<T>& group = x_weight_.groups[g];
-      const Rows<T> in = x_weight_.da_rows(group, da_.data() + r * kGates * H);
+      const Rows<T> in =
+          group.gradients.of(x_weight_.da_rows(group, da_.data() + r * kGates * H), M, scratch.da.data());
       const auto mask_of_row = [&](int64_t m) { return x_weight_.mask_of_sample(g, B, (r + m) % B); };
       for (int64_t block = 0; block < x_weight_.column_blocks(group); ++block) {
         multiply_panel(tile, x_weight_.width, in, M, group.M(), x_weight_.backward_panel(g, block));
@@ -189,24 +210,38 @@ class Backward {
         }
       }
     }
+    if constexpr (is_16_bits<T>) round_elements(dx + r * I, out, M * I);
   }
-
-  // The same for all rows of the chunk, from W_ih where it lies.
-  void input_gradient_of_x_unpacked(const Team& team, int64_t rows, T* dx) const {
-    const bool shares_columns = x_weight_.shares_columns(team);
-    const Range mine = shares_columns ? Range{0, rows} : team.share(rows);
-    const Range columns = shares_columns ? x_weight_.share_of_columns(team) : Range{0, layer_.I};
-    x_weight_.multiply_by_rows(da_.data() + mine.begin * kGates * layer_.H, mine.size(), columns,
-                               dx + mine.begin * layer_.I);
-    for (int64_t r = mine.begin; r < mine.end; ++r) {
-      const T* mask = x_weight_.mask_of_sample(0, layer_.B, r % layer_.B);
-      for (int64_t i = columns.begin; mask && i < columns.end; ++i) dx[r * layer_.I + i] *= mask[i];
+  static Acc* before_rounding(T* dx, const Scratch& scratch) {
+    if constexpr (is_16_bits<T>) {
+      return scratch.dx.data();
+    } else {
+      return dx;
     }
   }
 
+  // The same for all rows of the chunk, from W_ih where it lies.
+  void input_gradient_of_x_unpacked(const Team& team, int64_t rows, T* dx, const Scratch& scratch) const {
+    const bool shares_columns = x_weight_.shares_columns(team);
+    const Range mine = shares_columns ? Range{0, rows} : team.share(rows);
+    const Range columns = shares_columns ? x_weight_.share_of_columns(team) : Range{0, layer_.I};
+    for_each_block(mine, is_16_bits<T> ? kRowBlock : rows, [&](int64_t r, int64_t M) {
+      Acc* out = before_rounding(dx + r * layer_.I, scratch);
+      x_weight_.multiply_by_rows(da_.data() + r * kGates * layer_.H, M, columns, out);
+      for (int64_t m = 0; m < M; ++m) {
+        const T* mask = x_weight_.mask_of_sample(0, layer_.B, (r + m) % layer_.B);
+        Acc* row = out + m * layer_.I;
+        for (int64_t i = columns.begin; mask && i < columns.end; ++i) row[i] *= mask[i];
+        if constexpr (is_16_bits<T>) {
+          round_elements(dx + (r + m) * layer_.I + columns.begin, row + columns.begin, columns.size());
+        }
+      }
+    });
+  }
+
   // A panel's product [M, width] to the places of its columns in out: overwrites what is there, or is added to it.
-  static void put_columns(const Group<T>& group, int64_t block, int64_t width, const T* tile, int64_t M, const T* mask,
-                          bool add, T* out, int64_t stride) {
+  static void put_columns(const Group<T>& group, int64_t block, int64_t width, const Acc* tile, int64_t M,
+                          const T* mask, bool add, Acc* out, int64_t stride) {
     const int64_t first = block * width, n = std::min(width, group.K() - first);
     for (int64_t m = 0; m < M; ++m, tile += width, out += stride) {
       if (group.all && !mask && !add) {
@@ -215,7 +250,7 @@ class Backward {
       }
       for (int64_t k = 0; k < n; ++k) {
         const int64_t column = group.kept[first + k];
-        const T value = mask ? mask[column] * tile[k] : tile[k];
+        const Acc value = mask ? mask[column] * tile[k] : tile[k];
         out[column] = add ? out[column] + value : value;
       }
     }
@@ -246,8 +281,8 @@ class Backward {
     for (const Range& share : shares) {
       for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
         pack_transposed(da_packed, Rows<T>{da, kGates * layer_.H, gate_rows_.data() + m}, M, n,
-                        static_cast<T*>(layer_.db));
-        da_packed += n * rows_at_once();
+                        static_cast<Acc*>(layer_.db));
+        da_packed += round_up(n, kTogether<T>) * rows_at_once();
       });
     }
   }
@@ -281,10 +316,10 @@ class Backward {
           const T* da_block = of_share;
           for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
             gradient->add(g, m - first_of_group, M, block, da_block, rows, first);
-            da_block += rows * rows_at_once();
+            da_block += round_up(rows, kTogether<T>) * rows_at_once();
           });
         }
-        of_share += round_up(share.size(), rows_at_once()) * rows;
+        of_share += round_up(share.size(), rows_at_once()) * round_up(rows, kTogether<T>);
       }
     }
   }
@@ -300,6 +335,11 @@ class Backward {
     }
   }
 
+  // dh~ for the step kernel, where it is not layer_.dh_tilde.
+  const Acc* dh_tilde_before(int64_t t) const {
+    return is_16_bits<T> && t != layer_.order.last() ? dh_tilde_.data() : nullptr;
+  }
+
   StepBackward step_at(int64_t t, T* da) const {
     const int64_t state = layer_.B * layer_.H;
     const TimeOrder& order = layer_.order;
@@ -313,10 +353,10 @@ class Backward {
     step.lengths = layer_.lengths;
     step.n_h_tilde = layer_.mask_h.inputs_of_sample();
     step.mask_h = masks_h_rows_ ? layer_.mask_h.data : nullptr;
-    step.dh_tilde_next = last ? nullptr : layer_.dh_tilde;
+    step.dh_tilde_next = last || is_16_bits<T> ? nullptr : layer_.dh_tilde;
     step.gates = static_cast<const T*>(layer_.gates) + t * kGates * state;
-    step.c_prev = static_cast<const T*>(layer_.c) + order.slot_before(t) * state;
-    step.c = static_cast<const T*>(layer_.c) + order.slot(t) * state;
+    step.c_prev = static_cast<const Acc*>(layer_.c) + order.slot_before(t) * state;
+    step.c = static_cast<const Acc*>(layer_.c) + order.slot(t) * state;
     step.dy = layer_.dy ? static_cast<const T*>(layer_.dy) + t * state : nullptr;
     // Without lengths and zoneout only the last step takes a gradient from it: dh_n.
     step.dh_carry = last || layer_.lengths || layer_.noise.zone_h.data ? layer_.dh_carry : nullptr;
@@ -330,8 +370,9 @@ class Backward {
   std::vector<int32_t> gate_rows_;  // of [0, 4H), that are multiplied
   Weight<T> x_weight_, h_weight_;
   bool masks_h_rows_;
-  int64_t steps_;  // of a chunk
-  Buffer<T> da_;   // [steps,B,4H]
+  int64_t steps_;         // of a chunk
+  Buffer<T> da_;          // [steps,B,4H]
+  Buffer<Acc> dh_tilde_;  // as layer_.dh_tilde, before that is rounded
   WeightGradient<T> dW_ih_, dW_hh_;
 };
 
@@ -344,5 +385,6 @@ void backward_in(const LayerBackward& layer) {
 
 template void backward_in<double>(const LayerBackward&);
 template void backward_in<float>(const LayerBackward&);
+template void backward_in<c10::BFloat16>(const LayerBackward&);
 
 }  // namespace rnndrop::cpu

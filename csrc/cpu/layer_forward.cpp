@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/compute_type.h"
 #include "cpu/forward_panels.h"
 #include "cpu/layer_engine.h"
 #include "cpu/layer_schedule.h"
@@ -22,6 +23,8 @@ namespace {
 
 template <class T>
 class Forward {
+  using Acc = acc_type<T>;
+
  public:
   explicit Forward(const LayerForward& layer)
       : layer_(layer),
@@ -34,7 +37,8 @@ class Forward {
         keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
         n_h_tilde_(layer.mask_h.inputs_of_sample()),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.H : 0),
-        gates_of_chunk_(layer.gates ? 0 : steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H) {
+        has_gates_of_chunk_(is_16_bits<T> || !layer.gates),
+        gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0) {
     allocate(x_weight_, x_panels_);
     allocate(h_weight_, h_panels_);
   }
@@ -79,23 +83,27 @@ class Forward {
   void run_member(const Team& team, bool rows_split, const Range& units, const ForwardPanels<T>& x_panels,
                   const ForwardPanels<T>& h_panels, const GatesLayout& from_h_layout) {
     const Range rows = rows_split ? team.share(layer_.B) : Range{0, layer_.B};
-    const Buffer<T> from_h(kRowBlock * from_h_layout.row_stride);
-    if (!rows_.all()) std::fill_n(from_h.data(), kRowBlock * from_h_layout.row_stride, T(0));
-    // Without saved gates all threads write to one buffer, so that its chunks have to be the same for all.
-    const int64_t steps = steps_per_chunk(layer_, layer_.gates ? rows.size() : layer_.B);
+    const Buffer<Acc> from_h(kRowBlock * from_h_layout.row_stride);
+    if (!rows_.all()) std::fill_n(from_h.data(), kRowBlock * from_h_layout.row_stride, Acc(0));
+    // All threads write to one buffer of a chunk's gates, so that its chunks have to be the same for all.
+    const int64_t steps = steps_per_chunk(layer_, has_gates_of_chunk_ ? layer_.B : rows.size());
     const Buffer<T> x_tilde(layer_.mask_x.data && layer_.mask_x.per_sample ? steps * rows.size() * layer_.I : 0);
+    const Buffer<T> x_copies(x_weight_.room_for_inputs(steps * rows.size()));
+    const Buffer<T> h_copies(h_weight_.room_for_inputs(kRowBlock));
 
     for_each_chunk(layer_.order, steps, [&](int64_t begin, int64_t n) {
-      T* gates =
-          layer_.gates ? static_cast<T*>(layer_.gates) + begin * layer_.B * kGates * layer_.H : gates_of_chunk_.data();
-      project_input(begin, n, rows, x_panels, gates, x_tilde.data());
+      Acc* gates = has_gates_of_chunk_ ? gates_of_chunk_.data()
+                                       : static_cast<Acc*>(layer_.gates) + begin * layer_.B * kGates * layer_.H;
+      project_input(begin, n, rows, x_panels, gates, x_tilde.data(), x_copies.data());
       for_each_step(layer_.order, begin, n, [&](int64_t t) {
-        const StepForward step = step_at(t, gates + (t - begin) * layer_.B * kGates * layer_.H);
+        Acc* gates_of_step = gates + (t - begin) * layer_.B * kGates * layer_.H;
+        const StepForward step = step_at(t, gates_of_step);
         const T* h_in = h_in_at(t);
         for_each_block(rows, kRowBlock, [&](int64_t b, int64_t M) {
-          multiply_h(h_in, b, M, h_panels, from_h.data());
+          multiply_h(h_in, b, M, h_panels, from_h.data(), h_copies.data());
           step_forward(step, {b, b + M, units.begin, units.end},
-                       {from_h.data(), from_h_layout.row_stride, from_h_layout.gate_stride});
+                       {from_h.data(), from_h_layout.row_stride, from_h_layout.gate_stride,
+                        is_16_bits<T> ? gates_of_step : nullptr});
         });
         if (!rows_split) team.barrier();
       });
@@ -104,8 +112,8 @@ class Forward {
 
   // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch; 0 where a row of W_ih is
   // left out.
-  void project_input(int64_t begin, int64_t n, const Range& rows, const ForwardPanels<T>& panels, T* gates,
-                     T* x_tilde) const {
+  void project_input(int64_t begin, int64_t n, const Range& rows, const ForwardPanels<T>& panels, Acc* gates,
+                     T* x_tilde, T* x_copies) const {
     const int64_t B = layer_.B, I = layer_.I, H = layer_.H;
     const T* x = static_cast<const T*>(layer_.x) + begin * B * I;
     // All of the batch: the rows of several steps lie together.
@@ -113,8 +121,8 @@ class Forward {
     const int64_t pieces = whole ? 1 : n, M = whole ? n * B : rows.size();
     for (int64_t s = 0; s < n && !rows_.all(); ++s) {
       for (int64_t b = rows.begin; b < rows.end; ++b) {
-        T* row = gates + (s * B + b) * kGates * H;
-        for (const int64_t gate : {kInput, kCandidate}) std::fill_n(row + gate * H, H, T(0));
+        Acc* row = gates + (s * B + b) * kGates * H;
+        for (const int64_t gate : {kInput, kCandidate}) std::fill_n(row + gate * H, H, Acc(0));
       }
     }
     for (int64_t g = 0; g < int64_t(x_weight_.groups.size()); ++g) {
@@ -123,24 +131,23 @@ class Forward {
         for (int64_t s = 0; s < n; ++s) {
           for (int64_t b = rows.begin; b < rows.end; ++b) {
             const T *row = x + (s * B + b) * I, *mask = x_weight_.mask_of_sample(g, B, b);
-            T* out = x_tilde + (s * rows.size() + b - rows.begin) * I;
-            for (int64_t i = 0; i < I; ++i) out[i] = mask[i] * row[i];
+            multiply_elements(x_tilde + (s * rows.size() + b - rows.begin) * I, mask, row, I);
           }
         }
       }
       for (int64_t s = 0; s < pieces; ++s) {
         const Rows<T> in{x_tilde ? x_tilde + s * M * I : x + (s * B + rows.begin) * I, I, group.columns()};
-        panels.multiply(g, gates + (s * B + rows.begin) * kGates * H, in, M);
+        panels.multiply(g, gates + (s * B + rows.begin) * kGates * H, group.inputs.of(in, M, x_copies), M);
       }
     }
   }
 
   // from_h = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
-  void multiply_h(const T* h_in, int64_t b, int64_t M, const ForwardPanels<T>& panels, T* from_h) const {
+  void multiply_h(const T* h_in, int64_t b, int64_t M, const ForwardPanels<T>& panels, Acc* from_h, T* h_copies) const {
     const int64_t B = layer_.B, H = layer_.H;
     for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
       const Rows<T> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, h_weight_.groups[g].columns()};
-      panels.multiply(g, from_h, in, M);
+      panels.multiply(g, from_h, h_weight_.groups[g].inputs.of(in, M, h_copies), M);
     }
   }
 
@@ -164,7 +171,7 @@ class Forward {
     }
   }
 
-  StepForward step_at(int64_t t, T* gates) const {
+  StepForward step_at(int64_t t, Acc* gates) const {
     const int64_t state = layer_.B * layer_.H;
     const TimeOrder& order = layer_.order;
     StepForward step;
@@ -180,9 +187,13 @@ class Forward {
     step.mask_h = masks_h_rows_ ? layer_.mask_h.data : nullptr;
     step.h_tilde_next = keeps_h_tilde_ && t != order.last() ? h_tilde_at(order.next(t)) : nullptr;
     step.h_tilde_stride = state;
-    step.gates = gates;
-    step.c_prev = static_cast<const T*>(layer_.c) + layer_.c_slot(order.slot_before(t)) * state;
-    step.c = static_cast<T*>(layer_.c) + layer_.c_slot(order.slot(t)) * state;
+    if (!is_16_bits<T>) {
+      step.gates = gates;
+    } else if (layer_.gates) {
+      step.gates = static_cast<T*>(layer_.gates) + t * kGates * state;
+    }
+    step.c_prev = static_cast<const Acc*>(layer_.c) + layer_.c_slot(order.slot_before(t)) * state;
+    step.c = static_cast<Acc*>(layer_.c) + layer_.c_slot(order.slot(t)) * state;
     step.y = static_cast<T*>(layer_.y) + t * state;
     step.h_state = layer_.lengths || layer_.noise.zone_h.data ? layer_.h_n : nullptr;
     return step;
@@ -195,7 +206,8 @@ class Forward {
   int64_t n_h_tilde_;
   std::vector<Buffer<T>> x_panels_, h_panels_;  // of each group
   Buffer<T> h_tilde_;                           // two times [n_h_tilde,B,H]
-  Buffer<T> gates_of_chunk_;                    // [steps,B,4H]
+  bool has_gates_of_chunk_;
+  Buffer<Acc> gates_of_chunk_;  // [steps,B,4H]: where none are saved, and of 16 bits' gates what W_ih brings to them
 };
 
 }  // namespace
@@ -207,5 +219,6 @@ void forward_in(const LayerForward& layer) {
 
 template void forward_in<double>(const LayerForward&);
 template void forward_in<float>(const LayerForward&);
+template void forward_in<c10::BFloat16>(const LayerForward&);
 
 }  // namespace rnndrop::cpu

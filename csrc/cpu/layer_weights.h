@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "cpu/buffer.h"
+#include "cpu/compact_rows.h"
+#include "cpu/compute_type.h"
 #include "cpu/packed_gemm.h"
 #include "cpu/threads.h"
 #include "cpu/unpacked_gemm.h"
@@ -78,8 +80,11 @@ struct Group {
   bool all;                   // every column is kept
   std::vector<int32_t> rows;  // of these gates, that are multiplied
   bool all_rows;
+  CompactRows<T> inputs, gradients;  // x or h at the kept columns, da at the rows
   int64_t K() const { return kept.size(); }
+  int64_t padded_K() const { return round_up(K(), kTogether<T>); }
   int64_t M() const { return rows.size(); }
+  int64_t padded_M() const { return round_up(M(), kTogether<T>); }
   const int32_t* columns() const { return all ? nullptr : kept.data(); }
   T scale_of(int64_t k) const { return scale.empty() ? T(1) : scale[k]; }
 };
@@ -89,15 +94,19 @@ std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K, const KeptRows
   const int64_t n = mask.data && mask.per_gate ? kGates : 1;
   std::vector<Group<T>> groups;
   for (int64_t g = 0; g < n; ++g) {
-    Group<T> group{g, kGates / n, {}, {}, true, rows.rows_of_gates(g, kGates / n), rows.all()};
+    std::vector<int32_t> kept;
+    std::vector<T> scale;
     const T* shared = mask.data && !mask.per_sample ? static_cast<const T*>(mask.data) + g * K : nullptr;
     for (int64_t k = 0; k < K; ++k) {
       if (shared && shared[k] == 0) continue;
-      group.kept.push_back(k);
-      if (shared) group.scale.push_back(shared[k]);
+      kept.push_back(k);
+      if (shared) scale.push_back(shared[k]);
     }
-    group.all = group.K() == K;
-    groups.push_back(std::move(group));
+    std::vector<int32_t> of_gates = rows.rows_of_gates(g, kGates / n);
+    const CompactRows<T> inputs(kept, K), gradients(of_gates, kGates / n * rows.H);
+    const bool all = int64_t(kept.size()) == K;
+    groups.push_back(
+        {g, kGates / n, std::move(kept), std::move(scale), all, std::move(of_gates), rows.all(), inputs, gradients});
   }
   return groups;
 }
@@ -125,24 +134,47 @@ struct Weight {
         width(panel_width<T>()),
         groups(groups_of<T>(mask, columns, rows)) {}
 
+  // Elements of a buffer for copies of so many rows of x or h, or of da.
+  int64_t room_for_inputs(int64_t rows) const {
+    int64_t room = 0;
+    for (const Group<T>& group : groups) room = std::max(room, group.inputs.room_for(rows));
+    return room;
+  }
+  int64_t room_for_gradients(int64_t rows) const {
+    int64_t room = 0;
+    for (const Group<T>& group : groups) room = std::max(room, group.gradients.room_for(rows));
+    return room;
+  }
+
   int64_t column_blocks(const Group<T>& group) const { return (group.K() + width - 1) / width; }
 
   // For da W: a panel holds `width` kept columns of the group's kept rows, [M, width].
   void allocate_backward() {
-    for (const Group<T>& group : groups) panels.emplace_back(column_blocks(group) * group.M() * width);
+    for (const Group<T>& group : groups) panels.emplace_back(column_blocks(group) * group.padded_M() * width);
   }
-  T* backward_panel(int64_t g, int64_t block) const { return panels[g].data() + block * groups[g].M() * width; }
+  T* backward_panel(int64_t g, int64_t block) const { return panels[g].data() + block * groups[g].padded_M() * width; }
   void pack_backward(const Team& team) const {
     for (int64_t g = 0; g < int64_t(groups.size()); ++g) {
       const Group<T>& group = groups[g];
       const Range blocks = team.share(column_blocks(group));
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         T* panel = backward_panel(g, block);
-        for (int64_t r = 0; r < group.M(); ++r) {
-          const T* row = W + (group.first_gate * H + group.rows[r]) * columns;
-          const int64_t first = block * width, n = std::min(width, group.K() - first);
-          copy_kept(group, row, first, n, panel + r * width);
-          std::fill_n(panel + r * width + n, width - n, T(0));
+        const int64_t first = block * width, n = std::min(width, group.K() - first);
+        const auto copy_row = [&](int64_t r, T* out) {
+          copy_kept(group, W + (group.first_gate * H + group.rows[r]) * columns, first, n, out);
+        };
+        if constexpr (is_16_bits<T>) {
+          T even[kWidestPanel], odd[kWidestPanel];
+          for (int64_t r = 0; r < group.M(); r += 2) {
+            copy_row(r, even);
+            if (r + 1 < group.M()) copy_row(r + 1, odd);
+            pack_pair(panel + r * width, even, r + 1 < group.M() ? odd : nullptr, n);
+          }
+        } else {
+          for (int64_t r = 0; r < group.M(); ++r) {
+            copy_row(r, panel + r * width);
+            std::fill_n(panel + r * width + n, width - n, T(0));
+          }
         }
       }
     }
@@ -155,7 +187,7 @@ struct Weight {
                        [](const Group<T>& group) { return group.all && group.all_rows && group.scale.empty(); });
   }
   // out[M, columns of the range] = da W, W where it lies. The range has unpacked_columns() columns or more.
-  void multiply_by_rows(const T* da, int64_t M, const Range& range, T* out) const {
+  void multiply_by_rows(const T* da, int64_t M, const Range& range, acc_type<T>* out) const {
     const int64_t at_once = unpacked_columns<T>(), whole = range.size() / at_once * at_once;
     const auto multiply = [&](int64_t first, int64_t n) {
       cpu::multiply_by_rows(out + first, columns, da, kGates * H, M, kGates * H, W + first, columns, n);

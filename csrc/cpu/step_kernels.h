@@ -14,15 +14,18 @@ struct Part {
 struct RecurrentPart {
   const void* data = nullptr;
   int64_t row_stride = 0, gate_stride = 0;  // in elements
+  // W_ih x~, acc [B,4H], where it is not in step.gates either; these are then only written, or null.
+  const void* from_x = nullptr;
 };
 
 void step_forward(const StepForward& step, const Part& part, const RecurrentPart& recurrent);
-void step_backward(const StepBackward& step, const Part& part);
+// dh_tilde_next: acc, in place of step's; or null.
+void step_backward(const StepBackward& step, const Part& part, const void* dh_tilde_next = nullptr);
 
 // One dtype's kernels: what the two above choose from.
 struct StepKernels {
   void (*forward)(const StepForward&, const Part&, const RecurrentPart&);
-  void (*backward)(const StepBackward&, const Part&);
+  void (*backward)(const StepBackward&, const Part&, const void*);
 };
 template <class scalar_t>
 const StepKernels& step_kernels();

@@ -8,15 +8,13 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "cpu/compute_type.h"
 #include "cpu/step_kernels.h"
 #include "cpu/vector_isa.h"
 #include "lstm_cell.h"
 
 namespace rnndrop::cpu {
 namespace {
-
-template <class scalar_t>
-using acc_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
 constexpr int64_t kChunk = 64;
 constexpr int64_t kLanes = 16;  // the widest vector's, in float32
@@ -111,9 +109,13 @@ INLINE T* offset(void* base, int64_t elements) {
 }
 
 template <class scalar_t, class acc_t>
-INLINE void load_pre_activation(Chunk<acc_t>& pre, const scalar_t* gemm, const acc_t* recurrent, const scalar_t* b_ih,
-                                const scalar_t* b_hh, int64_t n) {
-  load(pre, gemm, n);
+INLINE void load_pre_activation(Chunk<acc_t>& pre, const scalar_t* gemm, const acc_t* from_x, const acc_t* recurrent,
+                                const scalar_t* b_ih, const scalar_t* b_hh, int64_t n) {
+  if constexpr (std::is_same_v<scalar_t, acc_t>) {
+    load(pre, from_x ? from_x : gemm, n);
+  } else {
+    from_x ? load(pre, from_x, n) : load(pre, gemm, n);
+  }
   add(pre, recurrent, n);
   add(pre, b_ih, n);
   add(pre, b_hh, n);
@@ -174,7 +176,7 @@ INLINE void forward_part(const StepForward& step, const Part& part, const Recurr
     const bool past_end = step.lengths && step.t >= step.lengths[b];
     for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
       const int64_t at = b * H + j;
-      scalar_t* gates = static_cast<scalar_t*>(step.gates) + 4 * b * H + j;
+      scalar_t* gates = offset<scalar_t>(step.gates, 4 * b * H + j);
       scalar_t* y = static_cast<scalar_t*>(step.y) + at;
       acc_t* c_out = static_cast<acc_t*>(step.c) + at;
       scalar_t* h_state = offset<scalar_t>(step.h_state, at);
@@ -182,10 +184,10 @@ INLINE void forward_part(const StepForward& step, const Part& part, const Recurr
       load(c_prev, static_cast<const acc_t*>(step.c_prev) + at, n);
 
       if (past_end) {
-        for (int64_t k = 0; k < n; ++k) {
+        for (int64_t k = 0; gates && k < n; ++k) {
           gates[k] = gates[H + k] = gates[2 * H + k] = gates[3 * H + k] = scalar_t(0);
-          y[k] = scalar_t(0);
         }
+        for (int64_t k = 0; k < n; ++k) y[k] = scalar_t(0);
         store(c_out, c_prev, n);
         if (step.h_tilde_next) {
           load(h, h_state, n);
@@ -198,10 +200,12 @@ INLINE void forward_part(const StepForward& step, const Part& part, const Recurr
       NoiseChunks<acc_t> noise;
       const acc_t* from_h =
           offset<acc_t>(recurrent.data, (b - part.row_begin) * recurrent.row_stride + j - part.unit_begin);
+      const acc_t* from_x = offset<acc_t>(recurrent.from_x, 4 * b * H + j);
       const auto load_gate = [&](Chunk<acc_t>& pre, int64_t gate) __attribute__((always_inline)) {
         const int64_t column = gate * H + j;
-        load_pre_activation(pre, gates + gate * H, from_h ? from_h + gate * recurrent.gate_stride : nullptr,
-                            b_ih ? b_ih + column : nullptr, b_hh ? b_hh + column : nullptr, n);
+        load_pre_activation(pre, from_x ? nullptr : gates + gate * H, from_x ? from_x + gate * H : nullptr,
+                            from_h ? from_h + gate * recurrent.gate_stride : nullptr, b_ih ? b_ih + column : nullptr,
+                            b_hh ? b_hh + column : nullptr, n);
       };
       load_gate(i, kInput);
       load_gate(f, kForget);
@@ -219,10 +223,12 @@ INLINE void forward_part(const StepForward& step, const Part& part, const Recurr
         c[k] = cell.c;
         h[k] = cell.h;
       });
-      store(gates, i, n);
-      store(gates + H, f, n);
-      store(gates + 2 * H, g, n);
-      store(gates + 3 * H, o, n);
+      if (gates) {
+        store(gates, i, n);
+        store(gates + H, f, n);
+        store(gates + 2 * H, g, n);
+        store(gates + 3 * H, o, n);
+      }
       store(c_out, c, n);
       store(y, h, n);
       if (h_state) store(h_state, h, n);
@@ -232,7 +238,7 @@ INLINE void forward_part(const StepForward& step, const Part& part, const Recurr
 }
 
 template <class scalar_t, bool noisy_state>
-INLINE void backward_part(const StepBackward& step, const Part& part) {
+INLINE void backward_part(const StepBackward& step, const Part& part, const void* dh_tilde_next) {
   using acc_t = acc_type<scalar_t>;
   const int64_t H = step.H;
   for (int64_t b = part.row_begin; b < part.row_end; ++b) {
@@ -244,9 +250,13 @@ INLINE void backward_part(const StepBackward& step, const Part& part) {
 
       Chunk<acc_t> dh, from_gemm, mask_h;
       load_or(dh, dh_carry, acc_t(0), n);
-      for (int64_t gate = 0; step.dh_tilde_next && gate < step.n_h_tilde; ++gate) {
+      for (int64_t gate = 0; (dh_tilde_next || step.dh_tilde_next) && gate < step.n_h_tilde; ++gate) {
         const int64_t of_gate = gate * step.B * H + at;
-        load(from_gemm, static_cast<const scalar_t*>(step.dh_tilde_next) + of_gate, n);
+        if (dh_tilde_next) {
+          load(from_gemm, static_cast<const acc_t*>(dh_tilde_next) + of_gate, n);
+        } else {
+          load(from_gemm, static_cast<const scalar_t*>(step.dh_tilde_next) + of_gate, n);
+        }
         load_or(mask_h, offset<scalar_t>(step.mask_h, of_gate), acc_t(1), n);
         for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { dh[k] += mask_h[k] * from_gemm[k]; });
       }
@@ -292,15 +302,16 @@ INLINE void backward_part(const StepBackward& step, const Part& part) {
   }
 }
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                             \
-  template <class scalar_t>                                                                                         \
-  ATTRIBUTE void forward_##NAME(const StepForward& step, const Part& part, const RecurrentPart& recurrent) {        \
-    step.noise.on_state() ? forward_part<scalar_t, true>(step, part, recurrent)                                     \
-                          : forward_part<scalar_t, false>(step, part, recurrent);                                   \
-  }                                                                                                                 \
-  template <class scalar_t>                                                                                         \
-  ATTRIBUTE void backward_##NAME(const StepBackward& step, const Part& part) {                                      \
-    step.noise.on_state() ? backward_part<scalar_t, true>(step, part) : backward_part<scalar_t, false>(step, part); \
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                      \
+  template <class scalar_t>                                                                                  \
+  ATTRIBUTE void forward_##NAME(const StepForward& step, const Part& part, const RecurrentPart& recurrent) { \
+    step.noise.on_state() ? forward_part<scalar_t, true>(step, part, recurrent)                              \
+                          : forward_part<scalar_t, false>(step, part, recurrent);                            \
+  }                                                                                                          \
+  template <class scalar_t>                                                                                  \
+  ATTRIBUTE void backward_##NAME(const StepBackward& step, const Part& part, const void* dh_tilde_next) {    \
+    step.noise.on_state() ? backward_part<scalar_t, true>(step, part, dh_tilde_next)                         \
+                          : backward_part<scalar_t, false>(step, part, dh_tilde_next);                       \
   }
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 #undef DEFINE_KERNELS

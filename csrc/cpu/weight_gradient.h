@@ -16,12 +16,14 @@ namespace rnndrop::cpu {
 // gradient.
 template <class T>
 struct WeightGradient {
+  using Acc = acc_type<T>;
+
   WeightGradient(const Weight<T>& weight, void* dW, bool wanted, int64_t max_rows)
-      : weight(weight), dW(static_cast<T*>(dW)), in_place(weight.is_whole_of_each_group()) {
+      : weight(weight), dW(static_cast<T*>(dW)), in_place(!is_16_bits<T> && weight.is_whole_of_each_group()) {
     for (const Group<T>& group : weight.groups) {
       if (!wanted) break;
       const int64_t padded = weight.column_blocks(group) * weight.width;
-      panels.emplace_back(padded * max_rows);
+      panels.emplace_back(padded * round_up(max_rows, kTogether<T>));
       if (!in_place) sums.emplace_back(group.M() * padded);
     }
   }
@@ -31,8 +33,12 @@ struct WeightGradient {
   void pack(const Team& team, int64_t B, int64_t rows, const RowOf& row_of, const SampleOf& sample_of) const {
     for (int64_t g = 0; g < int64_t(weight.groups.size()); ++g) {
       const Group<T>& group = weight.groups[g];
-      const Range mine = team.share(rows);
+      const Range mine = team.share(rows, kTogether<T>);
       const int64_t blocks = weight.column_blocks(group), width = weight.width;
+      if constexpr (is_16_bits<T>) {
+        pack_pairs(g, mine, B, rows, row_of, sample_of);
+        continue;
+      }
       for (int64_t r = mine.begin; r < mine.end; ++r) {
         const T *in = row_of(r), *mask = weight.mask_of_sample(g, B, sample_of(r));
         for (int64_t block = 0; block < blocks; ++block) {
@@ -51,19 +57,44 @@ struct WeightGradient {
     }
   }
 
+  // The same two rows at a time.
+  template <class RowOf, class SampleOf>
+  void pack_pairs(int64_t g, const Range& mine, int64_t B, int64_t rows, const RowOf& row_of,
+                  const SampleOf& sample_of) const {
+    const Group<T>& group = weight.groups[g];
+    const int64_t blocks = weight.column_blocks(group), width = weight.width;
+    const Buffer<T> masked(2 * weight.columns), copies(2 * group.inputs.room_for(1));
+    const auto input_of = [&](int64_t r, int64_t place) {
+      const T *in = row_of(r), *mask = weight.mask_of_sample(g, B, sample_of(r));
+      if (mask) {
+        multiply_elements(masked.data() + place * weight.columns, mask, in, weight.columns);
+        in = masked.data() + place * weight.columns;
+      }
+      return group.inputs.of(Rows<T>{in, 0, nullptr}, 1, copies.data() + place * group.inputs.room_for(1)).data;
+    };
+    for (int64_t r = mine.begin; r < mine.end; r += 2) {
+      const T *even = input_of(r, 0), *odd = r + 1 < rows ? input_of(r + 1, 1) : nullptr;
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t first = block * width;
+        pack_pair(panels[g].data() + (block * round_up(rows, 2) + r) * width, even + first, odd ? odd + first : nullptr,
+                  std::min(width, group.K() - first));
+      }
+    }
+  }
+
   // sums of kept gate rows [m, m + M), M <= rows_at_once(), of group g and a block of columns (+)= da^T in; da_block
   // is packed [rows, rows_at_once].
   void add(int64_t g, int64_t m, int64_t M, int64_t block, const T* da_block, int64_t rows, bool first) const {
     const Group<T>& group = weight.groups[g];
     const int64_t width = weight.width, n = std::min(width, group.K() - block * width);
-    const T* panel = panels[g].data() + block * rows * width;
+    const T* panel = panels[g].data() + block * round_up(rows, kTogether<T>) * width;
     const int64_t stride = in_place ? weight.columns : weight.column_blocks(group) * width;
-    T* out = (in_place ? dW + group.first_gate * weight.H * stride : sums[g].data()) + m * stride + block * width;
+    Acc* out = sums_of(g) + m * stride + block * width;
     if (!in_place || n == width) {
       if (first) fill(out, stride, M, width);
       return add_transposed_product(out, stride, da_block, M, rows, panel);
     }
-    T tile[kMostRowsAtOnce * kWidestPanel];
+    Acc tile[kMostRowsAtOnce * kWidestPanel];
     fill(tile, width, M, width);
     add_transposed_product(tile, width, da_block, M, rows, panel);
     if (first) fill(out, stride, M, n);
@@ -80,19 +111,30 @@ struct WeightGradient {
     T* out = dW + row * weight.columns;
     if (m < 0 || !group.all) std::fill_n(out, weight.columns, T(0));
     if (m < 0) return;
-    const T* sum = sums[g].data() + m * stride;
+    const Acc* sum = sums[g].data() + m * stride;
+    if constexpr (is_16_bits<T>) {
+      if (group.scale.empty()) return round_elements(out, sum, group.K());
+    }
     for (int64_t k = 0; k < group.K(); ++k) out[group.kept[k]] = sum[k] * group.scale_of(k);
   }
 
-  static void fill(T* out, int64_t stride, int64_t M, int64_t n) {
-    for (int64_t r = 0; r < M; ++r) std::fill_n(out + r * stride, n, T(0));
+  Acc* sums_of(int64_t g) const {
+    if constexpr (std::is_same_v<T, Acc>) {
+      if (in_place) return dW + weight.groups[g].first_gate * weight.H * weight.columns;
+    }
+    return sums[g].data();
+  }
+
+  static void fill(Acc* out, int64_t stride, int64_t M, int64_t n) {
+    for (int64_t r = 0; r < M; ++r) std::fill_n(out + r * stride, n, Acc(0));
   }
 
   const Weight<T>& weight;
   T* dW;
-  // Where nothing is dropped or scaled the sums are dW itself.
+  // Where nothing is dropped, scaled or rounded the sums are dW itself.
   bool in_place;
-  std::vector<Buffer<T>> panels, sums;  // of each group: [blocks][rows, width], [M, blocks * width]
+  std::vector<Buffer<T>> panels;  // of each group: [blocks][rows, width]
+  std::vector<Buffer<Acc>> sums;  // likewise: [M, blocks * width]
 };
 
 }  // namespace rnndrop::cpu

@@ -1,0 +1,372 @@
+// The kernels are those of packed_gemm.cpp and unpacked_gemm.cpp in intrinsics, which is how a compiler is told of
+// AVX512_BF16; compiled for it whatever the rest is compiled for, and called only where the processor has it.
+#include "cpu/bfloat16_gemm.h"
+
+#include <stdexcept>
+#include <string_view>
+
+#include "cpu/buffer.h"
+#include "cpu/vector_isa.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+
+#define TARGET target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi2,avx2,fma,prefer-vector-width=512")
+#define KERNEL __attribute__((TARGET))
+#define KERNEL_INLINE inline __attribute__((TARGET, always_inline))
+
+namespace rnndrop::cpu {
+namespace {
+
+using c10::BFloat16;
+
+constexpr int kLanes = 16;          // of a vector of sums; a vector of bfloat16 has as many pairs
+constexpr int kWidth = 2 * kLanes;  // of a panel
+// As in packed_gemm.cpp: rows * 2 sums, two vectors of a panel and a broadcast fit into 32 registers, and fewer sums
+// than these would wait for one another.
+constexpr int kRows = 12, kSums = 10;
+static_assert(kRows == kMostRowsAtOnce && kWidth == kWidestPanel);
+
+KERNEL_INLINE __m512bh load_pairs(const BFloat16* data) { return (__m512bh)_mm512_loadu_si512(data); }
+KERNEL_INLINE __m512bh load_pairs(const BFloat16* data, __mmask32 lanes) {
+  return (__m512bh)_mm512_maskz_loadu_epi16(lanes, data);
+}
+KERNEL_INLINE __m512bh broadcast_pair(const BFloat16* pair) {
+  int32_t bits;
+  __builtin_memcpy(&bits, pair, sizeof(bits));
+  return (__m512bh)_mm512_set1_epi32(bits);
+}
+KERNEL_INLINE __mmask32 first_lanes(int64_t n) { return n >= 32 ? ~__mmask32(0) : (__mmask32(1) << n) - 1; }
+
+// ---------------------------------------------------------------- packed
+
+// The pair k of row m of the first operand is at a + m * row + k * pair.
+template <int rows, bool accumulate>
+KERNEL_INLINE void multiply_rows(float* c, int64_t ldc, const BFloat16* a, int64_t row, int64_t pair, int64_t pairs,
+                                 const BFloat16* panel) {
+  constexpr int chains = (kSums + 2 * rows - 1) / (2 * rows);
+  __m512 sums[chains][rows][2];
+#pragma GCC unroll 8
+  for (int chain = 0; chain < chains; ++chain) {
+#pragma GCC unroll 16
+    for (int m = 0; m < rows; ++m) sums[chain][m][0] = sums[chain][m][1] = _mm512_setzero_ps();
+  }
+  int64_t k = 0;
+  for (; k + chains <= pairs; k += chains) {
+#pragma GCC unroll 8
+    for (int chain = 0; chain < chains; ++chain, a += pair, panel += 2 * kWidth) {
+      const __m512bh b0 = load_pairs(panel), b1 = load_pairs(panel + kWidth);
+#pragma GCC unroll 16
+      for (int m = 0; m < rows; ++m) {
+        const __m512bh of_row = broadcast_pair(a + m * row);
+        sums[chain][m][0] = _mm512_dpbf16_ps(sums[chain][m][0], of_row, b0);
+        sums[chain][m][1] = _mm512_dpbf16_ps(sums[chain][m][1], of_row, b1);
+      }
+    }
+  }
+  for (; k < pairs; ++k, a += pair, panel += 2 * kWidth) {
+    const __m512bh b0 = load_pairs(panel), b1 = load_pairs(panel + kWidth);
+#pragma GCC unroll 16
+    for (int m = 0; m < rows; ++m) {
+      const __m512bh of_row = broadcast_pair(a + m * row);
+      sums[0][m][0] = _mm512_dpbf16_ps(sums[0][m][0], of_row, b0);
+      sums[0][m][1] = _mm512_dpbf16_ps(sums[0][m][1], of_row, b1);
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      __m512 sum = sums[0][m][v];
+#pragma GCC unroll 8
+      for (int chain = 1; chain < chains; ++chain) sum = _mm512_add_ps(sum, sums[chain][m][v]);
+      float* out = c + m * ldc + v * kLanes;
+      if (accumulate) sum = _mm512_add_ps(sum, _mm512_loadu_ps(out));
+      _mm512_storeu_ps(out, sum);
+    }
+  }
+}
+
+template <bool accumulate, int rows>
+KERNEL_INLINE void multiply_up_to(int64_t n, float* c, int64_t ldc, const BFloat16* a, int64_t row, int64_t pair,
+                                  int64_t pairs, const BFloat16* panel) {
+  if (n == rows) return multiply_rows<rows, accumulate>(c, ldc, a, row, pair, pairs, panel);
+  if constexpr (rows > 1) multiply_up_to<accumulate, rows - 1>(n, c, ldc, a, row, pair, pairs, panel);
+}
+
+KERNEL void multiply_panel_rows(float* c, int64_t ldc, const BFloat16* a, int64_t stride, int64_t M, int64_t pairs,
+                                const BFloat16* panel) {
+  for (int64_t blocks = (M + kRows - 1) / kRows; blocks > 0; --blocks) {
+    const int64_t n = (M + blocks - 1) / blocks;
+    multiply_up_to<false, kRows>(n, c, ldc, a, stride, 2, pairs, panel);
+    c += n * ldc;
+    a += n * stride;
+    M -= n;
+  }
+}
+
+KERNEL void add_transposed(float* c, int64_t ldc, const BFloat16* a, int64_t M, int64_t pairs, const BFloat16* panel) {
+  multiply_up_to<true, kRows>(M, c, ldc, a, 2, 2 * kRows, pairs, panel);
+}
+
+// Pairs of lanes of a and b: (a0, b0), (a1, b1), ...
+KERNEL_INLINE __m512i interleave(__m256i a, __m256i b) {
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
+}
+KERNEL_INLINE __m512 widen(__m256i a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16)); }
+
+KERNEL_INLINE __m256i load_columns(const BFloat16* row, const int32_t* columns, bool adjacent, int64_t M) {
+  if (adjacent) return _mm256_maskz_loadu_epi16(first_lanes(M), row + columns[0]);
+  alignas(32) BFloat16 lanes[kLanes] = {};
+  for (int64_t m = 0; m < M; ++m) lanes[m] = row[columns[m]];
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(lanes));
+}
+
+KERNEL void pack_transposed_rows(BFloat16* out, const Rows<BFloat16>& in, int64_t M, int64_t K, float* sums) {
+  const bool adjacent = in.columns[M - 1] - in.columns[0] == M - 1;
+  __m512 sum = _mm512_setzero_ps();
+  for (int64_t k = 0; k < K; k += 2, out += 2 * kRows) {
+    const __m256i even = load_columns(in.data + k * in.stride, in.columns, adjacent, M);
+    __m256i odd = _mm256_setzero_si256();
+    if (k + 1 < K) odd = load_columns(in.data + (k + 1) * in.stride, in.columns, adjacent, M);
+    sum = _mm512_add_ps(sum, _mm512_add_ps(widen(even), widen(odd)));
+    _mm512_mask_storeu_epi32(out, __mmask16((1 << kRows) - 1), interleave(even, odd));
+  }
+  float lanes[kLanes];
+  _mm512_storeu_ps(lanes, sum);
+  for (int64_t m = 0; m < M; ++m) sums[in.columns[m]] += lanes[m];
+}
+
+KERNEL void pack_pair_of_rows(BFloat16* panel, const BFloat16* even, const BFloat16* odd, int64_t n) {
+  const __mmask32 lanes = first_lanes(n);
+  const __m512i a = _mm512_maskz_loadu_epi16(lanes, even);
+  const __m512i b = odd ? _mm512_maskz_loadu_epi16(lanes, odd) : _mm512_setzero_si512();
+  for (int half = 0; half < 2; ++half) {
+    const __m512i pairs = half == 0 ? interleave(_mm512_castsi512_si256(a), _mm512_castsi512_si256(b))
+                                    : interleave(_mm512_extracti64x4_epi64(a, 1), _mm512_extracti64x4_epi64(b, 1));
+    _mm512_storeu_si512(panel + half * kWidth, pairs);
+  }
+}
+
+// ---------------------------------------------------------------- unpacked, by rows of w
+
+template <int rows, int blocks>
+KERNEL_INLINE void by_rows(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t K, const BFloat16* w,
+                           int64_t ldw) {
+  __m512 sums[rows][blocks][2];
+#pragma GCC unroll 8
+  for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 8
+    for (int block = 0; block < blocks; ++block) sums[m][block][0] = sums[m][block][1] = _mm512_setzero_ps();
+  }
+  for (int64_t k = 0; k < K; k += 2, a += 2, w += 2 * ldw) {
+#pragma GCC unroll 8
+    for (int block = 0; block < blocks; ++block) {
+      const __m512i even = _mm512_loadu_si512(w + block * kWidth), odd = _mm512_loadu_si512(w + ldw + block * kWidth);
+      // Within each quarter of the vectors; their order is restored at the end.
+      const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(even, odd);
+      const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(even, odd);
+#pragma GCC unroll 8
+      for (int m = 0; m < rows; ++m) {
+        const __m512bh of_row = broadcast_pair(a + m * lda);
+        sums[m][block][0] = _mm512_dpbf16_ps(sums[m][block][0], of_row, low);
+        sums[m][block][1] = _mm512_dpbf16_ps(sums[m][block][1], of_row, high);
+      }
+    }
+  }
+  // low has columns 0-3, 8-11, 16-19, 24-27, high the others.
+  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+#pragma GCC unroll 8
+  for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 8
+    for (int block = 0; block < blocks; ++block) {
+      const __m512 low = sums[m][block][0], high = sums[m][block][1];
+      float* out = c + m * ldc + block * kWidth;
+      _mm512_storeu_ps(out, _mm512_permutex2var_ps(low, first, high));
+      _mm512_storeu_ps(out + kLanes, _mm512_permutex2var_ps(low, second, high));
+    }
+  }
+}
+
+template <int blocks>
+KERNEL_INLINE int64_t by_rows_from(int64_t column, float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t M,
+                                   int64_t K, const BFloat16* w, int64_t ldw, int64_t n) {
+  for (; column + blocks * kWidth <= n; column += blocks * kWidth) {
+    int64_t m = 0;
+    for (; m + 4 <= M && blocks <= 2; m += 4) {
+      by_rows<4, blocks <= 2 ? blocks : 1>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
+    }
+    for (; m + 2 <= M; m += 2) by_rows<2, blocks>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
+    if (m < M) by_rows<1, blocks>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
+  }
+  return column;
+}
+
+KERNEL void all_by_rows(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t M, int64_t K, const BFloat16* w,
+                        int64_t ldw, int64_t n) {
+  int64_t column = 0;
+  if (M <= 2) column = by_rows_from<4>(column, c, ldc, a, lda, M, K, w, ldw, n);
+  column = by_rows_from<2>(column, c, ldc, a, lda, M, K, w, ldw, n);
+  by_rows_from<1>(column, c, ldc, a, lda, M, K, w, ldw, n);
+}
+
+// ---------------------------------------------------------------- unpacked, by columns of w^T
+
+// Lane l of the result is the sum of the lanes of v[l].
+KERNEL_INLINE __m512 sums_of_lanes(const __m512 (&v)[16]) {
+  // Sums of two vectors' neighbours, then of four vectors' fours: [quarter][vector].
+  __m512 fours[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512 a = v[4 * i], b = v[4 * i + 1], c = v[4 * i + 2], d = v[4 * i + 3];
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    fours[i] = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+  }
+  // The quarters of each are added up, and come to its own quarter.
+  const __m512 ab =
+      _mm512_add_ps(_mm512_shuffle_f32x4(fours[0], fours[1], 0x88), _mm512_shuffle_f32x4(fours[0], fours[1], 0xdd));
+  const __m512 cd =
+      _mm512_add_ps(_mm512_shuffle_f32x4(fours[2], fours[3], 0x88), _mm512_shuffle_f32x4(fours[2], fours[3], 0xdd));
+  return _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+}
+
+// rows * w_rows <= 16. Of the rows of w, n are there; the last stands in for the others.
+template <int rows, int w_rows>
+KERNEL_INLINE void by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t K, const BFloat16* w,
+                              int64_t ldw, int64_t n) {
+  __m512 sums[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) sums[i] = _mm512_setzero_ps();
+  int64_t offset[w_rows];
+#pragma GCC unroll 16
+  for (int r = 0; r < w_rows; ++r) offset[r] = (r < n ? r : n - 1) * ldw;
+  for (int64_t k = 0; k < K; k += 2 * kLanes) {
+    const __mmask32 lanes = first_lanes(K - k);
+    __m512bh of_rows[rows];
+#pragma GCC unroll 4
+    for (int m = 0; m < rows; ++m) of_rows[m] = load_pairs(a + m * lda + k, lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < w_rows; ++r) {
+      const __m512bh b = load_pairs(w + offset[r] + k, lanes);
+#pragma GCC unroll 4
+      for (int m = 0; m < rows; ++m) sums[m * w_rows + r] = _mm512_dpbf16_ps(sums[m * w_rows + r], of_rows[m], b);
+    }
+  }
+  alignas(64) float results[16];
+  const __m512 result = sums_of_lanes(sums);
+  if (rows == 1 && n >= w_rows && w_rows == 16) return _mm512_storeu_ps(c, result);
+  _mm512_store_ps(results, result);
+  for (int m = 0; m < rows; ++m) {
+    for (int r = 0; r < w_rows; ++r) {
+      if (r < n) c[m * ldc + r] = results[m * w_rows + r];
+    }
+  }
+}
+
+template <int rows>
+KERNEL_INLINE void of_rows_by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t K,
+                                      const BFloat16* w, int64_t ldw, int64_t n) {
+  constexpr int w_rows = 16 / rows;
+  for (int64_t r = 0; r < n; r += w_rows) by_columns<rows, w_rows>(c + r, ldc, a, lda, K, w + r * ldw, ldw, n - r);
+}
+
+// As many rows of w as stay in the first cache for all rows of a.
+KERNEL void all_by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t M, int64_t K,
+                           const BFloat16* w, int64_t ldw, int64_t n) {
+  constexpr int64_t kAtOnce = 16;
+  for (int64_t r = 0; r < n; r += kAtOnce) {
+    const int64_t n_rows = n - r < kAtOnce ? n - r : kAtOnce;
+    int64_t m = 0;
+    for (; m + 4 <= M; m += 4)
+      of_rows_by_columns<4>(c + m * ldc + r, ldc, a + m * lda, lda, K, w + r * ldw, ldw, n_rows);
+    for (; m + 2 <= M; m += 2)
+      of_rows_by_columns<2>(c + m * ldc + r, ldc, a + m * lda, lda, K, w + r * ldw, ldw, n_rows);
+    if (m < M) of_rows_by_columns<1>(c + m * ldc + r, ldc, a + m * lda, lda, K, w + r * ldw, ldw, n_rows);
+  }
+}
+
+// ---------------------------------------------------------------- rows
+
+KERNEL void copy_chosen_of_row(BFloat16* out, const BFloat16* row, const uint32_t* bits, int64_t n) {
+  for (int64_t k = 0; k < n; k += 32, ++bits) {
+    const __m512i elements = _mm512_maskz_loadu_epi16(first_lanes(n - k), row + k);
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi16(*bits, elements));
+    out += __builtin_popcount(*bits);
+  }
+}
+
+KERNEL void multiply_vectors(BFloat16* out, const BFloat16* a, const BFloat16* b, int64_t n) {
+  for (int64_t k = 0; k < n; k += kLanes) {
+    const __mmask16 lanes = first_lanes(n - k < kLanes ? n - k : kLanes);
+    const __m512 product =
+        _mm512_mul_ps(widen(_mm256_maskz_loadu_epi16(lanes, a + k)), widen(_mm256_maskz_loadu_epi16(lanes, b + k)));
+    _mm256_mask_storeu_epi16(out + k, lanes, (__m256i)_mm512_cvtneps_pbh(product));
+  }
+}
+
+KERNEL void round_vectors(BFloat16* out, const float* a, int64_t n) {
+  for (int64_t k = 0; k < n; k += kLanes) {
+    const __mmask16 lanes = first_lanes(n - k < kLanes ? n - k : kLanes);
+    _mm256_mask_storeu_epi16(out + k, lanes, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes, a + k)));
+  }
+}
+
+}  // namespace
+
+bool has_bfloat16_gemm() {
+  return vector_isa() == std::string_view("AVX512") && __builtin_cpu_supports("avx512bf16") &&
+         __builtin_cpu_supports("avx512vbmi2");
+}
+
+void pack_panel(BFloat16* panel, const BFloat16* const* rows, int64_t n, int64_t K) {
+  // A pair is moved as one number of 32 bits.
+  pack_panel(reinterpret_cast<float*>(panel), reinterpret_cast<const float* const*>(rows), n, K / 2);
+  if (K % 2 == 0) return;
+  BFloat16* last = panel + K / 2 * 2 * kWidth;
+  for (int64_t lane = 0; lane < kWidth; ++lane) {
+    last[2 * lane] = lane < n ? rows[lane][K - 1] : BFloat16(0.f);
+    last[2 * lane + 1] = 0.f;
+  }
+}
+
+void multiply_panel(float* c, int64_t ldc, const Rows<BFloat16>& a, int64_t M, int64_t K, const BFloat16* panel) {
+  multiply_panel_rows(c, ldc, a.data, a.stride, M, (K + 1) / 2, panel);
+}
+void pack_transposed(BFloat16* out, const Rows<BFloat16>& in, int64_t M, int64_t K, float* sums) {
+  pack_transposed_rows(out, in, M, K, sums);
+}
+void add_transposed_product(float* c, int64_t ldc, const BFloat16* a, int64_t M, int64_t K, const BFloat16* panel) {
+  add_transposed(c, ldc, a, M, (K + 1) / 2, panel);
+}
+void multiply_by_rows(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t M, int64_t K, const BFloat16* w,
+                      int64_t ldw, int64_t n) {
+  all_by_rows(c, ldc, a, lda, M, K, w, ldw, n);
+}
+void multiply_by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t M, int64_t K, const BFloat16* w,
+                         int64_t ldw, int64_t n) {
+  all_by_columns(c, ldc, a, lda, M, K, w, ldw, n);
+}
+void pack_pair(BFloat16* panel, const BFloat16* even, const BFloat16* odd, int64_t n) {
+  pack_pair_of_rows(panel, even, odd, n);
+}
+void copy_chosen(BFloat16* out, const BFloat16* row, const uint32_t* bits, int64_t n) {
+  copy_chosen_of_row(out, row, bits, n);
+}
+void multiply_elements(BFloat16* out, const BFloat16* a, const BFloat16* b, int64_t n) {
+  multiply_vectors(out, a, b, n);
+}
+void round_elements(BFloat16* out, const float* a, int64_t n) { round_vectors(out, a, n); }
+
+}  // namespace rnndrop::cpu
+
+#else
+
+namespace rnndrop::cpu {
+bool has_bfloat16_gemm() { return false; }
+}  // namespace rnndrop::cpu
+
+#endif
