@@ -9,6 +9,11 @@
 #include "cpu/vector_isa.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
+#ifndef __clang__
+// Of GCC's own header, which leaves what a mask hides uninitialised on purpose.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <immintrin.h>
 
 #define TARGET target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi2,avx2,fma,prefer-vector-width=512")
@@ -291,11 +296,48 @@ KERNEL void all_by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda
 
 // ---------------------------------------------------------------- rows
 
-KERNEL void copy_chosen_of_row(BFloat16* out, const BFloat16* row, const uint32_t* bits, int64_t n) {
+KERNEL_INLINE __m512 low_half(__m512i a) { return widen(_mm512_castsi512_si256(a)); }
+KERNEL_INLINE __m512 high_half(__m512i a) { return widen(_mm512_extracti64x4_epi64(a, 1)); }
+
+KERNEL_INLINE __m512i multiply(__m512i a, __m512i b) {
+  return (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(high_half(a), high_half(b)),
+                                      _mm512_mul_ps(low_half(a), low_half(b)));
+}
+
+KERNEL void copy_chosen_of_row(BFloat16* out, const BFloat16* row, const BFloat16* scale, const uint32_t* bits,
+                               int64_t n) {
   for (int64_t k = 0; k < n; k += 32, ++bits) {
-    const __m512i elements = _mm512_maskz_loadu_epi16(first_lanes(n - k), row + k);
+    const __mmask32 lanes = first_lanes(n - k);
+    __m512i elements = _mm512_maskz_loadu_epi16(lanes, row + k);
+    if (scale) elements = multiply(elements, _mm512_maskz_loadu_epi16(lanes, scale + k));
     _mm512_storeu_si512(out, _mm512_maskz_compress_epi16(*bits, elements));
     out += __builtin_popcount(*bits);
+  }
+}
+
+KERNEL void spread_rounded(BFloat16* out, const float* chosen, const BFloat16* scale, const uint32_t* bits, int64_t n) {
+  for (int64_t k = 0; k < n; k += 32, ++bits) {
+    const int here = __builtin_popcount(*bits);
+    const __mmask32 lanes = first_lanes(here);
+    __m512 low = _mm512_maskz_loadu_ps(lanes, chosen), high = _mm512_maskz_loadu_ps(lanes >> kLanes, chosen + kLanes);
+    if (scale) {
+      const __m512i factors = _mm512_maskz_loadu_epi16(lanes, scale);
+      low = _mm512_mul_ps(low, low_half(factors));
+      high = _mm512_mul_ps(high, high_half(factors));
+      scale += here;
+    }
+    const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+    _mm512_mask_storeu_epi16(out + k, first_lanes(n - k), _mm512_maskz_expand_epi16(*bits, rounded));
+    chosen += here;
+  }
+}
+
+KERNEL void spread_floats(float* out, const float* chosen, const uint32_t* bits, int64_t n) {
+  for (int64_t k = 0; k < n; k += kLanes) {
+    const __mmask16 here = bits[k / 32] >> k % 32;
+    const __m512 elements = _mm512_maskz_loadu_ps(first_lanes(__builtin_popcount(here)), chosen);
+    _mm512_mask_storeu_ps(out + k, first_lanes(n - k), _mm512_maskz_expand_ps(here, elements));
+    chosen += __builtin_popcount(here);
   }
 }
 
@@ -353,9 +395,13 @@ void multiply_by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda, 
 void pack_pair(BFloat16* panel, const BFloat16* even, const BFloat16* odd, int64_t n) {
   pack_pair_of_rows(panel, even, odd, n);
 }
-void copy_chosen(BFloat16* out, const BFloat16* row, const uint32_t* bits, int64_t n) {
-  copy_chosen_of_row(out, row, bits, n);
+void copy_chosen(BFloat16* out, const BFloat16* row, const BFloat16* scale, const uint32_t* bits, int64_t n) {
+  copy_chosen_of_row(out, row, scale, bits, n);
 }
+void spread(BFloat16* out, const float* chosen, const BFloat16* scale, const uint32_t* bits, int64_t n) {
+  spread_rounded(out, chosen, scale, bits, n);
+}
+void spread(float* out, const float* chosen, const uint32_t* bits, int64_t n) { spread_floats(out, chosen, bits, n); }
 void multiply_elements(BFloat16* out, const BFloat16* a, const BFloat16* b, int64_t n) {
   multiply_vectors(out, a, b, n);
 }

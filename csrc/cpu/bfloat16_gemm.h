@@ -48,9 +48,14 @@ void multiply_by_columns(float* c, int64_t ldc, const c10::BFloat16* a, int64_t 
 // Two rows of a panel, [panel_width, 2], from n <= panel_width elements of either; odd is null past the last row.
 void pack_pair(c10::BFloat16* panel, const c10::BFloat16* even, const c10::BFloat16* odd, int64_t n);
 
-// The elements of `row` whose bits are set, of n, one after the other. Writes zeros behind them, up to a whole vector:
-// out has room for 32 elements more.
-void copy_chosen(c10::BFloat16* out, const c10::BFloat16* row, const uint32_t* bits, int64_t n);
+// The elements of `row`, of n, whose bits are set, one after the other; times `scale` of n, or as they are where that
+// is null. Writes zeros behind them, up to a whole vector: out has room for 32 elements more.
+void copy_chosen(c10::BFloat16* out, const c10::BFloat16* row, const c10::BFloat16* scale, const uint32_t* bits,
+                 int64_t n);
+// The other way round: out[n] gets the elements of `chosen`, one after the other, where bits are set, else 0. scale
+// belongs to `chosen`, element by element, or is null.
+void spread(c10::BFloat16* out, const float* chosen, const c10::BFloat16* scale, const uint32_t* bits, int64_t n);
+void spread(float* out, const float* chosen, const uint32_t* bits, int64_t n);
 // out = a * b, and out = a rounded
 void multiply_elements(c10::BFloat16* out, const c10::BFloat16* a, const c10::BFloat16* b, int64_t n);
 void round_elements(c10::BFloat16* out, const float* a, int64_t n);

@@ -28,7 +28,7 @@ class CompactRows {
   // chosen: elements of rows of n.
   CompactRows(const std::vector<int32_t>& chosen, int64_t n)
       : n_(n), chosen_(chosen.size()), copies_(is_16_bits<T> && (chosen_ < n || n % kTogether<T> != 0)) {
-    if (!copies_) return;
+    if (!is_16_bits<T>) return;
     bits_.resize((n + 31) / 32);
     for (const int32_t k : chosen) bits_[k / 32] |= uint32_t(1) << k % 32;
   }
@@ -40,12 +40,17 @@ class CompactRows {
   Rows<T> of(const Rows<T>& in, int64_t M, T* buffer) const {
     if constexpr (is_16_bits<T>) {
       if (copies_) {
-        for (int64_t m = 0; m < M; ++m) copy_chosen(buffer + m * stride(), in.data + m * in.stride, bits_.data(), n_);
+        for (int64_t m = 0; m < M; ++m) {
+          copy_chosen(buffer + m * stride(), in.data + m * in.stride, nullptr, bits_.data(), n_);
+        }
         return {buffer, stride(), nullptr};
       }
     }
     return in;
   }
+
+  // Which are chosen; of 16-bit rows only.
+  const uint32_t* bits() const { return bits_.data(); }
 
  private:
   int64_t stride() const { return round_up(chosen_, kTogether<T>); }

@@ -109,6 +109,7 @@ class ForwardPanels {
       rows[lane] = weight_.W + (group.first_gate * weight_.H + rows_[g][p * width + lane]) * weight_.columns;
     }
     if (group.scale.empty()) return pack_panel(panel(g, p), rows, n, K);
+    if constexpr (is_16_bits<T>) return pack_kept(panel(g, p), rows, n, group);
     // A few columns at a time are gathered in the first cache.
     constexpr int64_t kColumns = 64;
     T kept[kWidestPanel][kColumns];
@@ -121,6 +122,15 @@ class ForwardPanels {
       }
       pack_panel(panel(g, p) + k * width, kept_rows, n, columns);
     }
+  }
+
+  void pack_kept(T* panel, const T* const* rows, int64_t n, const Group<T>& group) const {
+    const Buffer<T> kept(group.room_for_kept(kWidestPanel));
+    const T* kept_rows[kWidestPanel];
+    for (int64_t lane = 0; lane < n; ++lane) {
+      kept_rows[lane] = group.kept_of(rows[lane], weight_.columns, kept.data() + lane * group.padded_K());
+    }
+    pack_panel(panel, kept_rows, n, group.K());
   }
 
   const Weight<T>& weight_;

@@ -156,14 +156,18 @@ class Backward {
     return std::max<int64_t>(1, (rows + pieces - 1) / pieces);
   }
 
-  // A member's own memory, where a 16-bit type needs some: copies of da, and dx before it is rounded.
+  // A member's own memory, where a 16-bit type needs some: copies of da, and rows of dx or dh~ before they are rounded
+  // or spread.
   struct Scratch {
     explicit Scratch(const Backward& backward)
-        : da(std::max(backward.h_weight_.room_for_gradients(kRowBlock),
+        : stride(round_up(std::max(backward.layer_.I, backward.layer_.H), kWidestPanel)),
+          da(std::max(backward.h_weight_.room_for_gradients(kRowBlock),
                       backward.x_weight_.room_for_gradients(kRowBlock))),
-          dx(is_16_bits<T> && backward.layer_.need_dx ? kRowBlock * backward.layer_.I : 0) {}
+          rows(is_16_bits<T> ? kRowBlock * stride : 0) {}
+    Acc* row(int64_t m) const { return rows.data() + m * stride; }
+    int64_t stride;
     Buffer<T> da;
-    Buffer<Acc> dx;  // [kRowBlock, I]
+    Buffer<Acc> rows;  // [kRowBlock, stride]
   };
 
   // dh~ (+)= da W_hh at one step: M rows from b on, a member's columns.
@@ -175,6 +179,15 @@ class Backward {
     const int64_t B = layer_.B, H = layer_.H, width = h_weight_.width, n_groups = h_weight_.groups.size();
     const bool separate = masks_h_rows_;  // each gate's own dh~, for the step kernel to mask and add
     if (n_groups > 1 && !separate) std::fill_n(dh_tilde() + b * H, M * H, Acc(0));
+    if constexpr (is_16_bits<T>) {
+      if (n_groups == 1 && mine.by_rows && !h_weight_.groups[0].all) {
+        multiply_to_rows(h_weight_, da + b * kGates * H, M, scratch);
+        for (int64_t m = 0; m < M; ++m) {
+          spread(dh_tilde() + (b + m) * H, scratch.row(m), h_weight_.groups[0].inputs.bits(), H);
+        }
+        return;
+      }
+    }
     for (int64_t g = 0; g < n_groups; ++g) {
       const Group<T>& group = h_weight_.groups[g];
       const Rows<T> in = group.gradients.of(h_weight_.da_rows(group, da + b * kGates * H), M, scratch.da.data());
@@ -191,6 +204,9 @@ class Backward {
   void input_gradient_of_x(int64_t r, int64_t M, T* dx, const Scratch& scratch) const {
     Acc tile[kRowBlock * kWidestPanel];
     const int64_t B = layer_.B, H = layer_.H, I = layer_.I, n_groups = x_weight_.groups.size();
+    if constexpr (is_16_bits<T>) {
+      if (n_groups == 1) return rounded_input_gradient_of_x(r, M, dx, scratch);
+    }
     Acc* out = before_rounding(dx + r * I, scratch);
     if (n_groups > 1 || !x_weight_.groups[0].all) std::fill_n(out, M * I, Acc(0));
     for (int64_t g = 0; g < n_groups; ++g) {
@@ -212,9 +228,35 @@ class Backward {
     }
     if constexpr (is_16_bits<T>) round_elements(dx + r * I, out, M * I);
   }
+
+  // da W of M rows, a weight of one group: its kept columns one after the other, to the scratch's rows.
+  void multiply_to_rows(const Weight<T>& weight, const T* da, int64_t M, const Scratch& scratch) const {
+    const Group<T>& group = weight.groups[0];
+    const Rows<T> in = group.gradients.of(weight.da_rows(group, da), M, scratch.da.data());
+    for (int64_t block = 0; block < weight.column_blocks(group); ++block) {
+      multiply_panel(scratch.row(0) + block * weight.width, scratch.stride, in, M, group.M(),
+                     weight.backward_panel(0, block));
+    }
+  }
+
+  void rounded_input_gradient_of_x(int64_t r, int64_t M, T* dx, const Scratch& scratch) const {
+    const Group<T>& group = x_weight_.groups[0];
+    const int64_t I = layer_.I;
+    multiply_to_rows(x_weight_, da_.data() + r * kGates * layer_.H, M, scratch);
+    for (int64_t m = 0; m < M; ++m) {
+      Acc* row = scratch.row(m);
+      const T* mask = x_weight_.mask_of_sample(0, layer_.B, (r + m) % layer_.B);
+      for (int64_t i = 0; mask && i < I; ++i) row[i] *= mask[i];
+      if (group.all) {
+        round_elements(dx + (r + m) * I, row, I);
+      } else {
+        spread(dx + (r + m) * I, row, nullptr, group.inputs.bits(), I);
+      }
+    }
+  }
   static Acc* before_rounding(T* dx, const Scratch& scratch) {
     if constexpr (is_16_bits<T>) {
-      return scratch.dx.data();
+      return scratch.row(0);
     } else {
       return dx;
     }

@@ -77,6 +77,7 @@ struct Group {
   int64_t first_gate, n_gates;
   std::vector<int32_t> kept;  // columns that are multiplied
   std::vector<T> scale;       // the mask there; empty where there is none
+  const T* mask;              // the mask everywhere; null where there is none
   bool all;                   // every column is kept
   std::vector<int32_t> rows;  // of these gates, that are multiplied
   bool all_rows;
@@ -86,6 +87,14 @@ struct Group {
   int64_t M() const { return rows.size(); }
   int64_t padded_M() const { return round_up(M(), kTogether<T>); }
   const int32_t* columns() const { return all ? nullptr : kept.data(); }
+  // Of 16 bits: the kept columns of a row of the weight, scaled as the mask says; in the buffer, unless that is the
+  // row.
+  const T* kept_of(const T* row, int64_t columns, T* buffer) const {
+    if (!mask) return row;
+    copy_chosen(buffer, row, mask, inputs.bits(), columns);
+    return buffer;
+  }
+  int64_t room_for_kept(int64_t n_rows) const { return mask ? n_rows * padded_K() + 32 : 0; }
   T scale_of(int64_t k) const { return scale.empty() ? T(1) : scale[k]; }
 };
 
@@ -105,8 +114,8 @@ std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K, const KeptRows
     std::vector<int32_t> of_gates = rows.rows_of_gates(g, kGates / n);
     const CompactRows<T> inputs(kept, K), gradients(of_gates, kGates / n * rows.H);
     const bool all = int64_t(kept.size()) == K;
-    groups.push_back(
-        {g, kGates / n, std::move(kept), std::move(scale), all, std::move(of_gates), rows.all(), inputs, gradients});
+    groups.push_back({g, kGates / n, std::move(kept), std::move(scale), shared, all, std::move(of_gates), rows.all(),
+                      inputs, gradients});
   }
   return groups;
 }
@@ -156,26 +165,36 @@ struct Weight {
   void pack_backward(const Team& team) const {
     for (int64_t g = 0; g < int64_t(groups.size()); ++g) {
       const Group<T>& group = groups[g];
+      if constexpr (is_16_bits<T>) {
+        pack_pairs_backward(g, team.share(group.M(), kTogether<T>));
+        continue;
+      }
       const Range blocks = team.share(column_blocks(group));
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         T* panel = backward_panel(g, block);
         const int64_t first = block * width, n = std::min(width, group.K() - first);
-        const auto copy_row = [&](int64_t r, T* out) {
-          copy_kept(group, W + (group.first_gate * H + group.rows[r]) * columns, first, n, out);
-        };
-        if constexpr (is_16_bits<T>) {
-          T even[kWidestPanel], odd[kWidestPanel];
-          for (int64_t r = 0; r < group.M(); r += 2) {
-            copy_row(r, even);
-            if (r + 1 < group.M()) copy_row(r + 1, odd);
-            pack_pair(panel + r * width, even, r + 1 < group.M() ? odd : nullptr, n);
-          }
-        } else {
-          for (int64_t r = 0; r < group.M(); ++r) {
-            copy_row(r, panel + r * width);
-            std::fill_n(panel + r * width + n, width - n, T(0));
-          }
+        for (int64_t r = 0; r < group.M(); ++r) {
+          const T* row = W + (group.first_gate * H + group.rows[r]) * columns;
+          copy_kept(group, row, first, n, panel + r * width);
+          std::fill_n(panel + r * width + n, width - n, T(0));
         }
+      }
+    }
+  }
+
+  void pack_pairs_backward(int64_t g, const Range& rows) const {
+    const Group<T>& group = groups[g];
+    const Buffer<T> kept(2 * group.room_for_kept(1));
+    for (int64_t r = rows.begin; r < rows.end; r += 2) {
+      const T* pair[2] = {nullptr, nullptr};
+      for (int64_t i = 0; i < 2 && r + i < rows.end; ++i) {
+        pair[i] = group.kept_of(W + (group.first_gate * H + group.rows[r + i]) * columns, columns,
+                                kept.data() + i * group.room_for_kept(1));
+      }
+      for (int64_t block = 0; block < column_blocks(group); ++block) {
+        const int64_t first = block * width;
+        pack_pair(backward_panel(g, block) + r * width, pair[0] + first, pair[1] ? pair[1] + first : nullptr,
+                  std::min(width, group.K() - first));
       }
     }
   }

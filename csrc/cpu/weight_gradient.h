@@ -109,13 +109,21 @@ struct WeightGradient {
     const Group<T>& group = weight.groups[g];
     const int64_t stride = weight.column_blocks(group) * weight.width;
     T* out = dW + row * weight.columns;
+    if constexpr (is_16_bits<T>) return store_rounded(out, group, m < 0 ? nullptr : sums[g].data() + m * stride);
     if (m < 0 || !group.all) std::fill_n(out, weight.columns, T(0));
     if (m < 0) return;
     const Acc* sum = sums[g].data() + m * stride;
-    if constexpr (is_16_bits<T>) {
-      if (group.scale.empty()) return round_elements(out, sum, group.K());
-    }
     for (int64_t k = 0; k < group.K(); ++k) out[group.kept[k]] = sum[k] * group.scale_of(k);
+  }
+
+  void store_rounded(T* out, const Group<T>& group, const Acc* sum) const {
+    if (!sum) {
+      std::fill_n(out, weight.columns, T(0));
+    } else if (group.mask) {
+      spread(out, sum, group.scale.data(), group.inputs.bits(), weight.columns);
+    } else {
+      round_elements(out, sum, weight.columns);
+    }
   }
 
   Acc* sums_of(int64_t g) const {
