@@ -1,13 +1,11 @@
-// The CPU backend of the layer op: without a projection the engine; with one, and for 16-bit types where that is
-// faster, the time loop, on ATen's GEMMs and the step kernels.
+// The CPU backend of the layer op: without a projection the engine, behind widened tensors for a 16-bit type that it
+// does not multiply; with one the time loop, on ATen's GEMMs and the step kernels.
 #include <ATen/Parallel.h>
-#include <c10/util/BFloat16.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
 #include "cpu/gemm.h"
-#include "cpu/half_route.h"
 #include "cpu/layer_engine.h"
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
@@ -51,7 +49,7 @@ Layer layer_of(const CheckedInputs& in, const DenseInputs& dense) {
 class CpuBackend final : public Backend, private Primitives {
  public:
   void forward(const ForwardCall& call) const override {
-    switch (way_of(call.in, cpu::widened_forward_is_faster)) {
+    switch (way_of(call.in)) {
       case Way::engine: return run_engine(call);
       case Way::widened_engine: return cpu::widened_forward(call);
       case Way::stepwise: return stepwise_forward(call, *this, steps_per_chunk(call.in));
@@ -59,7 +57,7 @@ class CpuBackend final : public Backend, private Primitives {
   }
 
   void backward(const BackwardCall& call) const override {
-    switch (way_of(call.in, cpu::widened_backward_is_faster)) {
+    switch (way_of(call.in)) {
       case Way::engine: return run_engine(call);
       case Way::widened_engine: return cpu::widened_backward(call);
       case Way::stepwise: return stepwise_backward(call, *this, steps_per_chunk(call.in));
@@ -69,22 +67,9 @@ class CpuBackend final : public Backend, private Primitives {
  private:
   enum class Way { engine, widened_engine, stepwise };
 
-  // float16 always is widened: no processor that multiplies it natively was there to measure.
-  static Way way_of(const CheckedInputs& in, bool (*widened_is_faster)(const cpu::HalfLayer&)) {
+  static Way way_of(const CheckedInputs& in) {
     if (in.W_hr) return Way::stepwise;
-    if (cpu::engine_has(in.dtype)) return Way::engine;
-    if (in.dtype != Dtype::bfloat16 || !cpu::has_bfloat16_products()) return Way::widened_engine;
-    const auto [T, B, I, H, P] = in.sizes;
-    const cpu::HalfLayer layer{T, B, I, H, kept_share(in.mask_x), kept_share(in.mask_h)};
-    return widened_is_faster(layer) ? Way::widened_engine : Way::stepwise;
-  }
-
-  // The share of a mask that is not 0, where the batch shares it.
-  static double kept_share(const OptionalTensor& mask) {
-    if (!mask || per_sample(*mask) || mask->numel() == 0) return 1;
-    const auto* values = static_cast<const c10::BFloat16*>(mask->const_data_ptr());
-    const int64_t n = mask->numel();
-    return double(n - std::count(values, values + n, c10::BFloat16(0))) / double(n);
+    return cpu::engine_has(in.dtype) ? Way::engine : Way::widened_engine;
   }
 
   static void run_engine(const ForwardCall& call) {

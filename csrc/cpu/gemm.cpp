@@ -35,12 +35,4 @@ void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool 
   }
 }
 
-bool has_bfloat16_products() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  return __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
-
 }  // namespace rnndrop::cpu
