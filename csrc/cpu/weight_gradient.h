@@ -1,7 +1,7 @@
 // The gradient of one weight: da^T in, summed over the rows of all steps.
 //
-// Cost: 2 flops for each row, gate row and kept column; beside them one copy of the inputs; and where a mask
-// drops or scales columns, one pass over the weight at the end, for these to come back.
+// Cost: 2 flops for each row, gate row and kept column; beside them one copy of the inputs. Where a mask drops or
+// scales columns they come back as the last sums are stored.
 #pragma once
 
 #include <algorithm>
@@ -16,13 +16,14 @@ namespace rnndrop::cpu {
 // gradient.
 template <class T>
 struct WeightGradient {
-  WeightGradient(const Weight<T>& weight, void* dW, bool wanted, int64_t max_rows)
+  // Gets its rows in one piece, or in several of max_rows at most.
+  WeightGradient(const Weight<T>& weight, void* dW, bool wanted, int64_t max_rows, bool several)
       : weight(weight), dW(static_cast<T*>(dW)), in_place(weight.is_whole_of_each_group()) {
     for (const Group<T>& group : weight.groups) {
       if (!wanted) break;
       const int64_t padded = weight.column_blocks(group) * weight.width;
       panels.emplace_back(padded * max_rows);
-      if (!in_place) sums.emplace_back(group.M() * padded);
+      if (!in_place && several) sums.emplace_back(group.M() * padded);
     }
   }
 
@@ -32,21 +33,17 @@ struct WeightGradient {
     for (int64_t g = 0; g < int64_t(weight.groups.size()); ++g) {
       const Group<T>& group = weight.groups[g];
       const Range mine = team.share(rows);
-      const int64_t blocks = weight.column_blocks(group), width = weight.width;
+      const Buffer<T> scratch(weight.mask.data ? std::max(group.K(), group.room()) : 0);
       for (int64_t r = mine.begin; r < mine.end; ++r) {
         const T *in = row_of(r), *mask = weight.mask_of_sample(g, B, sample_of(r));
-        for (int64_t block = 0; block < blocks; ++block) {
-          T* out = panels[g].data() + (block * rows + r) * width;
-          const int64_t first = block * width, n = std::min(width, group.K() - first);
-          if (mask) {
-            for (int64_t k = 0; k < n; ++k) out[k] = mask[first + k] * in[first + k];
-          } else if (group.all) {
-            std::copy_n(in + first, n, out);
-          } else {
-            for (int64_t k = 0; k < n; ++k) out[k] = in[group.kept[first + k]];
-          }
-          std::fill_n(out + n, width - n, T(0));
+        if (mask) {
+          for (int64_t k = 0; k < group.K(); ++k) scratch.data()[k] = mask[k] * in[k];
+          in = scratch.data();
+        } else if (!group.all) {
+          group.places.gather(in, 0, 1, nullptr, scratch.data(), 0);
+          in = scratch.data();
         }
+        put_in_panels(in, group.K(), weight.width, panels[g].data() + r * weight.width, rows * weight.width);
       }
     }
   }
@@ -72,17 +69,31 @@ struct WeightGradient {
     }
   }
 
-  // Row `row` of dW [4H, columns]. m: its index among group g's kept rows, -1 if dropped; the other entries become 0.
-  void store_row(int64_t g, int64_t m, int64_t row) const {
-    if (in_place) return;
+  // The same for the last piece, where the sums are not in place: all columns of these gate rows, to rows of dW. tile:
+  // room for M rows of kept columns, as Group says.
+  void add_last(int64_t g, int64_t m, int64_t M, const int32_t* dW_rows, const T* da_block, int64_t rows, bool first,
+                T* tile) const {
     const Group<T>& group = weight.groups[g];
-    const int64_t stride = weight.column_blocks(group) * weight.width;
-    T* out = dW + row * weight.columns;
-    if (m < 0 || !group.all) std::fill_n(out, weight.columns, T(0));
-    if (m < 0) return;
-    const T* sum = sums[g].data() + m * stride;
-    for (int64_t k = 0; k < group.K(); ++k) out[group.kept[k]] = sum[k] * group.scale_of(k);
+    const int64_t width = weight.width, blocks = weight.column_blocks(group), stride = blocks * width;
+    if (first) {
+      std::fill_n(tile, M * stride, T(0));
+    } else {
+      std::copy_n(sums[g].data() + m * stride, M * stride, tile);
+    }
+    for (int64_t block = 0; block < blocks; ++block) {
+      add_transposed_product(tile + block * width, stride, da_block, M, rows, panels[g].data() + block * rows * width);
+    }
+    for (int64_t r = 0; r < M; ++r) {
+      T* out = dW + dW_rows[r] * weight.columns;
+      if (group.mask) {
+        group.places.scatter(tile + r * stride, 0, 1, group.mask, out, 0);
+      } else {
+        std::copy_n(tile + r * stride, weight.columns, out);
+      }
+    }
   }
+
+  void zero_row(int64_t row) const { std::fill_n(dW + row * weight.columns, weight.columns, T(0)); }
 
   static void fill(T* out, int64_t stride, int64_t M, int64_t n) {
     for (int64_t r = 0; r < M; ++r) std::fill_n(out + r * stride, n, T(0));
