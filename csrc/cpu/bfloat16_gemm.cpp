@@ -315,29 +315,26 @@ KERNEL void copy_chosen_of_row(BFloat16* out, const BFloat16* row, const BFloat1
   }
 }
 
+// Sixteen elements from *chosen on, to where bits are set; moves on to those after them.
+KERNEL_INLINE __m512 spread_vector(const float*& chosen, const BFloat16* scale, __mmask16 bits, int64_t n) {
+  const int here = __builtin_popcount(bits);
+  const __m512 elements = _mm512_maskz_expand_ps(bits, _mm512_maskz_loadu_ps(first_lanes(here), chosen));
+  chosen += here;
+  if (!scale) return elements;
+  return _mm512_mul_ps(elements, widen(_mm256_maskz_loadu_epi16(first_lanes(n), scale)));
+}
+
 KERNEL void spread_rounded(BFloat16* out, const float* chosen, const BFloat16* scale, const uint32_t* bits, int64_t n) {
-  for (int64_t k = 0; k < n; k += 32, ++bits) {
-    const int here = __builtin_popcount(*bits);
-    const __mmask32 lanes = first_lanes(here);
-    __m512 low = _mm512_maskz_loadu_ps(lanes, chosen), high = _mm512_maskz_loadu_ps(lanes >> kLanes, chosen + kLanes);
-    if (scale) {
-      const __m512i factors = _mm512_maskz_loadu_epi16(lanes, scale);
-      low = _mm512_mul_ps(low, low_half(factors));
-      high = _mm512_mul_ps(high, high_half(factors));
-      scale += here;
-    }
-    const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-    _mm512_mask_storeu_epi16(out + k, first_lanes(n - k), _mm512_maskz_expand_epi16(*bits, rounded));
-    chosen += here;
+  for (int64_t k = 0; k < n; k += kLanes) {
+    const __m512 elements = spread_vector(chosen, scale ? scale + k : nullptr, bits[k / 32] >> k % 32, n - k);
+    _mm256_mask_storeu_epi16(out + k, first_lanes(n - k), (__m256i)_mm512_cvtneps_pbh(elements));
   }
 }
 
-KERNEL void spread_floats(float* out, const float* chosen, const uint32_t* bits, int64_t n) {
+KERNEL void spread_floats(float* out, const float* chosen, const BFloat16* scale, const uint32_t* bits, int64_t n) {
   for (int64_t k = 0; k < n; k += kLanes) {
-    const __mmask16 here = bits[k / 32] >> k % 32;
-    const __m512 elements = _mm512_maskz_loadu_ps(first_lanes(__builtin_popcount(here)), chosen);
-    _mm512_mask_storeu_ps(out + k, first_lanes(n - k), _mm512_maskz_expand_ps(here, elements));
-    chosen += __builtin_popcount(here);
+    const __m512 elements = spread_vector(chosen, scale ? scale + k : nullptr, bits[k / 32] >> k % 32, n - k);
+    _mm512_mask_storeu_ps(out + k, first_lanes(n - k), elements);
   }
 }
 
@@ -401,7 +398,9 @@ void copy_chosen(BFloat16* out, const BFloat16* row, const BFloat16* scale, cons
 void spread(BFloat16* out, const float* chosen, const BFloat16* scale, const uint32_t* bits, int64_t n) {
   spread_rounded(out, chosen, scale, bits, n);
 }
-void spread(float* out, const float* chosen, const uint32_t* bits, int64_t n) { spread_floats(out, chosen, bits, n); }
+void spread(float* out, const float* chosen, const BFloat16* scale, const uint32_t* bits, int64_t n) {
+  spread_floats(out, chosen, scale, bits, n);
+}
 void multiply_elements(BFloat16* out, const BFloat16* a, const BFloat16* b, int64_t n) {
   multiply_vectors(out, a, b, n);
 }

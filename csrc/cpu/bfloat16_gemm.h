@@ -52,10 +52,10 @@ void pack_pair(c10::BFloat16* panel, const c10::BFloat16* even, const c10::BFloa
 // is null. Writes zeros behind them, up to a whole vector: out has room for 32 elements more.
 void copy_chosen(c10::BFloat16* out, const c10::BFloat16* row, const c10::BFloat16* scale, const uint32_t* bits,
                  int64_t n);
-// The other way round: out[n] gets the elements of `chosen`, one after the other, where bits are set, else 0. scale
-// belongs to `chosen`, element by element, or is null.
+// The other way round: out[n] gets the elements of `chosen`, one after the other, where bits are set, else 0; times
+// `scale` of n.
 void spread(c10::BFloat16* out, const float* chosen, const c10::BFloat16* scale, const uint32_t* bits, int64_t n);
-void spread(float* out, const float* chosen, const uint32_t* bits, int64_t n);
+void spread(float* out, const float* chosen, const c10::BFloat16* scale, const uint32_t* bits, int64_t n);
 // out = a * b, and out = a rounded
 void multiply_elements(c10::BFloat16* out, const c10::BFloat16* a, const c10::BFloat16* b, int64_t n);
 void round_elements(c10::BFloat16* out, const float* a, int64_t n);

@@ -127,26 +127,34 @@ Format format_of(at::ScalarType dtype) {
   }
 }
 
-at::Tensor expand_dropout_mask(const at::Tensor& seed, at::IntArrayRef shape, int64_t drop, double dropped, double kept,
-                               at::ScalarType dtype) {
+// What each entry is.
+struct Entries {
+  uint32_t drop;
+  at::ScalarType dtype;
+  Format format;
+  uint64_t dropped, kept;
+
+  Entries(int64_t drop, double dropped, double kept, at::ScalarType dtype)
+      : drop(static_cast<uint32_t>(drop)),
+        dtype(dtype),
+        format(format_of(dtype)),
+        dropped(format.bits_of(dropped)),
+        kept(format.bits_of(kept)) {
+    TORCH_CHECK_VALUE(0 <= drop && drop < 1 << 16, "drop: expected one of [0, 2^16), got ", drop);
+  }
+};
+
+void check_seed(const at::Tensor& seed) {
   TORCH_CHECK_VALUE(seed.scalar_type() == at::kInt, "seed: expected dtype int32, got ", seed.scalar_type());
   TORCH_CHECK(seed.dim() > 0 && seed.size(-1) == 3, "seed: expected shape [..., 3], got ", seed.sizes());
-  TORCH_CHECK_VALUE(0 <= drop && drop < 1 << 16, "drop: expected one of [0, 2^16), got ", drop);
-  const Format format = format_of(dtype);
-  std::vector<int64_t> sizes = seed.sizes().vec();
-  sizes.pop_back();
-  sizes.insert(sizes.end(), shape.begin(), shape.end());
-  const at::Tensor mask = at::empty(sizes, seed.options().dtype(dtype));
-  if (mask.numel() == 0) return mask;
+}
 
-  const at::Tensor seeds = seed.contiguous();
-  const int64_t n_masks = seeds.numel() / 3, n = mask.numel() / n_masks;
-  TORCH_CHECK(n <= kMaxEntries, "shape: expected at most 2^40 entries, got ", shape);
+// n_masks masks of n entries each, one after the other, from as many seeds.
+void fill_masks(char* first_entry, const int32_t* first_seed, int64_t n_masks, int64_t n, const Entries& entries) {
+  TORCH_CHECK(n <= kMaxEntries, "shape: expected at most 2^40 entries, got ", n);
   const int64_t pieces_per_mask = (n + kPieceEntries - 1) / kPieceEntries, n_pieces = n_masks * pieces_per_mask;
-  const int32_t* first_seed = seeds.const_data_ptr<int32_t>();
-  char* first_entry = static_cast<char*>(mask.mutable_data_ptr());
-  const int64_t entry_bytes = mask.element_size();
-  const Piece common{nullptr, 0, static_cast<uint32_t>(drop), format.bits_of(dropped), format.bits_of(kept)};
+  const int64_t entry_bytes = c10::elementSize(entries.dtype);
+  const Piece common{nullptr, 0, entries.drop, entries.dropped, entries.kept};
   // Waking a thread takes a few microseconds, as long as a piece.
   constexpr int64_t kPiecesPerTask = 4;
   if (n_pieces > kPiecesPerTask) cpu::check_not_forked();
@@ -158,14 +166,54 @@ at::Tensor expand_dropout_mask(const at::Tensor& seed, at::IntArrayRef shape, in
       piece.index = index;
       piece.out = first_entry + (of_mask * n + at) * entry_bytes;
       piece.n = std::min(kPieceEntries, n - at);
-      format.fill(piece);
+      entries.format.fill(piece);
     }
   });
+}
+
+at::Tensor expand_dropout_mask(const at::Tensor& seed, at::IntArrayRef shape, int64_t drop, double dropped, double kept,
+                               at::ScalarType dtype) {
+  check_seed(seed);
+  const Entries entries(drop, dropped, kept, dtype);
+  std::vector<int64_t> sizes = seed.sizes().vec();
+  sizes.pop_back();
+  sizes.insert(sizes.end(), shape.begin(), shape.end());
+  const at::Tensor mask = at::empty(sizes, seed.options().dtype(dtype));
+  if (mask.numel() == 0) return mask;
+
+  const at::Tensor seeds = seed.contiguous();
+  const int64_t n_masks = seeds.numel() / 3;
+  fill_masks(static_cast<char*>(mask.mutable_data_ptr()), seeds.const_data_ptr<int32_t>(), n_masks, mask.numel() / n_masks,
+       entries);
   return mask;
+}
+
+std::vector<at::Tensor> expand_dropout_masks(const at::Tensor& seeds, at::IntArrayRef dims, at::IntArrayRef sizes,
+                                             at::IntArrayRef drop, at::ArrayRef<double> dropped,
+                                             at::ArrayRef<double> kept, at::ScalarType dtype) {
+  check_seed(seeds);
+  const size_t n = dims.size();
+  TORCH_CHECK(seeds.dim() == 2 && seeds.size(0) == int64_t(n) && drop.size() == n && dropped.size() == n &&
+                  kept.size() == n,
+              "expected a seed, a drop, a dropped and a kept for each of ", n, " masks");
+  const at::Tensor dense_seeds = seeds.contiguous();
+  std::vector<at::Tensor> masks;
+  masks.reserve(n);
+  for (size_t k = 0, first = 0; k < n; first += dims[k++]) {
+    TORCH_CHECK(0 <= dims[k] && first + dims[k] <= sizes.size(), "sizes: expected dims[k] of them for each mask");
+    const Entries entries(drop[k], dropped[k], kept[k], dtype);
+    masks.push_back(at::empty(sizes.slice(first, dims[k]), seeds.options().dtype(dtype)));
+    fill_masks(static_cast<char*>(masks[k].mutable_data_ptr()), dense_seeds.const_data_ptr<int32_t>() + 3 * k, 1,
+         masks[k].numel(), entries);
+  }
+  return masks;
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(rnndrop, CPU, m) { m.impl("expand_dropout_mask", expand_dropout_mask); }
+TORCH_LIBRARY_IMPL(rnndrop, CPU, m) {
+  m.impl("expand_dropout_mask", expand_dropout_mask);
+  m.impl("expand_dropout_masks", expand_dropout_masks);
+}
 
 }  // namespace rnndrop

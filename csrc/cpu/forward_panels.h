@@ -51,7 +51,8 @@ class ForwardPanels {
   void pack(const Team& team) const {
     for (int64_t g = 0; g < int64_t(rows_.size()); ++g) {
       const Range mine = team.share(n_panels(g));
-      for (int64_t panel = mine.begin; panel < mine.end; ++panel) pack_panel_of(g, panel);
+      const Buffer<T> kept(weight_.groups[g].room() * weight_.width);
+      for (int64_t panel = mine.begin; panel < mine.end; ++panel) pack_panel_of(g, panel, kept.data());
     }
   }
 
@@ -101,36 +102,19 @@ class ForwardPanels {
     }
   }
 
-  void pack_panel_of(int64_t g, int64_t p) const {
+  void pack_panel_of(int64_t g, int64_t p, T* kept) const {
     const Group<T>& group = weight_.groups[g];
-    const int64_t K = group.K(), width = weight_.width, n = lanes_of(g, p);
+    const int64_t n = lanes_of(g, p);
     const T* rows[kWidestPanel];
     for (int64_t lane = 0; lane < n; ++lane) {
-      rows[lane] = weight_.W + (group.first_gate * weight_.H + rows_[g][p * width + lane]) * weight_.columns;
-    }
-    if (group.scale.empty()) return pack_panel(panel(g, p), rows, n, K);
-    if constexpr (is_16_bits<T>) return pack_kept(panel(g, p), rows, n, group);
-    // A few columns at a time are gathered in the first cache.
-    constexpr int64_t kColumns = 64;
-    T kept[kWidestPanel][kColumns];
-    const T* kept_rows[kWidestPanel];
-    for (int64_t k = 0; k < K; k += kColumns) {
-      const int64_t columns = std::min(kColumns, K - k);
-      for (int64_t lane = 0; lane < n; ++lane) {
-        copy_kept(group, rows[lane], k, columns, kept[lane]);
-        kept_rows[lane] = kept[lane];
+      rows[lane] = weight_.W + (group.first_gate * weight_.H + rows_[g][p * weight_.width + lane]) * weight_.columns;
+      if (group.mask) {
+        T* row = kept + lane * group.room();
+        group.places.gather(rows[lane], weight_.columns, 1, group.mask, row, 0);
+        rows[lane] = row;
       }
-      pack_panel(panel(g, p) + k * width, kept_rows, n, columns);
     }
-  }
-
-  void pack_kept(T* panel, const T* const* rows, int64_t n, const Group<T>& group) const {
-    const Buffer<T> kept(group.room_for_kept(kWidestPanel));
-    const T* kept_rows[kWidestPanel];
-    for (int64_t lane = 0; lane < n; ++lane) {
-      kept_rows[lane] = group.kept_of(rows[lane], weight_.columns, kept.data() + lane * group.padded_K());
-    }
-    pack_panel(panel, kept_rows, n, group.K());
+    pack_panel(panel(g, p), rows, n, group.K());
   }
 
   const Weight<T>& weight_;

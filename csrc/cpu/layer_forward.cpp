@@ -30,12 +30,14 @@ class Forward {
       : layer_(layer),
         // Threads that share out the units could not also skip some of them.
         rows_(layer, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<T>(layer) : nullptr),
-        x_weight_(layer.W_ih, layer.mask_x, rows_, layer.I),
-        h_weight_(layer.W_hh, layer.mask_h, rows_, layer.H),
-        masks_h_rows_(layer.mask_h.data && layer.mask_h.per_sample),
+        mask_x_(layer.mask_x, layer.B, layer.I, forms_masked_rows(layer.mask_x, layer.I)),
+        mask_h_(layer.mask_h, layer.B, layer.H, forms_masked_rows(layer.mask_h, layer.H)),
+        x_weight_(layer.W_ih, mask_x_.mask, rows_, layer.I),
+        h_weight_(layer.W_hh, mask_h_.mask, rows_, layer.H),
+        masks_h_rows_(mask_h_.mask.data && mask_h_.mask.per_sample),
         // Forward in time y is h wherever a step still runs; backwards h_0 is carried to each sample's own end.
         keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
-        n_h_tilde_(layer.mask_h.inputs_of_sample()),
+        n_h_tilde_(mask_h_.mask.inputs_of_sample()),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.H : 0),
         has_gates_of_chunk_(is_16_bits<T> || !layer.gates),
         gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0) {
@@ -63,10 +65,15 @@ class Forward {
   }
 
  private:
-  bool packs(const Weight<T>& weight) const {
-    return !(too_few_to_pack_forward(layer_, weight.columns) && weight.is_whole() &&
-             weight.columns >= least_unpacked_K<T>());
+  bool could_read_unpacked(int64_t columns) const {
+    return too_few_to_pack_forward(layer_, columns) && columns >= least_unpacked_K<T>();
   }
+  // Whether x~ or h~ is formed for a mask that the batch shares, so that its weight can be read where it lies.
+  bool forms_masked_rows(const InputMask& mask, int64_t columns) const {
+    return rows_.all() && could_read_unpacked(columns) &&
+           too_little_to_leave_out<T>(mask, columns, layer_.T * layer_.B);
+  }
+  bool packs(const Weight<T>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
   void allocate(const Weight<T>& weight, std::vector<Buffer<T>>& panels) const {
     if (!packs(weight)) return;
     for (const Group<T>& group : weight.groups) {
@@ -87,9 +94,9 @@ class Forward {
     if (!rows_.all()) std::fill_n(from_h.data(), kRowBlock * from_h_layout.row_stride, Acc(0));
     // All threads write to one buffer of a chunk's gates, so that its chunks have to be the same for all.
     const int64_t steps = steps_per_chunk(layer_, has_gates_of_chunk_ ? layer_.B : rows.size());
-    const Buffer<T> x_tilde(layer_.mask_x.data && layer_.mask_x.per_sample ? steps * rows.size() * layer_.I : 0);
     const Buffer<T> x_copies(x_weight_.room_for_inputs(steps * rows.size()));
     const Buffer<T> h_copies(h_weight_.room_for_inputs(kRowBlock));
+    const Buffer<T> x_tilde(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0);
 
     for_each_chunk(layer_.order, steps, [&](int64_t begin, int64_t n) {
       Acc* gates = has_gates_of_chunk_ ? gates_of_chunk_.data()
@@ -184,7 +191,7 @@ class Forward {
     step.noise = layer_.noise.at_step(t);
     step.lengths = layer_.lengths;
     step.n_h_tilde = n_h_tilde_;
-    step.mask_h = masks_h_rows_ ? layer_.mask_h.data : nullptr;
+    step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
     step.h_tilde_next = keeps_h_tilde_ && t != order.last() ? h_tilde_at(order.next(t)) : nullptr;
     step.h_tilde_stride = state;
     if (!is_16_bits<T>) {
@@ -201,6 +208,7 @@ class Forward {
 
   const LayerForward& layer_;
   KeptRows rows_;
+  SpreadMask<T> mask_x_, mask_h_;
   Weight<T> x_weight_, h_weight_;
   bool masks_h_rows_, keeps_h_tilde_;
   int64_t n_h_tilde_;

@@ -3,7 +3,8 @@
 // What a mask drops for the whole batch and sequence is neither packed nor multiplied: columns of x and h, and the rows
 // of i and g of units without a candidate. At p = 0.5 the columns are half of the arithmetic, the rows a quarter.
 //
-// Cost: one pass over each weight a call, for the panels; none where the weight is read where it lies.
+// Cost: one pass over each weight a call, for the panels; none where the weight is read where it lies, as for few rows.
+// These multiply x~ and h~, which are formed, and dropped columns too.
 #pragma once
 
 #include <algorithm>
@@ -11,9 +12,11 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/bfloat16_rows.h"
 #include "cpu/buffer.h"
-#include "cpu/compact_rows.h"
 #include "cpu/compute_type.h"
+#include "cpu/kept_columns.h"
+#include "cpu/layer_schedule.h"
 #include "cpu/packed_gemm.h"
 #include "cpu/threads.h"
 #include "cpu/unpacked_gemm.h"
@@ -76,26 +79,19 @@ template <class T>
 struct Group {
   int64_t first_gate, n_gates;
   std::vector<int32_t> kept;  // columns that are multiplied
-  std::vector<T> scale;       // the mask there; empty where there is none
-  const T* mask;              // the mask everywhere; null where there is none
+  const T* mask;              // of every column, where the batch shares it; else null, and all are kept
+  KeptColumns<T> places;      // of these columns, where there is such a mask
   bool all;                   // every column is kept
   std::vector<int32_t> rows;  // of these gates, that are multiplied
   bool all_rows;
-  CompactRows<T> inputs, gradients;  // x or h at the kept columns, da at the rows
+  CompactRows<T> inputs, gradients;  // x or h at these columns, da at these rows
   int64_t K() const { return kept.size(); }
-  int64_t padded_K() const { return round_up(K(), kTogether<T>); }
   int64_t M() const { return rows.size(); }
+  int64_t padded_K() const { return round_up(K(), kTogether<T>); }
   int64_t padded_M() const { return round_up(M(), kTogether<T>); }
   const int32_t* columns() const { return all ? nullptr : kept.data(); }
-  // Of 16 bits: the kept columns of a row of the weight, scaled as the mask says; in the buffer, unless that is the
-  // row.
-  const T* kept_of(const T* row, int64_t columns, T* buffer) const {
-    if (!mask) return row;
-    copy_chosen(buffer, row, mask, inputs.bits(), columns);
-    return buffer;
-  }
-  int64_t room_for_kept(int64_t n_rows) const { return mask ? n_rows * padded_K() + 32 : 0; }
-  T scale_of(int64_t k) const { return scale.empty() ? T(1) : scale[k]; }
+  // Elements that a row of kept columns has to have room for.
+  int64_t room() const { return mask ? places.room() : 0; }
 };
 
 template <class T>
@@ -103,31 +99,56 @@ std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K, const KeptRows
   const int64_t n = mask.data && mask.per_gate ? kGates : 1;
   std::vector<Group<T>> groups;
   for (int64_t g = 0; g < n; ++g) {
-    std::vector<int32_t> kept;
-    std::vector<T> scale;
     const T* shared = mask.data && !mask.per_sample ? static_cast<const T*>(mask.data) + g * K : nullptr;
+    Group<T> group{g, kGates / n, {}, shared, {}, true, rows.rows_of_gates(g, kGates / n), rows.all(), {}, {}};
     for (int64_t k = 0; k < K; ++k) {
-      if (shared && shared[k] == 0) continue;
-      kept.push_back(k);
-      if (shared) scale.push_back(shared[k]);
+      if (!shared || shared[k] != 0) group.kept.push_back(k);
     }
-    std::vector<int32_t> of_gates = rows.rows_of_gates(g, kGates / n);
-    const CompactRows<T> inputs(kept, K), gradients(of_gates, kGates / n * rows.H);
-    const bool all = int64_t(kept.size()) == K;
-    groups.push_back({g, kGates / n, std::move(kept), std::move(scale), shared, all, std::move(of_gates), rows.all(),
-                      inputs, gradients});
+    group.all = group.K() == K;
+    if (shared) group.places = KeptColumns<T>(K, group.kept);
+    group.inputs = CompactRows<T>(K, group.kept);
+    group.gradients = CompactRows<T>(kGates / n * rows.H, group.rows);
+    groups.push_back(std::move(group));
   }
   return groups;
 }
 
-// Kept columns [first, first + n) of a row of the weight, scaled as the mask says.
+// A mask that the batch shares, a copy for each sample where that is wanted.
 template <class T>
-void copy_kept(const Group<T>& group, const T* row, int64_t first, int64_t n, T* out) {
-  const int32_t* kept = group.kept.data() + first;
-  if (group.scale.empty()) {  // there is no mask, and all are kept
-    std::copy_n(row + first, n, out);
-  } else {
-    for (int64_t k = 0; k < n; ++k) out[k] = row[kept[k]] * group.scale[first + k];
+struct SpreadMask {
+  SpreadMask(const InputMask& shared, int64_t B, int64_t columns, bool wanted)
+      : is_spread(wanted), copies(wanted ? B * columns : 0), mask(shared) {
+    if (!wanted) return;
+    for (int64_t b = 0; b < B; ++b)
+      std::copy_n(static_cast<const T*>(shared.data), columns, copies.data() + b * columns);
+    mask.data = copies.data();
+    mask.per_sample = true;
+  }
+  bool is_spread;
+  Buffer<T> copies;
+  InputMask mask;
+};
+
+// Whether a mask leaves out so little of so few rows that packing what it keeps would cost more.
+template <class T>
+bool too_little_to_leave_out(const InputMask& mask, int64_t columns, int64_t rows) {
+  if (!mask.data || mask.per_sample || mask.per_gate) return false;
+  const T* values = static_cast<const T*>(mask.data);
+  return rows * std::count(values, values + columns, T(0)) <= kLeftOutForPacking * columns;
+}
+
+// Rows whose K elements go to a row of each of as many panels as they need, `stride` elements apart: kTogether<T> rows,
+// of which those past the last are null.
+template <class T>
+void put_in_panels(const T* const* rows, int64_t K, int64_t width, T* panel, int64_t stride) {
+  for (int64_t first = 0; first < K; first += width, panel += stride) {
+    const int64_t n = std::min(width, K - first);
+    if constexpr (is_16_bits<T>) {
+      pack_pair(panel, rows[0] + first, rows[1] ? rows[1] + first : nullptr, n);
+    } else {
+      std::copy_n(rows[0] + first, n, panel);
+      std::fill_n(panel + n, width - n, T(0));
+    }
   }
 }
 
@@ -146,12 +167,12 @@ struct Weight {
   // Elements of a buffer for copies of so many rows of x or h, or of da.
   int64_t room_for_inputs(int64_t rows) const {
     int64_t room = 0;
-    for (const Group<T>& group : groups) room = std::max(room, group.inputs.room_for(rows));
+    for (const Group<T>& group : groups) room = std::max(room, group.inputs.room(rows));
     return room;
   }
   int64_t room_for_gradients(int64_t rows) const {
     int64_t room = 0;
-    for (const Group<T>& group : groups) room = std::max(room, group.gradients.room_for(rows));
+    for (const Group<T>& group : groups) room = std::max(room, group.gradients.room(rows));
     return room;
   }
 
@@ -165,37 +186,19 @@ struct Weight {
   void pack_backward(const Team& team) const {
     for (int64_t g = 0; g < int64_t(groups.size()); ++g) {
       const Group<T>& group = groups[g];
-      if constexpr (is_16_bits<T>) {
-        pack_pairs_backward(g, team.share(group.M(), kTogether<T>));
-        continue;
-      }
-      const Range blocks = team.share(column_blocks(group));
-      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        T* panel = backward_panel(g, block);
-        const int64_t first = block * width, n = std::min(width, group.K() - first);
-        for (int64_t r = 0; r < group.M(); ++r) {
-          const T* row = W + (group.first_gate * H + group.rows[r]) * columns;
-          copy_kept(group, row, first, n, panel + r * width);
-          std::fill_n(panel + r * width + n, width - n, T(0));
+      const Range mine = team.share(group.M(), kTogether<T>);
+      const Buffer<T> kept(kTogether<T> * group.room());
+      for_each_block(mine, kTogether<T>, [&](int64_t r, int64_t n) {
+        const T* together[kTogether<T>] = {};
+        for (int64_t i = 0; i < n; ++i) {
+          together[i] = W + (group.first_gate * H + group.rows[r + i]) * columns;
+          if (!group.mask) continue;
+          T* row = kept.data() + i * group.room();
+          group.places.gather(together[i], columns, 1, group.mask, row, 0);
+          together[i] = row;
         }
-      }
-    }
-  }
-
-  void pack_pairs_backward(int64_t g, const Range& rows) const {
-    const Group<T>& group = groups[g];
-    const Buffer<T> kept(2 * group.room_for_kept(1));
-    for (int64_t r = rows.begin; r < rows.end; r += 2) {
-      const T* pair[2] = {nullptr, nullptr};
-      for (int64_t i = 0; i < 2 && r + i < rows.end; ++i) {
-        pair[i] = group.kept_of(W + (group.first_gate * H + group.rows[r + i]) * columns, columns,
-                                kept.data() + i * group.room_for_kept(1));
-      }
-      for (int64_t block = 0; block < column_blocks(group); ++block) {
-        const int64_t first = block * width;
-        pack_pair(backward_panel(g, block) + r * width, pair[0] + first, pair[1] ? pair[1] + first : nullptr,
-                  std::min(width, group.K() - first));
-      }
+        put_in_panels(together, group.K(), width, panels[g].data() + r * width, group.padded_M() * width);
+      });
     }
   }
 
@@ -203,7 +206,7 @@ struct Weight {
   bool is_whole() const { return groups.size() == 1 && is_whole_of_each_group(); }
   bool is_whole_of_each_group() const {
     return std::all_of(groups.begin(), groups.end(),
-                       [](const Group<T>& group) { return group.all && group.all_rows && group.scale.empty(); });
+                       [](const Group<T>& group) { return group.all && group.all_rows && !group.mask; });
   }
   // out[M, columns of the range] = da W, W where it lies. The range has unpacked_columns() columns or more.
   void multiply_by_rows(const T* da, int64_t M, const Range& range, acc_type<T>* out) const {

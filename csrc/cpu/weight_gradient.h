@@ -1,7 +1,7 @@
 // The gradient of one weight: da^T in, summed over the rows of all steps.
 //
-// Cost: 2 flops for each row, gate row and kept column; beside them one copy of the inputs; and where a mask
-// drops or scales columns, one pass over the weight at the end, for these to come back.
+// Cost: 2 flops for each row, gate row and kept column; beside them one copy of the inputs. Where a mask drops or
+// scales columns they come back as the last sums are stored.
 #pragma once
 
 #include <algorithm>
@@ -18,13 +18,14 @@ template <class T>
 struct WeightGradient {
   using Acc = acc_type<T>;
 
-  WeightGradient(const Weight<T>& weight, void* dW, bool wanted, int64_t max_rows)
+  // Gets its rows in one piece, or in several of max_rows at most.
+  WeightGradient(const Weight<T>& weight, void* dW, bool wanted, int64_t max_rows, bool several)
       : weight(weight), dW(static_cast<T*>(dW)), in_place(!is_16_bits<T> && weight.is_whole_of_each_group()) {
     for (const Group<T>& group : weight.groups) {
       if (!wanted) break;
       const int64_t padded = weight.column_blocks(group) * weight.width;
       panels.emplace_back(padded * round_up(max_rows, kTogether<T>));
-      if (!in_place) sums.emplace_back(group.M() * padded);
+      if (!in_place && several) sums.emplace_back(group.M() * padded);
     }
   }
 
@@ -34,51 +35,23 @@ struct WeightGradient {
     for (int64_t g = 0; g < int64_t(weight.groups.size()); ++g) {
       const Group<T>& group = weight.groups[g];
       const Range mine = team.share(rows, kTogether<T>);
-      const int64_t blocks = weight.column_blocks(group), width = weight.width;
-      if constexpr (is_16_bits<T>) {
-        pack_pairs(g, mine, B, rows, row_of, sample_of);
-        continue;
-      }
-      for (int64_t r = mine.begin; r < mine.end; ++r) {
-        const T *in = row_of(r), *mask = weight.mask_of_sample(g, B, sample_of(r));
-        for (int64_t block = 0; block < blocks; ++block) {
-          T* out = panels[g].data() + (block * rows + r) * width;
-          const int64_t first = block * width, n = std::min(width, group.K() - first);
+      const int64_t room = weight.mask.data ? std::max(group.K(), group.room()) : 0;
+      const Buffer<T> scratch(kTogether<T> * room);
+      for_each_block(mine, kTogether<T>, [&](int64_t r, int64_t n) {
+        const T* together[kTogether<T>] = {};
+        for (int64_t i = 0; i < n; ++i) {
+          const T *in = row_of(r + i), *mask = weight.mask_of_sample(g, B, sample_of(r + i));
+          T* of_row = scratch.data() + i * room;
           if (mask) {
-            for (int64_t k = 0; k < n; ++k) out[k] = mask[first + k] * in[first + k];
-          } else if (group.all) {
-            std::copy_n(in + first, n, out);
-          } else {
-            for (int64_t k = 0; k < n; ++k) out[k] = in[group.kept[first + k]];
+            multiply_elements(of_row, mask, in, group.K());
+          } else if (!group.all) {
+            group.places.gather(in, 0, 1, nullptr, of_row, 0);
           }
-          std::fill_n(out + n, width - n, T(0));
+          together[i] = mask || !group.all ? of_row : in;
         }
-      }
-    }
-  }
-
-  // The same two rows at a time.
-  template <class RowOf, class SampleOf>
-  void pack_pairs(int64_t g, const Range& mine, int64_t B, int64_t rows, const RowOf& row_of,
-                  const SampleOf& sample_of) const {
-    const Group<T>& group = weight.groups[g];
-    const int64_t blocks = weight.column_blocks(group), width = weight.width;
-    const Buffer<T> masked(2 * weight.columns), copies(2 * group.inputs.room_for(1));
-    const auto input_of = [&](int64_t r, int64_t place) {
-      const T *in = row_of(r), *mask = weight.mask_of_sample(g, B, sample_of(r));
-      if (mask) {
-        multiply_elements(masked.data() + place * weight.columns, mask, in, weight.columns);
-        in = masked.data() + place * weight.columns;
-      }
-      return group.inputs.of(Rows<T>{in, 0, nullptr}, 1, copies.data() + place * group.inputs.room_for(1)).data;
-    };
-    for (int64_t r = mine.begin; r < mine.end; r += 2) {
-      const T *even = input_of(r, 0), *odd = r + 1 < rows ? input_of(r + 1, 1) : nullptr;
-      for (int64_t block = 0; block < blocks; ++block) {
-        const int64_t first = block * width;
-        pack_pair(panels[g].data() + (block * round_up(rows, 2) + r) * width, even + first, odd ? odd + first : nullptr,
-                  std::min(width, group.K() - first));
-      }
+        put_in_panels(together, group.K(), weight.width, panels[g].data() + r * weight.width,
+                      round_up(rows, kTogether<T>) * weight.width);
+      });
     }
   }
 
@@ -103,29 +76,34 @@ struct WeightGradient {
     }
   }
 
-  // Row `row` of dW [4H, columns]. m: its index among group g's kept rows, -1 if dropped; the other entries become 0.
-  void store_row(int64_t g, int64_t m, int64_t row) const {
-    if (in_place) return;
+  // The same for the last piece, where the sums are not in place: all columns of these gate rows, to rows of dW. tile:
+  // room for M rows of kept columns, as Group says.
+  void add_last(int64_t g, int64_t m, int64_t M, const int32_t* dW_rows, const T* da_block, int64_t rows, bool first,
+                Acc* tile) const {
     const Group<T>& group = weight.groups[g];
-    const int64_t stride = weight.column_blocks(group) * weight.width;
-    T* out = dW + row * weight.columns;
-    if constexpr (is_16_bits<T>) return store_rounded(out, group, m < 0 ? nullptr : sums[g].data() + m * stride);
-    if (m < 0 || !group.all) std::fill_n(out, weight.columns, T(0));
-    if (m < 0) return;
-    const Acc* sum = sums[g].data() + m * stride;
-    for (int64_t k = 0; k < group.K(); ++k) out[group.kept[k]] = sum[k] * group.scale_of(k);
-  }
-
-  void store_rounded(T* out, const Group<T>& group, const Acc* sum) const {
-    if (!sum) {
-      std::fill_n(out, weight.columns, T(0));
-    } else if (group.mask) {
-      spread(out, sum, group.scale.data(), group.inputs.bits(), weight.columns);
+    const int64_t width = weight.width, blocks = weight.column_blocks(group), stride = blocks * width;
+    if (first) {
+      std::fill_n(tile, M * stride, Acc(0));
     } else {
-      round_elements(out, sum, weight.columns);
+      std::copy_n(sums[g].data() + m * stride, M * stride, tile);
+    }
+    for (int64_t block = 0; block < blocks; ++block) {
+      add_transposed_product(tile + block * width, stride, da_block, M, rows,
+                             panels[g].data() + block * round_up(rows, kTogether<T>) * width);
+    }
+    for (int64_t r = 0; r < M; ++r) {
+      T* out = dW + dW_rows[r] * weight.columns;
+      if (group.mask) {
+        group.places.scatter(tile + r * stride, 0, 1, group.mask, out, 0);
+      } else {
+        store_elements(out, tile + r * stride, weight.columns);
+      }
     }
   }
 
+  void zero_row(int64_t row) const { std::fill_n(dW + row * weight.columns, weight.columns, T(0)); }
+
+  // Where add() adds up: [M, blocks * width], or dW's rows.
   Acc* sums_of(int64_t g) const {
     if constexpr (std::is_same_v<T, Acc>) {
       if (in_place) return dW + weight.groups[g].first_gate * weight.H * weight.columns;
