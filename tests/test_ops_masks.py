@@ -91,45 +91,46 @@ def test_the_op_under_vmap_equals_a_loop():
     assert torch.equal(torch.vmap(of, in_dims=1)(seeds[0].T), expected[0])
 
 
-def several(seeds, shapes, drop, dropped, kept, dtype=torch.float32):
+def draw(shapes, drop, dropped, kept, dtype=torch.float32, generator=None):
     dims, sizes = [len(shape) for shape in shapes], [size for shape in shapes for size in shape]
-    return torch.ops.rnndrop.expand_dropout_masks(seeds, dims, sizes, drop, dropped, kept, dtype)
+    return torch.ops.rnndrop.draw_dropout_masks(dims, sizes, drop, dropped, kept, dtype, generator)
 
 
 @needs_op
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_several_masks_at_once_are_those_of_one_after_the_other(dtype):
+def test_masks_drawn_at_once_have_torchs_seeds(dtype):
     shapes, drop = [(5,), (2, 3, 9001), (), (0, 4), (70_001,)], [1, 20_000, 2**15, 7, 2**16 - 1]
     dropped, kept = [0.0, -0.3, 1.0, 0.0, 0.5], [2.0, 1.7, 0.0, 1.0, 3.0]
-    seeds = random_seed(2, 5).transpose(0, 1)[:, 1]
-    masks = several(seeds, shapes, drop, dropped, kept, dtype)
-    expected = [expand(*of_one, dtype) for of_one in zip(seeds, shapes, drop, dropped, kept, strict=True)]
-    assert len(masks) == 5 and all(torch.equal(a, b) for a, b in zip(masks, expected, strict=True))
-    assert several(random_seed(0), [], [], [], []) == []
+    generators = [torch.Generator().manual_seed(5) for _ in range(2)]
+    masks = draw(shapes, drop, dropped, kept, dtype, generators[0])
+    assert len(masks) == len(shapes)
+    for mask, *of_one in zip(masks, shapes, drop, dropped, kept, strict=True):
+        seed = torch.randint(-(2**31), 2**31, (3,), dtype=torch.int32, generator=generators[1])
+        assert torch.equal(mask, expand(seed, *of_one, dtype))
+    assert torch.equal(*(generator.get_state() for generator in generators))
+    assert draw([], [], [], []) == []
 
 
 @needs_op
 @pytest.mark.parametrize(
-    ("seeds", "dims", "sizes", "drop", "message"),
+    ("dims", "sizes", "drop", "message"),
     [
-        (torch.zeros(1, 3, dtype=torch.int64), [1], [4], [1], "seed: expected dtype int32"),
-        (torch.zeros(3, dtype=torch.int32), [1], [4], [1], "for each of 1 masks"),
-        (torch.zeros(2, 3, dtype=torch.int32), [1], [4], [1], "for each of 1 masks"),
-        (torch.zeros(1, 3, dtype=torch.int32), [1], [4], [1, 2], "for each of 1 masks"),
-        (torch.zeros(1, 3, dtype=torch.int32), [2], [4], [1], "sizes: expected"),
-        (torch.zeros(1, 3, dtype=torch.int32), [-1], [4], [1], "sizes: expected"),
-        (torch.zeros(1, 3, dtype=torch.int32), [1], [4], [2**16], "drop: expected one of"),
+        ([1], [4], [1, 2], "for each of 1 masks"),
+        ([2], [4], [1], "sizes: expected"),
+        ([-1], [4], [1], "sizes: expected"),
+        ([1], [-4], [1], "negative"),
+        ([1], [4], [2**16], "drop: expected one of"),
     ],
 )
-def test_bad_arguments_of_several_masks(seeds, dims, sizes, drop, message):
+def test_bad_arguments_of_masks_at_once(dims, sizes, drop, message):
     with pytest.raises((ValueError, RuntimeError), match=message):
-        torch.ops.rnndrop.expand_dropout_masks(seeds, dims, sizes, drop, [0.0], [1.0], torch.float32)
+        torch.ops.rnndrop.draw_dropout_masks(dims, sizes, drop, [0.0], [1.0], torch.float32)
 
 
 @needs_op
-def test_opcheck_of_several_masks():
+def test_opcheck_of_masks_at_once():
     arguments = ([1, 2], [3, 2, 5], [7, 8], [0.0, 1.0], [1.5, 0.0], torch.float32)
-    torch.library.opcheck(torch.ops.rnndrop.expand_dropout_masks, (random_seed(2), *arguments))
+    torch.library.opcheck(torch.ops.rnndrop.draw_dropout_masks, arguments)
 
 
 @needs_op

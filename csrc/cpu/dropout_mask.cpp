@@ -6,12 +6,16 @@
 // number. So pieces need not know of each other, and what an entry becomes depends on the seed and its place only.
 #include "cpu/dropout_mask.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/DistributionsHelper.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
+#include <optional>
 #include <vector>
 
 #include "cpu/threads.h"
@@ -183,37 +187,41 @@ at::Tensor expand_dropout_mask(const at::Tensor& seed, at::IntArrayRef shape, in
 
   const at::Tensor seeds = seed.contiguous();
   const int64_t n_masks = seeds.numel() / 3;
-  fill_masks(static_cast<char*>(mask.mutable_data_ptr()), seeds.const_data_ptr<int32_t>(), n_masks, mask.numel() / n_masks,
-       entries);
+  fill_masks(static_cast<char*>(mask.mutable_data_ptr()), seeds.const_data_ptr<int32_t>(), n_masks,
+             mask.numel() / n_masks, entries);
   return mask;
 }
 
-std::vector<at::Tensor> expand_dropout_masks(const at::Tensor& seeds, at::IntArrayRef dims, at::IntArrayRef sizes,
-                                             at::IntArrayRef drop, at::ArrayRef<double> dropped,
-                                             at::ArrayRef<double> kept, at::ScalarType dtype) {
-  check_seed(seeds);
+std::vector<at::Tensor> draw_dropout_masks(at::IntArrayRef dims, at::IntArrayRef sizes, at::IntArrayRef drop,
+                                           at::ArrayRef<double> dropped, at::ArrayRef<double> kept,
+                                           at::ScalarType dtype, std::optional<at::Generator> generator) {
   const size_t n = dims.size();
-  TORCH_CHECK(seeds.dim() == 2 && seeds.size(0) == int64_t(n) && drop.size() == n && dropped.size() == n &&
-                  kept.size() == n,
-              "expected a seed, a drop, a dropped and a kept for each of ", n, " masks");
-  const at::Tensor dense_seeds = seeds.contiguous();
+  TORCH_CHECK(drop.size() == n && dropped.size() == n && kept.size() == n,
+              "expected a drop, a dropped and a kept for each of ", n, " masks");
+  auto* const source =
+      at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
+  const at::uniform_int_from_to_distribution<int32_t> word(uint64_t{1} << 32, -(int64_t{1} << 31));
   std::vector<at::Tensor> masks;
   masks.reserve(n);
   for (size_t k = 0, first = 0; k < n; first += dims[k++]) {
     TORCH_CHECK(0 <= dims[k] && first + dims[k] <= sizes.size(), "sizes: expected dims[k] of them for each mask");
     const Entries entries(drop[k], dropped[k], kept[k], dtype);
-    masks.push_back(at::empty(sizes.slice(first, dims[k]), seeds.options().dtype(dtype)));
-    fill_masks(static_cast<char*>(masks[k].mutable_data_ptr()), dense_seeds.const_data_ptr<int32_t>() + 3 * k, 1,
-         masks[k].numel(), entries);
+    masks.push_back(at::empty(sizes.slice(first, dims[k]), dtype));
+    int32_t seed[3];
+    {
+      const std::lock_guard<std::mutex> lock(source->mutex_);
+      for (int32_t& of_seed : seed) of_seed = word(source);
+    }
+    fill_masks(static_cast<char*>(masks[k].mutable_data_ptr()), seed, 1, masks[k].numel(), entries);
   }
   return masks;
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(rnndrop, CPU, m) {
-  m.impl("expand_dropout_mask", expand_dropout_mask);
-  m.impl("expand_dropout_masks", expand_dropout_masks);
-}
+TORCH_LIBRARY_IMPL(rnndrop, CPU, m) { m.impl("expand_dropout_mask", expand_dropout_mask); }
+
+// Without a tensor among its arguments there is no dispatch key to tell its device.
+TORCH_LIBRARY_IMPL(rnndrop, CompositeExplicitAutograd, m) { m.impl("draw_dropout_masks", draw_dropout_masks); }
 
 }  // namespace rnndrop

@@ -8,9 +8,10 @@ namespace rnndrop {
 inline constexpr const char* kDropoutMaskSchema =
     "expand_dropout_mask(Tensor seed, SymInt[] shape, int drop, float dropped, float kept, ScalarType dtype) -> Tensor";
 
-// The same for each seed of [n, 3] with a shape, a drop and values of its own, in one call: dims[k] sizes for mask k.
-inline constexpr const char* kDropoutMasksSchema =
-    "expand_dropout_masks(Tensor seeds, int[] dims, int[] sizes, int[] drop, float[] dropped, float[] kept, "
-    "ScalarType dtype) -> Tensor[]";
+// Several masks, each with a seed of its own drawn as torch.randint(-2^31, 2^31, (3,), dtype=int32) draws it: dims[k]
+// of the sizes are mask k's. One call, since a small layer feels each.
+inline constexpr const char* kDrawDropoutMasksSchema =
+    "draw_dropout_masks(int[] dims, int[] sizes, int[] drop, float[] dropped, float[] kept, ScalarType dtype, "
+    "Generator? generator=None) -> Tensor[]";
 
 }  // namespace rnndrop

@@ -134,7 +134,7 @@ template <class T>
 bool too_little_to_leave_out(const InputMask& mask, int64_t columns, int64_t rows) {
   if (!mask.data || mask.per_sample || mask.per_gate) return false;
   const T* values = static_cast<const T*>(mask.data);
-  return rows * std::count(values, values + columns, T(0)) <= kLeftOutForPacking * columns;
+  return rows * std::count(values, values + columns, T(0)) <= kTooFewToLeaveOut * columns;
 }
 
 // Rows whose K elements go to a row of each of as many panels as they need, `stride` elements apart: kTogether<T> rows,
