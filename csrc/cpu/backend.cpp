@@ -1,5 +1,5 @@
-// The CPU backend of the layer op: without a projection the engine, behind widened tensors for a 16-bit type that it
-// does not multiply; with one the time loop, on ATen's GEMMs and the step kernels.
+// The CPU backend of the layer op: without a projection the engine, with one the time loop, on ATen's GEMMs and the
+// step kernels.
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
@@ -9,7 +9,6 @@
 #include "cpu/layer_engine.h"
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
-#include "cpu/widened_layer.h"
 #include "lstm_layer.h"
 #include "stepwise.h"
 
@@ -49,29 +48,16 @@ Layer layer_of(const CheckedInputs& in, const DenseInputs& dense) {
 class CpuBackend final : public Backend, private Primitives {
  public:
   void forward(const ForwardCall& call) const override {
-    switch (way_of(call.in)) {
-      case Way::engine: return run_engine(call);
-      case Way::widened_engine: return cpu::widened_forward(call);
-      case Way::stepwise: return stepwise_forward(call, *this, steps_per_chunk(call.in));
-    }
+    if (call.in.W_hr) return stepwise_forward(call, *this, steps_per_chunk(call.in));
+    run_engine(call);
   }
 
   void backward(const BackwardCall& call) const override {
-    switch (way_of(call.in)) {
-      case Way::engine: return run_engine(call);
-      case Way::widened_engine: return cpu::widened_backward(call);
-      case Way::stepwise: return stepwise_backward(call, *this, steps_per_chunk(call.in));
-    }
+    if (call.in.W_hr) return stepwise_backward(call, *this, steps_per_chunk(call.in));
+    run_engine(call);
   }
 
  private:
-  enum class Way { engine, widened_engine, stepwise };
-
-  static Way way_of(const CheckedInputs& in) {
-    if (in.W_hr) return Way::stepwise;
-    return cpu::engine_has(in.dtype) ? Way::engine : Way::widened_engine;
-  }
-
   static void run_engine(const ForwardCall& call) {
     const DenseInputs dense(call.in);
     LayerForward layer = layer_of<LayerForward>(call.in, dense);

@@ -5,18 +5,11 @@
 #include <stdexcept>
 #include <string_view>
 
-#include "cpu/buffer.h"
+#include "cpu/avx512.h"
 #include "cpu/vector_isa.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#ifndef __clang__
-// Of GCC's own header, which leaves what a mask hides uninitialised on purpose.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
-
-#define TARGET target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi2,avx2,fma,prefer-vector-width=512")
+#ifdef RNNDROP_AVX512
+#define TARGET target(AVX512_ISA ",avx512bf16,avx512vbmi2,prefer-vector-width=512")
 #define KERNEL __attribute__((TARGET))
 #define KERNEL_INLINE inline __attribute__((TARGET, always_inline))
 
@@ -41,7 +34,6 @@ KERNEL_INLINE __m512bh broadcast_pair(const BFloat16* pair) {
   __builtin_memcpy(&bits, pair, sizeof(bits));
   return (__m512bh)_mm512_set1_epi32(bits);
 }
-KERNEL_INLINE __mmask32 first_lanes(int64_t n) { return n >= 32 ? ~__mmask32(0) : (__mmask32(1) << n) - 1; }
 
 // ---------------------------------------------------------------- packed
 
@@ -118,7 +110,6 @@ KERNEL void add_transposed(float* c, int64_t ldc, const BFloat16* a, int64_t M, 
 KERNEL_INLINE __m512i interleave(__m256i a, __m256i b) {
   return _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
 }
-KERNEL_INLINE __m512 widen(__m256i a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16)); }
 
 KERNEL_INLINE __m256i load_columns(const BFloat16* row, const int32_t* columns, bool adjacent, int64_t M) {
   if (adjacent) return _mm256_maskz_loadu_epi16(first_lanes(M), row + columns[0]);
@@ -134,7 +125,7 @@ KERNEL void pack_transposed_rows(BFloat16* out, const Rows<BFloat16>& in, int64_
     const __m256i even = load_columns(in.data + k * in.stride, in.columns, adjacent, M);
     __m256i odd = _mm256_setzero_si256();
     if (k + 1 < K) odd = load_columns(in.data + (k + 1) * in.stride, in.columns, adjacent, M);
-    sum = _mm512_add_ps(sum, _mm512_add_ps(widen(even), widen(odd)));
+    sum = _mm512_add_ps(sum, _mm512_add_ps(widen_bfloat16(even), widen_bfloat16(odd)));
     _mm512_mask_storeu_epi32(out, __mmask16((1 << kRows) - 1), interleave(even, odd));
   }
   float lanes[kLanes];
@@ -218,27 +209,6 @@ KERNEL void all_by_rows(float* c, int64_t ldc, const BFloat16* a, int64_t lda, i
 
 // ---------------------------------------------------------------- unpacked, by columns of w^T
 
-// Lane l of the result is the sum of the lanes of v[l].
-KERNEL_INLINE __m512 sums_of_lanes(const __m512 (&v)[16]) {
-  // Sums of two vectors' neighbours, then of four vectors' fours: [quarter][vector].
-  __m512 fours[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const __m512 a = v[4 * i], b = v[4 * i + 1], c = v[4 * i + 2], d = v[4 * i + 3];
-    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-    fours[i] = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-  }
-  // The quarters of each are added up, and come to its own quarter.
-  const __m512 ab =
-      _mm512_add_ps(_mm512_shuffle_f32x4(fours[0], fours[1], 0x88), _mm512_shuffle_f32x4(fours[0], fours[1], 0xdd));
-  const __m512 cd =
-      _mm512_add_ps(_mm512_shuffle_f32x4(fours[2], fours[3], 0x88), _mm512_shuffle_f32x4(fours[2], fours[3], 0xdd));
-  return _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
-}
-
 // rows * w_rows <= 16. Of the rows of w, n are there; the last stands in for the others.
 template <int rows, int w_rows>
 KERNEL_INLINE void by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t K, const BFloat16* w,
@@ -296,8 +266,8 @@ KERNEL void all_by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda
 
 // ---------------------------------------------------------------- rows
 
-KERNEL_INLINE __m512 low_half(__m512i a) { return widen(_mm512_castsi512_si256(a)); }
-KERNEL_INLINE __m512 high_half(__m512i a) { return widen(_mm512_extracti64x4_epi64(a, 1)); }
+KERNEL_INLINE __m512 low_half(__m512i a) { return widen_bfloat16(_mm512_castsi512_si256(a)); }
+KERNEL_INLINE __m512 high_half(__m512i a) { return widen_bfloat16(_mm512_extracti64x4_epi64(a, 1)); }
 
 KERNEL_INLINE __m512i multiply(__m512i a, __m512i b) {
   return (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(high_half(a), high_half(b)),
@@ -321,7 +291,7 @@ KERNEL_INLINE __m512 spread_vector(const float*& chosen, const BFloat16* scale, 
   const __m512 elements = _mm512_maskz_expand_ps(bits, _mm512_maskz_loadu_ps(first_lanes(here), chosen));
   chosen += here;
   if (!scale) return elements;
-  return _mm512_mul_ps(elements, widen(_mm256_maskz_loadu_epi16(first_lanes(n), scale)));
+  return _mm512_mul_ps(elements, widen(scale, first_lanes(n)));
 }
 
 KERNEL void spread_rounded(BFloat16* out, const float* chosen, const BFloat16* scale, const uint32_t* bits, int64_t n) {
@@ -341,16 +311,8 @@ KERNEL void spread_floats(float* out, const float* chosen, const BFloat16* scale
 KERNEL void multiply_vectors(BFloat16* out, const BFloat16* a, const BFloat16* b, int64_t n) {
   for (int64_t k = 0; k < n; k += kLanes) {
     const __mmask16 lanes = first_lanes(n - k < kLanes ? n - k : kLanes);
-    const __m512 product =
-        _mm512_mul_ps(widen(_mm256_maskz_loadu_epi16(lanes, a + k)), widen(_mm256_maskz_loadu_epi16(lanes, b + k)));
+    const __m512 product = _mm512_mul_ps(widen(a + k, lanes), widen(b + k, lanes));
     _mm256_mask_storeu_epi16(out + k, lanes, (__m256i)_mm512_cvtneps_pbh(product));
-  }
-}
-
-KERNEL void round_vectors(BFloat16* out, const float* a, int64_t n) {
-  for (int64_t k = 0; k < n; k += kLanes) {
-    const __mmask16 lanes = first_lanes(n - k < kLanes ? n - k : kLanes);
-    _mm256_mask_storeu_epi16(out + k, lanes, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes, a + k)));
   }
 }
 
@@ -404,7 +366,6 @@ void spread(float* out, const float* chosen, const BFloat16* scale, const uint32
 void multiply_elements(BFloat16* out, const BFloat16* a, const BFloat16* b, int64_t n) {
   multiply_vectors(out, a, b, n);
 }
-void round_elements(BFloat16* out, const float* a, int64_t n) { round_vectors(out, a, n); }
 
 }  // namespace rnndrop::cpu
 

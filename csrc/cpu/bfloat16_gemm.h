@@ -56,8 +56,7 @@ void copy_chosen(c10::BFloat16* out, const c10::BFloat16* row, const c10::BFloat
 // `scale` of n.
 void spread(c10::BFloat16* out, const float* chosen, const c10::BFloat16* scale, const uint32_t* bits, int64_t n);
 void spread(float* out, const float* chosen, const c10::BFloat16* scale, const uint32_t* bits, int64_t n);
-// out = a * b, and out = a rounded
+// out = a * b
 void multiply_elements(c10::BFloat16* out, const c10::BFloat16* a, const c10::BFloat16* b, int64_t n);
-void round_elements(c10::BFloat16* out, const float* a, int64_t n);
 
 }  // namespace rnndrop::cpu

@@ -15,6 +15,7 @@
 #include "cpu/bfloat16_gemm.h"
 #include "cpu/buffer.h"
 #include "cpu/compute_type.h"
+#include "cpu/convert.h"
 #include "cpu/kept_columns.h"
 
 namespace rnndrop::cpu {
@@ -53,25 +54,35 @@ class CompactRows {
  public:
   CompactRows() = default;
   // kept: elements of rows of n, in order.
-  CompactRows(int64_t n, const std::vector<int32_t>& kept) {
+  CompactRows(int64_t n, const std::vector<int32_t>& kept) : n_(n) {
     const int64_t n_kept = kept.size();
     copies_ = is_16_bits<T> && (n_kept < n || n % kTogether<T> != 0);
     stride_ = round_up(n_kept, kTogether<T>);
     if (copies_) places_ = KeptColumns<T>(n, kept);
   }
 
-  // Elements of a buffer for the copies of so many rows.
-  int64_t room(int64_t rows) const { return copies_ ? rows * stride_ + places_.room() : 0; }
+  // Elements of a buffer for the copies of so many rows of S.
+  template <class S>
+  int64_t room(int64_t rows) const {
+    if (!std::is_same_v<S, T>) return rows * n_;
+    return copies_ ? rows * stride_ + places_.room() : 0;
+  }
   // M rows of `in`, or their copies in the buffer.
-  Rows<T> of(const Rows<T>& in, int64_t M, T* buffer) const {
-    if (!copies_) return in;
-    places_.gather(in.data, in.stride, M, nullptr, buffer, stride_);
-    return {buffer, stride_, nullptr};
+  template <class S>
+  Rows<T> of(const Rows<S>& in, int64_t M, T* buffer) const {
+    if constexpr (std::is_same_v<S, T>) {
+      if (!copies_) return in;
+      places_.gather(in.data, in.stride, M, nullptr, buffer, stride_);
+      return {buffer, stride_, nullptr};
+    } else {
+      for (int64_t m = 0; m < M; ++m) convert(buffer + m * n_, in.data + m * in.stride, n_);
+      return {buffer, n_, in.columns};
+    }
   }
 
  private:
   bool copies_ = false;
-  int64_t stride_ = 0;
+  int64_t n_ = 0, stride_ = 0;
   KeptColumns<T> places_;
 };
 
@@ -80,13 +91,17 @@ void multiply_elements(T* out, const T* a, const T* b, int64_t n) {
   for (int64_t k = 0; k < n; ++k) out[k] = a[k] * b[k];
 }
 
-// out = a, rounded where T has 16 bits
-template <class T>
-void store_elements(T* out, const acc_type<T>* a, int64_t n) {
-  if constexpr (is_16_bits<T>) {
-    round_elements(out, a, n);
+// Scatters as KeptColumns does, sums to rows of another type too; buffer: a row.
+template <class T, class Out>
+void scatter_sums(const KeptColumns<T>& places, const acc_type<T>* gathered, int64_t stride, int64_t M, const T* mask,
+                  Out* out, int64_t columns, acc_type<T>* buffer) {
+  if constexpr (is_16_bits<T> || std::is_same_v<Out, T>) {
+    places.scatter(gathered, stride, M, mask, out, columns);
   } else {
-    std::copy_n(a, n, out);
+    for (int64_t m = 0; m < M; ++m) {
+      places.scatter(gathered + m * stride, 0, 1, mask, buffer, 0);
+      convert(out + m * columns, buffer, columns);
+    }
   }
 }
 

@@ -24,11 +24,11 @@ struct GatesLayout {
   bool has_room;
 };
 
-template <class T>
+template <class T, class S = T>
 class ForwardPanels {
  public:
   // storage: for each group of gates, storage_for() elements at least.
-  ForwardPanels(const Weight<T>& weight, const std::vector<Buffer<T>>& storage, bool packed, const Range& units,
+  ForwardPanels(const Weight<T, S>& weight, const std::vector<Buffer<T>>& storage, bool packed, const Range& units,
                 int64_t rank, const GatesLayout& layout)
       : weight_(weight), packed_(packed), units_(units), layout_(layout) {
     for (int64_t g = 0; packed && g < int64_t(weight.groups.size()); ++g) {
@@ -42,7 +42,7 @@ class ForwardPanels {
     }
   }
 
-  static int64_t storage_for(const Weight<T>& weight, const Group<T>& group, int64_t threads) {
+  static int64_t storage_for(const Weight<T, S>& weight, const Group<T>& group, int64_t threads) {
     return (round_up(group.n_gates * weight.H, weight.width) + threads * weight.width) * group.padded_K();
   }
 
@@ -51,7 +51,7 @@ class ForwardPanels {
   void pack(const Team& team) const {
     for (int64_t g = 0; g < int64_t(rows_.size()); ++g) {
       const Range mine = team.share(n_panels(g));
-      const Buffer<T> kept(weight_.groups[g].room() * weight_.width);
+      const Buffer<T> kept(weight_.room_of_packed_row(weight_.groups[g]) * weight_.width);
       for (int64_t panel = mine.begin; panel < mine.end; ++panel) pack_panel_of(g, panel, kept.data());
     }
   }
@@ -107,17 +107,13 @@ class ForwardPanels {
     const int64_t n = lanes_of(g, p);
     const T* rows[kWidestPanel];
     for (int64_t lane = 0; lane < n; ++lane) {
-      rows[lane] = weight_.W + (group.first_gate * weight_.H + rows_[g][p * weight_.width + lane]) * weight_.columns;
-      if (group.mask) {
-        T* row = kept + lane * group.room();
-        group.places.gather(rows[lane], weight_.columns, 1, group.mask, row, 0);
-        rows[lane] = row;
-      }
+      rows[lane] = weight_.packed_row(group, rows_[g][p * weight_.width + lane],
+                                      kept + lane * weight_.room_of_packed_row(group));
     }
     pack_panel(panel(g, p), rows, n, group.K());
   }
 
-  const Weight<T>& weight_;
+  const Weight<T, S>& weight_;
   bool packed_;
   Range units_;
   GatesLayout layout_;

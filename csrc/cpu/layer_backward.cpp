@@ -23,27 +23,36 @@
 namespace rnndrop::cpu {
 namespace {
 
-template <class T>
+// S is stored, T multiplied.
+template <class S, class T>
 class Backward {
   using Acc = acc_type<T>;
 
  public:
   explicit Backward(const LayerBackward& layer)
       : layer_(layer),
-        rows_(layer, shared_mask_g<T>(layer)),
+        rows_(layer, shared_mask_g<S>(layer)),
         gate_rows_(rows_.rows_of_gates(0, kGates)),
-        x_weight_(layer.W_ih, layer.mask_x, rows_, layer.I),
-        h_weight_(layer.W_hh, layer.mask_h, rows_, layer.H),
+        x_factor_mask_(layer.mask_x, layer.B, layer.I),
+        h_factor_mask_(layer.mask_h, layer.B, layer.H),
+        x_weight_(layer.W_ih, x_factor_mask_.mask, rows_, layer.I),
+        h_weight_(layer.W_hh, h_factor_mask_.mask, rows_, layer.H),
         mask_x_(layer.mask_x, layer.B, layer.I, layer.need_dx && masks_products(layer.mask_x, layer.I)),
         mask_h_(layer.mask_h, layer.B, layer.H, masks_products(layer.mask_h, layer.H)),
         masks_h_rows_(mask_h_.mask.data && mask_h_.mask.per_sample),
         steps_(steps_per_chunk(layer, layer.B)),
         da_(steps_ * layer.B * kGates * layer.H),
-        dh_tilde_(is_16_bits<T> ? size_of_dh_tilde() : 0),
+        dh_tilde_(is_16_bits<S> ? size_of_dh_tilde() : 0),
         dW_ih_(x_weight_, layer.dW_ih, layer.need_dW, rows_of_piece(steps_ * layer.B), in_several_pieces()),
         dW_hh_(h_weight_, layer.dW_hh, layer.need_dW, rows_of_piece(steps_ * layer.B), in_several_pieces()) {
-    if (mask_x_.is_spread) whole_x_weight_.emplace(layer.W_ih, mask_x_.mask, rows_, layer.I);
-    if (mask_h_.is_spread) whole_h_weight_.emplace(layer.W_hh, mask_h_.mask, rows_, layer.H);
+    if (mask_x_.is_spread) {
+      whole_x_mask_.emplace(mask_x_.mask, layer.B, layer.I);
+      whole_x_weight_.emplace(layer.W_ih, whole_x_mask_->mask, rows_, layer.I);
+    }
+    if (mask_h_.is_spread) {
+      whole_h_mask_.emplace(mask_h_.mask, layer.B, layer.H);
+      whole_h_weight_.emplace(layer.W_hh, whole_h_mask_->mask, rows_, layer.H);
+    }
     if (packs_x()) x_weight_.allocate_backward();
     if (packs_h()) h_weight_.allocate_backward();
   }
@@ -57,28 +66,28 @@ class Backward {
       team.barrier();
       run_member(team);
     });
-    if (is_16_bits<T>) store_elements(static_cast<T*>(layer_.dh_tilde), dh_tilde(), size_of_dh_tilde());
+    if (is_16_bits<S>) convert(static_cast<S*>(layer_.dh_tilde), dh_tilde(), size_of_dh_tilde());
   }
 
  private:
   int64_t size_of_dh_tilde() const { return layer_.B * layer_.H * layer_.mask_h.inputs_of_sample(); }
-  Acc* dh_tilde() const { return is_16_bits<T> ? dh_tilde_.data() : static_cast<Acc*>(layer_.dh_tilde); }
+  Acc* dh_tilde() const { return is_16_bits<S> ? dh_tilde_.data() : static_cast<Acc*>(layer_.dh_tilde); }
 
   bool could_read_unpacked(int64_t columns) const {
-    return too_few_to_pack(layer_) && columns >= unpacked_columns<T>();
+    return too_few_to_pack(layer_) && columns >= unpacked_columns<T>() && Weight<T, S>::can_read_unpacked();
   }
   // Whether dx or dh is masked where the batch shares a mask, so that its weight can be read where it lies.
   bool masks_products(const InputMask& mask, int64_t columns) const {
     return rows_.all() && could_read_unpacked(columns) &&
-           too_little_to_leave_out<T>(mask, columns, layer_.T * layer_.B);
+           too_little_to_leave_out<S>(mask, columns, layer_.T * layer_.B);
   }
   // The weights as da is multiplied with them.
-  const Weight<T>& x_factor() const { return whole_x_weight_ ? *whole_x_weight_ : x_weight_; }
-  const Weight<T>& h_factor() const { return whole_h_weight_ ? *whole_h_weight_ : h_weight_; }
+  const Weight<T, S>& x_factor() const { return whole_x_weight_ ? *whole_x_weight_ : x_weight_; }
+  const Weight<T, S>& h_factor() const { return whole_h_weight_ ? *whole_h_weight_ : h_weight_; }
 
   bool packs_x() const { return layer_.need_dx && packs(x_factor()); }
   bool packs_h() const { return packs(h_factor()); }
-  bool packs(const Weight<T>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
+  bool packs(const Weight<T, S>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
 
   // How a member's share of the recurrence is cut: all units of some rows, or some units of all rows, those whose
   // columns of W_hh are in its panels.
@@ -121,11 +130,11 @@ class Backward {
         const StepBackward step = step_at(t, da);
         if (mine.by_rows) {
           for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
-            step_backward(step, {b, b + M, 0, H}, dh_tilde_before(t));
+            step_backward(step, {b, b + M, 0, H}, acc_gradients(t, da));
             input_gradient_of_h(da, b, M, mine, scratch);
           });
         } else {
-          step_backward(step, {0, B, mine.units.begin, mine.units.end}, dh_tilde_before(t));
+          step_backward(step, {0, B, mine.units.begin, mine.units.end}, acc_gradients(t, da));
           team.barrier();
           for_each_block(mine.rows, kRowBlock,
                          [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine, scratch); });
@@ -135,7 +144,7 @@ class Backward {
 
       const int64_t rows = n * B;
       if (layer_.need_dx) {
-        T* dx = static_cast<T*>(layer_.dx) + begin * B * layer_.I;
+        S* dx = static_cast<S*>(layer_.dx) + begin * B * layer_.I;
         if (!packs_x()) {
           input_gradient_of_x_unpacked(team, rows, dx, scratch);
         } else {
@@ -170,14 +179,14 @@ class Backward {
   };
   int64_t room_for_kept_rows() const {
     int64_t room = 0;
-    for (const Weight<T>* weight : {&x_weight_, &h_weight_}) {
+    for (const Weight<T, S>* weight : {&x_weight_, &h_weight_}) {
       for (const Group<T>& group : weight->groups) {
-        if (is_16_bits<T> || group.mask || !rows_.all()) {
-          room = std::max(room, round_up(is_16_bits<T> ? weight->columns : group.K(), weight->width) + group.room());
+        if (is_16_bits<S> || group.mask || !rows_.all()) {
+          room = std::max(room, round_up(is_16_bits<S> ? weight->columns : group.K(), weight->width) + group.room());
         }
       }
     }
-    return room * kRowBlock;
+    return room * (kRowBlock + 1) + (std::is_same_v<S, Acc> ? 0 : std::max(layer_.I, layer_.H));
   }
 
   // What dL/dh~ of the first step is where the weight has the mask, in whose place the step kernel had it.
@@ -220,7 +229,8 @@ class Backward {
   // out [M, columns] = da W for a weight whose gates have one mask that the batch shares, or none: 0 in dropped
   // columns.
   template <class Out>
-  void multiply_all_columns(const Weight<T>& weight, const T* da, int64_t M, Out* out, const Scratch& scratch) const {
+  void multiply_all_columns(const Weight<T, S>& weight, const T* da, int64_t M, Out* out,
+                            const Scratch& scratch) const {
     const Group<T>& group = weight.groups[0];
     const Rows<T> in = group.gradients.of(weight.da_rows(group, da), M, scratch.da_copies.data());
     const int64_t width = weight.width, blocks = weight.column_blocks(group), stride = blocks * width;
@@ -232,11 +242,14 @@ class Backward {
     for (int64_t block = 0; block < blocks; ++block) {
       multiply_panel(rows + block * width, stride, in, M, group.M(), weight.backward_panel(0, block));
     }
-    if (!group.all) return group.places.scatter(rows, stride, M, nullptr, out, weight.columns);
-    for (int64_t m = 0; m < M; ++m) store_elements<Out>(out + m * weight.columns, rows + m * stride, weight.columns);
+    if (!group.all) {
+      return scatter_sums(group.places, rows, stride, M, static_cast<const T*>(nullptr), out, weight.columns,
+                          rows + M * stride);
+    }
+    for (int64_t m = 0; m < M; ++m) convert(out + m * weight.columns, rows + m * stride, weight.columns);
   }
   // The same for a weight of which every column is kept.
-  void multiply_in_place(const Weight<T>& weight, const Rows<T>& in, int64_t M, Acc* out) const {
+  void multiply_in_place(const Weight<T, S>& weight, const Rows<T>& in, int64_t M, Acc* out) const {
     const Group<T>& group = weight.groups[0];
     const int64_t width = weight.width;
     Acc tile[kRowBlock * kWidestPanel];
@@ -251,7 +264,7 @@ class Backward {
   }
 
   // dx = m_x * (da W_ih) for M rows of the chunk from r on
-  void input_gradient_of_x(int64_t r, int64_t M, T* dx, const Scratch& scratch) const {
+  void input_gradient_of_x(int64_t r, int64_t M, S* dx, const Scratch& scratch) const {
     const int64_t B = layer_.B, I = layer_.I, n_groups = x_weight_.groups.size();
     const T* da = da_.data() + r * kGates * layer_.H;
     const bool of_samples = x_weight_.mask.data && x_weight_.mask.per_sample;
@@ -270,10 +283,10 @@ class Backward {
         }
       }
     }
-    if (is_16_bits<T>) store_elements(dx + r * I, out, M * I);
+    if (is_16_bits<S>) convert(dx + r * I, out, M * I);
   }
-  static Acc* before_rounding(T* dx, const Scratch& scratch) {
-    if constexpr (is_16_bits<T>) {
+  static Acc* before_rounding(S* dx, const Scratch& scratch) {
+    if constexpr (is_16_bits<S>) {
       return scratch.rows.data();
     } else {
       return dx;
@@ -281,19 +294,19 @@ class Backward {
   }
 
   // The same for all rows of the chunk, from W_ih where it lies.
-  void input_gradient_of_x_unpacked(const Team& team, int64_t rows, T* dx, const Scratch& scratch) const {
+  void input_gradient_of_x_unpacked(const Team& team, int64_t rows, S* dx, const Scratch& scratch) const {
     const int64_t I = layer_.I;
     const bool shares_columns = x_factor().shares_columns(team);
     const Range mine = shares_columns ? Range{0, rows} : team.share(rows);
     const Range columns = shares_columns ? x_factor().share_of_columns(team) : Range{0, I};
-    for_each_block(mine, is_16_bits<T> ? kRowBlock : rows, [&](int64_t r, int64_t M) {
+    for_each_block(mine, is_16_bits<S> ? kRowBlock : rows, [&](int64_t r, int64_t M) {
       Acc* out = before_rounding(dx + r * I, scratch);
       x_factor().multiply_by_rows(da_.data() + r * kGates * layer_.H, M, columns, out);
       for (int64_t m = 0; m < M; ++m) {
         const T* mask = x_factor().mask_of_sample(0, layer_.B, (r + m) % layer_.B);
         Acc* row = out + m * I;
         for (int64_t i = columns.begin; mask && i < columns.end; ++i) row[i] *= mask[i];
-        if (is_16_bits<T>) store_elements(dx + (r + m) * I + columns.begin, row + columns.begin, columns.size());
+        if (is_16_bits<S>) convert(dx + (r + m) * I + columns.begin, row + columns.begin, columns.size());
       }
     });
   }
@@ -351,14 +364,14 @@ class Backward {
     const int64_t B = layer_.B, H = layer_.H, I = layer_.I;
     const TimeOrder& order = layer_.order;
     const auto sample_of = [&](int64_t r) { return (first + r) % B; };
-    const T* x = static_cast<const T*>(layer_.x) + (begin * B + first) * I;
+    const S* x = static_cast<const S*>(layer_.x) + (begin * B + first) * I;
     dW_ih_.pack(team, B, n, [&](int64_t r) { return x + r * I; }, sample_of);
     const auto h_before = [&](int64_t r) {
       const int64_t t = begin + (first + r) / B, b = sample_of(r);
       // Backwards in time a sample begins at its own end; y is 0 past it.
       const bool is_first = t == order.first() || (order.reverse && layer_.lengths && t + 1 == layer_.lengths[b]);
-      return is_first ? static_cast<const T*>(layer_.h_0) + b * H
-                      : static_cast<const T*>(layer_.y) + (order.before(t) * B + b) * H;
+      return is_first ? static_cast<const S*>(layer_.h_0) + b * H
+                      : static_cast<const S*>(layer_.y) + (order.before(t) * B + b) * H;
     };
     dW_hh_.pack(team, B, n, h_before, sample_of);
   }
@@ -367,7 +380,7 @@ class Backward {
   // stored as they are, da does, for all columns of a few gate rows.
   void add_weight_gradients(const std::vector<Range>& shares, int64_t rows, const T* da_packed, bool is_first,
                             bool is_last, Acc* kept_tile) const {
-    for (const WeightGradient<T>* gradient : {&dW_ih_, &dW_hh_}) {
+    for (const WeightGradient<T, S>* gradient : {&dW_ih_, &dW_hh_}) {
       const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H;
       const T* of_share = da_packed;
       for (const Range& share : shares) {
@@ -404,9 +417,12 @@ class Backward {
     }
   }
 
-  // dh~ for the step kernel, where it is not layer_.dh_tilde.
-  const Acc* dh_tilde_before(int64_t t) const {
-    return is_16_bits<T> && t != layer_.order.last() ? dh_tilde_.data() : nullptr;
+  // What the step kernel reads and writes in Acc though S is another type.
+  AccGradients acc_gradients(int64_t t, T* da) const {
+    AccGradients gradients;
+    if (is_16_bits<S> && t != layer_.order.last()) gradients.dh_tilde_next = dh_tilde_.data();
+    if (!std::is_same_v<S, T>) gradients.da = da;
+    return gradients;
   }
 
   StepBackward step_at(int64_t t, T* da) const {
@@ -422,40 +438,44 @@ class Backward {
     step.lengths = layer_.lengths;
     step.n_h_tilde = layer_.mask_h.inputs_of_sample();
     step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
-    step.dh_tilde_next = last || is_16_bits<T> ? nullptr : layer_.dh_tilde;
-    step.gates = static_cast<const T*>(layer_.gates) + t * kGates * state;
+    step.dh_tilde_next = last || is_16_bits<S> ? nullptr : layer_.dh_tilde;
+    step.gates = static_cast<const S*>(layer_.gates) + t * kGates * state;
     step.c_prev = static_cast<const Acc*>(layer_.c) + order.slot_before(t) * state;
     step.c = static_cast<const Acc*>(layer_.c) + order.slot(t) * state;
-    step.dy = layer_.dy ? static_cast<const T*>(layer_.dy) + t * state : nullptr;
+    step.dy = layer_.dy ? static_cast<const S*>(layer_.dy) + t * state : nullptr;
     // Without lengths and zoneout only the last step takes a gradient from it: dh_n.
     step.dh_carry = last || layer_.lengths || layer_.noise.zone_h.data ? layer_.dh_carry : nullptr;
     step.dc = layer_.dc;
-    step.da = da;
+    if (std::is_same_v<S, T>) step.da = da;
     return step;
   }
 
   const LayerBackward& layer_;
   KeptRows rows_;
   std::vector<int32_t> gate_rows_;  // of [0, 4H), that are multiplied
-  Weight<T> x_weight_, h_weight_;
-  SpreadMask<T> mask_x_, mask_h_;
-  std::optional<Weight<T>> whole_x_weight_, whole_h_weight_;  // for masks that are spread
+  FactorMask<T, S> x_factor_mask_, h_factor_mask_;
+  Weight<T, S> x_weight_, h_weight_;
+  SpreadMask<S> mask_x_, mask_h_;
+  std::optional<FactorMask<T, S>> whole_x_mask_, whole_h_mask_;
+  std::optional<Weight<T, S>> whole_x_weight_, whole_h_weight_;  // for masks that are spread
   bool masks_h_rows_;
   int64_t steps_;         // of a chunk
   Buffer<T> da_;          // [steps,B,4H]
   Buffer<Acc> dh_tilde_;  // as layer_.dh_tilde, before that is rounded
-  WeightGradient<T> dW_ih_, dW_hh_;
+  WeightGradient<T, S> dW_ih_, dW_hh_;
 };
 
 }  // namespace
 
-template <class T>
+template <class S, class T>
 void backward_in(const LayerBackward& layer) {
-  Backward<T>(layer).run();
+  Backward<S, T>(layer).run();
 }
 
-template void backward_in<double>(const LayerBackward&);
-template void backward_in<float>(const LayerBackward&);
-template void backward_in<c10::BFloat16>(const LayerBackward&);
+template void backward_in<double, double>(const LayerBackward&);
+template void backward_in<float, float>(const LayerBackward&);
+template void backward_in<c10::BFloat16, c10::BFloat16>(const LayerBackward&);
+template void backward_in<c10::BFloat16, float>(const LayerBackward&);
+template void backward_in<c10::Half, float>(const LayerBackward&);
 
 }  // namespace rnndrop::cpu

@@ -14,15 +14,13 @@
 
 namespace rnndrop::cpu {
 
-// Whether it is compiled for a dtype. It is given no other.
-bool engine_has(Dtype dtype);
 void layer_forward(const LayerForward& layer);
 void layer_backward(const LayerBackward& layer);
 
-// The same, computed in T.
-template <class T>
+// The same: S is what the tensors are stored in, T what is multiplied.
+template <class S, class T>
 void forward_in(const LayerForward& layer);
-template <class T>
+template <class S, class T>
 void backward_in(const LayerBackward& layer);
 
 }  // namespace rnndrop::cpu

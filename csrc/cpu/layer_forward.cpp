@@ -21,7 +21,8 @@
 namespace rnndrop::cpu {
 namespace {
 
-template <class T>
+// S is stored, T multiplied.
+template <class S, class T>
 class Forward {
   using Acc = acc_type<T>;
 
@@ -29,17 +30,19 @@ class Forward {
   explicit Forward(const LayerForward& layer)
       : layer_(layer),
         // Threads that share out the units could not also skip some of them.
-        rows_(layer, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<T>(layer) : nullptr),
+        rows_(layer, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<S>(layer) : nullptr),
         mask_x_(layer.mask_x, layer.B, layer.I, forms_masked_rows(layer.mask_x, layer.I)),
         mask_h_(layer.mask_h, layer.B, layer.H, forms_masked_rows(layer.mask_h, layer.H)),
-        x_weight_(layer.W_ih, mask_x_.mask, rows_, layer.I),
-        h_weight_(layer.W_hh, mask_h_.mask, rows_, layer.H),
+        x_factor_(mask_x_.mask, layer.B, layer.I),
+        h_factor_(mask_h_.mask, layer.B, layer.H),
+        x_weight_(layer.W_ih, x_factor_.mask, rows_, layer.I),
+        h_weight_(layer.W_hh, h_factor_.mask, rows_, layer.H),
         masks_h_rows_(mask_h_.mask.data && mask_h_.mask.per_sample),
         // Forward in time y is h wherever a step still runs; backwards h_0 is carried to each sample's own end.
         keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
         n_h_tilde_(mask_h_.mask.inputs_of_sample()),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.H : 0),
-        has_gates_of_chunk_(is_16_bits<T> || !layer.gates),
+        has_gates_of_chunk_(is_16_bits<S> || !layer.gates),
         gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0) {
     allocate(x_weight_, x_panels_);
     allocate(h_weight_, h_panels_);
@@ -52,9 +55,9 @@ class Forward {
       const Range units = rows_split ? Range{0, layer_.H} : team.share(layer_.H, h_weight_.width / 2);
       const int64_t rank = rows_split ? 0 : team.rank;
       const GatesLayout from_h = from_h_layout(units);
-      const ForwardPanels<T> x_panels(x_weight_, x_panels_, packs(x_weight_), units, rank,
-                                      {kGates * layer_.H, layer_.H, 0, false});
-      const ForwardPanels<T> h_panels(h_weight_, h_panels_, packs(h_weight_), units, rank, from_h);
+      const ForwardPanels<T, S> x_panels(x_weight_, x_panels_, packs(x_weight_), units, rank,
+                                         {kGates * layer_.H, layer_.H, 0, false});
+      const ForwardPanels<T, S> h_panels(h_weight_, h_panels_, packs(h_weight_), units, rank, from_h);
       const Team packers = rows_split ? team : Team{0, 1};
       x_panels.pack(packers);
       h_panels.pack(packers);
@@ -66,18 +69,19 @@ class Forward {
 
  private:
   bool could_read_unpacked(int64_t columns) const {
-    return too_few_to_pack_forward(layer_, columns) && columns >= least_unpacked_K<T>();
+    return too_few_to_pack_forward(layer_, columns) && columns >= least_unpacked_K<T>() &&
+           Weight<T, S>::can_read_unpacked();
   }
   // Whether x~ or h~ is formed for a mask that the batch shares, so that its weight can be read where it lies.
   bool forms_masked_rows(const InputMask& mask, int64_t columns) const {
     return rows_.all() && could_read_unpacked(columns) &&
-           too_little_to_leave_out<T>(mask, columns, layer_.T * layer_.B);
+           too_little_to_leave_out<S>(mask, columns, layer_.T * layer_.B);
   }
-  bool packs(const Weight<T>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
-  void allocate(const Weight<T>& weight, std::vector<Buffer<T>>& panels) const {
+  bool packs(const Weight<T, S>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
+  void allocate(const Weight<T, S>& weight, std::vector<Buffer<T>>& panels) const {
     if (!packs(weight)) return;
     for (const Group<T>& group : weight.groups) {
-      panels.emplace_back(ForwardPanels<T>::storage_for(weight, group, at::get_num_threads()));
+      panels.emplace_back(ForwardPanels<T, S>::storage_for(weight, group, at::get_num_threads()));
     }
   }
 
@@ -87,8 +91,8 @@ class Forward {
     return {round_up(kGates * units.size(), width) + width, units.size(), units.begin, rows_.all()};
   }
 
-  void run_member(const Team& team, bool rows_split, const Range& units, const ForwardPanels<T>& x_panels,
-                  const ForwardPanels<T>& h_panels, const GatesLayout& from_h_layout) {
+  void run_member(const Team& team, bool rows_split, const Range& units, const ForwardPanels<T, S>& x_panels,
+                  const ForwardPanels<T, S>& h_panels, const GatesLayout& from_h_layout) {
     const Range rows = rows_split ? team.share(layer_.B) : Range{0, layer_.B};
     const Buffer<Acc> from_h(kRowBlock * from_h_layout.row_stride);
     if (!rows_.all()) std::fill_n(from_h.data(), kRowBlock * from_h_layout.row_stride, Acc(0));
@@ -105,12 +109,12 @@ class Forward {
       for_each_step(layer_.order, begin, n, [&](int64_t t) {
         Acc* gates_of_step = gates + (t - begin) * layer_.B * kGates * layer_.H;
         const StepForward step = step_at(t, gates_of_step);
-        const T* h_in = h_in_at(t);
+        const S* h_in = h_in_at(t);
         for_each_block(rows, kRowBlock, [&](int64_t b, int64_t M) {
           multiply_h(h_in, b, M, h_panels, from_h.data(), h_copies.data());
           step_forward(step, {b, b + M, units.begin, units.end},
                        {from_h.data(), from_h_layout.row_stride, from_h_layout.gate_stride,
-                        is_16_bits<T> ? gates_of_step : nullptr});
+                        is_16_bits<S> ? gates_of_step : nullptr});
         });
         if (!rows_split) team.barrier();
       });
@@ -119,10 +123,10 @@ class Forward {
 
   // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch; 0 where a row of W_ih is
   // left out.
-  void project_input(int64_t begin, int64_t n, const Range& rows, const ForwardPanels<T>& panels, Acc* gates,
+  void project_input(int64_t begin, int64_t n, const Range& rows, const ForwardPanels<T, S>& panels, Acc* gates,
                      T* x_tilde, T* x_copies) const {
     const int64_t B = layer_.B, I = layer_.I, H = layer_.H;
-    const T* x = static_cast<const T*>(layer_.x) + begin * B * I;
+    const S* x = static_cast<const S*>(layer_.x) + begin * B * I;
     // All of the batch: the rows of several steps lie together.
     const bool whole = rows.size() == B;
     const int64_t pieces = whole ? 1 : n, M = whole ? n * B : rows.size();
@@ -137,42 +141,53 @@ class Forward {
       if (x_tilde) {
         for (int64_t s = 0; s < n; ++s) {
           for (int64_t b = rows.begin; b < rows.end; ++b) {
-            const T *row = x + (s * B + b) * I, *mask = x_weight_.mask_of_sample(g, B, b);
-            multiply_elements(x_tilde + (s * rows.size() + b - rows.begin) * I, mask, row, I);
+            T* out = x_tilde + (s * rows.size() + b - rows.begin) * I;
+            const T* mask = x_weight_.mask_of_sample(g, B, b);
+            const S* row = x + (s * B + b) * I;
+            if constexpr (std::is_same_v<S, T>) {
+              multiply_elements(out, mask, row, I);
+            } else {
+              convert(out, row, I);
+              multiply_elements(out, mask, out, I);
+            }
           }
         }
       }
       for (int64_t s = 0; s < pieces; ++s) {
-        const Rows<T> in{x_tilde ? x_tilde + s * M * I : x + (s * B + rows.begin) * I, I, group.columns()};
-        panels.multiply(g, gates + (s * B + rows.begin) * kGates * H, group.inputs.of(in, M, x_copies), M);
+        const Rows<S> in{x + (s * B + rows.begin) * I, I, group.columns()};
+        const Rows<T> masked{x_tilde + s * M * I, I, group.columns()};
+        panels.multiply(g, gates + (s * B + rows.begin) * kGates * H,
+                        x_tilde ? group.inputs.of(masked, M, x_copies) : group.inputs.of(in, M, x_copies), M);
       }
     }
   }
 
   // from_h = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
-  void multiply_h(const T* h_in, int64_t b, int64_t M, const ForwardPanels<T>& panels, Acc* from_h, T* h_copies) const {
+  void multiply_h(const S* h_in, int64_t b, int64_t M, const ForwardPanels<T, S>& panels, Acc* from_h,
+                  T* h_copies) const {
     const int64_t B = layer_.B, H = layer_.H;
     for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
-      const Rows<T> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, h_weight_.groups[g].columns()};
+      const Rows<S> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, h_weight_.groups[g].columns()};
       panels.multiply(g, from_h, h_weight_.groups[g].inputs.of(in, M, h_copies), M);
     }
   }
 
   // What the recurrence multiplies at step t: h~ where it is kept, else h as it is.
-  const T* h_in_at(int64_t t) const {
+  const S* h_in_at(int64_t t) const {
     if (keeps_h_tilde_) return h_tilde_at(t);
-    if (t == layer_.order.first()) return static_cast<const T*>(layer_.h_0);
-    return static_cast<const T*>(layer_.y) + layer_.order.before(t) * layer_.B * layer_.H;
+    if (t == layer_.order.first()) return static_cast<const S*>(layer_.h_0);
+    return static_cast<const S*>(layer_.y) + layer_.order.before(t) * layer_.B * layer_.H;
   }
   // Two buffers in turn: while one is written, others may still read the one before.
-  T* h_tilde_at(int64_t t) const { return h_tilde_.data() + t % 2 * n_h_tilde_ * layer_.B * layer_.H; }
+  S* h_tilde_at(int64_t t) const { return h_tilde_.data() + t % 2 * n_h_tilde_ * layer_.B * layer_.H; }
 
   void mask_h_0(const Range& rows) const {
     const int64_t B = layer_.B, H = layer_.H;
     for (int64_t g = 0; g < n_h_tilde_; ++g) {
       for (int64_t b = rows.begin; b < rows.end; ++b) {
-        const T *h_0 = static_cast<const T*>(layer_.h_0) + b * H, *mask = h_weight_.mask_of_sample(g, B, b);
-        T* out = h_tilde_at(layer_.order.first()) + (g * B + b) * H;
+        const S* h_0 = static_cast<const S*>(layer_.h_0) + b * H;
+        const S* mask = masks_h_rows_ ? static_cast<const S*>(mask_h_.mask.data) + (g * B + b) * H : nullptr;
+        S* out = h_tilde_at(layer_.order.first()) + (g * B + b) * H;
         for (int64_t j = 0; j < H; ++j) out[j] = mask ? mask[j] * h_0[j] : h_0[j];
       }
     }
@@ -194,39 +209,42 @@ class Forward {
     step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
     step.h_tilde_next = keeps_h_tilde_ && t != order.last() ? h_tilde_at(order.next(t)) : nullptr;
     step.h_tilde_stride = state;
-    if (!is_16_bits<T>) {
+    if (!is_16_bits<S>) {
       step.gates = gates;
     } else if (layer_.gates) {
-      step.gates = static_cast<T*>(layer_.gates) + t * kGates * state;
+      step.gates = static_cast<S*>(layer_.gates) + t * kGates * state;
     }
     step.c_prev = static_cast<const Acc*>(layer_.c) + layer_.c_slot(order.slot_before(t)) * state;
     step.c = static_cast<Acc*>(layer_.c) + layer_.c_slot(order.slot(t)) * state;
-    step.y = static_cast<T*>(layer_.y) + t * state;
+    step.y = static_cast<S*>(layer_.y) + t * state;
     step.h_state = layer_.lengths || layer_.noise.zone_h.data ? layer_.h_n : nullptr;
     return step;
   }
 
   const LayerForward& layer_;
   KeptRows rows_;
-  SpreadMask<T> mask_x_, mask_h_;
-  Weight<T> x_weight_, h_weight_;
+  SpreadMask<S> mask_x_, mask_h_;
+  FactorMask<T, S> x_factor_, h_factor_;
+  Weight<T, S> x_weight_, h_weight_;
   bool masks_h_rows_, keeps_h_tilde_;
   int64_t n_h_tilde_;
   std::vector<Buffer<T>> x_panels_, h_panels_;  // of each group
-  Buffer<T> h_tilde_;                           // two times [n_h_tilde,B,H]
+  Buffer<S> h_tilde_;                           // two times [n_h_tilde,B,H]
   bool has_gates_of_chunk_;
   Buffer<Acc> gates_of_chunk_;  // [steps,B,4H]: where none are saved, and of 16 bits' gates what W_ih brings to them
 };
 
 }  // namespace
 
-template <class T>
+template <class S, class T>
 void forward_in(const LayerForward& layer) {
-  Forward<T>(layer).run();
+  Forward<S, T>(layer).run();
 }
 
-template void forward_in<double>(const LayerForward&);
-template void forward_in<float>(const LayerForward&);
-template void forward_in<c10::BFloat16>(const LayerForward&);
+template void forward_in<double, double>(const LayerForward&);
+template void forward_in<float, float>(const LayerForward&);
+template void forward_in<c10::BFloat16, c10::BFloat16>(const LayerForward&);
+template void forward_in<c10::BFloat16, float>(const LayerForward&);
+template void forward_in<c10::Half, float>(const LayerForward&);
 
 }  // namespace rnndrop::cpu

@@ -20,6 +20,7 @@
 #include "cpu/packed_gemm.h"
 #include "cpu/threads.h"
 #include "cpu/unpacked_gemm.h"
+#include "cpu/widening_gemm.h"
 #include "params.h"
 
 namespace rnndrop::cpu {
@@ -129,6 +130,20 @@ struct SpreadMask {
   InputMask mask;
 };
 
+// A mask on S as products of T take it.
+template <class T, class S>
+struct FactorMask {
+  FactorMask(const InputMask& of_call, int64_t B, int64_t columns) : copies(0), mask(of_call) {
+    if (std::is_same_v<T, S> || !mask.data) return;
+    const int64_t n = (mask.per_gate ? kGates : 1) * (mask.per_sample ? B : 1) * columns;
+    copies = Buffer<T>(n);
+    convert(copies.data(), static_cast<const S*>(mask.data), n);
+    mask.data = copies.data();
+  }
+  Buffer<T> copies;
+  InputMask mask;
+};
+
 // Whether a mask leaves out so little of so few rows that packing what it keeps would cost more.
 template <class T>
 bool too_little_to_leave_out(const InputMask& mask, int64_t columns, int64_t rows) {
@@ -152,11 +167,12 @@ void put_in_panels(const T* const* rows, int64_t K, int64_t width, T* panel, int
   }
 }
 
-// W_ih or W_hh [4H, columns] with its mask; packed for the backward here, for the forward in forward_panels.h.
-template <class T>
+// W_ih or W_hh [4H, columns] of S with its mask, multiplied as T; packed for the backward here, for the forward in
+// forward_panels.h.
+template <class T, class S = T>
 struct Weight {
   Weight(const void* W, const InputMask& mask, const KeptRows& rows, int64_t columns)
-      : W(static_cast<const T*>(W)),
+      : W(static_cast<const S*>(W)),
         mask(mask),
         rows(rows),
         H(rows.H),
@@ -167,12 +183,12 @@ struct Weight {
   // Elements of a buffer for copies of so many rows of x or h, or of da.
   int64_t room_for_inputs(int64_t rows) const {
     int64_t room = 0;
-    for (const Group<T>& group : groups) room = std::max(room, group.inputs.room(rows));
+    for (const Group<T>& group : groups) room = std::max(room, group.inputs.template room<S>(rows));
     return room;
   }
   int64_t room_for_gradients(int64_t rows) const {
     int64_t room = 0;
-    for (const Group<T>& group : groups) room = std::max(room, group.gradients.room(rows));
+    for (const Group<T>& group : groups) room = std::max(room, group.gradients.template room<T>(rows));
     return room;
   }
 
@@ -187,19 +203,35 @@ struct Weight {
     for (int64_t g = 0; g < int64_t(groups.size()); ++g) {
       const Group<T>& group = groups[g];
       const Range mine = team.share(group.M(), kTogether<T>);
-      const Buffer<T> kept(kTogether<T> * group.room());
+      const Buffer<T> kept(kTogether<T> * room_of_packed_row(group));
       for_each_block(mine, kTogether<T>, [&](int64_t r, int64_t n) {
         const T* together[kTogether<T>] = {};
         for (int64_t i = 0; i < n; ++i) {
-          together[i] = W + (group.first_gate * H + group.rows[r + i]) * columns;
-          if (!group.mask) continue;
-          T* row = kept.data() + i * group.room();
-          group.places.gather(together[i], columns, 1, group.mask, row, 0);
-          together[i] = row;
+          together[i] = packed_row(group, group.rows[r + i], kept.data() + i * room_of_packed_row(group));
         }
         put_in_panels(together, group.K(), width, panels[g].data() + r * width, group.padded_M() * width);
       });
     }
+  }
+
+  // What is packed of a row of the group's gates: its kept columns, scaled as the mask says. In the buffer, unless that
+  // is the row as it lies.
+  const T* packed_row(const Group<T>& group, int64_t r, T* buffer) const {
+    const S* of_weight = W + (group.first_gate * H + r) * columns;
+    const T* row;
+    if constexpr (std::is_same_v<S, T>) {
+      row = of_weight;
+    } else {
+      T* widened = buffer + group.room();
+      convert(widened, of_weight, columns);
+      row = widened;
+    }
+    if (!group.mask) return row;
+    group.places.gather(row, columns, 1, group.mask, buffer, 0);
+    return buffer;
+  }
+  int64_t room_of_packed_row(const Group<T>& group) const {
+    return group.room() + (std::is_same_v<S, T> ? 0 : columns);
   }
 
   // Whether all of it is multiplied as it is, so that it can be read where it lies.
@@ -226,6 +258,9 @@ struct Weight {
     return {blocks.begin * at_once, team.rank + 1 == team.size ? columns : blocks.end * at_once};
   }
 
+  // Whether it can be multiplied with few rows where it lies.
+  static bool can_read_unpacked() { return std::is_same_v<S, T> || has_widening_gemm(); }
+
   // Rows of da [4H] at those of group g.
   Rows<T> da_rows(const Group<T>& group, const T* da) const {
     return {da + group.first_gate * H, kGates * H, group.all_rows ? nullptr : group.rows.data()};
@@ -236,7 +271,7 @@ struct Weight {
     return mask.data && mask.per_sample ? static_cast<const T*>(mask.data) + (g * B + b) * columns : nullptr;
   }
 
-  const T* W;
+  const S* W;
   InputMask mask;
   const KeptRows& rows;
   int64_t H, columns, width;

@@ -24,8 +24,8 @@ void step_forward(const StepForward& step, const Part& part, const RecurrentPart
   kernels_of(step.dtype).forward(step, part, recurrent);
 }
 
-void step_backward(const StepBackward& step, const Part& part, const void* dh_tilde_next) {
-  kernels_of(step.dtype).backward(step, part, dh_tilde_next);
+void step_backward(const StepBackward& step, const Part& part, const AccGradients& gradients) {
+  kernels_of(step.dtype).backward(step, part, gradients);
 }
 
 }  // namespace rnndrop::cpu

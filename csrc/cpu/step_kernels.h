@@ -19,13 +19,18 @@ struct RecurrentPart {
 };
 
 void step_forward(const StepForward& step, const Part& part, const RecurrentPart& recurrent);
-// dh_tilde_next: acc, in place of step's; or null.
-void step_backward(const StepBackward& step, const Part& part, const void* dh_tilde_next = nullptr);
+// What the GEMMs around the backward step have in acc, in place of the step's own; or null.
+struct AccGradients {
+  const void* dh_tilde_next = nullptr;
+  void* da = nullptr;
+};
+
+void step_backward(const StepBackward& step, const Part& part, const AccGradients& gradients = {});
 
 // One dtype's kernels: what the two above choose from.
 struct StepKernels {
   void (*forward)(const StepForward&, const Part&, const RecurrentPart&);
-  void (*backward)(const StepBackward&, const Part&, const void*);
+  void (*backward)(const StepBackward&, const Part&, const AccGradients&);
 };
 template <class scalar_t>
 const StepKernels& step_kernels();

@@ -238,22 +238,23 @@ INLINE void forward_part(const StepForward& step, const Part& part, const Recurr
 }
 
 template <class scalar_t, bool noisy_state>
-INLINE void backward_part(const StepBackward& step, const Part& part, const void* dh_tilde_next) {
+INLINE void backward_part(const StepBackward& step, const Part& part, const AccGradients& gradients) {
   using acc_t = acc_type<scalar_t>;
   const int64_t H = step.H;
   for (int64_t b = part.row_begin; b < part.row_end; ++b) {
     const bool past_end = step.lengths && step.t >= step.lengths[b];
     for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
       const int64_t at = b * H + j;
-      scalar_t* da = static_cast<scalar_t*>(step.da) + 4 * b * H + j;
+      scalar_t* da = offset<scalar_t>(step.da, 4 * b * H + j);
+      acc_t* da_acc = offset<acc_t>(gradients.da, 4 * b * H + j);
       acc_t* dh_carry = offset<acc_t>(step.dh_carry, at);
 
       Chunk<acc_t> dh, from_gemm, mask_h;
       load_or(dh, dh_carry, acc_t(0), n);
-      for (int64_t gate = 0; (dh_tilde_next || step.dh_tilde_next) && gate < step.n_h_tilde; ++gate) {
+      for (int64_t gate = 0; (gradients.dh_tilde_next || step.dh_tilde_next) && gate < step.n_h_tilde; ++gate) {
         const int64_t of_gate = gate * step.B * H + at;
-        if (dh_tilde_next) {
-          load(from_gemm, static_cast<const acc_t*>(dh_tilde_next) + of_gate, n);
+        if (gradients.dh_tilde_next) {
+          load(from_gemm, static_cast<const acc_t*>(gradients.dh_tilde_next) + of_gate, n);
         } else {
           load(from_gemm, static_cast<const scalar_t*>(step.dh_tilde_next) + of_gate, n);
         }
@@ -263,7 +264,11 @@ INLINE void backward_part(const StepBackward& step, const Part& part, const void
 
       if (past_end) {
         for (int64_t k = 0; k < n; ++k) {
-          da[k] = da[H + k] = da[2 * H + k] = da[3 * H + k] = scalar_t(0);
+          if (da_acc) {
+            da_acc[k] = da_acc[H + k] = da_acc[2 * H + k] = da_acc[3 * H + k] = acc_t(0);
+          } else {
+            da[k] = da[H + k] = da[2 * H + k] = da[3 * H + k] = scalar_t(0);
+          }
         }
         if (dh_carry) store(dh_carry, dh, n);
         return;
@@ -292,26 +297,29 @@ INLINE void backward_part(const StepBackward& step, const Part& part, const void
         dc[k] = cell.dc_prev;
         dh[k] = cell.dh_prev;
       });
-      store(da, i, n);
-      store(da + H, f, n);
-      store(da + 2 * H, g, n);
-      store(da + 3 * H, o, n);
+      const auto store_gradients = [&](auto* out) __attribute__((always_inline)) {
+        store(out, i, n);
+        store(out + H, f, n);
+        store(out + 2 * H, g, n);
+        store(out + 3 * H, o, n);
+      };
+      da_acc ? store_gradients(da_acc) : store_gradients(da);
       store(dc_in_out, dc, n);
       if (dh_carry) store(dh_carry, dh, n);
     });
   }
 }
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                      \
-  template <class scalar_t>                                                                                  \
-  ATTRIBUTE void forward_##NAME(const StepForward& step, const Part& part, const RecurrentPart& recurrent) { \
-    step.noise.on_state() ? forward_part<scalar_t, true>(step, part, recurrent)                              \
-                          : forward_part<scalar_t, false>(step, part, recurrent);                            \
-  }                                                                                                          \
-  template <class scalar_t>                                                                                  \
-  ATTRIBUTE void backward_##NAME(const StepBackward& step, const Part& part, const void* dh_tilde_next) {    \
-    step.noise.on_state() ? backward_part<scalar_t, true>(step, part, dh_tilde_next)                         \
-                          : backward_part<scalar_t, false>(step, part, dh_tilde_next);                       \
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                       \
+  template <class scalar_t>                                                                                   \
+  ATTRIBUTE void forward_##NAME(const StepForward& step, const Part& part, const RecurrentPart& recurrent) {  \
+    step.noise.on_state() ? forward_part<scalar_t, true>(step, part, recurrent)                               \
+                          : forward_part<scalar_t, false>(step, part, recurrent);                             \
+  }                                                                                                           \
+  template <class scalar_t>                                                                                   \
+  ATTRIBUTE void backward_##NAME(const StepBackward& step, const Part& part, const AccGradients& gradients) { \
+    step.noise.on_state() ? backward_part<scalar_t, true>(step, part, gradients)                              \
+                          : backward_part<scalar_t, false>(step, part, gradients);                            \
   }
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 #undef DEFINE_KERNELS

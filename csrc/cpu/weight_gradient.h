@@ -14,13 +14,13 @@ namespace rnndrop::cpu {
 
 // Columns of an input of the GEMMs, its rows taken from many steps, packed for the weight's gradient; and that
 // gradient.
-template <class T>
+template <class T, class S = T>
 struct WeightGradient {
   using Acc = acc_type<T>;
 
   // Gets its rows in one piece, or in several of max_rows at most.
-  WeightGradient(const Weight<T>& weight, void* dW, bool wanted, int64_t max_rows, bool several)
-      : weight(weight), dW(static_cast<T*>(dW)), in_place(!is_16_bits<T> && weight.is_whole_of_each_group()) {
+  WeightGradient(const Weight<T, S>& weight, void* dW, bool wanted, int64_t max_rows, bool several)
+      : weight(weight), dW(static_cast<S*>(dW)), in_place(!is_16_bits<S> && weight.is_whole_of_each_group()) {
     for (const Group<T>& group : weight.groups) {
       if (!wanted) break;
       const int64_t padded = weight.column_blocks(group) * weight.width;
@@ -35,13 +35,15 @@ struct WeightGradient {
     for (int64_t g = 0; g < int64_t(weight.groups.size()); ++g) {
       const Group<T>& group = weight.groups[g];
       const Range mine = team.share(rows, kTogether<T>);
-      const int64_t room = weight.mask.data ? std::max(group.K(), group.room()) : 0;
+      const int64_t kept_room = weight.mask.data ? std::max(group.K(), group.room()) : 0;
+      const int64_t room = kept_room + (std::is_same_v<S, T> ? 0 : weight.columns);
       const Buffer<T> scratch(kTogether<T> * room);
       for_each_block(mine, kTogether<T>, [&](int64_t r, int64_t n) {
         const T* together[kTogether<T>] = {};
         for (int64_t i = 0; i < n; ++i) {
-          const T *in = row_of(r + i), *mask = weight.mask_of_sample(g, B, sample_of(r + i));
           T* of_row = scratch.data() + i * room;
+          const T *in = as_factor(row_of(r + i), of_row + kept_room),
+                  *mask = weight.mask_of_sample(g, B, sample_of(r + i));
           if (mask) {
             multiply_elements(of_row, mask, in, group.K());
           } else if (!group.all) {
@@ -92,20 +94,29 @@ struct WeightGradient {
                              panels[g].data() + block * round_up(rows, kTogether<T>) * width);
     }
     for (int64_t r = 0; r < M; ++r) {
-      T* out = dW + dW_rows[r] * weight.columns;
+      S* out = dW + dW_rows[r] * weight.columns;
       if (group.mask) {
-        group.places.scatter(tile + r * stride, 0, 1, group.mask, out, 0);
+        scatter_sums(group.places, tile + r * stride, 0, 1, group.mask, out, weight.columns, tile + M * stride);
       } else {
-        store_elements(out, tile + r * stride, weight.columns);
+        convert(out, tile + r * stride, weight.columns);
       }
     }
   }
 
-  void zero_row(int64_t row) const { std::fill_n(dW + row * weight.columns, weight.columns, T(0)); }
+  void zero_row(int64_t row) const { std::fill_n(dW + row * weight.columns, weight.columns, S(0)); }
+
+  const T* as_factor(const S* row, T* buffer) const {
+    if constexpr (std::is_same_v<S, T>) {
+      return row;
+    } else {
+      convert(buffer, row, weight.columns);
+      return buffer;
+    }
+  }
 
   // Where add() adds up: [M, blocks * width], or dW's rows.
   Acc* sums_of(int64_t g) const {
-    if constexpr (std::is_same_v<T, Acc>) {
+    if constexpr (std::is_same_v<S, Acc>) {
       if (in_place) return dW + weight.groups[g].first_gate * weight.H * weight.columns;
     }
     return sums[g].data();
@@ -115,8 +126,8 @@ struct WeightGradient {
     for (int64_t r = 0; r < M; ++r) std::fill_n(out + r * stride, n, Acc(0));
   }
 
-  const Weight<T>& weight;
-  T* dW;
+  const Weight<T, S>& weight;
+  S* dW;
   // Where nothing is dropped, scaled or rounded the sums are dW itself.
   bool in_place;
   std::vector<Buffer<T>> panels;  // of each group: [blocks][rows, width]
