@@ -10,18 +10,24 @@ struct Part {
   int64_t unit_begin, unit_end;  // of H
 };
 
-// What the recurrent GEMM left beside step.gates instead of in it: acc, the part's first row and unit first; or null.
-struct RecurrentPart {
-  const void* data = nullptr;
+// What the GEMMs left beside step.gates instead of in it: acc, the part's first row and unit first; or null. The step
+// may overwrite it.
+struct PreActivations {
+  void* data = nullptr;
   int64_t row_stride = 0, gate_stride = 0;  // in elements
+  // Whether W_ih x~ and the biases are in it too, beside W_hh h~: then step.gates is only written, if it is there.
+  bool complete = false;
 };
 
-void step_forward(const StepForward& step, const Part& part, const RecurrentPart& recurrent);
+// The kernels take as many units at once: a part that is no multiple of it ends in part of a vector.
+inline constexpr int64_t kVectorUnits = 16;
+
+void step_forward(const StepForward& step, const Part& part, const PreActivations& pre);
 void step_backward(const StepBackward& step, const Part& part);
 
 // One dtype's kernels: what the two above choose from.
 struct StepKernels {
-  void (*forward)(const StepForward&, const Part&, const RecurrentPart&);
+  void (*forward)(const StepForward&, const Part&, const PreActivations&);
   void (*backward)(const StepBackward&, const Part&);
 };
 template <class scalar_t>
