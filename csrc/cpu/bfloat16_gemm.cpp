@@ -37,39 +37,65 @@ KERNEL_INLINE __m512bh broadcast_pair(const BFloat16* pair) {
 
 // ---------------------------------------------------------------- packed
 
-// The pair k of row m of the first operand is at a + m * row + k * pair.
+constexpr int chains_of(int rows) { return (kSums + 2 * rows - 1) / (2 * rows); }
+
+// The pair k of row m is at a + m * row + k * pair.
+struct Pairs {
+  const BFloat16* a;
+  int64_t row, pair, n;
+  const BFloat16* panel;
+};
+
+template <int rows>
+KERNEL_INLINE void add_pair(__m512 (&sums)[rows][2], const BFloat16* a, int64_t row, const BFloat16* panel) {
+  const __m512bh b0 = load_pairs(panel), b1 = load_pairs(panel + kWidth);
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; ++m) {
+    const __m512bh of_row = broadcast_pair(a + m * row);
+    sums[m][0] = _mm512_dpbf16_ps(sums[m][0], of_row, b0);
+    sums[m][1] = _mm512_dpbf16_ps(sums[m][1], of_row, b1);
+  }
+}
+
+// Few rows have few sums, so that these are split over `chains` of every chains-th pair.
+template <int rows, int chains>
+KERNEL_INLINE void add_product(__m512 (&sums)[chains][rows][2], const Pairs& x) {
+  const BFloat16 *a = x.a, *panel = x.panel;
+  int64_t k = 0;
+  for (; k + chains <= x.n; k += chains) {
+#pragma GCC unroll 8
+    for (int chain = 0; chain < chains; ++chain, a += x.pair, panel += 2 * kWidth) {
+      add_pair<rows>(sums[chain], a, x.row, panel);
+    }
+  }
+  for (; k < x.n; ++k, a += x.pair, panel += 2 * kWidth) add_pair<rows>(sums[0], a, x.row, panel);
+}
+
+// Where half v of row m goes, and what all rows begin from: null is 0, or with `accumulate` what is there.
+struct Halves {
+  float* c;
+  int64_t row_stride, half_stride;
+  const float* first;
+};
+
 template <int rows, bool accumulate>
-KERNEL_INLINE void multiply_rows(float* c, int64_t ldc, const BFloat16* a, int64_t row, int64_t pair, int64_t pairs,
-                                 const BFloat16* panel) {
-  constexpr int chains = (kSums + 2 * rows - 1) / (2 * rows);
+KERNEL_INLINE void multiply_rows(const Halves& out, const Pairs& x, const Pairs& y) {
+  constexpr int chains = chains_of(rows);
   __m512 sums[chains][rows][2];
 #pragma GCC unroll 8
   for (int chain = 0; chain < chains; ++chain) {
 #pragma GCC unroll 16
     for (int m = 0; m < rows; ++m) sums[chain][m][0] = sums[chain][m][1] = _mm512_setzero_ps();
   }
-  int64_t k = 0;
-  for (; k + chains <= pairs; k += chains) {
-#pragma GCC unroll 8
-    for (int chain = 0; chain < chains; ++chain, a += pair, panel += 2 * kWidth) {
-      const __m512bh b0 = load_pairs(panel), b1 = load_pairs(panel + kWidth);
-#pragma GCC unroll 16
-      for (int m = 0; m < rows; ++m) {
-        const __m512bh of_row = broadcast_pair(a + m * row);
-        sums[chain][m][0] = _mm512_dpbf16_ps(sums[chain][m][0], of_row, b0);
-        sums[chain][m][1] = _mm512_dpbf16_ps(sums[chain][m][1], of_row, b1);
-      }
-    }
-  }
-  for (; k < pairs; ++k, a += pair, panel += 2 * kWidth) {
-    const __m512bh b0 = load_pairs(panel), b1 = load_pairs(panel + kWidth);
+  if (out.first) {
 #pragma GCC unroll 16
     for (int m = 0; m < rows; ++m) {
-      const __m512bh of_row = broadcast_pair(a + m * row);
-      sums[0][m][0] = _mm512_dpbf16_ps(sums[0][m][0], of_row, b0);
-      sums[0][m][1] = _mm512_dpbf16_ps(sums[0][m][1], of_row, b1);
+      sums[0][m][0] = _mm512_loadu_ps(out.first);
+      sums[0][m][1] = _mm512_loadu_ps(out.first + kLanes);
     }
   }
+  add_product<rows, chains>(sums, x);
+  add_product<rows, chains>(sums, y);
 #pragma GCC unroll 16
   for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 2
@@ -77,33 +103,32 @@ KERNEL_INLINE void multiply_rows(float* c, int64_t ldc, const BFloat16* a, int64
       __m512 sum = sums[0][m][v];
 #pragma GCC unroll 8
       for (int chain = 1; chain < chains; ++chain) sum = _mm512_add_ps(sum, sums[chain][m][v]);
-      float* out = c + m * ldc + v * kLanes;
-      if (accumulate) sum = _mm512_add_ps(sum, _mm512_loadu_ps(out));
-      _mm512_storeu_ps(out, sum);
+      float* place = out.c + m * out.row_stride + v * out.half_stride;
+      if (accumulate) sum = _mm512_add_ps(sum, _mm512_loadu_ps(place));
+      _mm512_storeu_ps(place, sum);
     }
   }
 }
 
 template <bool accumulate, int rows>
-KERNEL_INLINE void multiply_up_to(int64_t n, float* c, int64_t ldc, const BFloat16* a, int64_t row, int64_t pair,
-                                  int64_t pairs, const BFloat16* panel) {
-  if (n == rows) return multiply_rows<rows, accumulate>(c, ldc, a, row, pair, pairs, panel);
-  if constexpr (rows > 1) multiply_up_to<accumulate, rows - 1>(n, c, ldc, a, row, pair, pairs, panel);
+KERNEL_INLINE void multiply_up_to(int64_t n, const Halves& out, const Pairs& x, const Pairs& y) {
+  if (n == rows) return multiply_rows<rows, accumulate>(out, x, y);
+  if constexpr (rows > 1) multiply_up_to<accumulate, rows - 1>(n, out, x, y);
 }
 
-KERNEL void multiply_panel_rows(float* c, int64_t ldc, const BFloat16* a, int64_t stride, int64_t M, int64_t pairs,
-                                const BFloat16* panel) {
+KERNEL void multiply_panel_rows(Halves out, Pairs x, Pairs y, int64_t M) {
   for (int64_t blocks = (M + kRows - 1) / kRows; blocks > 0; --blocks) {
     const int64_t n = (M + blocks - 1) / blocks;
-    multiply_up_to<false, kRows>(n, c, ldc, a, stride, 2, pairs, panel);
-    c += n * ldc;
-    a += n * stride;
+    multiply_up_to<false, kRows>(n, out, x, y);
+    out.c += n * out.row_stride;
+    x.a += n * x.row;
+    y.a += n * y.row;
     M -= n;
   }
 }
 
 KERNEL void add_transposed(float* c, int64_t ldc, const BFloat16* a, int64_t M, int64_t pairs, const BFloat16* panel) {
-  multiply_up_to<true, kRows>(M, c, ldc, a, 2, 2 * kRows, pairs, panel);
+  multiply_up_to<true, kRows>(M, {c, ldc, kLanes, nullptr}, {a, 2, 2 * kRows, pairs, panel}, {a, 0, 0, 0, panel});
 }
 
 // Pairs of lanes of a and b: (a0, b0), (a1, b1), ...
@@ -335,7 +360,15 @@ void pack_panel(BFloat16* panel, const BFloat16* const* rows, int64_t n, int64_t
 }
 
 void multiply_panel(float* c, int64_t ldc, const Rows<BFloat16>& a, int64_t M, int64_t K, const BFloat16* panel) {
-  multiply_panel_rows(c, ldc, a.data, a.stride, M, (K + 1) / 2, panel);
+  multiply_panel_rows({c, ldc, kLanes, nullptr}, {a.data, a.stride, 2, (K + 1) / 2, panel}, {a.data, 0, 0, 0, panel},
+                      M);
+}
+void multiply_panel_halves(float* c, int64_t row_stride, int64_t half_stride, const float* first,
+                           const Product<BFloat16>& x, const Product<BFloat16>& y, int64_t M) {
+  const auto pairs_of = [](const Product<BFloat16>& product) -> Pairs {
+    return {product.a.data, product.a.stride, 2, (product.K + 1) / 2, product.panel};
+  };
+  multiply_panel_rows({c, row_stride, half_stride, first}, pairs_of(x), pairs_of(y), M);
 }
 void pack_transposed(BFloat16* out, const Rows<BFloat16>& in, int64_t M, int64_t K, float* sums) {
   pack_transposed_rows(out, in, M, K, sums);

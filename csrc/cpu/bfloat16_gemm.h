@@ -35,6 +35,8 @@ inline int64_t least_unpacked_K<c10::BFloat16>() {
 void pack_panel(c10::BFloat16* panel, const c10::BFloat16* const* rows, int64_t n, int64_t K);
 void multiply_panel(float* c, int64_t ldc, const Rows<c10::BFloat16>& a, int64_t M, int64_t K,
                     const c10::BFloat16* panel);
+void multiply_panel_halves(float* c, int64_t row_stride, int64_t half_stride, const float* first,
+                           const Product<c10::BFloat16>& x, const Product<c10::BFloat16>& y, int64_t M);
 void pack_transposed(c10::BFloat16* out, const Rows<c10::BFloat16>& in, int64_t M, int64_t K, float* sums);
 void add_transposed_product(float* c, int64_t ldc, const c10::BFloat16* a, int64_t M, int64_t K,
                             const c10::BFloat16* panel);

@@ -1,7 +1,8 @@
 // A weight as the forward multiplies it: the rows that belong to some units, one thread's or all.
 //
 // The rows of all gates that share their columns are one list, gate after gate, and a panel takes the next of them
-// whatever their gate: a narrow layer's four gates fill one panel. With few rows to multiply nothing is packed.
+// whatever their gate: a narrow layer's four gates fill one panel. Or, where the cell takes the sums at once, unit
+// after unit: i and f of a few units fill a panel, their g and o the next. With few rows to multiply nothing is packed.
 //
 // Cost: one pass over the weight, or none.
 #pragma once
@@ -24,16 +25,19 @@ struct GatesLayout {
   bool has_room;
 };
 
+enum class PanelOrder { gates, units };
+
 template <class T, class S = T>
 class ForwardPanels {
  public:
   // storage: for each group of gates, storage_for() elements at least.
   ForwardPanels(const Weight<T, S>& weight, const std::vector<Buffer<T>>& storage, bool packed, const Range& units,
-                int64_t rank, const GatesLayout& layout)
+                int64_t rank, const GatesLayout& layout, PanelOrder order = PanelOrder::gates)
       : weight_(weight), packed_(packed), units_(units), layout_(layout) {
     for (int64_t g = 0; packed && g < int64_t(weight.groups.size()); ++g) {
       const Group<T>& group = weight.groups[g];
-      rows_.push_back(weight.rows.rows_of_gates(group.first_gate, group.n_gates, units));
+      rows_.push_back(order == PanelOrder::units ? rows_unit_after_unit()
+                                                 : weight.rows.rows_of_gates(group.first_gate, group.n_gates, units));
       // Whatever ranks before this one fill, their last panels included.
       const int64_t before = round_up(group.n_gates * units.begin, weight.width) + rank * weight.width;
       places_.emplace_back();
@@ -55,6 +59,11 @@ class ForwardPanels {
       for (int64_t panel = mine.begin; panel < mine.end; ++panel) pack_panel_of(g, panel, kept.data());
     }
   }
+
+  // In the order of units, with all rows and one group: panel 2 * n has i and f of the n-th units_at_once() units, the
+  // panel after it g and o.
+  static int64_t units_at_once() { return panel_width<T>() / 2; }
+  Product<T> product(int64_t p, const Rows<T>& in) const { return {in, weight_.groups[0].K(), panel(0, p)}; }
 
   // out = W in^T for group g's gates, M rows of it.
   void multiply(int64_t g, acc_type<T>* out, const Rows<T>& in, int64_t M) const {
@@ -89,6 +98,19 @@ class ForwardPanels {
     return std::min<int64_t>(weight_.width, rows_[g].size() - p * weight_.width);
   }
   T* panel(int64_t g, int64_t p) const { return panels_[g] + p * weight_.width * weight_.groups[g].padded_K(); }
+
+  // Lanes past the last unit repeat it.
+  std::vector<int32_t> rows_unit_after_unit() const {
+    std::vector<int32_t> rows;
+    for (int64_t first = units_.begin; first < units_.end; first += units_at_once()) {
+      for (int64_t gate = 0; gate < kGates; ++gate) {
+        for (int64_t unit = first; unit < first + units_at_once(); ++unit) {
+          rows.push_back(gate * weight_.H + std::min(unit, units_.end - 1));
+        }
+      }
+    }
+    return rows;
+  }
 
   int64_t place_of(int64_t row) const {
     return row / weight_.H * layout_.gate_stride + row % weight_.H - layout_.first_unit;

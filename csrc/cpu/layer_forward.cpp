@@ -41,8 +41,11 @@ class Forward {
         // Forward in time y is h wherever a step still runs; backwards h_0 is carried to each sample's own end.
         keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
         n_h_tilde_(mask_h_.mask.inputs_of_sample()),
+        by_units_(rows_.all() && h_weight_.groups.size() == 1 && packs(h_weight_)),
+        takes_x_along_(by_units_ && x_weight_.groups.size() == 1 && packs(x_weight_) &&
+                       !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer)),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.H : 0),
-        has_gates_of_chunk_(is_16_bits<S> || !layer.gates),
+        has_gates_of_chunk_(!takes_x_along_ && (is_16_bits<S> || !layer.gates)),
         gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0) {
     allocate(x_weight_, x_panels_);
     allocate(h_weight_, h_panels_);
@@ -56,8 +59,10 @@ class Forward {
       const int64_t rank = rows_split ? 0 : team.rank;
       const GatesLayout from_h = from_h_layout(units);
       const ForwardPanels<T, S> x_panels(x_weight_, x_panels_, packs(x_weight_), units, rank,
-                                         {kGates * layer_.H, layer_.H, 0, false});
-      const ForwardPanels<T, S> h_panels(h_weight_, h_panels_, packs(h_weight_), units, rank, from_h);
+                                         {kGates * layer_.H, layer_.H, 0, false},
+                                         takes_x_along_ ? PanelOrder::units : PanelOrder::gates);
+      const ForwardPanels<T, S> h_panels(h_weight_, h_panels_, packs(h_weight_), units, rank, from_h,
+                                         by_units_ ? PanelOrder::units : PanelOrder::gates);
       const Team packers = rows_split ? team : Team{0, 1};
       x_panels.pack(packers);
       h_panels.pack(packers);
@@ -68,6 +73,13 @@ class Forward {
   }
 
  private:
+  // Whether a product of its own with x would cost more, for the gates that it leaves in memory, than to read W_ih
+  // once a step and to multiply as many units as fill its panels.
+  static bool is_narrow(const Weight<T, S>& weight, const LayerProblem& layer) {
+    constexpr int64_t kMostRows = 32;
+    return weight.groups[0].K() * round_up(layer.H, ForwardPanels<T, S>::units_at_once()) <=
+           2 * std::min(layer.B, kMostRows) * layer.H;
+  }
   bool could_read_unpacked(int64_t columns) const {
     return too_few_to_pack_forward(layer_, columns) && columns >= least_unpacked_K<T>() &&
            Weight<T, S>::can_read_unpacked();
@@ -94,29 +106,107 @@ class Forward {
   void run_member(const Team& team, bool rows_split, const Range& units, const ForwardPanels<T, S>& x_panels,
                   const ForwardPanels<T, S>& h_panels, const GatesLayout& from_h_layout) {
     const Range rows = rows_split ? team.share(layer_.B) : Range{0, layer_.B};
-    const Buffer<Acc> from_h(kRowBlock * from_h_layout.row_stride);
+    const UnitBlocks blocks = blocks_of(units);
+    const Buffer<Acc> from_h(by_units_ ? kGates * blocks.gate_stride : kRowBlock * from_h_layout.row_stride);
+    const Buffer<Acc> bias = by_units_ ? bias_of_panels(units) : Buffer<Acc>(0);
     if (!rows_.all()) std::fill_n(from_h.data(), kRowBlock * from_h_layout.row_stride, Acc(0));
     // All threads write to one buffer of a chunk's gates, so that its chunks have to be the same for all.
     const int64_t steps = steps_per_chunk(layer_, has_gates_of_chunk_ ? layer_.B : rows.size());
-    const Buffer<T> x_copies(x_weight_.room_for_inputs(steps * rows.size()));
+    const Buffer<T> x_copies(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * rows.size()));
     const Buffer<T> h_copies(h_weight_.room_for_inputs(kRowBlock));
     const Buffer<T> x_tilde(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0);
 
     for_each_chunk(layer_.order, steps, [&](int64_t begin, int64_t n) {
-      Acc* gates = has_gates_of_chunk_ ? gates_of_chunk_.data()
-                                       : static_cast<Acc*>(layer_.gates) + begin * layer_.B * kGates * layer_.H;
-      project_input(begin, n, rows, x_panels, gates, x_tilde.data(), x_copies.data());
+      Acc* gates = gates_of_chunk_.data();
+      if (!is_16_bits<S> && layer_.gates)
+        gates = static_cast<Acc*>(layer_.gates) + begin * layer_.B * kGates * layer_.H;
+      if (!takes_x_along_) project_input(begin, n, rows, x_panels, gates, x_tilde.data(), x_copies.data());
       for_each_step(layer_.order, begin, n, [&](int64_t t) {
-        Acc* gates_of_step = gates + (t - begin) * layer_.B * kGates * layer_.H;
+        Acc* gates_of_step = gates ? gates + (t - begin) * layer_.B * kGates * layer_.H : nullptr;
         const StepForward step = step_at(t, gates_of_step);
         const S* h_in = h_in_at(t);
+        if (by_units_) {
+          run_by_units(step, is_16_bits<S> ? gates_of_step : nullptr, h_in, rows, units, blocks, x_panels, h_panels,
+                       bias.data(), from_h.data(), h_copies.data(), x_copies.data());
+          if (!rows_split) team.barrier();
+          return;
+        }
         for_each_block(rows, kRowBlock, [&](int64_t b, int64_t M) {
           multiply_h(h_in, b, M, h_panels, from_h.data(), h_copies.data());
           step_forward(step, {b, b + M, units.begin, units.end},
-                       {from_h.data(), from_h_layout.row_stride, from_h_layout.gate_stride,
+                       {from_h.data(), from_h_layout.row_stride, from_h_layout.gate_stride, false,
                         is_16_bits<S> ? gates_of_step : nullptr});
         });
         if (!rows_split) team.barrier();
+      });
+    });
+  }
+
+  // Portions of a step: their sums, which lie gate by gate, stay in the first cache until the cell takes them.
+  struct UnitBlocks {
+    int64_t rows, units, row_stride, gate_stride;
+  };
+  UnitBlocks blocks_of(const Range& units) const {
+    constexpr int64_t kSums = 32 * 1024 / sizeof(Acc), kUnits = 64;
+    const int64_t granule = std::max<int64_t>(kVectorUnits, ForwardPanels<T, S>::units_at_once());
+    // Rows of all units without a gap between them, which the step kernel takes as one.
+    for (const int64_t rows : {kRowBlock, kRowBlock / 2}) {
+      if (units.size() == layer_.H && rows * kGates * layer_.H <= kSums) {
+        return {rows, layer_.H, layer_.H, round_up(rows * layer_.H, granule) + granule};
+      }
+    }
+    const int64_t pieces = (units.size() + kUnits - 1) / kUnits;
+    const int64_t at_once = round_up((units.size() + pieces - 1) / pieces, granule);
+    return {kRowBlock, at_once, at_once, kRowBlock * at_once};
+  }
+
+  // b_ih + b_hh in the order of the panels.
+  Buffer<Acc> bias_of_panels(const Range& units) const {
+    const int64_t at_once = ForwardPanels<T, S>::units_at_once();
+    const auto *b_ih = static_cast<const S*>(layer_.b_ih), *b_hh = static_cast<const S*>(layer_.b_hh);
+    Buffer<Acc> bias(kGates * round_up(units.size(), at_once));
+    Acc* out = bias.data();
+    for (int64_t first = units.begin; first < units.end; first += at_once) {
+      for (int64_t gate = 0; gate < kGates; ++gate) {
+        for (int64_t lane = 0; lane < at_once; ++lane) {
+          const int64_t row = gate * layer_.H + std::min(first + lane, units.end - 1);
+          *out++ = (b_ih ? Acc(b_ih[row]) : Acc(0)) + (b_hh ? Acc(b_hh[row]) : Acc(0));
+        }
+      }
+    }
+    return bias;
+  }
+
+  // A step for these rows and units: sums [4][rows][units] = W_hh h~ + b, + W_ih x~ where that is taken along; the
+  // cell.
+  void run_by_units(const StepForward& step, const Acc* from_x, const S* h_in, const Range& rows, const Range& units,
+                    const UnitBlocks& blocks, const ForwardPanels<T, S>& x_panels, const ForwardPanels<T, S>& h_panels,
+                    const Acc* bias, Acc* sums, T* h_copies, T* x_copies) const {
+    const int64_t at_once = ForwardPanels<T, S>::units_at_once(), width = h_weight_.width;
+    const S* x = static_cast<const S*>(layer_.x) + step.t * layer_.B * layer_.I;
+    const Group<T>&of_h = h_weight_.groups[0], &of_x = x_weight_.groups[0];
+    // The kernel reads both by columns, or neither.
+    const bool has_columns = !of_h.all || (takes_x_along_ && !of_x.all);
+    const auto rows_of = [&](const Group<T>& group, const S* in, int64_t K, int64_t M, T* copies) {
+      return group.inputs.of(Rows<S>{in, K, has_columns ? group.kept.data() : nullptr}, M, copies);
+    };
+    for_each_block(rows, blocks.rows, [&](int64_t b, int64_t M) {
+      const Rows<T> h_rows = rows_of(of_h, h_in + b * layer_.H, layer_.H, M, h_copies);
+      Rows<T> x_rows = h_rows;
+      if (takes_x_along_) x_rows = rows_of(of_x, x + b * layer_.I, layer_.I, M, x_copies);
+      for_each_block({0, units.size()}, blocks.units, [&](int64_t u, int64_t n) {
+        // From the last units to the first: without a gap, lanes past a row's end reach into the next row.
+        for (int64_t v = (n - 1) / at_once; v >= 0; --v) {
+          for (const int64_t half : {0, 1}) {
+            const int64_t p = 2 * (u / at_once + v) + half;
+            const Product<T> with_x = takes_x_along_ ? x_panels.product(p, x_rows) : Product<T>{h_rows, 0, nullptr};
+            multiply_panel_halves(sums + 2 * half * blocks.gate_stride + v * at_once, blocks.row_stride,
+                                  blocks.gate_stride, bias + p * width, h_panels.product(p, h_rows), with_x, M);
+          }
+        }
+        const int64_t unit = units.begin + u;
+        step_forward(step, {b, b + M, unit, unit + n},
+                     {sums, blocks.row_stride, blocks.gate_stride, takes_x_along_, takes_x_along_ ? nullptr : from_x});
       });
     });
   }
@@ -201,8 +291,10 @@ class Forward {
     step.B = layer_.B;
     step.H = layer_.H;
     step.t = t;
-    step.b_ih = layer_.b_ih;
-    step.b_hh = layer_.b_hh;
+    if (!by_units_) {
+      step.b_ih = layer_.b_ih;
+      step.b_hh = layer_.b_hh;
+    }
     step.noise = layer_.noise.at_step(t);
     step.lengths = layer_.lengths;
     step.n_h_tilde = n_h_tilde_;
@@ -228,6 +320,8 @@ class Forward {
   Weight<T, S> x_weight_, h_weight_;
   bool masks_h_rows_, keeps_h_tilde_;
   int64_t n_h_tilde_;
+  bool by_units_;                               // the cell takes the sums of a few rows and units at once
+  bool takes_x_along_;                          // and W_ih x~ is among these sums, not a product of its own
   std::vector<Buffer<T>> x_panels_, h_panels_;  // of each group
   Buffer<S> h_tilde_;                           // two times [n_h_tilde,B,H]
   bool has_gates_of_chunk_;

@@ -20,8 +20,8 @@ const StepKernels& kernels_of(Dtype dtype) {
 
 }  // namespace
 
-void step_forward(const StepForward& step, const Part& part, const RecurrentPart& recurrent) {
-  kernels_of(step.dtype).forward(step, part, recurrent);
+void step_forward(const StepForward& step, const Part& part, const PreActivations& pre) {
+  kernels_of(step.dtype).forward(step, part, pre);
 }
 
 void step_backward(const StepBackward& step, const Part& part, const AccGradients& gradients) {
