@@ -1,14 +1,16 @@
 // The CPU backend of the layer op: without a projection the engine, with one the time loop, on ATen's GEMMs and the
 // step kernels.
 #include <ATen/Parallel.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/mm.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
-#include "cpu/gemm.h"
 #include "cpu/layer_engine.h"
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
+#include "cpu/widened_stepwise.h"
 #include "lstm_layer.h"
 #include "stepwise.h"
 
@@ -48,13 +50,17 @@ Layer layer_of(const CheckedInputs& in, const DenseInputs& dense) {
 class CpuBackend final : public Backend, private Primitives {
  public:
   void forward(const ForwardCall& call) const override {
-    if (call.in.W_hr) return stepwise_forward(call, *this, steps_per_chunk(call.in));
-    run_engine(call);
+    if (!call.in.W_hr) return run_engine(call);
+    const bool widens = !cpu::multiplies(call.in.x.scalar_type());
+    const auto run = widens ? cpu::widened_stepwise_forward : stepwise_forward;
+    run(call, *this, steps_per_chunk(call.in, widens));
   }
 
   void backward(const BackwardCall& call) const override {
-    if (call.in.W_hr) return stepwise_backward(call, *this, steps_per_chunk(call.in));
-    run_engine(call);
+    if (!call.in.W_hr) return run_engine(call);
+    const bool widens = !cpu::multiplies(call.in.x.scalar_type());
+    const auto run = widens ? cpu::widened_stepwise_backward : stepwise_backward;
+    run(call, *this, steps_per_chunk(call.in, widens));
   }
 
  private:
@@ -90,16 +96,21 @@ class CpuBackend final : public Backend, private Primitives {
   }
 
   // Few enough rows that what the GEMM leaves is still in the cache when the steps come to it, and the other way round
-  // in the backward; enough for the GEMM to run at full speed. Not for the 16-bit types, whose sums would be rounded
-  // once a chunk.
-  static int64_t steps_per_chunk(const CheckedInputs& in) {
+  // in the backward; enough for the GEMM to run at full speed. Not for 16 bits that are not widened, whose sums would
+  // be rounded once a chunk.
+  static int64_t steps_per_chunk(const CheckedInputs& in, bool widens) {
     constexpr int64_t kRows = 1024;
-    const bool is_16_bits = in.x.element_size() == 2;
-    return is_16_bits ? in.sizes.T : std::clamp<int64_t>(kRows / std::max<int64_t>(in.sizes.B, 1), 1, in.sizes.T);
+    const bool rounds = in.x.element_size() == 2 && !widens;
+    return rounds ? in.sizes.T : std::clamp<int64_t>(kRows / std::max<int64_t>(in.sizes.B, 1), 1, in.sizes.T);
   }
 
   void gemm(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) const override {
-    cpu::gemm(out, a, b, accumulate);
+    Tensor result = out;
+    if (accumulate) {
+      at::addmm_out(result, result, a, b);
+    } else {
+      at::mm_out(result, a, b);
+    }
   }
 
   void step_forward(const StepForward& step) const override {

@@ -404,8 +404,33 @@ void multiply_elements(BFloat16* out, const BFloat16* a, const BFloat16* b, int6
 
 #else
 
+// No compiler here knows the instruction; nothing calls these.
 namespace rnndrop::cpu {
+
+using c10::BFloat16;
+
 bool has_bfloat16_gemm() { return false; }
+
+#define NOT_HERE                                                      \
+  {                                                                   \
+    throw std::logic_error("bfloat16_gemm: this processor has none"); \
+  }
+void pack_panel(BFloat16*, const BFloat16* const*, int64_t, int64_t) NOT_HERE
+    void multiply_panel(float*, int64_t, const Rows<BFloat16>&, int64_t, int64_t, const BFloat16*) NOT_HERE
+    void multiply_panel_halves(float*, int64_t, int64_t, const float*, const Product<BFloat16>&,
+                               const Product<BFloat16>&, int64_t) NOT_HERE
+    void pack_transposed(BFloat16*, const Rows<BFloat16>&, int64_t, int64_t, float*) NOT_HERE
+    void add_transposed_product(float*, int64_t, const BFloat16*, int64_t, int64_t, const BFloat16*) NOT_HERE
+    void multiply_by_rows(float*, int64_t, const BFloat16*, int64_t, int64_t, int64_t, const BFloat16*, int64_t,
+                          int64_t) NOT_HERE
+    void multiply_by_columns(float*, int64_t, const BFloat16*, int64_t, int64_t, int64_t, const BFloat16*, int64_t,
+                             int64_t) NOT_HERE
+    void pack_pair(BFloat16*, const BFloat16*, const BFloat16*, int64_t) NOT_HERE
+    void copy_chosen(BFloat16*, const BFloat16*, const BFloat16*, const uint32_t*, int64_t) NOT_HERE
+    void spread(BFloat16*, const float*, const BFloat16*, const uint32_t*, int64_t) NOT_HERE
+    void spread(float*, const float*, const BFloat16*, const uint32_t*, int64_t) NOT_HERE
+    void multiply_elements(BFloat16*, const BFloat16*, const BFloat16*, int64_t) NOT_HERE
+
 }  // namespace rnndrop::cpu
 
 #endif
