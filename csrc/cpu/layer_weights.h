@@ -118,8 +118,8 @@ struct SpreadMask {
   SpreadMask(const InputMask& shared, int64_t B, int64_t columns, bool wanted)
       : is_spread(wanted), copies(wanted ? B * columns : 0), mask(shared) {
     if (!wanted) return;
-    for (int64_t b = 0; b < B; ++b)
-      std::copy_n(static_cast<const T*>(shared.data), columns, copies.data() + b * columns);
+    const T* values = static_cast<const T*>(shared.data);
+    for (int64_t b = 0; b < B; ++b) std::copy_n(values, columns, copies.data() + b * columns);
     mask.data = copies.data();
     mask.per_sample = true;
   }
