@@ -118,6 +118,17 @@ def test_equals_reference_where_a_mask_drops_columns_of_a_weight_that_few_rows_r
             assert_equals_reference(problem, cpu_layer, 1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_an_infinite_weight_counts_once_where_few_rows_read_it(dtype):
+    """The last columns are read as a whole vector, which has columns before them that count no more."""
+    problem = random_problem(1, 1, 37, 5, masks="none", dtype=dtype)
+    problem.inputs["W_ih"] = problem.inputs["W_ih"].detach().clone()
+    problem.inputs["W_ih"][:, 30] = torch.inf
+    y, expected = (layer(**problem.inputs, **problem.options)[0] for layer in (cpu_layer, reference.lstm_layer))
+    assert expected.isfinite().all()
+    torch.testing.assert_close(y, expected)
+
+
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "both", "untied-batch", "all"])
 def test_equals_reference_where_the_batch_is_large(masks):
     """The gradients of the weights then take the rows of a step in several pieces."""

@@ -10,6 +10,9 @@ namespace {
 
 constexpr int kVectorBytes_baseline = 16, kVectorBytes_AVX2 = 32, kVectorBytes_AVX512 = 64;
 
+// A weight's rows are read from memory one after the other, but in calls too short for the hardware to run far ahead.
+constexpr int64_t kAhead = 4096;
+
 template <class T, int bytes>
 struct Vector {
   typedef T type __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
@@ -50,6 +53,7 @@ INLINE void gather(const Move<T> move) {
     const T* in = move.in + m * move.in_stride;
     T* out = move.out + m * move.out_stride;
     for (int64_t v = 0; v < move.n; ++v) {
+      __builtin_prefetch(in + move.begins[v] + kAhead / sizeof(T));
       V of_row = *reinterpret_cast<const V*>(in + move.begins[v]);
       if (move.mask) of_row *= *reinterpret_cast<const V*>(move.mask + move.begins[v]);
       permute(of_row, of_row, *reinterpret_cast<const I*>(move.lanes + v * lanes));

@@ -6,8 +6,8 @@
 //   layer_schedule   chunks of steps, blocks of rows, shares of threads: all measured sizes
 //   layer_forward    the forward
 //   layer_backward   the backward; weight_gradient the gradients of the weights
-//   packed_gemm, unpacked_gemm, step_kernels   what these are made of: products with panels, with weights as they lie,
-//                    and the cell
+//   packed_gemm, unpacked_gemm, kept_columns, step_kernels   what these are made of: products with panels, with weights
+//                    as they lie, gathering what a mask keeps, and the cell
 #pragma once
 
 #include "params.h"

@@ -38,6 +38,7 @@ class KeptRows {
  public:
   template <class T>
   KeptRows(const LayerProblem& layer, const T* mask_g) : H(layer.H) {
+    for (Units* units : {&every_unit_, &with_candidate_}) units->kept.reserve(H);
     for (int64_t j = 0; j < H; ++j) {
       every_unit_.kept.push_back(j);
       if (!mask_g || mask_g[j] != 0) with_candidate_.kept.push_back(j);
@@ -54,6 +55,7 @@ class KeptRows {
   std::vector<int32_t> rows_of_gates(int64_t first, int64_t n) const { return rows_of_gates(first, n, {0, H}); }
   std::vector<int32_t> rows_of_gates(int64_t first, int64_t n, const Range& of_units) const {
     std::vector<int32_t> rows;
+    rows.reserve(n * of_units.size());
     for (int64_t gate = 0; gate < n; ++gate) {
       for (const int32_t unit : units(first + gate).kept) {
         if (of_units.begin <= unit && unit < of_units.end) rows.push_back(gate * H + unit);
@@ -102,10 +104,14 @@ std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K, const KeptRows
   for (int64_t g = 0; g < n; ++g) {
     const T* shared = mask.data && !mask.per_sample ? static_cast<const T*>(mask.data) + g * K : nullptr;
     Group<T> group{g, kGates / n, {}, shared, {}, true, rows.rows_of_gates(g, kGates / n), rows.all(), {}, {}};
-    for (int64_t k = 0; k < K; ++k) {
-      if (!shared || shared[k] != 0) group.kept.push_back(k);
+    group.kept.resize(K);
+    int64_t n_kept = 0;
+    for (int64_t k = 0; k < K; ++k) {  // no branch, which would be mispredicted for every other column
+      group.kept[n_kept] = k;
+      n_kept += !shared || shared[k] != 0;
     }
-    group.all = group.K() == K;
+    group.kept.resize(n_kept);
+    group.all = n_kept == K;
     if (shared) group.places = KeptColumns<T>(K, group.kept);
     group.inputs = CompactRows<T>(K, group.kept);
     group.gradients = CompactRows<T>(kGates / n * rows.H, group.rows);
@@ -120,8 +126,8 @@ struct SpreadMask {
   SpreadMask(const InputMask& shared, int64_t B, int64_t columns, bool wanted)
       : is_spread(wanted), copies(wanted ? B * columns : 0), mask(shared) {
     if (!wanted) return;
-    for (int64_t b = 0; b < B; ++b)
-      std::copy_n(static_cast<const T*>(shared.data), columns, copies.data() + b * columns);
+    const T* values = static_cast<const T*>(shared.data);
+    for (int64_t b = 0; b < B; ++b) std::copy_n(values, columns, copies.data() + b * columns);
     mask.data = copies.data();
     mask.per_sample = true;
   }
