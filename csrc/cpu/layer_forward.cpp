@@ -178,7 +178,7 @@ class Forward {
             const Product<T> of_x =
                 takes_x_along_ ? product(x_panels, p, x + b * layer_.I) : Product<T>{of_h.a, 0, nullptr};
             multiply_panel_halves(sums + 2 * half * blocks.gate_stride + v * at_once, blocks.row_stride,
-                                  blocks.gate_stride, bias + p * width, of_h, of_x, M);
+                                  blocks.gate_stride, bias + p * width, of_x, of_h, M);
           }
         }
         const int64_t unit = units.begin + u;
