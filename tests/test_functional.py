@@ -56,8 +56,8 @@ def error_of_plain_torch(problem):
 @pytest.mark.parametrize("masks", MASK_KINDS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_equals_reference_with_a_projection(dtype, masks, lengths, reverse):
-    """Narrower than the state, one wide, and wider, which nn.LSTM does not allow."""
-    for sizes, proj in (((5, 3, 4, 6), 2), ((2, 4, 3, 33), 1), ((3, 2, 5, 4), 7)):
+    """Narrower than the state, one wide, and wider, which nn.LSTM does not allow; few rows times long ones."""
+    for sizes, proj in (((5, 3, 4, 6), 2), ((2, 4, 3, 33), 1), ((3, 2, 5, 4), 7), ((2, 3, 130, 9), 131)):
         problem = random_problem(*sizes, proj=proj, masks=masks, lengths=lengths, reverse=reverse, dtype=dtype)
         assert_equals_reference(problem, cpu_layer, TOLERANCE[dtype])
 
