@@ -75,6 +75,31 @@ def test_equals_reference_where_matrices_are_large():
     assert_equals_reference(problem, cpu_layer, 1e-5)
 
 
+# Several blocks of rows, the last one short: rows without a gap in blocks of 24 and of 12, and units in blocks. x that
+# goes along with h, and x that has a product of its own.
+BLOCKS = [(3, 30, 5, 20), (2, 51, 90, 20), (3, 30, 7, 100), (3, 30, 130, 100), (2, 26, 9, 200), (2, 26, 70, 136)]
+
+
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "semeniuta-step", "semeniuta-shared"])
+@pytest.mark.parametrize("sizes", BLOCKS, ids=str)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_equals_reference_where_rows_and_units_come_in_blocks(dtype, sizes, masks):
+    problem = random_problem(*sizes, masks=masks, dtype=dtype)
+    assert_equals_reference(problem, cpu_layer, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "semeniuta-step", "zoneout"])
+@pytest.mark.parametrize("sizes", [*SIZES, *BLOCKS], ids=str)
+@pytest.mark.parametrize("lengths", [False, True])
+def test_without_a_gradient_the_same_bits(lengths, sizes, masks):
+    problem = random_problem(*sizes, masks=masks, lengths=lengths, dtype=torch.float32)
+    saved = cpu_layer(*(value.requires_grad_() for value in problem.inputs.values()), **problem.options)
+    with torch.no_grad():
+        unsaved = cpu_layer(*problem.inputs.values(), **problem.options)
+    for name, with_gates, without in zip(OUTPUTS, saved, unsaved, strict=True):
+        assert torch.equal(with_gates, without), name
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "both", "untied-sample", "all"])
 @pytest.mark.parametrize("T", [5, 6, 11])
