@@ -88,6 +88,16 @@ def test_equals_reference_where_rows_and_units_come_in_blocks(dtype, sizes, mask
     assert_equals_reference(problem, cpu_layer, TOLERANCE[dtype])
 
 
+def test_equals_reference_on_more_threads_than_there_are_units_to_share():
+    """They share out the units by whole vectors: some of 16 threads have none of 100."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(16)
+    try:
+        assert_equals_reference(random_problem(3, 20, 5, 100, dtype=torch.float32), cpu_layer, 1e-5)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "semeniuta-step", "zoneout"])
 @pytest.mark.parametrize("sizes", [*SIZES, *BLOCKS], ids=str)
 @pytest.mark.parametrize("lengths", [False, True])

@@ -60,15 +60,11 @@ class ForwardPanels {
   }
 
   // In the order of units, with all rows and one group: panel 2 * n has i and f of the n-th units_at_once() units, the
-  // panel after it g and o.
+  // panel after it g and o. listed: `in` is read by a list of columns even if that is all of them.
   static int64_t units_at_once() { return panel_width<T>() / 2; }
-  Product<T> product(int64_t p, const T* in) const {
+  Product<T> product(int64_t p, const T* in, bool listed) const {
     const Group<T>& group = weight_.groups[0];
-    return {{in, weight_.columns, group.columns()}, group.K(), panel(0, p)};
-  }
-  Product<T> product_of_kept(int64_t p, const T* in) const {
-    const Group<T>& group = weight_.groups[0];
-    return {{in, weight_.columns, group.kept.data()}, group.K(), panel(0, p)};
+    return {{in, weight_.columns, listed ? group.kept.data() : nullptr}, group.K(), panel(0, p)};
   }
 
   // out = W in^T for group g's gates, M rows of it.

@@ -135,7 +135,8 @@ class Forward {
         return {rows, layer_.H, layer_.H, round_up(rows * layer_.H, granule) + granule};
       }
     }
-    const int64_t pieces = (units.size() + kUnits - 1) / kUnits;
+    // A thread may have no units.
+    const int64_t pieces = std::max<int64_t>((units.size() + kUnits - 1) / kUnits, 1);
     const int64_t at_once = round_up((units.size() + pieces - 1) / pieces, granule);
     return {kRowBlock, at_once, at_once, kRowBlock * at_once};
   }
@@ -164,19 +165,16 @@ class Forward {
                     const T* bias, T* sums) const {
     const int64_t at_once = ForwardPanels<T>::units_at_once(), width = h_weight_.width;
     const T* x = static_cast<const T*>(layer_.x) + step.t * layer_.B * layer_.I;
-    const bool has_columns = !h_weight_.groups[0].all || (takes_x_along_ && !x_weight_.groups[0].all);
-    const auto product = [&](const ForwardPanels<T>& panels, int64_t p, const T* in) {
-      return has_columns ? panels.product_of_kept(p, in) : panels.product(p, in);
-    };
+    const bool listed = !h_weight_.groups[0].all || (takes_x_along_ && !x_weight_.groups[0].all);
     for_each_block(rows, blocks.rows, [&](int64_t b, int64_t M) {
       for_each_block({0, units.size()}, blocks.units, [&](int64_t u, int64_t n) {
         // From the last units to the first: without a gap, lanes past a row's end reach into the next row.
         for (int64_t v = (n - 1) / at_once; v >= 0; --v) {
           for (const int64_t half : {0, 1}) {
             const int64_t p = 2 * (u / at_once + v) + half;
-            const Product<T> of_h = product(h_panels, p, h_in + b * layer_.H);
+            const Product<T> of_h = h_panels.product(p, h_in + b * layer_.H, listed);
             const Product<T> of_x =
-                takes_x_along_ ? product(x_panels, p, x + b * layer_.I) : Product<T>{of_h.a, 0, nullptr};
+                takes_x_along_ ? x_panels.product(p, x + b * layer_.I, listed) : Product<T>{of_h.a, 0, nullptr};
             multiply_panel_halves(sums + 2 * half * blocks.gate_stride + v * at_once, blocks.row_stride,
                                   blocks.gate_stride, bias + p * width, of_x, of_h, M);
           }
