@@ -1,12 +1,11 @@
 // The CPU backend of the layer op: without a projection the engine, with one the time loop, on ATen's GEMMs and the
 // step kernels.
 #include <ATen/Parallel.h>
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/mm.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
+#include "cpu/gemm.h"
 #include "cpu/layer_engine.h"
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
@@ -105,12 +104,7 @@ class CpuBackend final : public Backend, private Primitives {
   }
 
   void gemm(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) const override {
-    Tensor result = out;
-    if (accumulate) {
-      at::addmm_out(result, result, a, b);
-    } else {
-      at::mm_out(result, a, b);
-    }
+    cpu::gemm(out, a, b, accumulate);
   }
 
   void step_forward(const StepForward& step) const override {

@@ -155,7 +155,8 @@ class Forward {
         return {rows, layer_.H, layer_.H, round_up(rows * layer_.H, granule) + granule};
       }
     }
-    const int64_t pieces = (units.size() + kUnits - 1) / kUnits;
+    // A thread may have no units.
+    const int64_t pieces = std::max<int64_t>((units.size() + kUnits - 1) / kUnits, 1);
     const int64_t at_once = round_up((units.size() + pieces - 1) / pieces, granule);
     return {kRowBlock, at_once, at_once, kRowBlock * at_once};
   }

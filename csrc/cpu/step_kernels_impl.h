@@ -299,7 +299,10 @@ INLINE void forward_strips(const StepForward& step, const Part& part, const PreA
                     static_cast<T*>(step.c) + at,
                     static_cast<T*>(step.y) + at};
   };
-  if (units == H && pre.row_stride == H && (!mask_g.data || mask_g.stride == H) && H % kLanes != 0) {
+  // With few rows that is not worth the passes between the two places of the gates.
+  const bool enough_rows = rows >= (pre.complete ? 2 : 4);
+  const bool adjacent = units == H && pre.row_stride == H && (!mask_g.data || mask_g.stride == H);
+  if (adjacent && enough_rows && H % kLanes != 0) {
     if (!pre.complete) {
       for_each_gate_row<T>(step, part, pre, [&](const T* gates, T* of_row) __attribute__((always_inline)) {
         combine(of_row, of_row, gates, H, [](T of_h, T of_x) __attribute__((always_inline)) { return of_h + of_x; });
