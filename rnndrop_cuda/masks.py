@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnndrop_cuda import ops
+from rnndrop_cuda import onnx, ops
 from rnndrop_cuda.checks import check_probability
 from rnndrop_cuda.noises import IN_EVAL, NOISES, LayerMasks, MaskOptions, Noise, Shape, Sizes, sizes_by_name
 
@@ -91,6 +91,8 @@ def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[
     on = noises_on(layer)
     if not on:
         return [LayerMasks()] * runs
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+        onnx.refuse_drawing()
     in_last = [drawn for drawn in on if not drawn[0].between_layers]
     like, H, P = layer.weight_hh_l0, layer.hidden_size, layer.proj_size or layer.hidden_size
     where: dict[str, Any] = {"dtype": like.dtype, "device": like.device, "generator": generator}

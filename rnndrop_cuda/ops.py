@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnndrop_cuda import reference
+from rnndrop_cuda import onnx, reference
 from rnndrop_cuda.autodiff import transformable
 from rnndrop_cuda.noises import CONSTANTS, INPUTS
 
@@ -106,6 +106,13 @@ def _expand_dropout_mask_map(info: Any, in_dims: tuple[int, ...], seed: Tensor, 
     return expand_dropout_mask(seed.movedim(in_dims[0], 0), *rest), 0
 
 
+def _record(op: Any, *args: Any) -> tuple[Tensor, ...]:
+    """The layer where a graph is being recorded."""
+    if onnx.is_wanted():
+        return onnx.lstm_layer(*args)
+    return op(*args)
+
+
 # ---------------------------------------------------------------- first derivatives
 
 
@@ -193,5 +200,5 @@ if not WHY_NOT_LOADED:
     expand_dropout_mask = torch.ops.rnndrop.expand_dropout_mask.default
     torch.library.register_fake("rnndrop::expand_dropout_mask")(_expand_dropout_mask_fake)
     torch.library.register_vmap("rnndrop::expand_dropout_mask", _expand_dropout_mask_map)
-    lstm_layer = transformable("lstm_layer", _backward, _setup_context, saves=lambda args: args[-1])
+    lstm_layer = transformable("lstm_layer", _backward, _setup_context, saves=lambda args: args[-1], record=_record)
     lstm_layer_backward = transformable("lstm_layer_backward", _double_backward, _backward_setup_context)
