@@ -110,6 +110,9 @@ def _record(op: Any, *args: Any) -> tuple[Tensor, ...]:
     """The layer where a graph is being recorded."""
     if onnx.is_wanted():
         return onnx.lstm_layer(*args)
+    if torch._C._get_tracing_state():
+        # torch.jit.trace compares with a trace made under no_grad, and what was traced may be trained.
+        return op(*args[:-1], torch._C._any_requires_grad(*args[:N_INPUTS]))
     return op(*args)
 
 
