@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnndrop_cuda import onnx, reference
+from rnndrop_cuda import flops, onnx, reference
 from rnndrop_cuda.autodiff import transformable
 from rnndrop_cuda.noises import CONSTANTS, INPUTS
 
@@ -205,3 +205,4 @@ if not WHY_NOT_LOADED:
     torch.library.register_vmap("rnndrop::expand_dropout_mask", _expand_dropout_mask_map)
     lstm_layer = transformable("lstm_layer", _backward, _setup_context, saves=lambda args: args[-1], record=_record)
     lstm_layer_backward = transformable("lstm_layer_backward", _double_backward, _backward_setup_context)
+    flops.register()
