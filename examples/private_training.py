@@ -1,7 +1,7 @@
 """DP-SGD (Abadi et al., arXiv 1607.00133) without another package: per-sample gradients by torch.func.
 
 Each sample's gradient is cut to a norm, the sum gets Gaussian noise, and the step follows its mean. vmap goes through
-the layer, where nn.LSTM raises an error. The accounting of the privacy that is spent is not part of this; Opacus has
+the layer, and draws masks for each sample. The accounting of the privacy that is spent is not part of this; Opacus has
 accountants that need the noise, the rate of sampling and the number of steps.
 
 python examples/private_training.py
