@@ -48,7 +48,7 @@ nitpick_ignore_regex = [
     # Other projects' names: their inventories would have to be downloaded.
     (r"py:.*", r"(torch|nn|numpy|np|Tensor|PackedSequence|collections|os|IntArray).*"),
     # In the signatures of public functions, but without a public path of their own.
-    (r"py:class", r"(.*\.)?(GPU|Coverage|History|Score|Options|Form)"),
+    (r"py:class", r"(.*\.)?(GPU|Coverage|History|Score|Options|Form|Model)"),
 ]
 
 html_theme = "furo"

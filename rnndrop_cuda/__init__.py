@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from rnndrop_cuda import functional
+from rnndrop_cuda.conversion import to_torch
 from rnndrop_cuda.engines import cuda_engine, explain_engine
 from rnndrop_cuda.lstm import LSTM, GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.masks import LayerMasks, dropout_mask
@@ -45,6 +46,7 @@ __all__ = [
     "init_h0_c0",
     "load_matrix_imdb",
     "mc_predict",
+    "to_torch",
     "train",
 ]
 

@@ -28,11 +28,12 @@ def transformable(
     backward: Callable[..., Any],
     setup_context: Callable[..., None],
     saves: Callable[[tuple[Any, ...]], bool] = lambda _: True,
+    record: Callable[..., tuple[Tensor, ...]] = lambda op, *args: op(*args),
 ) -> Op:
     """Give ``rnndrop::name`` its derivative and its vmap rule; returns the function to call so that torch.func works.
 
     ``backward`` and ``setup_context`` are those of ``torch.library.register_autograd``; ``saves(args)`` says whether a
-    backward can follow at all.
+    backward can follow at all, and ``record(op, *args)`` calls the op where a graph is being recorded.
     """
     op = getattr(torch.ops.rnndrop, name).default
     names = [argument.name for argument in op._schema.arguments]
@@ -44,7 +45,7 @@ def transformable(
         if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
             _refuse_forward_mode()
         if torch.compiler.is_compiling() or torch._C._get_tracing_state():
-            return op(*args)
+            return record(op, *args)
         # The kernel that register_autograd makes does the same, but takes as long about it as a short sequence.
         if saves(args) and torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             # A subclass hands out views of what it is given, which Function does not let anybody change in place.

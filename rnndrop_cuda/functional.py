@@ -11,6 +11,7 @@ from torch import Tensor
 from rnndrop_cuda import ops, reference
 from rnndrop_cuda.checks import check_tensors
 from rnndrop_cuda.noises import CONSTANTS, INPUTS
+from rnndrop_cuda.onnx import INSTEAD, is_wanted
 from rnndrop_cuda.ops import KERNEL_DTYPES
 
 if TYPE_CHECKING:
@@ -226,6 +227,9 @@ def _fused(inputs: Tensors, constants: Tensors, reverse: bool, keep_states: bool
     y, h_n, c_n, gates, c, *_ = ops.lstm_layer(
         *[inputs[name] for name in INPUTS], *[constants[name] for name in CONSTANTS], reverse, save
     )
+
+    if keep_states and is_wanted():
+        raise ValueError(f"return_states: ONNX's LSTM gives no gates; {INSTEAD}")
 
     def states() -> LayerStates:
         T, lengths = y.shape[0], constants["lengths"]

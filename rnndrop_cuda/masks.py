@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rnndrop_cuda import ops
+from rnndrop_cuda import onnx, ops
 from rnndrop_cuda.checks import check_probability
 from rnndrop_cuda.noises import IN_EVAL, NOISES, LayerMasks, MaskOptions, Noise, Shape, sizes_by_name
 
@@ -142,6 +142,8 @@ def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[
     what = _plan_for(_settings_of(layer), T, B) if as_written else plan(layer, T, B)
     if not what.wanted:
         return [LayerMasks()] * len(what.places)
+    if not as_written:
+        onnx.refuse_drawing()
     like = layer.weight_hh_l0
     if as_written and what.at_once and like.is_cpu and ops.HAS_CPU_KERNELS and like.dtype in ops.KERNEL_DTYPES:
         masks = ops.draw_dropout_masks(*what.at_once, like.dtype, generator)
@@ -162,6 +164,7 @@ def _runs_as_written() -> bool:
         not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._get_tracing_state()
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnndrop_cuda import reference
+from rnndrop_cuda import flops, onnx, reference
 from rnndrop_cuda.autodiff import transformable
 from rnndrop_cuda.noises import CONSTANTS, INPUTS
 
@@ -114,6 +114,16 @@ def _expand_dropout_mask_map(info: Any, in_dims: tuple[int, ...], seed: Tensor, 
     return expand_dropout_mask(seed.movedim(in_dims[0], 0), *rest), 0
 
 
+def _record(op: Any, *args: Any) -> tuple[Tensor, ...]:
+    """The layer where a graph is being recorded."""
+    if onnx.is_wanted():
+        return onnx.lstm_layer(*args)
+    if torch._C._get_tracing_state():
+        # torch.jit.trace compares with a trace made under no_grad, and what was traced may be trained.
+        return op(*args[:-1], torch._C._any_requires_grad(*args[:N_INPUTS]))
+    return op(*args)
+
+
 # ---------------------------------------------------------------- first derivatives
 
 
@@ -203,5 +213,6 @@ if not WHY_NOT_LOADED:
     torch.library.register_vmap("rnndrop::expand_dropout_mask", _expand_dropout_mask_map)
     draw_dropout_masks = torch.ops.rnndrop.draw_dropout_masks.default
     torch.library.register_fake("rnndrop::draw_dropout_masks")(_draw_dropout_masks_fake)
-    lstm_layer = transformable("lstm_layer", _backward, _setup_context, saves=lambda args: args[-1])
+    lstm_layer = transformable("lstm_layer", _backward, _setup_context, saves=lambda args: args[-1], record=_record)
     lstm_layer_backward = transformable("lstm_layer_backward", _double_backward, _backward_setup_context)
+    flops.register()

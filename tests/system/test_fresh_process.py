@@ -1,0 +1,84 @@
+"""Files of torch.export, torch.jit.trace and AOTInductor, loaded by a process that has imported rnndrop_cuda only."""
+
+import shutil
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from modules import DROPOUT, NOT_USABLE, B, H, I, T
+from torch import nn
+
+from rnndrop_cuda import LSTM
+
+pytestmark = pytest.mark.skipif(bool(NOT_USABLE["cpu"]), reason=NOT_USABLE["cpu"])
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = LSTM(I, H, 2, bidirectional=True, **DROPOUT)
+
+    def forward(self, x, lengths):
+        y, (h_n, c_n) = self.lstm(x, lengths=lengths)
+        return y, h_n, c_n
+
+
+LOADERS = {
+    "torch.export": "torch.export.load(path).module()",
+    "torch.jit.trace": "torch.jit.load(path)",
+    "aot": "torch._inductor.aoti_load_package(path)",
+}
+
+
+def save(how, model, arguments, path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated
+        if how == "torch.jit.trace":
+            torch.jit.save(torch.jit.trace(model, arguments), path)
+            return
+        batch = torch.export.Dim("B", min=2, max=64)
+        shapes = {"x": {0: torch.export.Dim("T", min=2, max=64), 1: batch}, "lengths": {0: batch}}
+        program = torch.export.export(model, arguments, dynamic_shapes=shapes)
+        if how == "torch.export":
+            torch.export.save(program, path)
+        else:
+            torch._inductor.aoti_compile_and_package(program, package_path=path)
+
+
+def run_elsewhere(how, folder, path, statement):
+    """In a process of its own, on what is in inputs.pt, into outputs.pt."""
+    program = (
+        f"import torch\n{statement}\npath = {path!r}\nmodel = {LOADERS[how]}\n"
+        "outputs = model(*torch.load('inputs.pt'))\ntorch.save([output.detach() for output in outputs], 'outputs.pt')\n"
+    )
+    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "torch.export",
+        "torch.jit.trace",
+        pytest.param(
+            "aot",
+            marks=[pytest.mark.slow, pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")],
+        ),
+    ],
+)
+def test_a_file_runs_in_a_process_that_imports_rnndrop_cuda(tmp_path, how):
+    """For other values, lengths and sizes than it was made with; without the import it says that the op is missing."""
+    model, path = Model().eval(), str(tmp_path / ("model.pt2" if how != "torch.jit.trace" else "model.pt"))
+    save(how, model, (torch.randn(T, B, I), torch.tensor([T, 0, 2])), path)
+    arguments = torch.randn(T + 3, B + 1, I), torch.tensor([1, T + 3, 0, 4])
+    torch.save(arguments, tmp_path / "inputs.pt")
+    done = run_elsewhere(how, tmp_path, path, "import rnndrop_cuda")
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        expected = model(*arguments)
+    for actual, wanted in zip(torch.load(tmp_path / "outputs.pt"), expected, strict=True):
+        torch.testing.assert_close(actual, wanted)
+    done = run_elsewhere(how, tmp_path, path, "")
+    assert done.returncode != 0
+    assert "rnndrop" in done.stderr
