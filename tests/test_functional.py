@@ -135,7 +135,7 @@ def test_equals_reference_however_threads_share_the_work(masks, threads):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("masks", ["none", "gal-sample", "semeniuta-step", "semeniuta-shared", "zoneout"])
+@pytest.mark.parametrize("masks", [*MASK_KINDS])
 def test_equals_reference_where_rows_are_too_few_to_pack_a_weight_for(masks, threads):
     """Weights are then read where they lie; widths that are no multiple of a vector, and of what is read at once."""
     before = torch.get_num_threads()
@@ -148,6 +148,28 @@ def test_equals_reference_where_rows_are_too_few_to_pack_a_weight_for(masks, thr
                     assert_equals_reference(problem, cpu_layer, tolerance)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_equals_reference_where_a_mask_drops_columns_of_a_weight_that_few_rows_read(p):
+    """The forward, dx and dh each leave them out or multiply them with 0; dW always leaves them out."""
+    for T, B, I, H in ((1, 1, 131, 70), (1, 5, 80, 160), (3, 4, 64, 33), (16, 2, 200, 48), (1, 40, 400, 10)):
+        for reverse in (False, True):
+            problem = random_problem(T, B, I, H, masks="gal-batch", p=p, lengths=reverse, reverse=reverse)
+            assert_equals_reference(problem, cpu_layer, 1e-12)
+            problem.options["mask_h"] = None
+            assert_equals_reference(problem, cpu_layer, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_an_infinite_weight_counts_once_where_few_rows_read_it(dtype):
+    """The last columns are read as a whole vector, which has columns before them that count no more."""
+    problem = random_problem(1, 1, 37, 5, masks="none", dtype=dtype)
+    problem.inputs["W_ih"] = problem.inputs["W_ih"].detach().clone()
+    problem.inputs["W_ih"][:, 30] = torch.inf
+    y, expected = (layer(**problem.inputs, **problem.options)[0] for layer in (cpu_layer, reference.lstm_layer))
+    assert expected.isfinite().all()
+    torch.testing.assert_close(y, expected)
 
 
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "both", "untied-batch", "all"])

@@ -1,10 +1,8 @@
-// ATen's product, except for 16-bit types that the processor has no matrix instructions for, and for so few rows that a
-// library packs the other operand for longer than it multiplies.
+// ATen's product, except for so few rows that a library packs the other operand for longer than it multiplies.
 #include "cpu/gemm.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
 #include <cstdint>
@@ -14,15 +12,6 @@
 
 namespace rnndrop::cpu {
 namespace {
-
-// Without matrix instructions for a 16-bit type ATen multiplies it in plain loops, up to 40 times slower than float32.
-bool multiplied_in_float32(at::ScalarType dtype) {
-#if defined(__x86_64__) && defined(__GNUC__)
-  if (dtype == at::kHalf) return !__builtin_cpu_supports("avx512fp16");
-  if (dtype == at::kBFloat16) return !__builtin_cpu_supports("avx512bw");
-#endif
-  return false;
-}
 
 // Few rows times a transposed weight, whose rows are then read where they lie; in short ones the sums across a vector
 // would cost more than the library.
@@ -56,13 +45,6 @@ void multiply_few_rows(const at::Tensor& out, const at::Tensor& a, const at::Ten
 }  // namespace
 
 void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) {
-  if (multiplied_in_float32(out.scalar_type())) {
-    const at::Tensor product =
-        accumulate ? out.to(at::kFloat) : at::empty(out.sizes(), out.options().dtype(at::kFloat));
-    gemm(product, a.to(at::kFloat), b.to(at::kFloat), accumulate);
-    out.copy_(product);
-    return;
-  }
   if (has_few_rows(out, a, b)) {
     if (out.scalar_type() == at::kFloat) return multiply_few_rows<float>(out, a, b, accumulate);
     if (out.scalar_type() == at::kDouble) return multiply_few_rows<double>(out, a, b, accumulate);
@@ -73,14 +55,6 @@ void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool 
   } else {
     at::mm_out(result, a, b);
   }
-}
-
-bool has_bfloat16_products() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  return __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
 }
 
 }  // namespace rnndrop::cpu

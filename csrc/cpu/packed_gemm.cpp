@@ -289,21 +289,14 @@ INLINE ProductOf<acc_t, A> product_of(const Product<acc_t>& product, const A& a)
                                              multiply_##NAME<acc_t>,                                         \
                                              pack_panel_##NAME<acc_t>,                                       \
                                              pack_##NAME<acc_t>,                                             \
-                                             add_transposed_##NAME<acc_t>};                                  \
-  constexpr const Kernels<float>& float_kernels_##NAME = kernels_of_##NAME<float>;                           \
-  constexpr const Kernels<double>& double_kernels_##NAME = kernels_of_##NAME<double>;
+                                             add_transposed_##NAME<acc_t>};
 
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 
 template <class acc_t>
 const Kernels<acc_t>& kernels() {
-  if constexpr (std::is_same_v<acc_t, double>) {
-    static const Kernels<double>& chosen = WIDEST(double_kernels_);
-    return chosen;
-  } else {
-    static const Kernels<float>& chosen = WIDEST(float_kernels_);
-    return chosen;
-  }
+  static const Kernels<acc_t>& chosen = WIDEST_OF(kernels_of_, acc_t);
+  return chosen;
 }
 
 }  // namespace

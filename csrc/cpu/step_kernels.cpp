@@ -24,6 +24,8 @@ void step_forward(const StepForward& step, const Part& part, const PreActivation
   kernels_of(step.dtype).forward(step, part, pre);
 }
 
-void step_backward(const StepBackward& step, const Part& part) { kernels_of(step.dtype).backward(step, part); }
+void step_backward(const StepBackward& step, const Part& part, const AccGradients& gradients) {
+  kernels_of(step.dtype).backward(step, part, gradients);
+}
 
 }  // namespace rnndrop::cpu

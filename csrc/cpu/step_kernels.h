@@ -17,18 +17,26 @@ struct PreActivations {
   int64_t row_stride = 0, gate_stride = 0;  // in elements
   // Whether W_ih x~ and the biases are in it too, beside W_hh h~: then step.gates is only written, if it is there.
   bool complete = false;
+  // W_ih x~, acc [B,4H], where it is neither there nor in step.gates; these are then only written, if they are there.
+  const void* from_x = nullptr;
+};
+
+// What the GEMMs around the backward step have in acc, in place of the step's own; or null.
+struct AccGradients {
+  const void* dh_tilde_next = nullptr;
+  void* da = nullptr;
 };
 
 // The kernels take as many units at once: a part that is no multiple of it ends in part of a vector.
 inline constexpr int64_t kVectorUnits = 16;
 
 void step_forward(const StepForward& step, const Part& part, const PreActivations& pre);
-void step_backward(const StepBackward& step, const Part& part);
+void step_backward(const StepBackward& step, const Part& part, const AccGradients& gradients = {});
 
 // One dtype's kernels: what the two above choose from.
 struct StepKernels {
   void (*forward)(const StepForward&, const Part&, const PreActivations&);
-  void (*backward)(const StepBackward&, const Part&);
+  void (*backward)(const StepBackward&, const Part&, const AccGradients&);
 };
 template <class scalar_t>
 const StepKernels& step_kernels();

@@ -8,15 +8,14 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "cpu/compute_type.h"
+#include "cpu/convert.h"
 #include "cpu/step_kernels.h"
 #include "cpu/vector_isa.h"
 #include "lstm_cell.h"
 
 namespace rnndrop::cpu {
 namespace {
-
-template <class scalar_t>
-using acc_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
 constexpr int64_t kChunk = 64;
 constexpr int64_t kLanes = kVectorUnits;  // the widest vector's, in float32
@@ -111,13 +110,14 @@ INLINE T* offset(void* base, int64_t elements) {
 }
 
 template <class scalar_t, class acc_t>
-INLINE void load_pre_activation(Chunk<acc_t>& pre, const scalar_t* gemm, const acc_t* recurrent, const scalar_t* b_ih,
-                                const scalar_t* b_hh, int64_t n) {
+INLINE void load_pre_activation(Chunk<acc_t>& pre, const scalar_t* gemm, const acc_t* from_x, const acc_t* recurrent,
+                                const scalar_t* b_ih, const scalar_t* b_hh, int64_t n) {
   if (gemm) {
     load(pre, gemm, n);
     add(pre, recurrent, n);
   } else {
     load(pre, recurrent, n);
+    add(pre, from_x, n);
   }
   add(pre, b_ih, n);
   add(pre, b_hh, n);
@@ -323,6 +323,51 @@ INLINE void forward_strips(const StepForward& step, const Part& part, const PreA
   for (int64_t b = part.row_begin; b < part.row_end; ++b) forward_strip(strip_at(b), units);
 }
 
+// The same for 16 bits, whose y and gates are rounded from strips of acc.
+template <class scalar_t>
+INLINE void forward_narrow_strips(const StepForward& step, const Part& part, const PreActivations& pre) {
+  const int64_t H = step.H, rows = part.row_end - part.row_begin, units = part.unit_end - part.unit_begin;
+  const auto row_of = [&](int64_t b) __attribute__((always_inline)) {
+    return static_cast<float*>(pre.data) + (b - part.row_begin) * pre.row_stride;
+  };
+  const auto from_x_of = [&](int64_t b) __attribute__((always_inline)) {
+    return pre.complete ? nullptr : static_cast<const float*>(pre.from_x) + kGates * b * H + part.unit_begin;
+  };
+  const auto store_gates = [&](int64_t b) __attribute__((always_inline)) {
+    for (int64_t gate = 0; step.gates && gate < kGates; ++gate) {
+      convert(static_cast<scalar_t*>(step.gates) + (b * kGates + gate) * H + part.unit_begin,
+              row_of(b) + gate * pre.gate_stride, units);
+    }
+  };
+  // n elements from row b on; y goes to memory in portions.
+  const auto run = [&](int64_t b, int64_t n, bool has_x) __attribute__((always_inline)) {
+    constexpr int64_t kPortion = 16 * kLanes;
+    alignas(64) float y[kPortion];
+    for (int64_t first = 0; first < n; first += kPortion) {
+      const int64_t of_portion = std::min(kPortion, n - first), at = b * H + part.unit_begin + first;
+      float* sums = row_of(b) + first;
+      forward_strip(Strip<float>{sums, pre.gate_stride, has_x ? from_x_of(b) + first : nullptr, H,
+                                 step.gates ? sums : nullptr, pre.gate_stride, nullptr,
+                                 static_cast<const float*>(step.c_prev) + at, static_cast<float*>(step.c) + at, y},
+                    of_portion);
+      convert(static_cast<scalar_t*>(step.y) + at, y, of_portion);
+    }
+  };
+  if (units == H && pre.row_stride == H && H % kLanes != 0) {
+    for (int64_t b = part.row_begin; !pre.complete && b < part.row_end; ++b) {
+      for (int64_t gate = 0; gate < kGates; ++gate) {
+        float* sums = row_of(b) + gate * pre.gate_stride;
+        combine(sums, static_cast<const float*>(sums), from_x_of(b) + gate * H, H,
+                [](float of_h, float of_x) __attribute__((always_inline)) { return of_h + of_x; });
+      }
+    }
+    run(part.row_begin, rows * H, false);
+  } else {
+    for (int64_t b = part.row_begin; b < part.row_end; ++b) run(b, units, !pre.complete);
+  }
+  for (int64_t b = part.row_begin; b < part.row_end; ++b) store_gates(b);
+}
+
 // ---------------------------------------------------------------- with whatever noise there is
 
 template <class scalar_t, bool noisy_state>
@@ -334,6 +379,12 @@ INLINE void forward_part(const StepForward& step, const Part& part, const PreAct
   if constexpr (std::is_same_v<scalar_t, acc_t> && !noisy_state) {
     const bool has_state = step.lengths || step.h_state || step.h_tilde_next;
     if (!has_state && pre.data && !b_ih && !b_hh) return forward_strips<acc_t>(step, part, pre);
+  }
+  if constexpr (!std::is_same_v<scalar_t, acc_t> && !noisy_state) {
+    const bool has_state = step.lengths || step.h_state || step.h_tilde_next || step.noise.mask_g.data;
+    if (!has_state && (pre.complete || pre.from_x) && !b_ih && !b_hh) {
+      return forward_narrow_strips<scalar_t>(step, part, pre);
+    }
   }
   for (int64_t b = part.row_begin; b < part.row_end; ++b) {
     const bool past_end = step.lengths && step.t >= step.lengths[b];
@@ -360,10 +411,11 @@ INLINE void forward_part(const StepForward& step, const Part& part, const PreAct
       Chunk<acc_t> i, f, g, o, c, h_prev;
       NoiseChunks<acc_t> noise;
       const acc_t* from_h = offset<const acc_t>(pre.data, (b - part.row_begin) * pre.row_stride + j - part.unit_begin);
-      const scalar_t* from_x = pre.complete ? nullptr : gates;
+      const acc_t* from_x = offset<acc_t>(pre.from_x, 4 * b * H + j);
+      const scalar_t* in_gates = pre.complete || from_x ? nullptr : gates;
       const auto load_gate = [&](Chunk<acc_t>& sum, int64_t gate) __attribute__((always_inline)) {
         const int64_t column = gate * H + j;
-        load_pre_activation(sum, from_x ? from_x + gate * H : nullptr,
+        load_pre_activation(sum, in_gates ? in_gates + gate * H : nullptr, from_x ? from_x + gate * H : nullptr,
                             from_h ? from_h + gate * pre.gate_stride : nullptr, b_ih ? b_ih + column : nullptr,
                             b_hh ? b_hh + column : nullptr, n);
       };
@@ -398,28 +450,37 @@ INLINE void forward_part(const StepForward& step, const Part& part, const PreAct
 }
 
 template <class scalar_t, bool noisy_state>
-INLINE void backward_part(const StepBackward& step, const Part& part) {
+INLINE void backward_part(const StepBackward& step, const Part& part, const AccGradients& gradients) {
   using acc_t = acc_type<scalar_t>;
   const int64_t H = step.H;
   for (int64_t b = part.row_begin; b < part.row_end; ++b) {
     const bool past_end = step.lengths && step.t >= step.lengths[b];
     for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
       const int64_t at = b * H + j;
-      scalar_t* da = static_cast<scalar_t*>(step.da) + 4 * b * H + j;
+      scalar_t* da = offset<scalar_t>(step.da, 4 * b * H + j);
+      acc_t* da_acc = offset<acc_t>(gradients.da, 4 * b * H + j);
       acc_t* dh_carry = offset<acc_t>(step.dh_carry, at);
 
       Chunk<acc_t> dh, from_gemm, mask_h;
       load_or(dh, dh_carry, acc_t(0), n);
-      for (int64_t gate = 0; step.dh_tilde_next && gate < step.n_h_tilde; ++gate) {
+      for (int64_t gate = 0; (gradients.dh_tilde_next || step.dh_tilde_next) && gate < step.n_h_tilde; ++gate) {
         const int64_t of_gate = gate * step.B * H + at;
-        load(from_gemm, static_cast<const scalar_t*>(step.dh_tilde_next) + of_gate, n);
+        if (gradients.dh_tilde_next) {
+          load(from_gemm, static_cast<const acc_t*>(gradients.dh_tilde_next) + of_gate, n);
+        } else {
+          load(from_gemm, static_cast<const scalar_t*>(step.dh_tilde_next) + of_gate, n);
+        }
         load_or(mask_h, offset<scalar_t>(step.mask_h, of_gate), acc_t(1), n);
         for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { dh[k] += mask_h[k] * from_gemm[k]; });
       }
 
       if (past_end) {
         for (int64_t k = 0; k < n; ++k) {
-          da[k] = da[H + k] = da[2 * H + k] = da[3 * H + k] = scalar_t(0);
+          if (da_acc) {
+            da_acc[k] = da_acc[H + k] = da_acc[2 * H + k] = da_acc[3 * H + k] = acc_t(0);
+          } else {
+            da[k] = da[H + k] = da[2 * H + k] = da[3 * H + k] = scalar_t(0);
+          }
         }
         if (dh_carry) store(dh_carry, dh, n);
         return;
@@ -448,25 +509,29 @@ INLINE void backward_part(const StepBackward& step, const Part& part) {
         dc[k] = cell.dc_prev;
         dh[k] = cell.dh_prev;
       });
-      store(da, i, n);
-      store(da + H, f, n);
-      store(da + 2 * H, g, n);
-      store(da + 3 * H, o, n);
+      const auto store_gradients = [&](auto* out) __attribute__((always_inline)) {
+        store(out, i, n);
+        store(out + H, f, n);
+        store(out + 2 * H, g, n);
+        store(out + 3 * H, o, n);
+      };
+      da_acc ? store_gradients(da_acc) : store_gradients(da);
       store(dc_in_out, dc, n);
       if (dh_carry) store(dh_carry, dh, n);
     });
   }
 }
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                             \
-  template <class scalar_t>                                                                                         \
-  ATTRIBUTE void forward_##NAME(const StepForward& step, const Part& part, const PreActivations& pre) {             \
-    step.noise.on_state() ? forward_part<scalar_t, true>(step, part, pre)                                           \
-                          : forward_part<scalar_t, false>(step, part, pre);                                         \
-  }                                                                                                                 \
-  template <class scalar_t>                                                                                         \
-  ATTRIBUTE void backward_##NAME(const StepBackward& step, const Part& part) {                                      \
-    step.noise.on_state() ? backward_part<scalar_t, true>(step, part) : backward_part<scalar_t, false>(step, part); \
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                       \
+  template <class scalar_t>                                                                                   \
+  ATTRIBUTE void forward_##NAME(const StepForward& step, const Part& part, const PreActivations& pre) {       \
+    step.noise.on_state() ? forward_part<scalar_t, true>(step, part, pre)                                     \
+                          : forward_part<scalar_t, false>(step, part, pre);                                   \
+  }                                                                                                           \
+  template <class scalar_t>                                                                                   \
+  ATTRIBUTE void backward_##NAME(const StepBackward& step, const Part& part, const AccGradients& gradients) { \
+    step.noise.on_state() ? backward_part<scalar_t, true>(step, part, gradients)                              \
+                          : backward_part<scalar_t, false>(step, part, gradients);                            \
   }
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 #undef DEFINE_KERNELS
