@@ -150,7 +150,9 @@ def _backward(
     dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr = lstm_layer_backward(
         *inputs, ctx.reverse, *saved, dy, dh_n, dc_n, needs[0], any(needs[3:N_INPUTS])
     )
-    gradients = (dx, dh_0, dc_0, dW_ih, dW_hh, db, db, dW_hr)
+    # Not db twice: what scales or clips gradients in place would do so twice.
+    db_hh = db.clone() if needs[B_IH] and needs[B_HH] else db
+    gradients = (dx, dh_0, dc_0, dW_ih, dW_hh, db, db_hh, dW_hr)
     wanted = [gradient if need else None for gradient, need in zip(gradients, needs, strict=False)]
     return *wanted, *[None] * (len(needs) - len(wanted))
 

@@ -78,6 +78,20 @@ def test_gradient_checkpointing_draws_the_same_masks_again(backend, use_reentran
 
 
 @ANY_BACKEND
+@pytest.mark.parametrize("options", [{}, {"proj_size": 3}, {"num_layers": 1, "bidirectional": False, "dropout": 0.0}])
+def test_every_gradient_has_memory_of_its_own(backend, options):
+    """As nn.LSTM's have: clip_grad_norm_ and GradScaler.unscale_ work in place."""
+    model, x = build(backend, **options), random_x(backend)
+    gradients = torch.autograd.grad(loss_of(model(x)), list(model.parameters()))
+    assert len({gradient.data_ptr() for gradient in gradients}) == len(gradients)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+    norm = torch.stack([p.grad.square().sum() for p in model.parameters()]).sum().sqrt()
+    assert abs(norm / 0.01 - 1) < 1e-3
+
+
+@ANY_BACKEND
 def test_functional_call_takes_other_weights(backend):
     model, other, x = build(backend).eval(), build(backend).eval(), random_x(backend)
     weights = {name: p.detach().clone().requires_grad_() for name, p in other.named_parameters()}
