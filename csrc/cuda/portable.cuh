@@ -6,6 +6,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <utility>
 
 #ifdef RNNDROP_EMULATE_CUDA
 
@@ -137,7 +139,6 @@ struct LaunchCfg {
   unsigned cluster = 1;  // blocks in a cluster, along x; more than 1 needs sm_90
 };
 
-#ifndef RNNDROP_EMULATE_CUDA
 // What the launch asks for beyond its grid. `attributes` holds it and has to outlive the configuration.
 inline cudaLaunchConfig_t launch_config(const LaunchCfg& cfg, cudaLaunchAttribute (&attributes)[2]) {
   unsigned count = 0;
@@ -151,39 +152,48 @@ inline cudaLaunchConfig_t launch_config(const LaunchCfg& cfg, cudaLaunchAttribut
     attributes[count].val.clusterDim.y = 1;
     attributes[count++].val.clusterDim.z = 1;
   }
-  cudaLaunchConfig_t config{};
-  config.gridDim = cfg.grid;
-  config.blockDim = cfg.block;
-  config.dynamicSmemBytes = cfg.smem;
-  config.stream = cfg.stream;
-  config.attrs = attributes;
-  config.numAttrs = count;
-  return config;
+  // In the order of its members, one of which has a name that the emulation defines.
+  return {cfg.grid, cfg.block, cfg.smem, cfg.stream, attributes, count};
 }
 
-// What a kernel may have only if it is asked for before the launch.
-template <class Kernel>
-cudaError_t allow(const LaunchCfg& cfg, Kernel* kernel) {
+// What a kernel may have only if it is asked for before the launch. It is asked for once for each kernel and device,
+// and all that there is: a launch that asked for its own size would take the rest from one that another thread is about
+// to make.
+template <class... P>
+cudaError_t allow(const LaunchCfg& cfg, void (*kernel)(P...)) {
   constexpr size_t kSmemWithoutAsking = 48 * 1024;
   constexpr unsigned kPortableCluster = 8;
-  cudaError_t error = cudaSuccess;
-  if (cfg.smem > kSmemWithoutAsking) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(cfg.smem));
+  struct Allowed {
+    bool shared_memory = false, any_cluster = false;
+  };
+  thread_local std::map<std::pair<void (*)(P...), int>, Allowed> of_kernels;
+  const bool large = cfg.smem > kSmemWithoutAsking, wide = cfg.cluster > kPortableCluster;
+  if (!large && !wide) return cudaSuccess;
+  int device = 0, most = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  Allowed& allowed = of_kernels[{kernel, device}];
+  if (large && !allowed.shared_memory) {
+    cudaFuncAttributes attributes;
+    error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error != cudaSuccess) return error;
+    most -= static_cast<int>(attributes.sharedSizeBytes);
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    if (error != cudaSuccess) return error;
+    allowed.shared_memory = true;
   }
-  if (error == cudaSuccess && cfg.cluster > kPortableCluster) {
+  if (wide && !allowed.any_cluster) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    allowed.any_cluster = error == cudaSuccess;
   }
   return error;
 }
-#endif
 
 // Whether the blocks that wait for each other can run at once on the current device: all of a cooperative launch, those
 // of one cluster.
 template <class... P>
-bool can_run_at_once([[maybe_unused]] const LaunchCfg& cfg, [[maybe_unused]] void (*kernel)(P...)) {
-#ifdef RNNDROP_EMULATE_CUDA
-  return true;
-#else
+bool can_run_at_once(const LaunchCfg& cfg, void (*kernel)(P...)) {
   int fitting = 0, device = 0, n_sm = 0;
   cudaError_t error = allow(cfg, kernel);
   if (error == cudaSuccess && cfg.cluster > 1) {
@@ -201,7 +211,6 @@ bool can_run_at_once([[maybe_unused]] const LaunchCfg& cfg, [[maybe_unused]] voi
   // Only a question was asked: its error must not surface at the next launch.
   if (error != cudaSuccess) cudaGetLastError();
   return error == cudaSuccess && fitting > 0;
-#endif
 }
 
 inline cudaError_t set_to_zero(void* memory, size_t bytes, [[maybe_unused]] cudaStream_t stream) {
@@ -215,14 +224,13 @@ inline cudaError_t set_to_zero(void* memory, size_t bytes, [[maybe_unused]] cuda
 
 template <class... P, class... A>
 cudaError_t launch_kernel(const LaunchCfg& cfg, [[maybe_unused]] const char* name, void (*kernel)(P...), A... args) {
-#ifdef RNNDROP_EMULATE_CUDA
-  emu::launch({cfg.grid, cfg.block, cfg.smem, cfg.coop, cfg.cluster, name}, [=] { kernel(args...); });
-  return cudaSuccess;
-#else
   const cudaError_t error = allow(cfg, kernel);
   if (error != cudaSuccess) return error;
   cudaLaunchAttribute attributes[2];
   const cudaLaunchConfig_t config = launch_config(cfg, attributes);
+#ifdef RNNDROP_EMULATE_CUDA
+  return emu::launch_kernel(config, name, kernel, args...);
+#else
   return cudaLaunchKernelEx(&config, kernel, args...);
 #endif
 }

@@ -15,6 +15,7 @@
 
 #include "runtime/atomics.h"
 #include "runtime/barriers.h"
+#include "runtime/driver.h"
 #include "runtime/memory.h"
 #include "runtime/scheduler.h"
 #include "runtime/tensor_cores.h"

@@ -92,6 +92,23 @@ def test_misuse_is_reported(misuse: Path, case: str) -> None:
         assert re.match(rf"CUDA emulation: .*{MISUSE[case]}", done.stdout), f"{schedule}: {done.stdout}"
 
 
+@pytest.fixture(scope="module")
+def launch_state() -> Path:
+    return toolchain.build_program("launch_state", [HERE / "launch_state.cu"])
+
+
+SUCCESS, INVALID_VALUE = 0, 1
+"""Of cudaError_t."""
+
+
+def test_a_limit_stays_as_it_was_last_set(launch_state: Path) -> None:
+    assert int(toolchain.run(launch_state, "lowered").stdout) == INVALID_VALUE
+
+
+def test_a_smaller_launch_of_another_thread_takes_nothing_away(launch_state: Path) -> None:
+    assert int(toolchain.run(launch_state, "another thread").stdout) == SUCCESS
+
+
 def test_nothing_wrong_is_not_reported(misuse: Path) -> None:
     assert toolchain.run(misuse, "nothing").stdout == "\n"
 
