@@ -190,13 +190,24 @@ cudaError_t allow(const LaunchCfg& cfg, void (*kernel)(P...)) {
   return error;
 }
 
+// Whether what HAS_CLUSTERS guards is in the kernel. On a GPU that has clusters it is not, where the driver compiled
+// the kernel from an older GPU's PTX.
+template <class... P>
+bool is_compiled_with_clusters(void (*kernel)(P...)) {
+  constexpr int kFirstWithClusters = 90;
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= kFirstWithClusters;
+}
+
 // Whether the blocks that wait for each other can run at once on the current device: all of a cooperative launch, those
 // of one cluster.
 template <class... P>
 bool can_run_at_once(const LaunchCfg& cfg, void (*kernel)(P...)) {
   int fitting = 0, device = 0, n_sm = 0;
   cudaError_t error = allow(cfg, kernel);
-  if (error == cudaSuccess && cfg.cluster > 1) {
+  if (error == cudaSuccess && cfg.cluster > 1 && !is_compiled_with_clusters(kernel)) {
+    error = cudaErrorNoKernelImageForDevice;
+  } else if (error == cudaSuccess && cfg.cluster > 1) {
     cudaLaunchAttribute attributes[2];
     const cudaLaunchConfig_t config = launch_config(cfg, attributes);
     error = cudaOccupancyMaxActiveClusters(&fitting, kernel, &config);

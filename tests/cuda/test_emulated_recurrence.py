@@ -149,6 +149,17 @@ def test_goes_step_by_step_where_the_engine_cannot_run(op, emulated, use, engine
     assert_equals_reference(problem, emulated, 1e-5)
 
 
+@pytest.mark.parametrize(("ptx_version", "launches"), [(80, 2 * 3), (90, 2)])
+def test_no_cluster_of_kernels_that_were_compiled_without(op, emulated, use, ptx_version, launches):
+    """An older GPU's PTX runs on a newer one, whose blocks then hand each other nothing."""
+    use("cluster", (9, 132, 20000 + ptx_version))  # a GPU for itself: plans are remembered
+    op.set_ptx_version(ptx_version)
+    problem = make_problem(3, 4, 5, 40)
+    _, found = launches_of(op, lambda: problem.solve(emulated))
+    op.set_ptx_version(90)
+    assert found == launches
+
+
 def test_an_empty_batch_launches_nothing(op, emulated, use):
     use("auto")
     _, launches = launches_of(op, lambda: make_problem(3, 0, 5, 8, **ALL_FEATURES).solve(emulated))

@@ -23,6 +23,7 @@ struct Device {
   int major = 9;
   int shared_bytes = kMaxSharedBytes;                        // of a block
   std::vector<int> gpcs = {18, 18, 18, 16, 16, 16, 16, 14};  // multiprocessors of each; a cluster lies within one
+  int ptx_version = 90;                                      // of the PTX, or source, that its code was compiled from
   int registers = 128;                                       // of a thread of any kernel
 };
 
@@ -62,6 +63,8 @@ inline cudaError_t get_attribute(int* value, cudaDeviceAttr attribute, int /*dev
 template <class... P>
 cudaError_t get_function_attributes(cudaFuncAttributes* attributes, void (*kernel)(P...)) {
   *attributes = {};
+  attributes->ptxVersion = device.ptx_version;
+  attributes->binaryVersion = 10 * device.major;
   attributes->maxDynamicSharedSizeBytes = attributes_of(reinterpret_cast<const void*>(kernel)).dynamic_shared_bytes;
   return cudaSuccess;
 }
