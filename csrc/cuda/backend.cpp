@@ -60,7 +60,10 @@ Gpu current_gpu() {
 // One for each device and thread: every further stream would cost cuBLAS a workspace.
 c10::cuda::CUDAStream side_stream(c10::DeviceIndex device) {
   thread_local std::map<c10::DeviceIndex, c10::cuda::CUDAStream> streams;
-  return streams.try_emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device)).first->second;
+  const auto known = streams.find(device);
+  if (known != streams.end()) return known->second;
+  // Looked for first: torch has 32 streams to give, and then gives the same again.
+  return streams.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device)).first->second;
 }
 
 // The sequence in n parts, in the order of time.

@@ -121,6 +121,14 @@ def test_a_long_sequence_is_projected_and_run_in_parts(op, emulated, use, featur
     assert_equals_reference(problem, emulated, 1e-5)
 
 
+def test_the_side_stream_is_taken_from_torch_once(op, emulated, use):
+    use("block")
+    make_problem(64, 2, 3, 5).solve(emulated)
+    taken = op.streams_from_pool()
+    make_problem(64, 2, 3, 5).solve(emulated)
+    assert op.streams_from_pool() == taken
+
+
 def test_inference_saves_nothing_and_gives_the_same(op, emulated, engine):
     problem = make_problem(4, 5, 3, 19, **ALL_FEATURES)
     given = [problem.inputs[name] for name in INPUTS] + [None] + [problem.options.get(name) for name in CONSTANTS]
