@@ -19,21 +19,14 @@
   auto& name = *static_cast<std::add_pointer_t<__VA_ARGS__>>(::emu::static_shared(&name##_key, sizeof(__VA_ARGS__)))
 #define DYN_SHARED(T, name) T* name = static_cast<T*>(::emu::dynamic_shared())
 
+using emu::ld_acquire;
 using emu::ldmatrix_x4;
 using emu::mma_m16n8k16_bf16;
 using emu::mma_m16n8k16_f16;
 using emu::mma_m16n8k8_tf32;
+using emu::red_release_add;
 using emu::spin_pause;
 using emu::to_tf32;
-
-inline unsigned ld_acquire(const unsigned* address) {
-  emu::maybe_preempt();
-  return __atomic_load_n(address, __ATOMIC_ACQUIRE);
-}
-inline void red_release_add(unsigned* address, unsigned value) {
-  emu::maybe_preempt();
-  __atomic_fetch_add(address, value, __ATOMIC_ACQ_REL);
-}
 
 inline void cp_async16(void* to_shared, const void* from, bool valid = true) {
   emu::copy_async(to_shared, from, 16, valid ? 16 : 0);

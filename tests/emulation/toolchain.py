@@ -36,6 +36,8 @@ _SANITIZER_FLAGS = {
     None: [],
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
     "thread": ["-fsanitize=thread"],
+    # The compiler's hooks before every load and store, which runtime/weak_hooks.h takes for itself.
+    "weak": ["-fsanitize=thread", "-fno-threadsafe-statics", "-DEMU_WEAK_MEMORY"],
 }
 _SANITIZER_OPTIONS = {
     # Threads of a failed launch never free what they own, and Python leaks anyway.
@@ -103,7 +105,7 @@ def build_program(
     Args:
         sources: what declares `main` comes last.
         name: names the build folder, build/emulation/<name>[-<sanitizer>][-coverage].
-        sanitize: None, 'address' (with the undefined-behaviour sanitizer) or 'thread'.
+        sanitize: None, 'address' (with the undefined-behaviour sanitizer), 'thread', or 'weak' for weak memory.
         coverage: gcov instrumentation; the .gcno and .gcda files lie beside the program.
         defines: macros.
         opt: optimisation flag; by default -O1, and -O0 for an instrumented build, which takes longer to compile than
@@ -115,10 +117,11 @@ def build_program(
         BuildError: with the compiler's output.
     """
     instrument = _instrument_flags(sanitize, coverage)
-    flags = _compile_flags(defines, opt or ("-O0" if instrument else "-O1"), include_dirs)
+    flags = _compile_flags(defines, opt or ("-O0" if instrument and sanitize != "weak" else "-O1"), include_dirs)
     *others, main = map(Path.resolve, sources)
     flags += [word for source in others for word in ("-include", str(source))]
-    return _build(_folder(name, sanitize, coverage) / "program", [main], [*instrument, *flags], instrument)
+    link = [] if sanitize == "weak" else instrument
+    return _build(_folder(name, sanitize, coverage) / "program", [main], [*instrument, *flags], link)
 
 
 def build_torch_ext(

@@ -14,13 +14,33 @@ EMU_UNCHECKED inline void wait_at(Barrier& barrier, State state, Caller at) {
 
 EMU_UNCHECKED inline void sync_block(Caller at) { wait_at(current->block->barrier, State::kAtBlockBarrier, at); }
 
+// All that the block has stored, or learnt of, is seen by who acquires it.
+EMU_UNCHECKED inline void release_block() {
+  if constexpr (weak::kOn) {
+    const weak::Unwatched unwatched;
+    weak::release_all(current->block->view);
+  }
+}
+
+// The block sees what others have released.
+EMU_UNCHECKED inline void acquire_block() {
+  if constexpr (weak::kOn) {
+    const weak::Unwatched unwatched;
+    weak::acquire_all(current->block->view);
+  }
+}
+
 EMU_UNCHECKED inline void sync_cluster(Caller at) {
+  release_block();
   wait_at(current->block->cluster->barrier, State::kAtClusterBarrier, at);
+  acquire_block();
 }
 
 EMU_UNCHECKED inline void sync_grid(Caller at) {
   if (!running->launch.cooperative) die("grid.sync at %s:%d in a launch that is not cooperative", at.file, at.line);
+  release_block();
   wait_at(running->barrier, State::kAtGridBarrier, at);
+  acquire_block();
 }
 
 // Every loop that waits for another thread must call it, or it would wait for ever.
