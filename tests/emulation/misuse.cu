@@ -79,6 +79,13 @@ __global__ void rank_outside_cluster(int) {
   cg::this_cluster().map_shared_rank(smem, 2);
 }
 
+__global__ void cluster_arrival_twice(int) {
+  cg::this_cluster().barrier_arrive();
+  cg::this_cluster().barrier_arrive();
+}
+
+__global__ void cluster_wait_without_arrival(int) { cg::this_cluster().barrier_wait(); }
+
 __global__ void map_of_local_memory(int) {
   int local = 0;
   cg::this_cluster().map_shared_rank(&local, 0);
@@ -116,6 +123,10 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"misaligned_ldmatrix", [] { LAUNCH((LaunchCfg{dim3(1), dim3(32), 32}), misaligned_ldmatrix, 0); }},
     {"rank_outside_cluster",
      [] { LAUNCH((LaunchCfg{dim3(2), dim3(1), 16, nullptr, false, 2}), rank_outside_cluster, 0); }},
+    {"cluster_arrival_twice",
+     [] { LAUNCH((LaunchCfg{dim3(2), dim3(1), 0, nullptr, false, 2}), cluster_arrival_twice, 0); }},
+    {"cluster_wait_without_arrival",
+     [] { LAUNCH((LaunchCfg{dim3(2), dim3(1), 0, nullptr, false, 2}), cluster_wait_without_arrival, 0); }},
     {"map_of_local_memory",
      [] { LAUNCH((LaunchCfg{dim3(2), dim3(1), 0, nullptr, false, 2}), map_of_local_memory, 0); }},
     {"stack_overflow", [] { LAUNCH((LaunchCfg{dim3(1), dim3(1)}), stack_overflow, &out); }},

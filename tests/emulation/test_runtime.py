@@ -33,6 +33,8 @@ MISUSE = {
     "forgotten_copy": r"thread exits with a cp\.async not waited for",
     "misaligned_ldmatrix": r"ldmatrix at .*misuse\.cu:\d+: row address .* is not 16-byte aligned",
     "rank_outside_cluster": r"map_shared_rank at .*misuse\.cu:\d+: rank 2 of a cluster of 2",
+    "cluster_arrival_twice": r"cluster barrier at .*misuse\.cu:\d+: a second arrival without a wait in between",
+    "cluster_wait_without_arrival": r"cluster barrier at .*misuse\.cu:\d+: a wait without an arrival",
     "map_of_local_memory": r"map_shared_rank at .*misuse\.cu:\d+: not a shared-memory address",
 }
 

@@ -45,6 +45,7 @@ enum class State {
   kSpinning,
   kAtBlockBarrier,
   kAtWarpCollective,
+  kArrivesAtCluster,  // runnable once its arrival is counted
   kAtClusterBarrier,
   kAtGridBarrier,
   kAllocating,
@@ -110,6 +111,8 @@ struct Thread {
   std::string error;  // of kFailed
   WarpRequest warp_request;
   char warp_order = 0;
+  bool arrived_at_cluster = false;  // and has not waited yet
+  unsigned cluster_generation = 0;  // of the barrier that it arrived at
   SharedRequest shared_request;
   std::vector<AsyncCopy> open_copies;                   // not yet committed
   std::deque<std::vector<AsyncCopy>> committed_copies;  // groups, oldest first
