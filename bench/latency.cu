@@ -111,7 +111,7 @@ __device__ void grid_rounds(int rounds, unsigned* places, unsigned* wrong, const
   }
 }
 
-// As Exchange::pull of csrc/cuda/recurrence_kernels.cuh has it.
+// As GridExchange of csrc/cuda/recurrence_exchange.cuh has it, but that every poll acquires.
 template <bool kCheck>
 __global__ void __launch_bounds__(kMostThreads)
     grid_flag_barrier(int rounds, unsigned* flag, unsigned* places, unsigned* wrong) {

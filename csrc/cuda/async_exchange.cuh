@@ -18,7 +18,6 @@ using emu::bulk_copy_multicast;
 using emu::bulk_copy_to_rank;
 using emu::ClusterAddress;
 using emu::fence_proxy_async;
-using emu::ld_relaxed;
 using emu::ld_relaxed128;
 using emu::map_to_rank;
 using emu::mbarrier_arrive;
@@ -37,13 +36,6 @@ using emu::st_relaxed128;
 struct alignas(16) Bits128 {
   uint64_t low, high;
 };
-
-// Seen by all blocks some time, in any order: who polls it must acquire before it reads anything else.
-__device__ inline unsigned ld_relaxed(const unsigned* address) {
-  unsigned value;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
-  return value;
-}
 
 // 16 bytes of global memory at once: no other thread sees a part of them. Past the first cache, and in no order with
 // any other access, so that what is loaded must tell by itself whether it is what was waited for. (.v4.b32 would be

@@ -20,6 +20,8 @@
 #define DYN_SHARED(T, name) T* name = static_cast<T*>(::emu::dynamic_shared())
 
 using emu::ld_acquire;
+using emu::ld_relaxed;
+using emu::ldmatrix_x2;
 using emu::ldmatrix_x4;
 using emu::mma_m16n8k16_bf16;
 using emu::mma_m16n8k16_f16;
@@ -58,7 +60,13 @@ using shared_type = T;
   extern __shared__ __align__(1024) unsigned char dyn_shared_bytes[]; \
   T* name = reinterpret_cast<T*>(dyn_shared_bytes)
 
-// Ordering between blocks comes from this pair alone: the race checker does not follow a fence with a relaxed atomic.
+// Ordering between blocks comes from ld_acquire and red_release_add alone: the race checker does not follow a fence
+// with a relaxed atomic. A relaxed load only says that it is time to acquire.
+__device__ inline unsigned ld_relaxed(const unsigned* address) {
+  unsigned value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
 __device__ inline unsigned ld_acquire(const unsigned* address) {
   unsigned value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
@@ -110,6 +118,13 @@ __device__ inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], c
 __device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+// The first two of them; lanes 0 to 15 name the rows.
+__device__ inline void ldmatrix_x2(uint32_t (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
                : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
                : "memory");
 }

@@ -114,7 +114,12 @@ def test_gpu_check_wants_a_build_before_the_other_parts(tmp_path: Path, gpu_host
 
 @pytest.mark.parametrize(
     "broken, steps",
-    [("build_ext", ["build"]), ("-m pytest", ["tests", "repeat"]), ("small_case", STEPS_OF["sanitize"]), ("bars", ["bars"])],
+    [
+        ("build_ext", ["build"]),
+        ("-m pytest", ["tests", "repeat"]),
+        ("small_case", STEPS_OF["sanitize"]),
+        ("bars", ["bars"]),
+    ],
 )
 def test_gpu_check_goes_on_after_a_step_that_failed(
     tmp_path: Path, gpu_host: dict[str, str], broken: str, steps: list[str]

@@ -197,7 +197,10 @@ class Launch {
     const int64_t tile = cuda::warp_tile(cuda::math_of(sizes), kind.dtype).batch;
     cuda::Plan& plan = launch_.plan;
     plan.engine = Engine(one_of({int64_t(Engine::block), int64_t(Engine::cluster), int64_t(Engine::grid)}));
-    const int64_t blocks = plan.engine == Engine::block ? 1 : one_of({2, 3, 5}), batch = tile * one_of({1, 2});
+    const int64_t blocks = plan.engine == Engine::block ? 1 : one_of({2, 3, 5});
+    int64_t batch = tile * one_of({1, 2, 4});
+    const int64_t cells = cuda::max_threads(cuda::size_of(kind.dtype)) * cuda::kCellsOfThread;
+    while (batch * cuda::make_tiling(sizes, blocks, batch).units > cells) batch /= 2;
     plan.tiling = cuda::make_tiling(sizes, blocks, batch, plan.engine == Engine::grid ? one_of({1, 2, 3, 4}) : 1);
     plan.shared_memory = cuda::shared_memory_of(plan.engine, plan.tiling, kind.dtype);
     scratch_.resize(cuda::scratch_bytes(plan, kind.dtype));

@@ -104,6 +104,8 @@ struct grid_group {
 };
 struct cluster_group {
   void sync(emu::Caller at = emu::Caller::here()) const { emu::sync_cluster(at); }
+  void barrier_arrive(emu::Caller at = emu::Caller::here()) const { emu::arrive_at_cluster(at); }
+  void barrier_wait(emu::Caller at = emu::Caller::here()) const { emu::wait_for_cluster(at); }
   unsigned num_blocks() const { return emu::running->launch.cluster; }
   unsigned block_rank() const { return blockIdx.x % num_blocks(); }  // clusters lie along x
   template <class T>

@@ -33,7 +33,21 @@ MISUSE = {
     "forgotten_copy": r"thread exits with a cp\.async not waited for",
     "misaligned_ldmatrix": r"ldmatrix at .*misuse\.cu:\d+: row address .* is not 16-byte aligned",
     "rank_outside_cluster": r"map_shared_rank at .*misuse\.cu:\d+: rank 2 of a cluster of 2",
+    "cluster_arrival_twice": r"cluster barrier at .*misuse\.cu:\d+: a second arrival without a wait in between",
+    "cluster_wait_without_arrival": r"cluster barrier at .*misuse\.cu:\d+: a wait without an arrival",
     "map_of_local_memory": r"map_shared_rank at .*misuse\.cu:\d+: not a shared-memory address",
+    "mbarrier_not_initialised": r"mbarrier_arrive at .*misuse\.cu:\d+: the mbarrier has not been initialised",
+    "mbarrier_twice": r"mbarrier_init at .*misuse\.cu:\d+: initialised twice",
+    "mbarrier_misaligned": r"mbarrier_init at .*misuse\.cu:\d+: .* is not aligned to 8 bytes",
+    "mbarrier_no_arrivals": r"mbarrier_init at .*misuse\.cu:\d+: 0 arrivals",
+    "mbarrier_overwritten": r"mbarrier_arrive at .*misuse\.cu:\d+: there is no mbarrier, or it has been overwritten",
+    "mbarrier_overfull": r"mbarrier_arrive at .*misuse\.cu:\d+: all arrivals of this phase are in; it waits for bytes",
+    "mbarrier_too_many_bytes": r"mbarrier_arrive_expect_tx at .*misuse\.cu:\d+: too many bytes are expected",
+    "mbarrier_parity": r"mbarrier_wait at .*misuse\.cu:\d+: parity 2",
+    "mbarrier_one_block": r"st_async at .*misuse\.cu:\d+: the cluster has but one block",
+    "mbarrier_multicast": r"bulk_copy_multicast at .*misuse\.cu:\d+: to ranks 0x2 of 1 blocks",
+    "mbarrier_not_multiples": r"bulk_copy at .*misuse\.cu:\d+: .*, 8 bytes: not multiples of 16",
+    "mbarrier_not_shared": r"bulk_copy at .*misuse\.cu:\d+: target and mbarrier are not in the shared memory of one block",
 }
 
 
@@ -110,7 +124,8 @@ def test_a_smaller_launch_of_another_thread_takes_nothing_away(launch_state: Pat
 
 
 def test_nothing_wrong_is_not_reported(misuse: Path) -> None:
-    assert toolchain.run(misuse, "nothing").stdout == "\n"
+    for case in ("nothing", "mbarrier_used_well"):
+        assert toolchain.run(misuse, case).stdout == "\n"
 
 
 def test_stack_overflow_meets_a_guard_page(misuse: Path) -> None:

@@ -156,21 +156,22 @@ def run(program: Path, *args: str, schedule: str = "fifo", timeout: float = 120)
     return _run([str(program), *args], {"EMU_SCHEDULE": schedule}, timeout)
 
 
-def lines_run(program: Path, source: Path, *args: str) -> dict[int, int]:
-    """How often each line of `source` ran in `program args`, built with `coverage`, over all instantiations."""
+def lines_run(program: Path, sources: Sequence[Path], *args: str) -> dict[Path, dict[int, int]]:
+    """How often each line of `sources` ran in `program args`, built with `coverage`, over all instantiations."""
     for stale in program.parent.rglob("*.gcda"):
         stale.unlink()
     done = run(program, *args)
     if done.returncode:
         raise RuntimeError(done.stdout)
     gcovr = [sys.executable, "-m", "gcovr", "--root", REPO, "--object-directory", program.parent]
+    filters = [word for source in sources for word in ("--filter", source)]
     report = program.parent / "coverage.json"
-    subprocess.run([*gcovr, "--filter", source, "--json", report, program.parent], check=True)
-    (file,) = json.loads(report.read_text())["files"]
-    runs: Counter[int] = Counter()
-    for line in file["lines"]:
-        runs[line["line_number"]] += line["count"]
-    return runs
+    subprocess.run([*gcovr, *filters, "--json", report, program.parent], check=True)
+    runs: dict[Path, Counter[int]] = {source: Counter() for source in sources}
+    for file in json.loads(report.read_text())["files"]:
+        for line in file["lines"]:
+            runs[REPO / file["file"]][line["line_number"]] += line["count"]
+    return {source: dict(lines) for source, lines in runs.items()}
 
 
 def run_python(*args: str, sanitize: bool, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -30,10 +30,31 @@ EMU_UNCHECKED inline void acquire_block() {
   }
 }
 
-EMU_UNCHECKED inline void sync_cluster(Caller at) {
+// What was done before the arrival is seen by whoever has waited; what is done in between, by nobody.
+EMU_UNCHECKED inline void arrive_at_cluster(Caller at) {
+  Barrier& barrier = current->block->cluster->barrier;
+  if (current->arrived_at_cluster) {
+    die("cluster barrier at %s:%d: a second arrival without a wait in between", at.file, at.line);
+  }
+  current->arrived_at_cluster = true;
+  current->cluster_generation = barrier.generation;
   release_block();
-  wait_at(current->block->cluster->barrier, State::kAtClusterBarrier, at);
+  release(&barrier.order[barrier.generation % 2]);
+  suspend(State::kArrivesAtCluster, at);
+}
+
+EMU_UNCHECKED inline void wait_for_cluster(Caller at) {
+  Barrier& barrier = current->block->cluster->barrier;
+  if (!current->arrived_at_cluster) die("cluster barrier at %s:%d: a wait without an arrival", at.file, at.line);
+  current->arrived_at_cluster = false;
+  if (barrier.generation == current->cluster_generation) suspend(State::kAtClusterBarrier, at);
+  acquire(&barrier.order[current->cluster_generation % 2]);
   acquire_block();
+}
+
+EMU_UNCHECKED inline void sync_cluster(Caller at) {
+  arrive_at_cluster(at);
+  wait_for_cluster(at);
 }
 
 EMU_UNCHECKED inline void sync_grid(Caller at) {

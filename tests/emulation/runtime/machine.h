@@ -47,6 +47,7 @@ enum class State {
   kSpinning,
   kAtBlockBarrier,
   kAtWarpCollective,
+  kArrivesAtCluster,  // runnable once its arrival is counted
   kAtClusterBarrier,
   kAtGridBarrier,
   kAllocating,
@@ -136,6 +137,8 @@ struct Thread {
   std::string error;  // of kFailed
   WarpRequest warp_request;
   char warp_order = 0;
+  bool arrived_at_cluster = false;  // and has not waited yet
+  unsigned cluster_generation = 0;  // of the barrier that it arrived at
   SharedRequest shared_request;
   Flight flight;              // of kIssuing; its addresses are this block's
   unsigned flight_ranks = 0;  // mask of the blocks it goes to

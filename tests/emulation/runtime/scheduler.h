@@ -176,7 +176,8 @@ class Scheduler {
       case State::kPreempted: ready_.push_back(&thread); break;
       case State::kSpinning: on_spin(thread); break;
       case State::kAtBlockBarrier: on_block_barrier(thread); break;
-      case State::kAtClusterBarrier: arrive(thread.block->cluster->barrier, thread); break;
+      case State::kArrivesAtCluster: on_cluster_arrival(thread); break;
+      case State::kAtClusterBarrier: break;  // the last arrival wakes it
       case State::kAtGridBarrier: arrive(grid_.barrier, thread); break;
       case State::kAtWarpCollective: on_warp_collective(thread); break;
       case State::kAllocating: on_allocation(thread); break;
@@ -212,6 +213,18 @@ class Scheduler {
     barrier.arrived = 0;
     barrier.generation++;
     for (Thread* member : barrier.members) wake(*member);
+  }
+
+  void on_cluster_arrival(Thread& thread) {
+    Barrier& barrier = thread.block->cluster->barrier;
+    if (++barrier.arrived == barrier.members.size()) {
+      barrier.arrived = 0;
+      barrier.generation++;
+      for (Thread* member : barrier.members) {
+        if (member->state == State::kAtClusterBarrier) wake(*member);
+      }
+    }
+    wake(thread);
   }
 
   void on_block_barrier(Thread& thread) {
@@ -399,7 +412,7 @@ class Scheduler {
 
   // More of them where all wait for it.
   void let_stores_drift(bool thread_spins) {
-    if (!thread_spins && !weak::memory.one_in(8)) return;
+    if (!weak::memory.one_in(thread_spins ? 8 : 256)) return;
     const Cluster& cluster = *grid_.clusters[weak::memory.random() % grid_.clusters.size()];
     weak::View& view = cluster.blocks[weak::memory.random() % cluster.blocks.size()]->view;
     if (!view.stores.empty()) spins_ = 0;
