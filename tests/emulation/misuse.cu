@@ -99,6 +99,8 @@ __device__ int deep(int calls) {
 }
 __global__ void stack_overflow(int* out) { *out = deep(1000); }
 
+alignas(16) char bytes[32];
+
 __global__ void mbarrier_misuse(const char* what) {
   SHARED(mbarrier, uint64_t[2]);
   SHARED(to, float4);
@@ -112,14 +114,13 @@ __global__ void mbarrier_misuse(const char* what) {
   if (name == "too_many_bytes") mbarrier_arrive_expect_tx(mbarrier, 1 << 20);
   if (name == "parity") mbarrier_wait(mbarrier, 2);
   if (name == "one_block") st_async(map_to_rank(&to, 0), {}, map_to_rank(mbarrier, 0));
-  if (name == "multicast") bulk_copy_multicast(&to, what, 16, mbarrier, 2);
-  if (name == "not_multiples") bulk_copy(&to, what, 8, mbarrier);
-  if (name == "not_shared") bulk_copy(&to, what, 16, reinterpret_cast<uint64_t*>(&to + 4));
+  if (name == "multicast") bulk_copy_multicast(&to, bytes, 16, mbarrier, 2);
+  if (name == "not_multiples") bulk_copy(&to, bytes, 8, mbarrier);
+  if (name == "not_shared") bulk_copy(&to, bytes, 16, reinterpret_cast<uint64_t*>(&to + 4));
   mbarrier_arrive(mbarrier);
   mbarrier_wait(mbarrier, 0);
 }
 
-alignas(16) char bytes[32];
 unsigned never_set = 0;
 int out;
 
