@@ -364,11 +364,15 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
 
 // ---------------------------------------------------------------- the GEMM with x, ahead of the recurrence
 
-// In how many parts of the sequence the input is projected on a stream of its own, while the parts before it run: one,
-// where the recurrence is short or leaves the GEMM no multiprocessors. DERIVED as well.
+// In how many parts of the sequence the input is projected on a stream of its own, while the parts before it run, in
+// the whole process. One until a GPU has shown that more are faster: the GEMMs of later parts are queued ahead of the
+// recurrence, which may have to wait for its multiprocessors, and each part is one more launch.
+inline std::atomic<int64_t> wanted_parts{1};
+
+// One, where the recurrence is short or leaves the GEMM no multiprocessors.
 inline int64_t overlapped_parts(const Plan& plan, int64_t T, const Gpu& gpu) {
   const int64_t busy = plan.tiling.groups * plan.tiling.blocks;
-  return T >= 64 && busy * 4 <= gpu.n_sm * 3 ? 4 : 1;
+  return T >= 64 && busy * 4 <= gpu.n_sm * 3 ? wanted_parts.load() : 1;
 }
 
 }  // namespace rnndrop::cuda
