@@ -267,7 +267,7 @@ void measure_clusters(Bench& bench) {
     const size_t handed_over = threads * sizeof(uint4);  // by a block
     exchange.smem = 2 * blocks * handed_over;
     cfg.cluster = exchange.cluster = load.cluster = blocks;
-    if (!can_run_at_once(exchange, cluster_exchange<false>)) {
+    if (clusters_at_once(exchange, cluster_exchange<false>) == 0) {
       std::printf("# left out: clusters of %u blocks, which do not fit\n", blocks);
       continue;
     }

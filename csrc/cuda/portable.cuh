@@ -207,11 +207,10 @@ bool is_compiled_with_clusters(void (*kernel)(P...)) {
   return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= kFirstWithClusters;
 }
 
-// Whether the blocks that wait for each other can run at once on the current device: all of a cooperative launch, those
-// of one cluster.
+// How many clusters of a launch the current device runs at once; without clusters, how many blocks. 0 where it cannot.
 template <class... P>
-bool can_run_at_once(const LaunchCfg& cfg, void (*kernel)(P...)) {
-  int fitting = 0, device = 0, n_sm = 0;
+int64_t clusters_at_once(const LaunchCfg& cfg, void (*kernel)(P...)) {
+  int fitting = 0, device = 0, n_sm = 1;
   cudaError_t error = allow(cfg, kernel);
   if (error == cudaSuccess && cfg.cluster > 1 && !is_compiled_with_clusters(kernel)) {
     error = cudaErrorNoKernelImageForDevice;
@@ -221,15 +220,12 @@ bool can_run_at_once(const LaunchCfg& cfg, void (*kernel)(P...)) {
     error = cudaOccupancyMaxActiveClusters(&fitting, kernel, &config);
   } else if (error == cudaSuccess) {
     error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fitting, kernel, static_cast<int>(cfg.block.x), cfg.smem);
-    if (error == cudaSuccess && cfg.coop) {
-      cudaGetDevice(&device);
-      cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, device);
-      fitting = int64_t(fitting) * n_sm >= cfg.grid.x;
-    }
+    if (error == cudaSuccess) error = cudaGetDevice(&device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, device);
   }
   // Only a question was asked: its error must not surface at the next launch.
   if (error != cudaSuccess) cudaGetLastError();
-  return error == cudaSuccess && fitting > 0;
+  return error == cudaSuccess ? int64_t(fitting) * n_sm : 0;
 }
 
 inline cudaError_t set_to_zero(void* memory, size_t bytes, [[maybe_unused]] cudaStream_t stream) {

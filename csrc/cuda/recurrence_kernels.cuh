@@ -88,10 +88,13 @@ cudaError_t RecurrenceKernels<M>::backward(const RecurrenceBackward& r, const Re
 }
 
 template <class M>
-bool RecurrenceKernels<M>::fits(const Plan& plan, bool backward, bool general) {
+int64_t RecurrenceKernels<M>::groups_at_once(const Plan& plan, bool backward, bool general) {
   const LaunchCfg config = config_of(plan, nullptr);
-  return backward ? can_run_at_once(config, kernel_of<RecurrenceBackward, M>(plan.engine, general))
-                  : can_run_at_once(config, kernel_of<RecurrenceForward, M>(plan.engine, general));
+  const int64_t clusters = backward ? clusters_at_once(config, kernel_of<RecurrenceBackward, M>(plan.engine, general))
+                                    : clusters_at_once(config, kernel_of<RecurrenceForward, M>(plan.engine, general));
+  // A grid's blocks are launched together, or not at all.
+  if (plan.engine == Engine::grid) return clusters >= plan.tiling.groups * plan.tiling.blocks ? plan.tiling.groups : 0;
+  return clusters;
 }
 
 }  // namespace rnndrop::cuda

@@ -35,6 +35,7 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   });
   m.def("set_ptx_version(int version) -> ()",
         [](int64_t version) { emu::device.ptx_version = static_cast<int>(version); });
+  m.def("set_input_parts(int n) -> ()", [](int64_t n) { cuda::wanted_parts = n; });
   m.def("streams_from_pool() -> int", [] { return c10::cuda::streams_from_pool; });
   m.def("launches() -> int", [] { return int64_t{emu::stats.launches}; });
 }

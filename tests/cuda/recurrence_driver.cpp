@@ -207,7 +207,7 @@ class Launch {
     std::fill(scratch_.begin(), scratch_.end(), char(0xff));
     launch_.scratch = scratch_.data();
     if (plan.engine != Engine::block &&
-        !with_kernels(kind, [&](auto kernels) { return kernels.fits(plan, backward, false); })) {
+        with_kernels(kind, [&](auto kernels) { return kernels.groups_at_once(plan, backward, false); }) == 0) {
       std::printf("FAIL the emulation has room for every launch\n");
       ++failures;
     }
@@ -324,7 +324,7 @@ void check_engines_without_kernels() {
     cuda::Plan plan;
     plan.engine = engine;
     try {
-      cuda::RecurrenceKernels<cuda::Float32>::fits(plan, false, false);
+      cuda::RecurrenceKernels<cuda::Float32>::groups_at_once(plan, false, false);
       std::printf("FAIL there are kernels for the engine %s\n", name_of(engine));
       ++failures;
     } catch (const std::logic_error&) {  // as it should

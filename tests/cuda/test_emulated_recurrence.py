@@ -111,6 +111,21 @@ def test_same_bits_under_every_schedule(op, emulated, engine, dtype):
         assert_same_bits(results, expected)
 
 
+@pytest.fixture
+def in_parts(op):
+    """Long sequences are projected in four parts, as somebody may ask."""
+    op.set_input_parts(4)
+    yield
+    op.set_input_parts(1)
+
+
+def test_a_long_sequence_is_projected_and_run_at_once_unless_asked_otherwise(op, emulated, use):
+    use("block")
+    problem = make_problem(64, 2, 3, 5)
+    assert launches_of(op, lambda: problem.solve(emulated))[1] == 2
+
+
+@pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
 @pytest.mark.parametrize("features", ["plain", "Gal a sample", "all"])
 def test_a_long_sequence_is_projected_and_run_in_parts(op, emulated, use, features, reverse):
@@ -121,6 +136,7 @@ def test_a_long_sequence_is_projected_and_run_in_parts(op, emulated, use, featur
     assert_equals_reference(problem, emulated, 1e-5)
 
 
+@pytest.mark.usefixtures("in_parts")
 def test_the_side_stream_is_taken_from_torch_once(op, emulated, use):
     use("block")
     make_problem(64, 2, 3, 5).solve(emulated)

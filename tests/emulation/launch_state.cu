@@ -39,9 +39,20 @@ cudaError_t with_the_limit_lowered() {
   return emu::launch_kernel(launch_config(config(kLarge), attributes), "touch_last", touch_last, kLarge);
 }
 
+// As an H100 of 132 multiprocessors runs them: a GPC of 18 or 16 holds one cluster of 16, one of 14 holds none.
+int clusters_of(unsigned blocks) {
+  LaunchCfg cfg = config(kLarge);
+  cfg.cluster = blocks;
+  return clusters_at_once(cfg, touch_last);
+}
+
 }  // namespace
 
 int main(int, char** argv) {
+  if (!std::strcmp(argv[1], "clusters")) {
+    std::printf("%d %d %d\n", clusters_of(1), clusters_of(8), clusters_of(16));
+    return 0;
+  }
   const bool lowered = !std::strcmp(argv[1], "lowered");
   std::printf("%d\n", lowered ? with_the_limit_lowered() : with_another_thread_in_between());
   return 0;
