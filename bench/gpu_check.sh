@@ -2,25 +2,26 @@
 # Everything that a machine with an NVIDIA GPU should do with this checkout: build in place, run the GPU tests, all of
 # compute-sanitizer on a small case, time what the kernels wait for, the benchmark with its bars, and the classifier.
 #
-#   bench/gpu_check.sh [PART...]       of: build tests latency sanitize bench compare      default: all of them
+#   bench/gpu_check.sh [PART...]    of: build tests latency sanitize repeat bench compare    default: all of them
 #
-# Where a command may take ten minutes and leave eight files at most, make three calls on one machine:
+# Where a command may take ten minutes and leave eight files at most, make four calls on one machine:
 #
 #   bench/gpu_check.sh build tests latency
 #   bench/gpu_check.sh sanitize
+#   bench/gpu_check.sh repeat
 #   bench/gpu_check.sh bench compare
 #
 # Every step runs, even if an earlier one failed; the exit status is 0 only if all of them passed.
 # Environment: OUT (build/gpu_check), the folder for logs and results; PYTHON (python3); GPU_CHECK_SECONDS, the limit for
-# everything together (500 for three parts or fewer, else 1500); RNNDROP_COMMIT, the commit where git is missing.
+# everything together (500 for three parts or fewer, else 2000); RNNDROP_COMMIT, the commit where git is missing.
 set -uo pipefail
 root=$(realpath "$(dirname "$0")/..")
 out=$(realpath -m "${OUT:-$root/build/gpu_check}")
 cd "$root" || exit 2
 python=${PYTHON:-python3}
-all_parts=(build tests latency sanitize bench compare)
+all_parts=(build tests latency sanitize repeat bench compare)
 parts=("${@:-${all_parts[@]}}")
-((${#parts[@]} > 3)) && seconds=1500 || seconds=500
+((${#parts[@]} > 3)) && seconds=2000 || seconds=500
 deadline=$((SECONDS + ${GPU_CHECK_SECONDS:-$seconds}))
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
@@ -68,10 +69,14 @@ gpu_tests() {
   # There is a GPU, so a test skipped for lack of one means a build without kernels.
   "$python" -c "$has_kernels"
 }
+# Each persistent engine 10,000 times in two dtypes; `tests` has the same a few hundred times.
+repeat() {
+  GPU_REPEATS=10000 "$python" -m pytest -m gpu -p no:cacheprovider tests/cuda/test_gpu.py -k same_bits_many_times
+}
 info() {
   nvidia-smi && "$python" -m rnndrop_cuda info
 }
-export -f gpu_tests info
+export -f gpu_tests repeat info
 export python has_kernels
 
 # Without torch's cache every tensor is an allocation of its own, so that memcheck sees an access past its end.
@@ -98,6 +103,7 @@ for part in "${parts[@]}"; do
       sanitize initcheck
       sanitize synccheck --kernel-regex kns=rnndrop
       ;;
+    repeat) step repeat 480 bash -c repeat ;;
     bench)
       step bench 400 "$python" -m bench.lstm --device cuda --out "$out/cuda.csv"
       step bars 20 "$python" -m bench.bars "$out/cuda.csv"

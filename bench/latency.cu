@@ -111,7 +111,7 @@ __device__ void grid_rounds(int rounds, unsigned* places, unsigned* wrong, const
   }
 }
 
-// As Exchange::pull of csrc/cuda/recurrence_kernels.cuh has it.
+// As GridExchange of csrc/cuda/recurrence_exchange.cuh has it, but that every poll acquires.
 template <bool kCheck>
 __global__ void __launch_bounds__(kMostThreads)
     grid_flag_barrier(int rounds, unsigned* flag, unsigned* places, unsigned* wrong) {
@@ -267,7 +267,7 @@ void measure_clusters(Bench& bench) {
     const size_t handed_over = threads * sizeof(uint4);  // by a block
     exchange.smem = 2 * blocks * handed_over;
     cfg.cluster = exchange.cluster = load.cluster = blocks;
-    if (!can_run_at_once(exchange, cluster_exchange<false>)) {
+    if (clusters_at_once(exchange, cluster_exchange<false>) == 0) {
       std::printf("# left out: clusters of %u blocks, which do not fit\n", blocks);
       continue;
     }

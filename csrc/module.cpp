@@ -47,5 +47,8 @@ PYBIND11_MODULE(_C, m) {
       "set_cuda_engine",
       [](const std::string& name) { rnndrop::cuda::wanted_engine = rnndrop::cuda::engine_named(name); },
       "Ask for a CUDA engine by name, in the whole process.");
+  m.def(
+      "set_cuda_input_parts", [](int64_t n) { rnndrop::cuda::wanted_parts = std::max<int64_t>(n, 1); },
+      "In how many parts long sequences are projected beside the recurrence, in the whole process: 1 until measured.");
   m.def("explain_cuda_engine", explain_cuda_engine, "Why a recurrence runs on which engine: (forward, backward).");
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -44,7 +46,24 @@ def test_a_large_layer_stays_on_chip_backward_too(shape, dtype, gpu):
 
 def test_a_step_of_a_large_layer_takes_longer_than_two_launches():
     """Both ways: W_hh is read anew at each step where it is not on chip, and what is handed over grows with B."""
-    assert explained(512, 64, 1024, 1024)[0] == ["grid", "stepwise"]
+    assert explained(512, 64, 1024, 1024)[0] == ["grid", "grid"]
+    names, text = explained(512, 1024, 256, 256, dtype=torch.float32)
+    assert names[1] == "stepwise" and "expects it to be faster than cluster" in text.splitlines()[1]
+
+
+def test_clusters_that_the_gpcs_have_no_room_for_run_one_after_the_other():
+    """An H100 runs seven clusters of 16 blocks at once, and not the eight that its multiprocessors are enough for."""
+    text = explained(512, 64, 512, 512, engine="cluster")[1]
+    forward, backward = text.splitlines()
+    assert "4 group(s) of 16 block(s)" in forward and "waves" not in forward
+    assert "8 group(s) of 16 block(s)" in backward and "times 2 waves" in backward
+
+
+def test_says_what_a_step_consists_of():
+    line = explained(512, 64, 256, 256)[1].splitlines()[0]
+    total, *parts = map(float, re.findall(r"(\d+\.\d+)", line))
+    product, cells, exchange, at_once = parts
+    assert abs(product + cells + exchange - at_once - total) < 0.07
 
 
 def test_nothing_comes_in_pieces_where_it_fits_whole():

@@ -60,7 +60,10 @@ Gpu current_gpu() {
 // One for each device and thread: every further stream would cost cuBLAS a workspace.
 c10::cuda::CUDAStream side_stream(c10::DeviceIndex device) {
   thread_local std::map<c10::DeviceIndex, c10::cuda::CUDAStream> streams;
-  return streams.try_emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device)).first->second;
+  const auto known = streams.find(device);
+  if (known != streams.end()) return known->second;
+  // Looked for first: torch has 32 streams to give, and then gives the same again.
+  return streams.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device)).first->second;
 }
 
 // The sequence in n parts, in the order of time.
@@ -97,6 +100,14 @@ Tensor scratch_for(const Plan& plan, const CheckedInputs& in) {
 }
 
 }  // namespace
+
+Plan plan_on_current_gpu(const RecurrenceShape& shape, bool general) {
+  return choose_plan(shape, current_gpu(), wanted_engine, [&](const Plan& candidate) {
+    return with_recurrence_kernels(shape.dtype, shape.tf32, [&](auto kernels) {
+      return kernels.groups_at_once(candidate, shape.backward, general);
+    });
+  });
+}
 
 CudaBackend::CudaBackend(c10::Device device)
     : guard_(device),
@@ -151,11 +162,7 @@ Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
   const auto known = plans.find(key);
   if (known != plans.end()) return known->second;
   const RecurrenceShape shape{in.dtype, tf32_, T, B, H, backward};
-  const Plan plan = choose_plan(shape, gpu, wanted, [&](const Plan& candidate) {
-    return with_recurrence_kernels(shape.dtype, shape.tf32,
-                                   [&](auto kernels) { return kernels.fits(candidate, backward, general); });
-  });
-  return plans.emplace(key, plan).first->second;
+  return plans.emplace(key, plan_on_current_gpu(shape, general)).first->second;
 }
 
 void CudaBackend::run_recurrence(const ForwardCall& call, const Plan& plan) const {

@@ -18,6 +18,9 @@
 
 namespace rnndrop::cuda {
 
+// The plan for the current device, whose driver is asked what it has room for. `general`: is_general of the call.
+Plan plan_on_current_gpu(const RecurrenceShape& shape, bool general);
+
 // Lives for one call of the op, in which nobody else uses this thread's cuBLAS handle.
 class CudaBackend final : public Backend, public Primitives {
  public:

@@ -8,6 +8,14 @@
 
 namespace rnndrop::cuda {
 
+// As much as one access reads or writes, at a multiple of its size.
+template <class T>
+constexpr int kVector = 16 / sizeof(T);
+template <class T>
+struct alignas(16) Vector {
+  T data[kVector<T>];
+};
+
 template <class scalar_t>
 using acc_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 

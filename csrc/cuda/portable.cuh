@@ -6,6 +6,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <utility>
 
 #ifdef RNNDROP_EMULATE_CUDA
 
@@ -17,21 +19,16 @@
   auto& name = *static_cast<std::add_pointer_t<__VA_ARGS__>>(::emu::static_shared(&name##_key, sizeof(__VA_ARGS__)))
 #define DYN_SHARED(T, name) T* name = static_cast<T*>(::emu::dynamic_shared())
 
+using emu::ld_acquire;
+using emu::ld_relaxed;
+using emu::ldmatrix_x2;
 using emu::ldmatrix_x4;
 using emu::mma_m16n8k16_bf16;
 using emu::mma_m16n8k16_f16;
 using emu::mma_m16n8k8_tf32;
+using emu::red_release_add;
 using emu::spin_pause;
 using emu::to_tf32;
-
-inline unsigned ld_acquire(const unsigned* address) {
-  emu::maybe_preempt();
-  return __atomic_load_n(address, __ATOMIC_ACQUIRE);
-}
-inline void red_release_add(unsigned* address, unsigned value) {
-  emu::maybe_preempt();
-  __atomic_fetch_add(address, value, __ATOMIC_ACQ_REL);
-}
 
 inline void cp_async16(void* to_shared, const void* from, bool valid = true) {
   emu::copy_async(to_shared, from, 16, valid ? 16 : 0);
@@ -63,7 +60,13 @@ using shared_type = T;
   extern __shared__ __align__(1024) unsigned char dyn_shared_bytes[]; \
   T* name = reinterpret_cast<T*>(dyn_shared_bytes)
 
-// Ordering between blocks comes from this pair alone: the race checker does not follow a fence with a relaxed atomic.
+// Ordering between blocks comes from ld_acquire and red_release_add alone: the race checker does not follow a fence
+// with a relaxed atomic. A relaxed load only says that it is time to acquire.
+__device__ inline unsigned ld_relaxed(const unsigned* address) {
+  unsigned value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
 __device__ inline unsigned ld_acquire(const unsigned* address) {
   unsigned value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
@@ -118,6 +121,13 @@ __device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
                : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
                : "memory");
 }
+// The first two of them; lanes 0 to 15 name the rows.
+__device__ inline void ldmatrix_x2(uint32_t (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
 // Rounds to nearest, ties away from zero.
 __device__ inline uint32_t to_tf32(float x) {
   uint32_t bits;
@@ -137,7 +147,6 @@ struct LaunchCfg {
   unsigned cluster = 1;  // blocks in a cluster, along x; more than 1 needs sm_90
 };
 
-#ifndef RNNDROP_EMULATE_CUDA
 // What the launch asks for beyond its grid. `attributes` holds it and has to outlive the configuration.
 inline cudaLaunchConfig_t launch_config(const LaunchCfg& cfg, cudaLaunchAttribute (&attributes)[2]) {
   unsigned count = 0;
@@ -151,57 +160,72 @@ inline cudaLaunchConfig_t launch_config(const LaunchCfg& cfg, cudaLaunchAttribut
     attributes[count].val.clusterDim.y = 1;
     attributes[count++].val.clusterDim.z = 1;
   }
-  cudaLaunchConfig_t config{};
-  config.gridDim = cfg.grid;
-  config.blockDim = cfg.block;
-  config.dynamicSmemBytes = cfg.smem;
-  config.stream = cfg.stream;
-  config.attrs = attributes;
-  config.numAttrs = count;
-  return config;
+  // In the order of its members, one of which has a name that the emulation defines.
+  return {cfg.grid, cfg.block, cfg.smem, cfg.stream, attributes, count};
 }
 
-// What a kernel may have only if it is asked for before the launch.
-template <class Kernel>
-cudaError_t allow(const LaunchCfg& cfg, Kernel* kernel) {
+// What a kernel may have only if it is asked for before the launch. It is asked for once for each kernel and device,
+// and all that there is: a launch that asked for its own size would take the rest from one that another thread is about
+// to make.
+template <class... P>
+cudaError_t allow(const LaunchCfg& cfg, void (*kernel)(P...)) {
   constexpr size_t kSmemWithoutAsking = 48 * 1024;
   constexpr unsigned kPortableCluster = 8;
-  cudaError_t error = cudaSuccess;
-  if (cfg.smem > kSmemWithoutAsking) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(cfg.smem));
+  struct Allowed {
+    bool shared_memory = false, any_cluster = false;
+  };
+  thread_local std::map<std::pair<void (*)(P...), int>, Allowed> of_kernels;
+  const bool large = cfg.smem > kSmemWithoutAsking, wide = cfg.cluster > kPortableCluster;
+  if (!large && !wide) return cudaSuccess;
+  int device = 0, most = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  Allowed& allowed = of_kernels[{kernel, device}];
+  if (large && !allowed.shared_memory) {
+    cudaFuncAttributes attributes;
+    error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error != cudaSuccess) return error;
+    most -= static_cast<int>(attributes.sharedSizeBytes);
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    if (error != cudaSuccess) return error;
+    allowed.shared_memory = true;
   }
-  if (error == cudaSuccess && cfg.cluster > kPortableCluster) {
+  if (wide && !allowed.any_cluster) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    allowed.any_cluster = error == cudaSuccess;
   }
   return error;
 }
-#endif
 
-// Whether the blocks that wait for each other can run at once on the current device: all of a cooperative launch, those
-// of one cluster.
+// Whether what HAS_CLUSTERS guards is in the kernel. On a GPU that has clusters it is not, where the driver compiled
+// the kernel from an older GPU's PTX.
 template <class... P>
-bool can_run_at_once([[maybe_unused]] const LaunchCfg& cfg, [[maybe_unused]] void (*kernel)(P...)) {
-#ifdef RNNDROP_EMULATE_CUDA
-  return true;
-#else
-  int fitting = 0, device = 0, n_sm = 0;
+bool is_compiled_with_clusters(void (*kernel)(P...)) {
+  constexpr int kFirstWithClusters = 90;
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= kFirstWithClusters;
+}
+
+// How many clusters of a launch the current device runs at once; without clusters, how many blocks. 0 where it cannot.
+template <class... P>
+int64_t clusters_at_once(const LaunchCfg& cfg, void (*kernel)(P...)) {
+  int fitting = 0, device = 0, n_sm = 1;
   cudaError_t error = allow(cfg, kernel);
-  if (error == cudaSuccess && cfg.cluster > 1) {
+  if (error == cudaSuccess && cfg.cluster > 1 && !is_compiled_with_clusters(kernel)) {
+    error = cudaErrorNoKernelImageForDevice;
+  } else if (error == cudaSuccess && cfg.cluster > 1) {
     cudaLaunchAttribute attributes[2];
     const cudaLaunchConfig_t config = launch_config(cfg, attributes);
     error = cudaOccupancyMaxActiveClusters(&fitting, kernel, &config);
   } else if (error == cudaSuccess) {
     error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fitting, kernel, static_cast<int>(cfg.block.x), cfg.smem);
-    if (error == cudaSuccess && cfg.coop) {
-      cudaGetDevice(&device);
-      cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, device);
-      fitting = int64_t(fitting) * n_sm >= cfg.grid.x;
-    }
+    if (error == cudaSuccess) error = cudaGetDevice(&device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, device);
   }
   // Only a question was asked: its error must not surface at the next launch.
   if (error != cudaSuccess) cudaGetLastError();
-  return error == cudaSuccess && fitting > 0;
-#endif
+  return error == cudaSuccess ? int64_t(fitting) * n_sm : 0;
 }
 
 inline cudaError_t set_to_zero(void* memory, size_t bytes, [[maybe_unused]] cudaStream_t stream) {
@@ -215,14 +239,13 @@ inline cudaError_t set_to_zero(void* memory, size_t bytes, [[maybe_unused]] cuda
 
 template <class... P, class... A>
 cudaError_t launch_kernel(const LaunchCfg& cfg, [[maybe_unused]] const char* name, void (*kernel)(P...), A... args) {
-#ifdef RNNDROP_EMULATE_CUDA
-  emu::launch({cfg.grid, cfg.block, cfg.smem, cfg.coop, cfg.cluster, name}, [=] { kernel(args...); });
-  return cudaSuccess;
-#else
   const cudaError_t error = allow(cfg, kernel);
   if (error != cudaSuccess) return error;
   cudaLaunchAttribute attributes[2];
   const cudaLaunchConfig_t config = launch_config(cfg, attributes);
+#ifdef RNNDROP_EMULATE_CUDA
+  return emu::launch_kernel(config, name, kernel, args...);
+#else
   return cudaLaunchKernelEx(&config, kernel, args...);
 #endif
 }

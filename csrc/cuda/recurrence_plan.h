@@ -25,6 +25,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "host_device.h"
 #include "params.h"
@@ -65,6 +66,8 @@ struct RecurrenceShape {
 constexpr int kCellsOfThread = 2;
 // Few enough for each to have the registers it needs: a float64 takes two.
 constexpr int max_threads(int64_t scalar_size) { return scalar_size == 8 ? 256 : 512; }
+// Tiles of samples that a warp multiplies with what it has read of W_hh; the sums of all of them are in registers.
+constexpr int most_tiles_at_once(Math math) { return math == Math::plain ? 1 : 4; }
 constexpr int kMaxCluster = 16;
 // Each further piece of the input costs one more barrier.
 constexpr int64_t kMaxPieces = 16;
@@ -78,11 +81,12 @@ struct Tiling {
   int64_t batch = 0;   // samples of a group
   int64_t rows = 0;    // of W_hh in a block: 4 * units forward, units backward
   int64_t rows_padded = 0;
-  int64_t K = 0;       // columns: blocks * units forward, 4 * blocks * units backward
-  int64_t ld = 0;      // elements from row to row of W_hh
-  int64_t piece = 0;   // columns of the input that are in shared memory at a time: K, or fewer
-  int64_t ld_in = 0;   // elements from sample to sample of the input
-  int64_t splits = 0;  // parts of a piece that are multiplied apart and then added
+  int64_t K = 0;        // columns: blocks * units forward, 4 * blocks * units backward
+  int64_t ld = 0;       // elements from row to row of W_hh
+  int64_t piece = 0;    // columns of the input that are in shared memory at a time: K, or fewer
+  int64_t ld_in = 0;    // elements from sample to sample of the input
+  int64_t at_once = 0;  // tiles of samples that a warp multiplies with what it has read of W_hh: 1, 2 or 4
+  int64_t splits = 0;   // parts of a piece that are multiplied apart and then added
   int64_t threads = 0;
   HOST_DEVICE int64_t padded_units() const { return blocks * units; }
   HOST_DEVICE int64_t ld_partial() const { return rows_padded + 4; }
@@ -92,11 +96,22 @@ struct Tiling {
   HOST_DEVICE int64_t buffers(Engine engine) const { return engine == Engine::cluster || pieces() > 1 ? 2 : 1; }
 };
 
+// What a step takes, and what of.
+struct StepEstimate {
+  int64_t waves = 1;    // launches' blocks that run one after the other: each of them does all steps
+  double product = 0;   // W_hh with h~ or da
+  double cells = 0;     // the pointwise pass, and the barrier ahead of it
+  double exchange = 0;  // until every block of the group has what all of them made
+  double together = 0;  // of product and exchange, what happens at once
+  double ns() const { return waves * (product + cells + exchange - together); }
+};
+
 struct Plan {
   Engine engine = Engine::stepwise;
   Tiling tiling;
   int64_t shared_memory = 0;  // bytes
-  double step_ns = 0;         // what the model below expects of a step
+  StepEstimate step;
+  double step_ns = 0;  // what the model expects of a step
   std::string why;
 };
 
@@ -167,6 +182,7 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
   const auto row_length = [&](int64_t columns) { return (round_up(columns * size, 128) + 16) / size; };
   t.ld = row_length(t.K);
   t.ld_in = row_length(t.piece);
+  t.at_once = std::min<int64_t>(batch / tile.batch, most_tiles_at_once(math));
   // Enough threads for the cells, and for a warp to have about eight tiles a step at most.
   const int64_t tiles = ceil_div(t.rows, tile.rows) * ceil_div(batch, tile.batch), depth = ceil_div(t.K, tile.K);
   t.threads = 64;
@@ -175,41 +191,62 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
     t.threads *= 2;
   }
   // A long chain of dependent products is cut, but not into pieces too short to be worth adding up.
-  const int64_t depth_of_piece = ceil_div(t.piece, tile.K);
-  t.splits = std::clamp<int64_t>(t.threads / 32 / tiles, 1, std::max<int64_t>(depth_of_piece / 2, 1));
+  const int64_t depth_of_piece = ceil_div(t.piece, tile.K), of_warps = tiles / t.at_once;
+  t.splits = std::clamp<int64_t>(t.threads / 32 / of_warps, 1, std::max<int64_t>(depth_of_piece / 2, 1));
   return t;
 }
 
 // ---------------------------------------------------------------- the model
-// DERIVED from data sheets and from published latencies, not measured: no GPU has run this yet. bench/gpu_check.sh
-// measures every engine side by side; what it says belongs here.
-constexpr double kNsSharedByte = 1 / 220.;     // an SM reads 128 bytes of shared memory a cycle, at 1.75 GHz
-constexpr double kNsTile[] = {40., 14., 20.};  // a warp's tile by Math: plain, tf32, half; latency of a dependent one
-constexpr double kNsBarrier = 25, kNsCells = 150;  // a block's barrier; the pointwise pass with its loads from memory
-constexpr double kNsCluster = 450;                 // cluster barrier and the way through distributed shared memory
-constexpr double kNsGrid = 1200;                   // flag up and down through the second cache
-constexpr double kNsL2Byte = 1 / 5000.;            // all SMs together
-constexpr double kNsLaunches = 6000;               // stepwise: two a step
-constexpr double kNsFlop[] = {1 / 500., 1 / 3700., 1 / 7500.};  // an SM in a large GEMM, by Math
+// DERIVED from data sheets, published latencies and a close reading of the machine code, not measured: no GPU has run
+// this yet. bench/gpu_check.sh measures every engine side by side, and bench/latency.cu what follows; what they say
+// belongs here.
 
-inline double estimate_step_ns(Engine engine, const RecurrenceShape& shape, const Tiling& t, const Gpu& gpu) {
+// An SM reads 128 bytes of shared memory a cycle, at 1.75 GHz.
+constexpr double kNsSharedByte = 1 / 220.;
+// Other blocks' shared memory is about nine times slower than the block's own (arXiv 2402.13499).
+constexpr double kNsDistributedByte = 1 / 25.;
+// Second cache, all SMs together.
+constexpr double kNsL2Byte = 1 / 5000.;
+// A warp's tile by Math: plain, tf32, half. On tensor cores the latency of a dependent one; plain from the machine
+// code: 5 loads of 16 bytes and 16 multiply-adds, issued for 4 warps in turn, some 100 cycles.
+constexpr double kNsTile[] = {60., 14., 20.};
+// A block's barrier.
+constexpr double kNsBarrier = 25;
+// The pointwise pass of two cells, from the machine code: with a sum of splits as a chain of loads it was 400 to 850;
+// side by side, three sigmoids and then two tanh, it is some 500 cycles.
+constexpr double kNsCells = 300;
+// Cluster barrier with the stores into the other blocks ahead of it and the fence behind them: 700 to 900. The lower
+// end, since the fence no longer waits for stores to memory.
+constexpr double kNsCluster = 700;
+// Fence, flag up and down through the second cache: 1200, which was 10 to 30 % too little.
+constexpr double kNsGrid = 1450;
+// Stepwise: two launches a step, made by a host that takes 10 to 14 us for them.
+constexpr double kNsLaunches = 12000;
+// An SM in a large GEMM, by Math.
+constexpr double kNsFlop[] = {1 / 500., 1 / 3700., 1 / 7500.};
+
+inline StepEstimate estimate_step(Engine engine, const RecurrenceShape& shape, const Tiling& t, int64_t waves) {
   const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
   const int64_t warps = t.threads / 32, row_bytes = t.K * size_of(shape.dtype);
   const int64_t tiles_rows = ceil_div(t.rows, tile.rows), tiles_batch = ceil_div(t.batch, tile.batch);
   const int64_t tiles = tiles_rows * tiles_batch * ceil_div(t.K, tile.K);
-  const double product = std::max(ceil_div(tiles, warps) * kNsTile[static_cast<int>(math_of(shape))],
-                                  (t.rows * tiles_batch + t.batch * tiles_rows) * row_bytes * kNsSharedByte);
-  double exchange = kNsBarrier, together = 0;
-  if (engine == Engine::cluster)
-    exchange = kNsCluster + (t.blocks - 1) * t.batch * row_bytes / t.blocks * kNsSharedByte;
+  StepEstimate step;
+  step.waves = waves;
+  step.product =
+      std::max(ceil_div(tiles, warps) * kNsTile[static_cast<int>(math_of(shape))],
+               (t.rows * ceil_div(tiles_batch, t.at_once) + t.batch * tiles_rows) * row_bytes * kNsSharedByte);
+  step.cells = kNsBarrier + kNsCells;
+  step.exchange = kNsBarrier;
+  if (engine == Engine::cluster) {
+    step.exchange = kNsCluster + (t.blocks - 1) * t.batch * row_bytes / t.blocks * kNsDistributedByte;
+  }
   if (engine == Engine::grid) {
     const double way = t.groups * t.blocks * t.batch * row_bytes * kNsL2Byte;
     const int64_t pieces = t.pieces();
-    exchange = kNsGrid + way + (pieces - 1) * kNsBarrier;
-    together = std::min(way, product) * (pieces - 1) / pieces;
+    step.exchange = kNsGrid + way + (pieces - 1) * kNsBarrier;
+    step.together = std::min(way, step.product) * (pieces - 1) / pieces;
   }
-  const int64_t waves = ceil_div(t.groups * t.blocks, gpu.n_sm);
-  return waves * (product + kNsBarrier + kNsCells + exchange - together);
+  return step;
 }
 
 // Its GEMM reads all of W_hh, through the second cache, and writes and reads what a pointwise kernel then adds to.
@@ -222,25 +259,47 @@ inline double estimate_stepwise_ns(const RecurrenceShape& shape, const Gpu& gpu)
 // ---------------------------------------------------------------- the choice
 
 inline std::string describe(const Plan& plan) {
-  char text[256], pieces[32] = "";
+  char text[512], pieces[32] = "", waves[32] = "";
   const Tiling& t = plan.tiling;
+  const StepEstimate& step = plan.step;
+  if (step.waves > 1) std::snprintf(waves, sizeof waves, ", times %ld waves", long(step.waves));
   if (t.pieces() > 1) std::snprintf(pieces, sizeof pieces, ", %ld pieces", long(t.pieces()));
-  std::snprintf(text, sizeof text,
-                "%s: %ld group(s) of %ld block(s), %ld units and %ld samples a block%s, %ld threads, %ld KiB of shared "
-                "memory; about %.1f us a step by the model",
-                name_of(plan.engine), long(t.groups), long(t.blocks), long(t.units), long(t.batch), pieces,
-                long(t.threads), long(plan.shared_memory / 1024), plan.step_ns / 1000);
+  std::snprintf(
+      text, sizeof text,
+      "%s: %ld group(s) of %ld block(s), %ld units and %ld samples a block%s, %ld threads, %ld KiB of shared "
+      "memory; about %.1f us a step by the model (product %.2f, cells %.2f, exchange %.2f, of which at once %.2f%s)",
+      name_of(plan.engine), long(t.groups), long(t.blocks), long(t.units), long(t.batch), pieces, long(t.threads),
+      long(plan.shared_memory / 1024), plan.step_ns / 1000, step.product / 1000, step.cells / 1000,
+      step.exchange / 1000, step.together / 1000, waves);
   return text;
 }
 
-// By the model the fastest of all tilings that fit and that `runs` accepts, which knows how many blocks the GPU really
-// has room for. `wanted` restricts the choice to one engine. Stepwise where there is none.
-inline Plan choose_plan(
-    const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
-    const std::function<bool(const Plan&)>& runs = [](const Plan&) { return true; }) {
+// Multiprocessors of each GPC, within one of which a cluster lies. Where no driver can be asked: as an H100 of 132 was
+// seen to have them (it runs 15 clusters of 8 at once, and 7 of 16), otherwise full ones of 16.
+inline std::vector<int64_t> gpcs_of(const Gpu& gpu) {
+  if (gpu.n_sm == 132) return {18, 18, 18, 16, 16, 16, 16, 14};
+  std::vector<int64_t> gpcs(gpu.n_sm / 16, 16);
+  if (gpu.n_sm % 16) gpcs.push_back(gpu.n_sm % 16);
+  return gpcs;
+}
+
+// How many groups of a plan run at once, by what is known without a driver: a block to a multiprocessor.
+inline int64_t groups_at_once(const Plan& plan, const Gpu& gpu) {
+  const int64_t blocks = plan.tiling.blocks;
+  if (plan.engine != Engine::cluster) return gpu.n_sm / blocks;
+  int64_t clusters = 0;
+  for (const int64_t n : gpcs_of(gpu)) clusters += n / blocks;
+  return clusters;
+}
+
+// By the model the fastest of all tilings that fit and of which at least one group runs: `at_once` says how many do, 0
+// where the GPU has no room for any. `wanted` restricts the choice to one engine. Stepwise where there is none.
+inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
+                        std::function<int64_t(const Plan&)> at_once = {}) {
+  if (!at_once) at_once = [&](const Plan& plan) { return groups_at_once(plan, gpu); };
   const double stepwise_ns = estimate_stepwise_ns(shape, gpu);
   const auto stepwise = [&](const std::string& why) {
-    return Plan{Engine::stepwise, {}, 0, stepwise_ns, "stepwise: " + why};
+    return Plan{Engine::stepwise, {}, 0, {}, stepwise_ns, "stepwise: " + why};
   };
   if (wanted == Engine::stepwise) return stepwise("asked for");
   if (shape.B == 0) return stepwise("the batch is empty");
@@ -254,15 +313,27 @@ inline Plan choose_plan(
     if (batch * tiling.units > max_threads(size_of(shape.dtype)) * kCellsOfThread) return;
     if (engine == Engine::grid && tiling.groups * blocks > gpu.n_sm) return;
     int64_t bytes = shared_memory_of(engine, tiling, shape.dtype);
+    while (bytes > gpu.shared_memory && tiling.splits > 1) {
+      --tiling.splits;
+      bytes = shared_memory_of(engine, tiling, shape.dtype);
+    }
     for (int64_t n = 2; bytes > gpu.shared_memory && n <= most_pieces; ++n) {
       tiling = make_tiling(shape, blocks, batch, n);
       bytes = shared_memory_of(engine, tiling, shape.dtype);
     }
     if (bytes > gpu.shared_memory) return;
-    const double step_ns = estimate_step_ns(engine, shape, tiling, gpu);
-    if (found && step_ns >= best.step_ns) return;
-    const Plan plan{engine, tiling, bytes, step_ns, ""};
-    if (!runs(plan)) return;
+    const auto estimate = [&](int64_t groups) {
+      return estimate_step(engine, shape, tiling, ceil_div(tiling.groups, std::max<int64_t>(groups, 1)));
+    };
+    // Blocks that share a multiprocessor have half of it each, so that more than one on each is no gain.
+    const int64_t most = gpu.n_sm / blocks;
+    if (found && estimate(most).ns() >= best.step_ns) return;
+    Plan plan{engine, tiling, bytes, {}, 0, ""};
+    const int64_t groups = std::min(most, at_once(plan));
+    if (groups < 1) return;
+    plan.step = estimate(groups);
+    plan.step_ns = plan.step.ns();
+    if (found && plan.step_ns >= best.step_ns) return;
     found = true;
     best = plan;
   };
@@ -293,11 +364,15 @@ inline Plan choose_plan(
 
 // ---------------------------------------------------------------- the GEMM with x, ahead of the recurrence
 
-// In how many parts of the sequence the input is projected on a stream of its own, while the parts before it run: one,
-// where the recurrence is short or leaves the GEMM no multiprocessors. DERIVED as well.
+// In how many parts of the sequence the input is projected on a stream of its own, while the parts before it run, in
+// the whole process. One until a GPU has shown that more are faster: the GEMMs of later parts are queued ahead of the
+// recurrence, which may have to wait for its multiprocessors, and each part is one more launch.
+inline std::atomic<int64_t> wanted_parts{1};
+
+// One, where the recurrence is short or leaves the GEMM no multiprocessors.
 inline int64_t overlapped_parts(const Plan& plan, int64_t T, const Gpu& gpu) {
   const int64_t busy = plan.tiling.groups * plan.tiling.blocks;
-  return T >= 64 && busy * 4 <= gpu.n_sm * 3 ? 4 : 1;
+  return T >= 64 && busy * 4 <= gpu.n_sm * 3 ? wanted_parts.load() : 1;
 }
 
 }  // namespace rnndrop::cuda

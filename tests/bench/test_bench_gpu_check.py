@@ -52,6 +52,7 @@ STEPS_OF = {
     "tests": ["tests"],
     "latency": ["latency"],
     "sanitize": ["memcheck", "racecheck", "initcheck", "synccheck"],
+    "repeat": ["repeat"],
     "bench": ["bench", "bars"],
     "compare": ["compare"],
 }
@@ -77,6 +78,7 @@ def test_gpu_check_runs_every_step_into_one_folder(tmp_path: Path, gpu_host: dic
         "tests": "-m gpu",
         "latency": "bench.latency --out",
         **{tool: f"--tool {tool} " for tool in STEPS_OF["sanitize"]},
+        "repeat": "tests/cuda/test_gpu.py -k same_bits_many_times",
         "bench": f"bench.lstm --device cuda --out {out}/cuda.csv",
         "bars": f"bench.bars {out}/cuda.csv",
         "compare": "compare --device cuda --quick",
@@ -85,7 +87,7 @@ def test_gpu_check_runs_every_step_into_one_folder(tmp_path: Path, gpu_host: dic
         assert command in (out / f"{step}.log").read_text(), step
 
 
-@pytest.mark.parametrize("parts", [("build", "tests", "latency"), ("sanitize",), ("bench", "compare")])
+@pytest.mark.parametrize("parts", [("build", "tests", "latency"), ("sanitize",), ("repeat",), ("bench", "compare")])
 def test_gpu_check_runs_the_parts_asked_for(tmp_path: Path, gpu_host: dict[str, str], parts: tuple[str, ...]) -> None:
     status, log = gpu_check(tmp_path / "out", *parts, **gpu_host)
     assert status == 0, log
@@ -99,7 +101,7 @@ def test_gpu_check_runs_the_parts_asked_for(tmp_path: Path, gpu_host: dict[str, 
 def test_gpu_check_names_a_part_that_it_does_not_have(tmp_path: Path, gpu_host: dict[str, str]) -> None:
     status, log = gpu_check(tmp_path / "out", "build", "fly", **gpu_host)
     assert (status, log) == (
-        2, "gpu_check: no part 'fly': choose from build tests latency sanitize bench compare\n",
+        2, "gpu_check: no part 'fly': choose from build tests latency sanitize repeat bench compare\n",
     )  # fmt: skip
 
 
@@ -112,7 +114,12 @@ def test_gpu_check_wants_a_build_before_the_other_parts(tmp_path: Path, gpu_host
 
 @pytest.mark.parametrize(
     "broken, steps",
-    [("build_ext", ["build"]), ("-m pytest", ["tests"]), ("small_case", STEPS_OF["sanitize"]), ("bars", ["bars"])],
+    [
+        ("build_ext", ["build"]),
+        ("-m pytest", ["tests", "repeat"]),
+        ("small_case", STEPS_OF["sanitize"]),
+        ("bars", ["bars"]),
+    ],
 )
 def test_gpu_check_goes_on_after_a_step_that_failed(
     tmp_path: Path, gpu_host: dict[str, str], broken: str, steps: list[str]

@@ -30,7 +30,13 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
     gpu.major = static_cast<int>(major);
     gpu.multiProcessorCount = static_cast<int>(n_sm);
     gpu.sharedMemPerBlockOptin = bytes;
+    emu::device.major = static_cast<int>(major);
+    emu::device.shared_bytes = static_cast<int>(bytes);
   });
+  m.def("set_ptx_version(int version) -> ()",
+        [](int64_t version) { emu::device.ptx_version = static_cast<int>(version); });
+  m.def("set_input_parts(int n) -> ()", [](int64_t n) { cuda::wanted_parts = n; });
+  m.def("streams_from_pool() -> int", [] { return c10::cuda::streams_from_pool; });
   m.def("launches() -> int", [] { return int64_t{emu::stats.launches}; });
 }
 

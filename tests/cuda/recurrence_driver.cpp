@@ -197,14 +197,17 @@ class Launch {
     const int64_t tile = cuda::warp_tile(cuda::math_of(sizes), kind.dtype).batch;
     cuda::Plan& plan = launch_.plan;
     plan.engine = Engine(one_of({int64_t(Engine::block), int64_t(Engine::cluster), int64_t(Engine::grid)}));
-    const int64_t blocks = plan.engine == Engine::block ? 1 : one_of({2, 3, 5}), batch = tile * one_of({1, 2});
+    const int64_t blocks = plan.engine == Engine::block ? 1 : one_of({2, 3, 5});
+    int64_t batch = tile * one_of({1, 2, 4});
+    const int64_t cells = cuda::max_threads(cuda::size_of(kind.dtype)) * cuda::kCellsOfThread;
+    while (batch * cuda::make_tiling(sizes, blocks, batch).units > cells) batch /= 2;
     plan.tiling = cuda::make_tiling(sizes, blocks, batch, plan.engine == Engine::grid ? one_of({1, 2, 3, 4}) : 1);
     plan.shared_memory = cuda::shared_memory_of(plan.engine, plan.tiling, kind.dtype);
     scratch_.resize(cuda::scratch_bytes(plan, kind.dtype));
     std::fill(scratch_.begin(), scratch_.end(), char(0xff));
     launch_.scratch = scratch_.data();
     if (plan.engine != Engine::block &&
-        !with_kernels(kind, [&](auto kernels) { return kernels.fits(plan, backward, false); })) {
+        with_kernels(kind, [&](auto kernels) { return kernels.groups_at_once(plan, backward, false); }) == 0) {
       std::printf("FAIL the emulation has room for every launch\n");
       ++failures;
     }
@@ -321,7 +324,7 @@ void check_engines_without_kernels() {
     cuda::Plan plan;
     plan.engine = engine;
     try {
-      cuda::RecurrenceKernels<cuda::Float32>::fits(plan, false, false);
+      cuda::RecurrenceKernels<cuda::Float32>::groups_at_once(plan, false, false);
       std::printf("FAIL there are kernels for the engine %s\n", name_of(engine));
       ++failures;
     } catch (const std::logic_error&) {  // as it should

@@ -111,6 +111,21 @@ def test_same_bits_under_every_schedule(op, emulated, engine, dtype):
         assert_same_bits(results, expected)
 
 
+@pytest.fixture
+def in_parts(op):
+    """Long sequences are projected in four parts, as somebody may ask."""
+    op.set_input_parts(4)
+    yield
+    op.set_input_parts(1)
+
+
+def test_a_long_sequence_is_projected_and_run_at_once_unless_asked_otherwise(op, emulated, use):
+    use("block")
+    problem = make_problem(64, 2, 3, 5)
+    assert launches_of(op, lambda: problem.solve(emulated))[1] == 2
+
+
+@pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
 @pytest.mark.parametrize("features", ["plain", "Gal a sample", "all"])
 def test_a_long_sequence_is_projected_and_run_in_parts(op, emulated, use, features, reverse):
@@ -119,6 +134,15 @@ def test_a_long_sequence_is_projected_and_run_in_parts(op, emulated, use, featur
     _, launches = launches_of(op, lambda: problem.solve(emulated))
     assert launches == 4 + 1  # forward in four parts, backward in one
     assert_equals_reference(problem, emulated, 1e-5)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_the_side_stream_is_taken_from_torch_once(op, emulated, use):
+    use("block")
+    make_problem(64, 2, 3, 5).solve(emulated)
+    taken = op.streams_from_pool()
+    make_problem(64, 2, 3, 5).solve(emulated)
+    assert op.streams_from_pool() == taken
 
 
 def test_inference_saves_nothing_and_gives_the_same(op, emulated, engine):
@@ -147,6 +171,17 @@ def test_goes_step_by_step_where_the_engine_cannot_run(op, emulated, use, engine
     _, launches = launches_of(op, lambda: problem.solve(emulated))
     assert launches == 2 * 3
     assert_equals_reference(problem, emulated, 1e-5)
+
+
+@pytest.mark.parametrize(("ptx_version", "launches"), [(80, 2 * 3), (90, 2)])
+def test_no_cluster_of_kernels_that_were_compiled_without(op, emulated, use, ptx_version, launches):
+    """An older GPU's PTX runs on a newer one, whose blocks then hand each other nothing."""
+    use("cluster", (9, 132, 20000 + ptx_version))  # a GPU for itself: plans are remembered
+    op.set_ptx_version(ptx_version)
+    problem = make_problem(3, 4, 5, 40)
+    _, found = launches_of(op, lambda: problem.solve(emulated))
+    op.set_ptx_version(90)
+    assert found == launches
 
 
 def test_an_empty_batch_launches_nothing(op, emulated, use):

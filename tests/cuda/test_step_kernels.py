@@ -28,6 +28,6 @@ def test_sanitizers_find_nothing(sanitize, steps):
 def test_every_line_of_the_kernels_runs():
     pytest.importorskip("gcovr", reason="line coverage needs gcovr: pip install gcovr")
     program = toolchain.build_program("step_driver", DRIVER, coverage=True)
-    runs = toolchain.lines_run(program, KERNELS, "300")
+    runs = toolchain.lines_run(program, [KERNELS], "300")[KERNELS]
     assert len(runs) > 100
     assert [line for line, count in runs.items() if count == 0] == [], f"lines of {KERNELS.name} that no test runs"

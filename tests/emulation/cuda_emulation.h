@@ -13,12 +13,15 @@
 #include <cstring>
 #include <type_traits>
 
+#include "runtime/async.h"
 #include "runtime/atomics.h"
 #include "runtime/barriers.h"
+#include "runtime/driver.h"
 #include "runtime/memory.h"
 #include "runtime/scheduler.h"
 #include "runtime/tensor_cores.h"
 #include "runtime/warp.h"
+#include "runtime/weak_hooks.h"
 
 // ---- declarations
 
@@ -53,7 +56,11 @@
 
 inline void __syncthreads(emu::Caller at = emu::Caller::here()) { emu::sync_block(at); }
 inline void __syncwarp(unsigned mask = ~0u, emu::Caller at = emu::Caller::here()) { emu::sync_warp(mask, at); }
-inline void __threadfence() {}  // not modelled, see README.md
+// The race checker does not follow it, see README.md.
+inline void __threadfence() {
+  emu::release_block();
+  emu::acquire_block();
+}
 
 // In a shuffle of width w a lane only reads within its own group of w lanes; beyond that it keeps its value.
 template <class T>
@@ -97,6 +104,8 @@ struct grid_group {
 };
 struct cluster_group {
   void sync(emu::Caller at = emu::Caller::here()) const { emu::sync_cluster(at); }
+  void barrier_arrive(emu::Caller at = emu::Caller::here()) const { emu::arrive_at_cluster(at); }
+  void barrier_wait(emu::Caller at = emu::Caller::here()) const { emu::wait_for_cluster(at); }
   unsigned num_blocks() const { return emu::running->launch.cluster; }
   unsigned block_rank() const { return blockIdx.x % num_blocks(); }  // clusters lie along x
   template <class T>

@@ -5,12 +5,13 @@
 #include <map>
 #include <string>
 
+#include "async_exchange.cuh"
 #include "portable.cuh"
 
 namespace {
 
 constexpr unsigned kAll = 0xffffffffu;
-const LaunchCfg kOneWarp{dim3(1), dim3(32)};
+const LaunchCfg kOneWarp{dim3(1), dim3(32)}, kOneThread{dim3(1), dim3(1)};
 
 __global__ void empty(int) {}
 
@@ -79,6 +80,13 @@ __global__ void rank_outside_cluster(int) {
   cg::this_cluster().map_shared_rank(smem, 2);
 }
 
+__global__ void cluster_arrival_twice(int) {
+  cg::this_cluster().barrier_arrive();
+  cg::this_cluster().barrier_arrive();
+}
+
+__global__ void cluster_wait_without_arrival(int) { cg::this_cluster().barrier_wait(); }
+
 __global__ void map_of_local_memory(int) {
   int local = 0;
   cg::this_cluster().map_shared_rank(&local, 0);
@@ -92,6 +100,27 @@ __device__ int deep(int calls) {
 __global__ void stack_overflow(int* out) { *out = deep(1000); }
 
 alignas(16) char bytes[32];
+
+__global__ void mbarrier_misuse(const char* what) {
+  SHARED(mbarrier, uint64_t[2]);
+  SHARED(to, float4);
+  const std::string name = what;
+  if (name != "not_initialised") mbarrier_init(mbarrier, 1);
+  if (name == "twice") mbarrier_init(mbarrier, 1);
+  if (name == "misaligned") mbarrier_init(reinterpret_cast<uint64_t*>(reinterpret_cast<char*>(mbarrier) + 4), 1);
+  if (name == "no_arrivals") mbarrier_init(mbarrier + 1, 0);
+  if (name == "overwritten") mbarrier[0] = 0;
+  if (name == "overfull") mbarrier_arrive_expect_tx(mbarrier, 16);
+  if (name == "too_many_bytes") mbarrier_arrive_expect_tx(mbarrier, 1 << 20);
+  if (name == "parity") mbarrier_wait(mbarrier, 2);
+  if (name == "one_block") st_async(map_to_rank(&to, 0), {}, map_to_rank(mbarrier, 0));
+  if (name == "multicast") bulk_copy_multicast(&to, bytes, 16, mbarrier, 2);
+  if (name == "not_multiples") bulk_copy(&to, bytes, 8, mbarrier);
+  if (name == "not_shared") bulk_copy(&to, bytes, 16, reinterpret_cast<uint64_t*>(&to + 4));
+  mbarrier_arrive(mbarrier);
+  mbarrier_wait(mbarrier, 0);
+}
+
 unsigned never_set = 0;
 int out;
 
@@ -116,9 +145,26 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"misaligned_ldmatrix", [] { LAUNCH((LaunchCfg{dim3(1), dim3(32), 32}), misaligned_ldmatrix, 0); }},
     {"rank_outside_cluster",
      [] { LAUNCH((LaunchCfg{dim3(2), dim3(1), 16, nullptr, false, 2}), rank_outside_cluster, 0); }},
+    {"cluster_arrival_twice",
+     [] { LAUNCH((LaunchCfg{dim3(2), dim3(1), 0, nullptr, false, 2}), cluster_arrival_twice, 0); }},
+    {"cluster_wait_without_arrival",
+     [] { LAUNCH((LaunchCfg{dim3(2), dim3(1), 0, nullptr, false, 2}), cluster_wait_without_arrival, 0); }},
     {"map_of_local_memory",
      [] { LAUNCH((LaunchCfg{dim3(2), dim3(1), 0, nullptr, false, 2}), map_of_local_memory, 0); }},
     {"stack_overflow", [] { LAUNCH((LaunchCfg{dim3(1), dim3(1)}), stack_overflow, &out); }},
+    {"mbarrier_not_initialised", [] { LAUNCH(kOneThread, mbarrier_misuse, "not_initialised"); }},
+    {"mbarrier_twice", [] { LAUNCH(kOneThread, mbarrier_misuse, "twice"); }},
+    {"mbarrier_misaligned", [] { LAUNCH(kOneThread, mbarrier_misuse, "misaligned"); }},
+    {"mbarrier_no_arrivals", [] { LAUNCH(kOneThread, mbarrier_misuse, "no_arrivals"); }},
+    {"mbarrier_overwritten", [] { LAUNCH(kOneThread, mbarrier_misuse, "overwritten"); }},
+    {"mbarrier_overfull", [] { LAUNCH(kOneThread, mbarrier_misuse, "overfull"); }},
+    {"mbarrier_too_many_bytes", [] { LAUNCH(kOneThread, mbarrier_misuse, "too_many_bytes"); }},
+    {"mbarrier_parity", [] { LAUNCH(kOneThread, mbarrier_misuse, "parity"); }},
+    {"mbarrier_one_block", [] { LAUNCH(kOneThread, mbarrier_misuse, "one_block"); }},
+    {"mbarrier_multicast", [] { LAUNCH(kOneThread, mbarrier_misuse, "multicast"); }},
+    {"mbarrier_not_multiples", [] { LAUNCH(kOneThread, mbarrier_misuse, "not_multiples"); }},
+    {"mbarrier_not_shared", [] { LAUNCH(kOneThread, mbarrier_misuse, "not_shared"); }},
+    {"mbarrier_used_well", [] { LAUNCH(kOneThread, mbarrier_misuse, ""); }},
     {"nothing", [] { LAUNCH(kOneWarp, empty, 0); }},
 };
 

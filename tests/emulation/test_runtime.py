@@ -33,7 +33,21 @@ MISUSE = {
     "forgotten_copy": r"thread exits with a cp\.async not waited for",
     "misaligned_ldmatrix": r"ldmatrix at .*misuse\.cu:\d+: row address .* is not 16-byte aligned",
     "rank_outside_cluster": r"map_shared_rank at .*misuse\.cu:\d+: rank 2 of a cluster of 2",
+    "cluster_arrival_twice": r"cluster barrier at .*misuse\.cu:\d+: a second arrival without a wait in between",
+    "cluster_wait_without_arrival": r"cluster barrier at .*misuse\.cu:\d+: a wait without an arrival",
     "map_of_local_memory": r"map_shared_rank at .*misuse\.cu:\d+: not a shared-memory address",
+    "mbarrier_not_initialised": r"mbarrier_arrive at .*misuse\.cu:\d+: the mbarrier has not been initialised",
+    "mbarrier_twice": r"mbarrier_init at .*misuse\.cu:\d+: initialised twice",
+    "mbarrier_misaligned": r"mbarrier_init at .*misuse\.cu:\d+: .* is not aligned to 8 bytes",
+    "mbarrier_no_arrivals": r"mbarrier_init at .*misuse\.cu:\d+: 0 arrivals",
+    "mbarrier_overwritten": r"mbarrier_arrive at .*misuse\.cu:\d+: there is no mbarrier, or it has been overwritten",
+    "mbarrier_overfull": r"mbarrier_arrive at .*misuse\.cu:\d+: all arrivals of this phase are in; it waits for bytes",
+    "mbarrier_too_many_bytes": r"mbarrier_arrive_expect_tx at .*misuse\.cu:\d+: too many bytes are expected",
+    "mbarrier_parity": r"mbarrier_wait at .*misuse\.cu:\d+: parity 2",
+    "mbarrier_one_block": r"st_async at .*misuse\.cu:\d+: the cluster has but one block",
+    "mbarrier_multicast": r"bulk_copy_multicast at .*misuse\.cu:\d+: to ranks 0x2 of 1 blocks",
+    "mbarrier_not_multiples": r"bulk_copy at .*misuse\.cu:\d+: .*, 8 bytes: not multiples of 16",
+    "mbarrier_not_shared": r"bulk_copy at .*misuse\.cu:\d+: target and mbarrier are not in .* one block",
 }
 
 
@@ -52,7 +66,7 @@ def misuse() -> Path:
 
 
 @pytest.mark.parametrize("schedule", toolchain.SCHEDULES)
-@pytest.mark.parametrize("sanitize", [None, "address", "thread"])
+@pytest.mark.parametrize("sanitize", [None, "address", "thread", "weak"])
 def test_vocabulary(sanitize: str | None, schedule: str) -> None:
     done = toolchain.run(build_vocabulary(sanitize), schedule=schedule)
     assert (done.returncode, done.stdout) == (0, "ok\n")
@@ -92,8 +106,30 @@ def test_misuse_is_reported(misuse: Path, case: str) -> None:
         assert re.match(rf"CUDA emulation: .*{MISUSE[case]}", done.stdout), f"{schedule}: {done.stdout}"
 
 
+@pytest.fixture(scope="module")
+def launch_state() -> Path:
+    return toolchain.build_program("launch_state", [HERE / "launch_state.cu"])
+
+
+SUCCESS, INVALID_VALUE = 0, 1
+"""Of cudaError_t."""
+
+
+def test_a_limit_stays_as_it_was_last_set(launch_state: Path) -> None:
+    assert int(toolchain.run(launch_state, "lowered").stdout) == INVALID_VALUE
+
+
+def test_a_smaller_launch_of_another_thread_takes_nothing_away(launch_state: Path) -> None:
+    assert int(toolchain.run(launch_state, "another thread").stdout) == SUCCESS
+
+
+def test_a_cluster_lies_within_a_gpc(launch_state: Path) -> None:
+    assert toolchain.run(launch_state, "clusters").stdout == "132 15 7\n"
+
+
 def test_nothing_wrong_is_not_reported(misuse: Path) -> None:
-    assert toolchain.run(misuse, "nothing").stdout == "\n"
+    for case in ("nothing", "mbarrier_used_well"):
+        assert toolchain.run(misuse, case).stdout == "\n"
 
 
 def test_stack_overflow_meets_a_guard_page(misuse: Path) -> None:

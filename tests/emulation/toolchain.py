@@ -36,6 +36,8 @@ _SANITIZER_FLAGS = {
     None: [],
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
     "thread": ["-fsanitize=thread"],
+    # The compiler's hooks before every load and store, which runtime/weak_hooks.h takes for itself.
+    "weak": ["-fsanitize=thread", "-fno-threadsafe-statics", "-DEMU_WEAK_MEMORY"],
 }
 _SANITIZER_OPTIONS = {
     # Threads of a failed launch never free what they own, and Python leaks anyway.
@@ -103,7 +105,7 @@ def build_program(
     Args:
         sources: what declares `main` comes last.
         name: names the build folder, build/emulation/<name>[-<sanitizer>][-coverage].
-        sanitize: None, 'address' (with the undefined-behaviour sanitizer) or 'thread'.
+        sanitize: None, 'address' (with the undefined-behaviour sanitizer), 'thread', or 'weak' for weak memory.
         coverage: gcov instrumentation; the .gcno and .gcda files lie beside the program.
         defines: macros.
         opt: optimisation flag; by default -O1, and -O0 for an instrumented build, which takes longer to compile than
@@ -115,10 +117,11 @@ def build_program(
         BuildError: with the compiler's output.
     """
     instrument = _instrument_flags(sanitize, coverage)
-    flags = _compile_flags(defines, opt or ("-O0" if instrument else "-O1"), include_dirs)
+    flags = _compile_flags(defines, opt or ("-O0" if instrument and sanitize != "weak" else "-O1"), include_dirs)
     *others, main = map(Path.resolve, sources)
     flags += [word for source in others for word in ("-include", str(source))]
-    return _build(_folder(name, sanitize, coverage) / "program", [main], [*instrument, *flags], instrument)
+    link = [] if sanitize == "weak" else instrument
+    return _build(_folder(name, sanitize, coverage) / "program", [main], [*instrument, *flags], link)
 
 
 def build_torch_ext(
@@ -153,21 +156,22 @@ def run(program: Path, *args: str, schedule: str = "fifo", timeout: float = 120)
     return _run([str(program), *args], {"EMU_SCHEDULE": schedule}, timeout)
 
 
-def lines_run(program: Path, source: Path, *args: str) -> dict[int, int]:
-    """How often each line of `source` ran in `program args`, built with `coverage`, over all instantiations."""
+def lines_run(program: Path, sources: Sequence[Path], *args: str) -> dict[Path, dict[int, int]]:
+    """How often each line of `sources` ran in `program args`, built with `coverage`, over all instantiations."""
     for stale in program.parent.rglob("*.gcda"):
         stale.unlink()
     done = run(program, *args)
     if done.returncode:
         raise RuntimeError(done.stdout)
     gcovr = [sys.executable, "-m", "gcovr", "--root", REPO, "--object-directory", program.parent]
+    filters = [word for source in sources for word in ("--filter", source)]
     report = program.parent / "coverage.json"
-    subprocess.run([*gcovr, "--filter", source, "--json", report, program.parent], check=True)
-    (file,) = json.loads(report.read_text())["files"]
-    runs: Counter[int] = Counter()
-    for line in file["lines"]:
-        runs[line["line_number"]] += line["count"]
-    return runs
+    subprocess.run([*gcovr, *filters, "--json", report, program.parent], check=True)
+    runs: dict[Path, Counter[int]] = {source: Counter() for source in sources}
+    for file in json.loads(report.read_text())["files"]:
+        for line in file["lines"]:
+            runs[REPO / file["file"]][line["line_number"]] += line["count"]
+    return {source: dict(lines) for source, lines in runs.items()}
 
 
 def run_python(*args: str, sanitize: bool, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@
 
 #include "config.h"
 #include "fiber.h"
+#include "weak_memory.h"
 
 namespace emu {
 
@@ -29,6 +30,7 @@ constexpr unsigned kMultiprocessorThreads = 2048;
 constexpr size_t kReservedSharedBytes = 1024;  // taken by the system from every block
 // Limits of the emulation.
 constexpr int kMaxSharedArrays = 32;
+constexpr int kMaxMBarriers = 64;        // of a block
 constexpr size_t kMaxDepositBytes = 64;  // what a lane brings to a warp collective
 
 // Where in the kernel's source something was called; the default argument that makes it so is Caller::here().
@@ -45,9 +47,11 @@ enum class State {
   kSpinning,
   kAtBlockBarrier,
   kAtWarpCollective,
+  kArrivesAtCluster,  // runnable once its arrival is counted
   kAtClusterBarrier,
   kAtGridBarrier,
   kAllocating,
+  kIssuing,  // an asynchronous store or bulk copy
   kFailed,
   kExited,
 };
@@ -100,6 +104,29 @@ struct SharedRequest {
   size_t bytes = 0;
 };
 
+// An asynchronous store or bulk copy on its way to one block.
+struct Flight {
+  const char* name = "";
+  Caller at;
+  Block* target = nullptr;
+  char* to = nullptr;
+  const char* from = nullptr;  // null: `data`
+  unsigned bytes = 0;
+  char data[16] = {};
+  const void* mbarrier = nullptr;  // the target's
+  bool from_another_block = false;
+};
+
+// What an mbarrier counts. The 8 bytes that the kernel reserves for it only hold a mark.
+struct MBarrier {
+  const void* address = nullptr;
+  int expected = 0, pending = 0;            // arrivals
+  int bytes = 0;                            // transaction count
+  unsigned phase = 0;                       // the current one
+  bool remote = false, was_remote = false;  // another block took part in this phase, in the one before
+  char order[2] = {};                       // for the race checker, as in a Barrier
+};
+
 struct Thread {
   Fiber fiber;
   Block* block = nullptr;
@@ -110,7 +137,12 @@ struct Thread {
   std::string error;  // of kFailed
   WarpRequest warp_request;
   char warp_order = 0;
+  bool arrived_at_cluster = false;  // and has not waited yet
+  unsigned cluster_generation = 0;  // of the barrier that it arrived at
   SharedRequest shared_request;
+  Flight flight;              // of kIssuing; its addresses are this block's
+  unsigned flight_ranks = 0;  // mask of the blocks it goes to
+  char flight_order = 0;
   std::vector<AsyncCopy> open_copies;                   // not yet committed
   std::deque<std::vector<AsyncCopy>> committed_copies;  // groups, oldest first
 
@@ -130,6 +162,7 @@ struct SharedArray {
   const void* key = nullptr;
   char* data = nullptr;
   size_t bytes = 0;
+  std::vector<char> unfenced;  // 16 bytes each: written since the last fence.proxy.async; for weak memory alone
 };
 
 struct Block {
@@ -142,6 +175,9 @@ struct Block {
   SharedArray shared[1 + kMaxSharedArrays];  // [0] is the dynamic one
   int shared_count = 0;
   char shared_order = 0;
+  MBarrier mbarriers[kMaxMBarriers];
+  int mbarrier_count = 0;
+  weak::View view;
 };
 
 struct Cluster {
@@ -198,11 +234,15 @@ EMU_UNCHECKED inline void suspend(State state, Caller at) {
   Thread* thread = current;
   thread->state = state;
   thread->at = at;
+  const bool watching = weak::watching;
+  weak::watching = false;
   switch_fiber(thread->fiber, running->scheduler, state == State::kExited);
+  weak::watching = watching;
 }
 
 // Ends the launch: LAUNCH throws this message.
 [[noreturn]] __attribute__((format(printf, 1, 2))) inline void die(const char* text, ...) {
+  const weak::Unwatched unwatched;
   va_list arguments;
   va_start(arguments, text);
   this_thread().error = vformat(text, arguments);

@@ -39,6 +39,26 @@ EMU_UNCHECKED inline void* static_shared(const void* key, size_t bytes, Caller a
 
 EMU_UNCHECKED inline void* dynamic_shared() { return shared_of(*current->block, nullptr, 0, {}); }
 
+EMU_UNCHECKED inline bool holds(const SharedArray& array, const void* address) {
+  const char* byte = static_cast<const char*>(address);
+  return byte >= array.data && byte < array.data + array.bytes;
+}
+
+EMU_UNCHECKED inline bool owns(const Block& block, const void* address) {
+  for (int i = 0; i <= block.shared_count; i++) {
+    if (holds(block.shared[i], address)) return true;
+  }
+  return false;
+}
+
+// The block of the running thread's cluster whose shared memory this is; null: of none.
+EMU_UNCHECKED inline Block* owner_of(const void* address) {
+  for (const auto& block : current->block->cluster->blocks) {
+    if (owns(*block, address)) return block.get();
+  }
+  return nullptr;
+}
+
 // Where `address`, in this block's shared memory, is in that of the cluster's block `rank`.
 EMU_UNCHECKED inline void* map_shared(const void* address, unsigned rank, Caller at) {
   const auto& blocks = current->block->cluster->blocks;
@@ -50,20 +70,26 @@ EMU_UNCHECKED inline void* map_shared(const void* address, unsigned rank, Caller
   const char* byte = static_cast<const char*>(address);
   for (int i = 0; i <= current->block->shared_count; i++) {
     const SharedArray& own = current->block->shared[i];
-    if (byte >= own.data && byte < own.data + own.bytes) {
+    if (holds(own, address)) {
       return shared_of(target, own.key, own.bytes, at) + (byte - own.data);
     }
   }
   die("map_shared_rank at %s:%d: not a shared-memory address", at.file, at.line);
 }
 
+// Through the second cache alone.
 inline void perform(const AsyncCopy& copy) {
-  std::memcpy(copy.to, copy.from, copy.valid_bytes);
+  if constexpr (weak::kOn) {
+    weak::load_past_l1(current->block->view, copy.to, copy.from, copy.valid_bytes);
+  } else {
+    std::memcpy(copy.to, copy.from, copy.valid_bytes);
+  }
   std::memset(static_cast<char*>(copy.to) + copy.valid_bytes, 0, copy.bytes - copy.valid_bytes);
 }
 
 // A copy may arrive at any time until it is waited for: fifo makes it at once, the others as late as allowed.
 inline void copy_async(void* to, const void* from, int bytes, int valid_bytes) {
+  const weak::Unwatched unwatched;
   if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes) {
     die("cp.async of %d bytes: %p <- %p is misaligned", bytes, to, from);
   }
@@ -76,12 +102,14 @@ inline void copy_async(void* to, const void* from, int bytes, int valid_bytes) {
 }
 
 inline void commit_copies() {
+  const weak::Unwatched unwatched;
   Thread& thread = this_thread();
   thread.committed_copies.push_back(std::move(thread.open_copies));
   thread.open_copies.clear();
 }
 
 inline void wait_for_copies(size_t groups_left) {
+  const weak::Unwatched unwatched;
   Thread& thread = this_thread();
   while (thread.committed_copies.size() > groups_left) {
     for (const AsyncCopy& copy : thread.committed_copies.front()) perform(copy);
@@ -90,6 +118,7 @@ inline void wait_for_copies(size_t groups_left) {
 }
 
 inline void check_no_copy_pending() {
+  const weak::Unwatched unwatched;
   Thread& thread = this_thread();
   bool pending = !thread.open_copies.empty();
   for (const auto& group : thread.committed_copies) pending |= !group.empty();

@@ -15,14 +15,24 @@
 #endif
 #endif
 
+// Weak memory takes the compiler's hooks for itself.
+#if defined(__SANITIZE_THREAD__) && !defined(EMU_WEAK_MEMORY)
+#define EMU_RACE_CHECKED
+#include <sanitizer/tsan_interface.h>
+#endif
 // On every function that kernels reach and that touches the runtime's own state: that is no part of the kernel's
 // memory model, so ThreadSanitizer shall not look. Such a function must not leave the touching to a container's
 // methods, which are looked at, unless all threads only read.
 #ifdef __SANITIZE_THREAD__
-#include <sanitizer/tsan_interface.h>
 #define EMU_UNCHECKED __attribute__((no_sanitize("thread"), noinline))
 #else
 #define EMU_UNCHECKED
+#endif
+// On every function with an atomic, which only the race checker shall see.
+#ifdef EMU_RACE_CHECKED
+#define EMU_ATOMIC
+#else
+#define EMU_ATOMIC EMU_UNCHECKED
 #endif
 
 #ifdef __SANITIZE_ADDRESS__
@@ -32,7 +42,7 @@
 
 namespace emu {
 
-#ifdef __SANITIZE_THREAD__
+#ifdef EMU_RACE_CHECKED
 constexpr bool kRaceChecked = true;
 EMU_UNCHECKED inline void release(void* order) { __tsan_release(order); }
 EMU_UNCHECKED inline void acquire(void* order) { __tsan_acquire(order); }

@@ -13,6 +13,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "async.h"
 #include "memory.h"
 
 namespace emu {
@@ -25,7 +26,9 @@ inline std::mutex launch_mutex;
 EMU_UNCHECKED inline void thread_main() {
   enter_fiber(running->scheduler);
   acquire(&running->start_order);
+  weak::watching = true;
   running->body();
+  weak::watching = false;
   check_no_copy_pending();
   release(&running->end_order);
   suspend(State::kExited, {});
@@ -41,6 +44,8 @@ class Scheduler {
     grid_.scheduler.tsan = tsan_current_fiber();
     grid_.dice = grid_.schedule.seed * 7919u + ++stats.launches;
     random_.seed(grid_.dice);
+    weak::memory = {};
+    weak::memory.dice = grid_.dice;
     check_limits();
     running = &grid_;
     lay_out_blocks();
@@ -50,6 +55,8 @@ class Scheduler {
 
   ~Scheduler() {
     current = nullptr;
+    weak::show(nullptr);
+    weak::memory = {};
     acquire(&grid_.end_order);
     for (const auto& cluster : grid_.clusters) {
       for (const auto& block : cluster->blocks) {
@@ -69,12 +76,19 @@ class Scheduler {
         resident++;
       }
       if (ready_.empty() && resident) stuck("deadlock:");
-      if (ready_.empty()) return;
+      if (ready_.empty()) break;
       Thread& thread = take_next();
+      if constexpr (weak::kOn) weak::show(&thread.block->view);
       current = &thread;
       switch_fiber(grid_.scheduler, thread.fiber);
       current = nullptr;
       if (serve(thread)) resident--;
+      const bool spins = thread.state == State::kSpinning;
+      land_some(spins);
+      if constexpr (weak::kOn) let_stores_drift(spins);
+    }
+    for (const auto& cluster : grid_.clusters) {
+      for (const auto& block : cluster->blocks) weak::release_all(block->view);
     }
   }
 
@@ -162,10 +176,12 @@ class Scheduler {
       case State::kPreempted: ready_.push_back(&thread); break;
       case State::kSpinning: on_spin(thread); break;
       case State::kAtBlockBarrier: on_block_barrier(thread); break;
-      case State::kAtClusterBarrier: arrive(thread.block->cluster->barrier, thread); break;
+      case State::kArrivesAtCluster: on_cluster_arrival(thread); break;
+      case State::kAtClusterBarrier: break;  // the last arrival wakes it
       case State::kAtGridBarrier: arrive(grid_.barrier, thread); break;
       case State::kAtWarpCollective: on_warp_collective(thread); break;
       case State::kAllocating: on_allocation(thread); break;
+      case State::kIssuing: on_issue(thread); break;
       case State::kFailed:
         tsan_join(thread.fiber.tsan);
         fail(thread.error + format(" [block %u thread %d]", thread.block->index.x, thread.rank));
@@ -197,6 +213,18 @@ class Scheduler {
     barrier.arrived = 0;
     barrier.generation++;
     for (Thread* member : barrier.members) wake(*member);
+  }
+
+  void on_cluster_arrival(Thread& thread) {
+    Barrier& barrier = thread.block->cluster->barrier;
+    if (++barrier.arrived == barrier.members.size()) {
+      barrier.arrived = 0;
+      barrier.generation++;
+      for (Thread* member : barrier.members) {
+        if (member->state == State::kAtClusterBarrier) wake(*member);
+      }
+    }
+    wake(thread);
   }
 
   void on_block_barrier(Thread& thread) {
@@ -261,10 +289,18 @@ class Scheduler {
 
   void on_allocation(Thread& thread) {
     const SharedRequest& request = thread.shared_request;
-    Block& block = *request.block;
+    add_shared(*request.block, request.key, request.bytes);
+    go_on(thread);
+  }
+
+  void add_shared(Block& block, const void* key, size_t bytes) {
     if (block.shared_count == kMaxSharedArrays) fail(format("over %d shared arrays", kMaxSharedArrays));
-    allocate_shared(block, block.shared_count + 1, request.key, request.bytes);
+    allocate_shared(block, block.shared_count + 1, key, bytes);
     block.shared_count++;
+  }
+
+  // As if it had never come back, where the schedule lets it.
+  void go_on(Thread& thread) {
     thread.state = State::kRunnable;
     if (grid_.schedule.order == Order::kFifo) {
       ready_.push_front(&thread);
@@ -273,11 +309,124 @@ class Scheduler {
     }
   }
 
+  // ---- what is on its way
+
+  static std::string describe_flight(const Flight& flight) {
+    return format("%s at %s:%d", flight.name, flight.at.file, flight.at.line);
+  }
+
+  void on_issue(Thread& thread) {
+    acquire(&thread.flight_order);
+    const auto& blocks = thread.block->cluster->blocks;
+    for (size_t rank = 0; rank < blocks.size(); rank++) {
+      Flight flight = thread.flight;
+      flight.target = blocks[rank].get();
+      if (thread.flight_ranks >> rank & 1) {
+        flight.to = same_place(*thread.block, *flight.target, flight.to, flight);
+        flight.mbarrier = same_place(*thread.block, *flight.target, flight.mbarrier, flight);
+      } else if (thread.flight_ranks || !owns(*flight.target, flight.to)) {
+        continue;
+      }
+      flight.from_another_block = flight.target != thread.block;
+      check_flight(*thread.block, flight);
+      flights_.push_back(flight);
+    }
+    if (grid_.schedule.order == Order::kFifo) {
+      while (!flights_.empty()) land(0);
+    }
+    go_on(thread);
+  }
+
+  // In the target's shared memory what `address` is in the issuing block's.
+  char* same_place(const Block& issuer, Block& target, const void* address, const Flight& flight) {
+    for (int i = 0; i <= issuer.shared_count; i++) {
+      const SharedArray& array = issuer.shared[i];
+      if (!holds(array, address)) continue;
+      if (!find_shared(target, array.key)) add_shared(target, array.key, array.bytes);
+      return find_shared(target, array.key)->data + (static_cast<const char*>(address) - array.data);
+    }
+    fail(describe_flight(flight) + ": not a shared-memory address");
+  }
+
+  void check_flight(Block& issuer, const Flight& flight) {
+    const uintptr_t to = reinterpret_cast<uintptr_t>(flight.to), from = reinterpret_cast<uintptr_t>(flight.from);
+    if (to % 16 || from % 16 || flight.bytes % 16 || !flight.bytes) {
+      fail(describe_flight(flight) + format(": %p <- %p, %u bytes: not multiples of 16", static_cast<void*>(flight.to),
+                                            static_cast<const void*>(flight.from), flight.bytes));
+    }
+    if (!owns(*flight.target, flight.to + flight.bytes - 1) || !owns(*flight.target, flight.mbarrier)) {
+      fail(describe_flight(flight) + ": target and mbarrier are not in the shared memory of one block");
+    }
+    if (!flight.from) return;  // a store is in the generic proxy
+    for (const auto& [block, begin] :
+         {std::pair<Block*, const char*>{&issuer, flight.from}, {flight.target, flight.to}}) {
+      if (is_unfenced(*block, begin, flight.bytes)) {
+        fail(describe_flight(flight) + ": shared memory that was written with no fence_proxy_async since");
+      }
+    }
+  }
+
+  static bool is_unfenced(const Block& block, const char* begin, size_t bytes) {
+    for (const SharedArray& array : block.shared) {
+      if (array.unfenced.empty() || !holds(array, begin)) continue;
+      const size_t first = (begin - array.data) / weak::kGranule;
+      for (size_t k = first; k < first + bytes / weak::kGranule; k++) {
+        if (array.unfenced[k]) return true;
+      }
+    }
+    return false;
+  }
+
+  void land(size_t which) {
+    const Flight flight = flights_[which];
+    flights_.erase(flights_.begin() + static_cast<std::ptrdiff_t>(which));
+    MBarrier* mbarrier = find_mbarrier(*flight.target, flight.mbarrier);
+    if (!mbarrier) fail(describe_flight(flight) + ": the mbarrier has not been initialised");
+    weak::show(nullptr);
+    std::memcpy(flight.to, flight.from ? flight.from : flight.data, flight.bytes);
+    if (!expect_bytes(*mbarrier, -static_cast<int>(flight.bytes))) {
+      fail(describe_flight(flight) + ": more bytes than an mbarrier counts come unexpected");
+    }
+    mbarrier->remote |= flight.from_another_block;
+    release(&mbarrier->order[mbarrier->phase % 2]);
+    complete_phase(*mbarrier);
+    spins_ = 0;
+  }
+
+  void land_some(bool thread_spins) {
+    if (flights_.empty()) return;
+    if (grid_.schedule.order == Order::kLifo) {
+      if (thread_spins) land(flights_.size() - 1);
+    } else if (random_() % 4 == 0) {
+      land(random_() % flights_.size());
+    }
+  }
+
+  void check_nothing_flies_to(const Block& block) {
+    for (const Flight& flight : flights_) {
+      if (flight.target == &block || (flight.from && owns(block, flight.from))) {
+        fail(describe_flight(flight) + format(" is on its way when block %u has exited", block.index.x));
+      }
+    }
+  }
+
+  // More of them where all wait for it.
+  void let_stores_drift(bool thread_spins) {
+    if (!weak::memory.one_in(thread_spins ? 8 : 256)) return;
+    const Cluster& cluster = *grid_.clusters[weak::memory.random() % grid_.clusters.size()];
+    weak::View& view = cluster.blocks[weak::memory.random() % cluster.blocks.size()]->view;
+    if (!view.stores.empty()) spins_ = 0;
+    for (size_t k = view.stores.size() / 64 + 1; k > 0; k--) weak::drift(view);
+  }
+
+  // ---- shared memory
+
   void allocate_shared(Block& block, int slot, const void* key, size_t bytes) {
     void* data = nullptr;
     if (posix_memalign(&data, 1024, std::max<size_t>(bytes, 1))) fail("out of memory");
     if (bytes) std::memset(data, 0xff, bytes);  // NaN in every float type, -1 in integers
-    block.shared[slot] = {key, static_cast<char*>(data), bytes};
+    block.shared[slot] = {key, static_cast<char*>(data), bytes, {}};
+    if (weak::kOn) block.shared[slot].unfenced.resize((bytes + weak::kGranule - 1) / weak::kGranule);
     size_t total = 0;
     for (int i = 0; i <= slot; i++) total += block.shared[i].bytes;
     if (total > kMaxSharedBytes) fail(format("%zu bytes of shared memory, the limit is %zu", total, kMaxSharedBytes));
@@ -299,9 +448,23 @@ class Scheduler {
       stuck(format("thread %d of block %u exits while others wait in __syncthreads:", thread.rank, block.index.x));
     }
     if (block.alive) return false;
+    check_nothing_flies_to(block);
+    check_no_store_waits_for(block);
     // Under the race checker to the end of the launch: memory that is used again would look like a race.
     if (!kRaceChecked) free_shared(block);
     return ++block.cluster->exited_blocks == block.cluster->blocks.size();
+  }
+
+  // Into the memory that it had. (It is the end of the launch that releases, not that of a block.)
+  void check_no_store_waits_for(const Block& block) {
+    for (const auto& other : block.cluster->blocks) {
+      for (const auto& [address, stored] : other->view.stores) {
+        if (owns(block, reinterpret_cast<const void*>(address))) {
+          fail(
+              format("a store of block %u is on its way to block %u, which has exited", other->index.x, block.index.x));
+        }
+      }
+    }
   }
 
   // In a launch that failed, threads are left where they stand.
@@ -338,6 +501,7 @@ class Scheduler {
   Grid grid_;
   std::vector<Cluster*> waiting_;  // not yet admitted, the next one last
   std::deque<Thread*> ready_;
+  std::vector<Flight> flights_;
   std::minstd_rand random_;
   long spins_ = 0;  // since anybody last did anything else
 };

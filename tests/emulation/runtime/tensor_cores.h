@@ -78,13 +78,21 @@ inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32
   mma_m16n8k16(d, a, b, f16_value, "mma_m16n8k16_f16", at);
 }
 
-inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, Caller at = Caller::here()) {
+template <int kMatrices>
+void ldmatrix(uint32_t (&r)[kMatrices], const void* row, const char* name, Caller at) {
   if (reinterpret_cast<uintptr_t>(row) % 16) {
     die("ldmatrix at %s:%d: row address %p is not 16-byte aligned", at.file, at.line, row);
   }
-  auto* rows = reinterpret_cast<const char* const*>(exchange(~0u, &row, sizeof row, "ldmatrix_x4", at));
-  for (int j = 0; j < 4; j++) std::memcpy(&r[j], rows[j * 8 + lane() / 4] + lane() % 4 * 4, 4);
+  auto* rows = reinterpret_cast<const char* const*>(exchange(~0u, &row, sizeof row, name, at));
+  for (int j = 0; j < kMatrices; j++) std::memcpy(&r[j], rows[j * 8 + lane() / 4] + lane() % 4 * 4, 4);
   sync_warp(~0u, at);  // the rows may be overwritten after this
+}
+inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, Caller at = Caller::here()) {
+  ldmatrix(r, row, "ldmatrix_x4", at);
+}
+// Lanes 0 to 15 name the rows; the others' addresses are not read.
+inline void ldmatrix_x2(uint32_t (&r)[2], const void* row, Caller at = Caller::here()) {
+  ldmatrix(r, row, "ldmatrix_x2", at);
 }
 
 inline uint32_t to_tf32(float x) {

@@ -1,0 +1,135 @@
+// The backward's kernel: all steps in one launch, against time. A step:
+//
+//   cell    da to the group's blocks    dh~ = da W_hh (the block's columns with all of da)
+//
+// Nothing but da for the others is stored before they are told that it is there; da for the weights' gradients follows
+// while they are waited for, and what the next step's cell reads from memory is fetched then.
+#pragma once
+
+#include "recurrence_exchange.cuh"
+#include "recurrence_tiles.cuh"
+
+namespace rnndrop::cuda {
+namespace {
+
+template <class M, Engine engine, bool general>
+__global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
+    recurrence_backward_kernel(const RecurrenceBackward r, const Tiling tiling, void* scratch) {
+  using scalar_t = typename M::scalar_t;
+  using acc_t = typename M::acc_t;
+  DYN_SHARED(unsigned char, bytes);
+  const Sizes s(tiling, engine);
+  const Shared<M> shared(bytes, s);
+  const int64_t B = r.B, H = r.H, state = B * H;
+  const int64_t group = blockIdx.x / s.blocks, b_0 = group * s.batch;
+  const int unit_0 = blockIdx.x % s.blocks * s.units;
+  const int64_t first = b_0 * H + unit_0, first_row = b_0 * kGates * H + unit_0;  // of the tile, in [B,H] and [B,4H]
+
+  load_columns<M>(shared.W, offset<scalar_t>(r.W_hh, 0), s, unit_0, H);
+  // Columns beyond the last unit are multiplied too.
+  fill_with_zeros(shared.in, s.buffers * s.batch * s.ld_in);
+
+  const TimeOrder order = r.order, backwards{order.T, !order.reverse};
+  const Cells cells(s, b_0, unit_0, B, H);
+  const Product<M> product(s);
+  const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
+  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, kGates, unit_0});
+  const scalar_t* mask_h_rows = offset<scalar_t>(r.mask_h, first);
+  int64_t t = r.steps.first(backwards);
+  acc_t c[kCellsOfThread], dc[kCellsOfThread], carry[kCellsOfThread], m_h[kCellsOfThread];
+  int end[kCellsOfThread];
+#pragma unroll
+  for (int k = 0; k < kCellsOfThread; ++k) {
+    if (!cells.inside[k]) continue;
+    c[k] = offset<acc_t>(r.c, order.slot(t) * state + first)[cells.at[k]];
+    dc[k] = offset<acc_t>(r.dc, first)[cells.at[k]];
+    carry[k] = offset<acc_t>(r.dh_carry, first)[cells.at[k]];
+    m_h[k] = mask_h_rows ? acc_t(to_acc(mask_h_rows[cells.at[k]])) : acc_t(1);
+    if (general) end[k] = end_of(r, b_0 + cells.b[k]);
+  }
+  sync_group_after_set_up<engine>();
+
+  scalar_t gates[kCellsOfThread][kGates], dy[kCellsOfThread];
+  acc_t c_prev[kCellsOfThread];
+  FetchedNoise<scalar_t> noise[kCellsOfThread];
+  const auto fetch = [&](int64_t step) {
+    const scalar_t* gates_t = offset<scalar_t>(r.gates, step * kGates * state + first_row);
+    const acc_t* c_before = offset<acc_t>(r.c, order.slot_before(step) * state + first);
+    const scalar_t* dy_t = offset<scalar_t>(r.dy, step * state + first);
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!cells.inside[k]) continue;
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) gates[k][gate] = gates_t[cells.row[k] + gate * H];
+      c_prev[k] = c_before[cells.at[k]];
+      if (dy_t) dy[k] = dy_t[cells.at[k]];
+    }
+    fetch_noise<general>(noise, r.noise, step, cells, b_0, unit_0);
+  };
+  fetch(t);
+
+  bool has_product = false;  // dh~ of the step after, in shared.partial
+  for (int left = r.steps.n; left > 0; --left) {
+    const bool last = left == 1, running = !general || t < longest;
+    acc_t da[kCellsOfThread][kGates] = {};
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!cells.there[k]) continue;
+      const int b = cells.b[k], u = cells.u[k];
+      if (cells.inside[k]) {
+        acc_t dh_tilde[1] = {};
+        if (has_product) sum_of_splits(dh_tilde, s, shared.partial, b, u, 0);
+        const acc_t dh = carry[k] + m_h[k] * dh_tilde[0];
+        carry[k] = dh;
+        if (!general || t < end[k]) {
+          const acc_t dy_k = r.dy ? acc_t(to_acc(dy[k])) : acc_t(0);
+          const CellBackward<acc_t> cell =
+              cell_backward<general>(acc_t(to_acc(gates[k][kInput])), acc_t(to_acc(gates[k][kForget])),
+                                     acc_t(to_acc(gates[k][kCandidate])), acc_t(to_acc(gates[k][kOutput])),
+                                     cell_noise<general, acc_t>(noise[k], r.noise), c_prev[k], c[k], dh + dy_k, dc[k]);
+          da[k][kInput] = cell.di_pre;
+          da[k][kForget] = cell.df_pre;
+          da[k][kCandidate] = cell.dg_pre;
+          da[k][kOutput] = cell.do_pre;
+          dc[k] = cell.dc_prev;
+          carry[k] = cell.dh_prev;
+        }
+        c[k] = c_prev[k];
+      }
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) {
+        if (running) exchange.next(b, gate * s.padded_units + unit_0 + u) = M::operand(da[k][gate]);
+      }
+    }
+    if (running) exchange.arrive();
+
+    scalar_t* da_t = offset<scalar_t>(r.da, t * kGates * state + first_row);
+    t = backwards.next(t);
+    if (!last) fetch(t);
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!cells.inside[k]) continue;
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) from_acc(da_t[cells.row[k] + gate * H], da[k][gate]);
+    }
+    has_product = running;  // past the ends da is 0
+    if (running) {
+      exchange.wait();
+      product.run(shared, exchange);
+      __syncthreads();
+    }
+  }
+
+#pragma unroll
+  for (int k = 0; k < kCellsOfThread; ++k) {
+    if (!cells.inside[k]) continue;
+    acc_t dh_tilde[1] = {};
+    if (has_product) sum_of_splits(dh_tilde, s, shared.partial, cells.b[k], cells.u[k], 0);
+    from_acc(offset<scalar_t>(r.dh_tilde, first)[cells.at[k]], dh_tilde[0]);
+    offset<acc_t>(r.dc, first)[cells.at[k]] = dc[k];
+    offset<acc_t>(r.dh_carry, first)[cells.at[k]] = carry[k];
+  }
+}
+
+}  // namespace
+}  // namespace rnndrop::cuda

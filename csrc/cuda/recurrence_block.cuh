@@ -1,0 +1,217 @@
+// One block of a persistent kernel: its sizes, what it keeps in shared memory, its cells, and how weights get there.
+#pragma once
+
+#include "lstm_cell.h"
+#include "numbers.cuh"
+#include "recurrence.h"
+
+namespace rnndrop::cuda {
+namespace {
+
+// Sizes as a block computes with them: 32 bits are enough for what lies in shared memory.
+struct Sizes {
+  int blocks, units, batch, rows, rows_padded, K, ld, piece, pieces, ld_in, buffers, splits, at_once, ld_partial,
+      padded_units;
+  __device__ Sizes(const Tiling& t, Engine engine)
+      : blocks(t.blocks),
+        units(t.units),
+        batch(t.batch),
+        rows(t.rows),
+        rows_padded(t.rows_padded),
+        K(t.K),
+        ld(t.ld),
+        piece(t.piece),
+        pieces(t.pieces()),
+        ld_in(t.ld_in),
+        buffers(t.buffers(engine)),
+        splits(t.splits),
+        at_once(t.at_once),
+        ld_partial(t.ld_partial()),
+        padded_units(t.padded_units()) {}
+};
+
+// What a block keeps in shared memory.
+template <class M>
+struct Shared {
+  using scalar_t = typename M::scalar_t;
+  using acc_t = typename M::acc_t;
+
+  scalar_t* W;     // [rows_padded, ld]
+  scalar_t* in;    // [buffers, batch, ld_in]: h~ or da of all units, or a piece of it
+  acc_t* partial;  // [splits, batch, ld_partial]
+  acc_t* bias;     // [4, units]
+
+  __device__ Shared(unsigned char* bytes, const Sizes& s)
+      : W(reinterpret_cast<scalar_t*>(bytes)),
+        in(W + s.rows_padded * s.ld),
+        partial(reinterpret_cast<acc_t*>(in + s.buffers * s.batch * s.ld_in)),
+        bias(partial + s.splits * s.batch * s.ld_partial) {}
+};
+
+// Cells (sample, unit) of a block's tile, kCellsOfThread of each thread; neighbouring threads have neighbouring units.
+struct Cells {
+  int b[kCellsOfThread], u[kCellsOfThread];  // within the tile
+  bool there[kCellsOfThread];                // in the tile
+  bool inside[kCellsOfThread];               // and not beyond the batch or the last unit
+  int at[kCellsOfThread];                    // in [B,H], from the tile's first cell on
+  int row[kCellsOfThread];                   // of gate 0 in [B,4H], likewise
+
+  __device__ Cells(const Sizes& s, int64_t b_0, int64_t unit_0, int64_t B, int64_t H) {
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      const int cell = threadIdx.x + k * blockDim.x;
+      b[k] = cell / s.units;
+      u[k] = cell % s.units;
+      there[k] = b[k] < s.batch;
+      inside[k] = there[k] && b_0 + b[k] < B && unit_0 + u[k] < H;
+      at[k] = b[k] * static_cast<int>(H) + u[k];
+      row[k] = at[k] + b[k] * static_cast<int>(H) * (kGates - 1);
+    }
+  }
+};
+
+// ---------------------------------------------------------------- weights
+
+// The vector at `from`, of whose elements `n` are there. Whole where it is one access.
+template <class T>
+__device__ __forceinline__ Vector<T> load_vector(const T* from, int64_t n, bool aligned) {
+  if (aligned && n >= kVector<T>) return *reinterpret_cast<const Vector<T>*>(from);
+  Vector<T> v;
+#pragma unroll
+  for (int e = 0; e < kVector<T>; ++e) v.data[e] = e < n ? from[e] : rounded<T>(acc_type<T>(0));
+  return v;
+}
+
+// Whether every vector of every row may be read in one access.
+template <class T>
+__device__ __forceinline__ bool rows_are_aligned(const T* rows, int64_t columns) {
+  return reinterpret_cast<uintptr_t>(rows) % sizeof(Vector<T>) == 0 && columns % kVector<T> == 0;
+}
+
+template <class M, class T>
+__device__ __forceinline__ T operand_of(T v) {
+  return M::operand(to_acc(v));
+}
+
+template <class T>
+__device__ void fill_with_zeros(T* to, int n) {
+  const Vector<T> zeros = load_vector<T>(nullptr, 0, false);
+  for (int k = threadIdx.x * kVector<T>; k < n; k += blockDim.x * kVector<T>) {
+    *reinterpret_cast<Vector<T>*>(to + k) = zeros;
+  }
+}
+
+// Forward: row n is gate n / units of unit unit_0 + n % units. A warp takes a row at a time.
+template <class M>
+__device__ void load_rows(typename M::scalar_t* to, const typename M::scalar_t* W_hh, const Sizes& s, int64_t unit_0,
+                          int64_t H) {
+  using T = typename M::scalar_t;
+  const bool aligned = rows_are_aligned(W_hh, H);
+  for (int n = threadIdx.x / 32; n < s.rows_padded; n += blockDim.x / 32) {
+    const int64_t gate = n / s.units, j = unit_0 + n % s.units;
+    const bool there = n < s.rows && j < H;
+    const T* const row = W_hh + (there ? (gate * H + j) * H : 0);
+#pragma unroll 4
+    for (int k = threadIdx.x % 32 * kVector<T>; k < s.ld; k += 32 * kVector<T>) {
+      Vector<T> w = load_vector(row + k, there ? H - k : 0, aligned);
+#pragma unroll
+      for (int e = 0; e < kVector<T>; ++e) w.data[e] = operand_of<M>(w.data[e]);
+      *reinterpret_cast<Vector<T>*>(to + n * s.ld + k) = w;
+    }
+  }
+}
+
+// Backward: row u is column unit_0 + u of W_hh. What is read as a vector of neighbouring columns is written as as many
+// rows, one element each, by neighbouring threads side by side.
+template <class M>
+__device__ void load_columns(typename M::scalar_t* to, const typename M::scalar_t* W_hh, const Sizes& s, int64_t unit_0,
+                             int64_t H) {
+  using T = typename M::scalar_t;
+  const bool aligned = rows_are_aligned(W_hh, H);
+  fill_with_zeros(to, s.rows_padded * s.ld);
+  __syncthreads();
+  for (int gate = 0; gate < kGates; ++gate) {
+    for (int u = 0; u < s.units && unit_0 + u < H; u += kVector<T>) {
+#pragma unroll 4
+      for (int j = threadIdx.x; j < H; j += blockDim.x) {
+        const Vector<T> w = load_vector(W_hh + (gate * H + j) * H + unit_0 + u, H - unit_0 - u, aligned);
+#pragma unroll
+        for (int e = 0; e < kVector<T>; ++e) {
+          to[(u + e) * s.ld + gate * s.padded_units + j] = operand_of<M>(w.data[e]);
+        }
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------- set-up
+
+// Nobody writes to another block's shared memory before that block has set it up.
+template <Engine engine>
+__device__ void sync_group_after_set_up() {
+  __syncthreads();
+#if HAS_CLUSTERS
+  if (engine == Engine::cluster) cg::this_cluster().sync();
+#endif
+}
+
+// Where sample b ends, within [0,T].
+__device__ inline int end_of(const Recurrence& r, int64_t b) {
+  return r.lengths ? static_cast<int>(max(int64_t(0), min(r.order.T, r.lengths[b]))) : static_cast<int>(r.order.T);
+}
+
+// The steps that some sample of the tile still runs are those with t < longest.
+__device__ inline int longest_of_tile(const Recurrence& r, int64_t b_0, int batch) {
+  if (!r.lengths) return r.order.T;
+  int longest = 0;
+  for (int64_t b = b_0; b < min(r.B, b_0 + batch); ++b) longest = max(longest, end_of(r, b));
+  return longest;
+}
+
+// ---------------------------------------------------------------- noise, fetched ahead of its step
+
+// As it lies in memory: it is converted where it is used, which is when it has come.
+template <class scalar_t>
+struct FetchedNoise {
+  scalar_t m_g, m_c, z_c, z_h;
+};
+
+// Of all of a thread's cells, in a tile that begins at sample b_0 and unit unit_0.
+template <class scalar_t>
+__device__ __forceinline__ void fetch_noise(FetchedNoise<scalar_t> (&to)[kCellsOfThread],
+                                            scalar_t FetchedNoise<scalar_t>::* kind, const SequenceNoise& noise,
+                                            int64_t t, const Cells& cells, int64_t b_0, int64_t unit_0) {
+  const RowNoise row = noise.at_step(t);
+  if (!row.data) return;
+  const scalar_t* const tile = static_cast<const scalar_t*>(row.data) + b_0 * row.stride + unit_0;
+  const int stride = row.stride;
+#pragma unroll
+  for (int k = 0; k < kCellsOfThread; ++k) {
+    if (cells.inside[k]) to[k].*kind = tile[cells.b[k] * stride + cells.u[k]];
+  }
+}
+
+template <bool general, class scalar_t>
+__device__ __forceinline__ void fetch_noise(FetchedNoise<scalar_t> (&to)[kCellsOfThread], const LayerNoise& noise,
+                                            int64_t t, const Cells& cells, int64_t b_0, int64_t unit_0) {
+  using Noise = FetchedNoise<scalar_t>;
+  fetch_noise(to, &Noise::m_g, noise.mask_g, t, cells, b_0, unit_0);
+  if (!general) return;
+  fetch_noise(to, &Noise::m_c, noise.mask_c, t, cells, b_0, unit_0);
+  fetch_noise(to, &Noise::z_c, noise.zone_c, t, cells, b_0, unit_0);
+  fetch_noise(to, &Noise::z_h, noise.zone_h, t, cells, b_0, unit_0);
+}
+
+template <bool general, class acc_t, class scalar_t>
+__device__ __forceinline__ CellNoise<acc_t> cell_noise(const FetchedNoise<scalar_t>& fetched, const LayerNoise& noise) {
+  CellNoise<acc_t> cell;
+  if (noise.mask_g.data) cell.m_g = to_acc(fetched.m_g);
+  if (!general) return cell;
+  if (noise.mask_c.data) cell.m_c = to_acc(fetched.m_c);
+  if (noise.zone_c.data) cell.z_c = to_acc(fetched.z_c);
+  if (noise.zone_h.data) cell.z_h = to_acc(fetched.z_h);
+  return cell;
+}
+
+}  // namespace
+}  // namespace rnndrop::cuda

@@ -1,0 +1,144 @@
+// The forward's kernel: all steps in one launch. A step:
+//
+//   a = W_hh h~ (the block's rows with all of h~)    cell    h~ to the group's blocks
+//
+// Nothing but h~ is stored before the others are told that it is there; gates, c and y follow while they are waited
+// for, and what the next step's cell reads from memory is fetched then.
+#pragma once
+
+#include "recurrence_exchange.cuh"
+#include "recurrence_tiles.cuh"
+
+namespace rnndrop::cuda {
+namespace {
+
+template <class M, Engine engine, bool general>
+__global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
+    recurrence_forward_kernel(const RecurrenceForward r, const Tiling tiling, void* scratch) {
+  using scalar_t = typename M::scalar_t;
+  using acc_t = typename M::acc_t;
+  DYN_SHARED(unsigned char, bytes);
+  const Sizes s(tiling, engine);
+  const Shared<M> shared(bytes, s);
+  const int64_t B = r.B, H = r.H, state = B * H;
+  const int64_t group = blockIdx.x / s.blocks, b_0 = group * s.batch;
+  const int unit_0 = blockIdx.x % s.blocks * s.units;
+  const int64_t first = b_0 * H + unit_0, first_row = b_0 * kGates * H + unit_0;  // of the tile, in [B,H] and [B,4H]
+
+  load_rows<M>(shared.W, offset<scalar_t>(r.W_hh, 0), s, unit_0, H);
+  for (int n = threadIdx.x; n < s.rows; n += blockDim.x) {
+    const int64_t j = unit_0 + n % s.units, column = n / s.units * H + j;
+    acc_t bias = 0;
+    if (j < H && r.b_ih) bias += to_acc(offset<scalar_t>(r.b_ih, column)[0]);
+    if (j < H && r.b_hh) bias += to_acc(offset<scalar_t>(r.b_hh, column)[0]);
+    shared.bias[n] = bias;
+  }
+  // Columns beyond the last unit are multiplied too.
+  fill_with_zeros(shared.in, s.buffers * s.batch * s.ld_in);
+
+  const scalar_t* h_begin = offset<scalar_t>(r.h_begin, first);
+  const scalar_t* mask_h_rows = offset<scalar_t>(r.mask_h, first);
+  const TimeOrder order = r.order;
+  const Cells cells(s, b_0, unit_0, B, H);
+  const Product<M> product(s);
+  const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
+  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, 1, unit_0});
+  int64_t t = r.steps.first(order);
+  acc_t c[kCellsOfThread], h[kCellsOfThread], m_h[kCellsOfThread];
+  int end[kCellsOfThread];
+#pragma unroll
+  for (int k = 0; k < kCellsOfThread; ++k) {
+    if (!cells.inside[k]) continue;
+    c[k] = offset<acc_t>(r.c, r.c_slot(order.slot_before(t)) * state + first)[cells.at[k]];
+    h[k] = to_acc(h_begin[cells.at[k]]);
+    m_h[k] = mask_h_rows ? acc_t(to_acc(mask_h_rows[cells.at[k]])) : acc_t(1);
+    if (general) end[k] = end_of(r, b_0 + cells.b[k]);
+  }
+  sync_group_after_set_up<engine>();
+
+  scalar_t from_x[kCellsOfThread][kGates];
+  FetchedNoise<scalar_t> noise[kCellsOfThread];
+  const auto fetch = [&](int64_t step) {
+    const scalar_t* x = offset<scalar_t>(r.from_x, step * kGates * state + first_row);
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!cells.inside[k]) continue;
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) from_x[k][gate] = x[cells.row[k] + gate * H];
+    }
+    fetch_noise<general>(noise, r.noise, step, cells, b_0, unit_0);
+  };
+  // The first h~ goes the way of all others, to whichever step is the first to run.
+  const bool starts = !general || r.steps.begin < longest;
+  if (starts) {
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!cells.there[k]) continue;
+      const acc_t h_tilde = cells.inside[k] ? m_h[k] * h[k] : acc_t(0);
+      exchange.next(cells.b[k], unit_0 + cells.u[k]) = M::operand(h_tilde);
+    }
+    exchange.arrive();
+  }
+  fetch(t);
+  if (starts) exchange.wait();
+
+  for (int left = r.steps.n; left > 0; --left) {
+    const bool last = left == 1, running = !general || t < longest;
+    const int64_t t_next = order.next(t);
+    // Past the ends h does not change, so that there is nothing to hand over.
+    const bool hands_over = !last && running && (!general || t_next < longest);
+    if (running) product.run(shared, exchange);
+    __syncthreads();  // the product is complete, and the input may be overwritten
+
+    CellForward<acc_t> cell[kCellsOfThread];
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!cells.there[k]) continue;
+      const int b = cells.b[k], u = cells.u[k];
+      acc_t h_tilde = 0;
+      if (cells.inside[k]) {
+        cell[k] = {0, 0, 0, 0, c[k], 0};
+        if (!general || t < end[k]) {
+          acc_t pre[kGates];
+          sum_of_splits(pre, s, shared.partial, b, u, s.units);
+#pragma unroll
+          for (int gate = 0; gate < kGates; ++gate) {
+            pre[gate] += acc_t(to_acc(from_x[k][gate])) + shared.bias[gate * s.units + u];
+          }
+          cell[k] =
+              cell_forward<general>(pre[kInput], pre[kForget], pre[kCandidate], pre[kOutput],
+                                    cell_noise<general, acc_t>(noise[k], r.noise), c[k], general ? h[k] : acc_t(0));
+          c[k] = cell[k].c;
+          h[k] = to_acc(rounded<scalar_t>(cell[k].h));
+        }
+        h_tilde = m_h[k] * h[k];
+      }
+      if (hands_over) exchange.next(b, unit_0 + u) = M::operand(h_tilde);
+    }
+    if (hands_over) exchange.arrive();
+
+    if (!last) fetch(t_next);
+    scalar_t* gates_t = offset<scalar_t>(r.gates, t * kGates * state + first_row);
+    scalar_t* y_t = offset<scalar_t>(r.y, t * state + first);
+    acc_t* c_t = r.gates || last ? offset<acc_t>(r.c, r.c_slot(order.slot(t)) * state + first) : nullptr;
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!cells.inside[k]) continue;
+      if (gates_t) {
+        scalar_t* gates = gates_t + cells.row[k];
+        from_acc(gates[kInput * H], cell[k].i);
+        from_acc(gates[kForget * H], cell[k].f);
+        from_acc(gates[kCandidate * H], cell[k].g);
+        from_acc(gates[kOutput * H], cell[k].o);
+      }
+      from_acc(y_t[cells.at[k]], cell[k].h);
+      if (c_t) c_t[cells.at[k]] = c[k];
+      if (last && r.h_n) from_acc(offset<scalar_t>(r.h_n, first)[cells.at[k]], h[k]);
+    }
+    if (hands_over) exchange.wait();
+    t = t_next;
+  }
+}
+
+}  // namespace
+}  // namespace rnndrop::cuda

@@ -1,0 +1,212 @@
+// The product of a step, W in^T of the block's rows: what a warp does with a tile, and which tiles it has.
+//
+// A tile is M::kRows rows of W by M::kBatch samples. A warp takes some tiles side by side, of the same rows, so that
+// what it reads of W serves them all, over one split of the columns; the splits are added later, in a fixed order.
+#pragma once
+
+#include "recurrence_block.cuh"
+
+namespace rnndrop::cuda {
+namespace {
+
+// The plain units. A lane has a row of W and all samples of the tiles.
+template <class T>
+struct PlainTile {
+  using scalar_t = T;
+  using acc_t = T;
+  static constexpr int kRows = 32, kBatch = 4, kK = kVector<T>, kMostTiles = most_tiles_at_once(Math::plain);
+
+  __device__ static T operand(T v) { return v; }
+
+  // Columns [begin, end) in units of kK, to partial[sample][row]; added to what is there already where `more`.
+  template <int kTiles>
+  __device__ static void multiply(const T* W, int ld, const T* in, int ld_in, int begin, int end, int rows_left,
+                                  T* partial, int ld_partial, bool more) {
+    const int lane = threadIdx.x % 32;
+    if (lane >= rows_left) return;
+    T sum[kTiles * kBatch] = {};
+#pragma unroll 1
+    for (int k = begin * kK; k < end * kK; k += kK) {
+      // Rows lie an odd number of vectors apart: read as vectors, eight of them meet in no bank.
+      const Vector<T> w = *reinterpret_cast<const Vector<T>*>(W + lane * ld + k);
+#pragma unroll
+      for (int b = 0; b < kTiles * kBatch; ++b) {
+        const Vector<T> x = *reinterpret_cast<const Vector<T>*>(in + b * ld_in + k);
+#pragma unroll
+        for (int e = 0; e < kK; ++e) sum[b] += w.data[e] * x.data[e];
+      }
+    }
+#pragma unroll
+    for (int b = 0; b < kTiles * kBatch; ++b) {
+      T& out = partial[b * ld_partial + lane];
+      out = more ? out + sum[b] : sum[b];
+    }
+  }
+};
+
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b, float) {
+  mma_m16n8k8_tf32(d, a, {b[0], b[1]});
+}
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b, __nv_bfloat16) {
+  mma_m16n8k16_bf16(d, a, {b[0], b[1]});
+}
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b, __half) {
+  mma_m16n8k16_f16(d, a, {b[0], b[1]});
+}
+
+// The tensor cores. Rows of W are the m of an mma, samples its n; a k-step is 32 bytes of each row, and a matrix of
+// ldmatrix eight rows of 16, of either type: a lane gets the four bytes that it needs as an operand.
+template <class T>
+struct TensorCoreTile {
+  using scalar_t = T;
+  using acc_t = float;
+  static constexpr int kRows = 16, kBatch = 8, kK = 2 * kVector<T>, kMostTiles = most_tiles_at_once(Math::half);
+
+  template <int kTiles>
+  __device__ static void multiply(const T* W, int ld, const T* in, int ld_in, int begin, int end, int /*rows_left*/,
+                                  float* partial, int ld_partial, bool more) {
+    const int lane = threadIdx.x % 32;
+    const T* const rows = W + lane % 16 * ld + lane / 16 * kVector<T>;
+    if constexpr (kTiles == 1) {
+      // Two k-steps at a time, each with a sum of its own, so that one need not wait for the other.
+      const T* const samples = in + lane % 8 * ld_in + lane / 8 * kVector<T>;
+      float sums[2][4] = {};
+      int k = begin;
+#pragma unroll 2
+      for (; k + 1 < end; k += 2) {
+        uint32_t a[2][4], b[4];
+        ldmatrix_x4(b, samples + k * kK);
+        ldmatrix_x4(a[0], rows + k * kK);
+        ldmatrix_x4(a[1], rows + k * kK + kK);
+        mma(sums[0], a[0], b, T());
+        mma(sums[1], a[1], b + 2, T());
+      }
+      if (k < end) {
+        uint32_t a[4], b[2];
+        ldmatrix_x2(b, in + lane % 8 * ld_in + lane / 8 % 2 * kVector<T> + k * kK);
+        ldmatrix_x4(a, rows + k * kK);
+        mma(sums[0], a, b, T());
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[0][i] += sums[1][i];
+      store(sums[0], partial, ld_partial, more);
+    } else {
+      const T* const samples = in + (lane % 8 + lane / 16 * kBatch) * ld_in + lane / 8 % 2 * kVector<T>;
+      float sums[kTiles][4] = {};
+#pragma unroll 2
+      for (int k = begin; k < end; ++k) {
+        uint32_t a[4], b[kTiles / 2][4];
+        ldmatrix_x4(a, rows + k * kK);
+#pragma unroll
+        for (int pair = 0; pair < kTiles / 2; ++pair)
+          ldmatrix_x4(b[pair], samples + pair * 2 * kBatch * ld_in + k * kK);
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) mma(sums[tile], a, b[tile / 2] + tile % 2 * 2, T());
+      }
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        store(sums[tile], partial + tile * kBatch * ld_partial, ld_partial, more);
+      }
+    }
+  }
+
+ private:
+  __device__ static void store(const float (&sum)[4], float* partial, int ld_partial, bool more) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float& out = partial[(2 * t + i % 2) * ld_partial + g + 8 * (i / 2)];
+      out = more ? out + sum[i] : sum[i];
+    }
+  }
+};
+
+struct Tf32Tile : TensorCoreTile<float> {
+  // Rounded once, when it goes to shared memory, and not each time it is multiplied.
+  __device__ static float operand(float v) { return __uint_as_float(to_tf32(v)); }
+};
+
+template <class T>
+struct HalfTile : TensorCoreTile<T> {
+  __device__ static T operand(float v) { return rounded<T>(v); }
+};
+
+// The tiles of a warp. Which they are is worked out before the first step: a division takes longer than a tile.
+template <class M>
+class Product {
+ public:
+  __device__ explicit Product(const Sizes& s)
+      : s_(s),
+        tiles_rows_((s.rows + M::kRows - 1) / M::kRows),
+        tiles_(tiles_rows_ * (s.batch / (M::kBatch * s.at_once))) {
+    const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    stride_ = warps / s.splits;
+    split_ = warp % s.splits;
+    first_ = warp / s.splits < stride_ ? warp / s.splits : tiles_;
+    row_ = first_ % tiles_rows_;
+    group_ = first_ / tiles_rows_;
+    const int depth = (s.piece + M::kK - 1) / M::kK, of_split = (depth + s.splits - 1) / s.splits;
+    begin_ = split_ * of_split;
+    end_ = begin_ + of_split;
+  }
+
+  // partial[split][sample][row] of all rows, from the exchange's input
+  template <class Exchange>
+  __device__ void run(const Shared<M>& shared, Exchange& exchange) const {
+    const int pieces = Exchange::kInPieces ? s_.pieces : 1;
+#pragma unroll 1
+    for (int piece = 0; piece < pieces; ++piece) {
+      const typename M::scalar_t* const in = exchange.piece(piece);
+      const int first = piece * s_.piece, columns = Exchange::kInPieces ? min(s_.piece, s_.K - first) : s_.K;
+      const int depth = (columns + M::kK - 1) / M::kK;
+      const int begin = min(begin_, depth), end = min(end_, depth);
+      if constexpr (M::kMostTiles == 1) {
+        multiply<1>(shared, in, first, begin, end, piece > 0);
+      } else {
+        switch (s_.at_once) {
+          case 1: multiply<1>(shared, in, first, begin, end, piece > 0); break;
+          case 2: multiply<2>(shared, in, first, begin, end, piece > 0); break;
+          default: multiply<M::kMostTiles>(shared, in, first, begin, end, piece > 0);
+        }
+      }
+    }
+  }
+
+ private:
+  template <int kTiles>
+  __device__ void multiply(const Shared<M>& shared, const typename M::scalar_t* in, int first, int begin, int end,
+                           bool more) const {
+    int row = row_, group = group_;
+#pragma unroll 1
+    for (int tile = first_; tile < tiles_; tile += stride_) {
+      const int sample = group * (M::kBatch * kTiles);
+      M::template multiply<kTiles>(shared.W + row * M::kRows * s_.ld + first, s_.ld, in + sample * s_.ld_in, s_.ld_in,
+                                   begin, end, s_.rows - row * M::kRows,
+                                   shared.partial + (split_ * s_.batch + sample) * s_.ld_partial + row * M::kRows,
+                                   s_.ld_partial, more);
+      for (row += stride_; row >= tiles_rows_; row -= tiles_rows_) ++group;
+    }
+  }
+
+  const Sizes& s_;
+  int tiles_rows_, tiles_, stride_, split_, first_, row_, group_, begin_, end_;
+};
+
+// rows[k] of sample b, k < kRows, `step` apart: the splits outside, so that the rows' loads and sums go side by side.
+template <int kRows, class acc_t>
+__device__ __forceinline__ void sum_of_splits(acc_t (&sums)[kRows], const Sizes& s, const acc_t* partial, int b,
+                                              int row, int step) {
+  const acc_t* at = partial + b * s.ld_partial + row;
+  const int next = s.batch * s.ld_partial;
+#pragma unroll
+  for (int k = 0; k < kRows; ++k) sums[k] = at[k * step];
+#pragma unroll(kRows == 1 ? 4 : 2)
+  for (int split = 1; split < s.splits; ++split) {
+    at += next;
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) sums[k] += at[k * step];
+  }
+}
+
+}  // namespace
+}  // namespace rnndrop::cuda

@@ -1,0 +1,118 @@
+"""No time loop waits for memory where it need not, by a committed report of its machine code. Needs no GPU.
+
+What a step costs beyond its work is in this code alone: neither the emulation nor the results show it.
+"""
+
+from __future__ import annotations
+
+import pytest
+from kernel_resources import ARCHITECTURES, find_nvcc, flags, nvcc_version, read_csv, sources_hash
+from time_loops import count, find_nvdisasm, innermost, loops, measure, parse, time_loop
+from time_loops import read_csv as read_loops
+
+ONE_FILE = "recurrence_bfloat16.cu"
+NEWEST = ARCHITECTURES[-1:]
+HOW = "run `python tests/cuda/time_loops.py` and commit bench/results/cuda_time_loops.csv"
+
+FENCES = {("cluster", "90"): 1, ("grid", "80"): 1, ("grid", "90"): 1}
+"""One before the arrival, which has to be behind what is handed over. sm_80 has no clusters."""
+STORES = {"forward": 2, "backward": 8}
+"""What a thread hands over through memory: h~ of two cells, or the four da of each."""
+
+LOOP = """
+.text.kernel:
+        /*0010*/                   LDG.E R2, desc[UR4][R8.64] ;
+.L_x_1:
+        /*0020*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+.L_x_2:
+        /*0030*/                   LDS R3, [R10] ;
+        /*0040*/                   FADD R4, R4, R3 ;
+        /*0050*/              @!P4 BRA `(.L_x_2) ;
+        /*0060*/                   STG.E desc[UR4][R8.64], R4 ;
+        /*0070*/                   LDG.E.64 R2, desc[UR4][R8.64] ;
+        /*0080*/                   LDG.E.U16 R6, desc[UR4][R8.64] ;
+        /*0090*/                   I2F.U32.RP R7, R12 ;
+        /*00a0*/                   IMAD.U32 R5, R3, 0x10000, RZ ;
+        /*00b0*/                   MEMBAR.ALL.GPU ;
+        /*00c0*/               @P1 REDG.E.ADD.STRONG.GPU desc[UR4][R20.64], R25 ;
+.L_x_3:
+        /*00d0*/                   LDG.E.STRONG.GPU R26, desc[UR4][R20.64] ;
+        /*00e0*/              @!P2 BRA `(.L_x_3) ;
+        /*00f0*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*0100*/                   FADD R6, R6, R2 ;
+        /*0110*/              @!P0 BRA `(.L_x_1) ;
+        /*0120*/                   EXIT ;
+.L_x_4:
+        /*0130*/                   BRA `(.L_x_4);
+"""
+
+
+def engine_of(row):
+    return row.kernel.split(", ")[1]
+
+
+def way_of(row):
+    return row.kernel.split("_")[1]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return read_loops()[1]
+
+
+def test_the_report_is_of_these_sources(rows):
+    assert read_loops()[0]["sources"] == sources_hash(), HOW
+    expected = [(r.file, r.kernel, r.arch) for r in read_csv()[1] if r.kernel.startswith("recurrence_")]
+    assert sorted((row.file, row.kernel, row.arch) for row in rows) == sorted(expected)
+
+
+def test_every_time_loop_was_found(rows):
+    assert [row for row in rows if row.fetches < 10] == []
+
+
+def test_what_is_fetched_for_the_next_step_is_not_waited_for_in_this_one(rows):
+    assert [row for row in rows if row.fetches_used_before_wait] == []
+
+
+def test_nothing_divides(rows):
+    assert [row for row in rows if row.divisions] == []
+
+
+def test_no_sum_is_a_chain_of_loads(rows):
+    assert [row for row in rows if row.loops_of_one_load] == []
+
+
+def test_only_what_is_handed_over_is_stored_before_the_fence(rows):
+    assert [row for row in rows if row.fences != FENCES.get((engine_of(row), row.arch), 0)] == []
+    expected = {"block": {}, "cluster": {}, "grid": STORES}
+    assert [row for row in rows if row.stores_before_arrival != expected[engine_of(row)].get(way_of(row), 0)] == []
+
+
+def test_the_report_is_what_nvcc_says(rows):
+    nvcc, nvdisasm = find_nvcc(), find_nvdisasm()
+    if nvcc is None or nvdisasm is None:
+        pytest.skip("needs nvcc and nvdisasm: the CUDA toolkit, or `pip install nvidia-cuda-nvdisasm` beside nvcc")
+    facts, _ = read_loops()
+    if (facts["nvcc"], facts["flags"]) != (nvcc_version(nvcc), " ".join(flags())):
+        pytest.skip(f"the report was made by nvcc {facts['nvcc']} {facts['flags']}; that is not what compiles here")
+    measured = measure(nvcc, nvdisasm, NEWEST, ONE_FILE)
+    assert measured and [row for row in rows if row.arch in NEWEST and row.file == ONE_FILE] == measured, HOW
+
+
+def test_counts_of_a_loop_worked_by_hand():
+    found = count("a.cu", "kernel", "90", parse(LOOP))
+    assert found.instructions == 16
+    assert found.fetches == 2  # not the flag, not what lies before the loop
+    assert found.fetches_used_before_wait == 1  # R3, the upper half of R2; R6 is used behind the barrier
+    assert found.fences == 1
+    assert found.stores_before_arrival == 1
+    assert found.divisions == 1
+    assert found.loops_of_one_load == 1  # not the one that polls
+
+
+def test_the_time_loop_is_the_longest_with_a_barrier():
+    code = parse(LOOP)
+    assert len(loops(code)) == 3  # a branch to itself, behind the kernel's end, is none
+    loop = time_loop(code)
+    assert (loop[0].label, loop[-1].target) == (".L_x_1", ".L_x_1")
+    assert [body[0].label for body in innermost(loop)] == [".L_x_2", ".L_x_3"]

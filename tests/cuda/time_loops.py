@@ -1,0 +1,236 @@
+"""What the machine code of each persistent kernel does in its time loop, step after step: counted, so that it is held.
+
+`python tests/cuda/time_loops.py` compiles every recurrence (no GPU needed), disassembles it and writes
+bench/results/cuda_time_loops.csv; the test beside it says what may stand there.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from kernel_resources import ARCHITECTURES, REPO, find_nvcc, flags, kernel_name, nvcc_version, sources_hash
+
+CSV = REPO / "bench" / "results" / "cuda_time_loops.csv"
+FILES = "recurrence_*.cu"
+STORES = ("STG", "ST", "STS", "RED", "REDG")
+"""Whose first operand is read."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a disassembly: `@P0 LDG.E.U16 R4, desc[UR4][R2.64]`."""
+
+    opcode: str
+    operands: str
+    label: str = ""
+    """What a branch may go to; then there is no opcode."""
+
+    @property
+    def name(self) -> str:
+        """`LDG` of `LDG.E.U16`."""
+        return self.opcode.partition(".")[0]
+
+    @property
+    def is_fetch(self) -> bool:
+        """A load from memory for the next step's cell: not of a flag, which is polled."""
+        return self.name == "LDG" and "STRONG" not in self.opcode
+
+    @property
+    def is_wait(self) -> bool:
+        """Of all of a block's threads, or of a cluster's."""
+        return self.name == "UCGABAR_WAIT" or self.opcode.startswith("BAR.SYNC")
+
+    @property
+    def is_arrival(self) -> bool:
+        """What tells the other blocks of a group."""
+        return self.name == "UCGABAR_ARV" or (self.name in ("RED", "REDG") and "STRONG" in self.opcode)
+
+    @property
+    def target(self) -> str:
+        """Of a branch."""
+        found = re.search(r"`\((\.L\w+)\)", self.operands) if self.name == "BRA" else None
+        return found[1] if found else ""
+
+    @property
+    def registers(self) -> list[str]:
+        """Those that a load fills."""
+        first, width = re.match(r"R(\d+)", self.operands), re.search(r"\.(64|128)\b", self.opcode)
+        return [f"R{int(first[1]) + k}" for k in range(int(width[1]) // 32 if width else 1)] if first else []
+
+    def reads(self, register: str) -> bool:
+        """Whether the register is among the operands that are not written."""
+        read = self.operands.partition(",")[2]
+        return bool(re.search(rf"\b{register}\b", self.operands if self.name in STORES else read))
+
+    def writes(self, register: str) -> bool:
+        """Whether the register is what the instruction computes."""
+        return self.name not in STORES and bool(re.match(rf"{register}\b", self.operands))
+
+
+@dataclass(frozen=True, order=True)
+class TimeLoop:
+    """Counts over one kernel's time loop on one architecture."""
+
+    file: str
+    kernel: str
+    arch: str
+    instructions: int
+    fetches: int
+    """Loads from memory for the next step's cell."""
+    fetches_used_before_wait: int
+    """Of those, what some instruction between the load and the next barrier reads: it waits for memory first."""
+    fences: int
+    """MEMBAR: each waits until all that the thread has stored is seen."""
+    stores_before_arrival: int
+    """Stores to memory ahead of the arrival, which the fence there waits for."""
+    divisions: int
+    """Of integers: a dozen instructions each, of which the first converts to a float."""
+    loops_of_one_load: int
+    """Innermost loops that load once an iteration and use it: each waits for the one before."""
+
+
+def parse(listing: str) -> list[Instruction]:
+    """The instructions and labels of one function in nvdisasm's listing."""
+    found = []
+    for line in listing.splitlines():
+        if label := re.match(r"(\.L\w+):", line):
+            found.append(Instruction("", "", label[1]))
+        elif code := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;", line):
+            found.append(Instruction(code[1], code[2]))
+    return found
+
+
+def loops(code: Sequence[Instruction]) -> list[tuple[int, int]]:
+    """(first, last) of every branch back to a label, that is of every loop. A branch to itself ends a kernel."""
+    labels = {instruction.label: k for k, instruction in enumerate(code) if instruction.label}
+    backward = ((labels.get(instruction.target, k), k) for k, instruction in enumerate(code) if instruction.target)
+    return [(first, last) for first, last in backward if first < last - 1]
+
+
+def time_loop(code: Sequence[Instruction]) -> Sequence[Instruction]:
+    """The longest loop that meets a barrier."""
+    spans = [span for span in loops(code) if any(i.is_wait for i in code[span[0] : span[1]])]
+    first, last = max(spans, key=lambda span: span[1] - span[0])
+    return code[first : last + 1]
+
+
+def innermost(code: Sequence[Instruction]) -> Iterable[Sequence[Instruction]]:
+    """Bodies of the loops that hold no other."""
+    spans = loops(code)
+    for first, last in spans:
+        if not any(first <= f and b <= last and (f, b) != (first, last) for f, b in spans):
+            yield code[first : last + 1]
+
+
+def used_before_wait(code: Sequence[Instruction], k: int) -> bool:
+    """Whether what instruction k loads is read before the next barrier, in the order in which the code lies."""
+    for register in code[k].registers:
+        for later in code[k + 1 :]:
+            if later.is_wait or (later.writes(register) and not later.reads(register)):
+                break
+            if later.reads(register):
+                return True
+    return False
+
+
+def count(file: str, kernel: str, arch: str, code: Sequence[Instruction]) -> TimeLoop:
+    """The figures of one kernel."""
+    loop = time_loop(code)
+    arrival = next((k for k, instruction in enumerate(loop) if instruction.is_arrival), 0)
+    fetched = [k for k, instruction in enumerate(loop) if instruction.is_fetch]
+    return TimeLoop(
+        file=file,
+        kernel=kernel,
+        arch=arch,
+        instructions=sum(1 for instruction in loop if instruction.opcode),
+        fetches=len(fetched),
+        fetches_used_before_wait=sum(used_before_wait(loop, k) for k in fetched),
+        fences=sum(instruction.name == "MEMBAR" for instruction in loop),
+        stores_before_arrival=sum(instruction.name == "STG" for instruction in loop[:arrival]),
+        divisions=sum(bool(re.match(r"I2F\.(U\d+\.)?RP|I2F\.U64", instruction.opcode)) for instruction in loop),
+        loops_of_one_load=sum(
+            sum(i.name in ("LDS", "LD", "LDSM") or i.is_fetch for i in body) == 1 for body in innermost(loop)
+        ),
+    )
+
+
+def find_nvdisasm() -> str | None:
+    """The toolkit's, or that of the wheel nvidia-cuda-nvdisasm; None where there is neither."""
+    places = [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", "nvdisasm")]
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        places.append(Path(folder, "cu13", "bin", "nvdisasm"))
+    return next((str(path) for path in places if path.exists()), shutil.which("nvdisasm"))
+
+
+def disassemble(nvcc: str, nvdisasm: str, source: Path, arch: str) -> dict[str, list[Instruction]]:
+    """By kernel.
+
+    Raises:
+        subprocess.CalledProcessError: the file does not compile.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "out.cubin")
+        compile_it = [nvcc, *flags([arch]), f"-I{REPO / 'csrc'}", "-cubin", source, "-o", cubin]
+        subprocess.run(compile_it, check=True, capture_output=True)
+        listing = subprocess.run([nvdisasm, "-c", cubin], check=True, capture_output=True, text=True).stdout
+    sections = re.split(r"^\s*\.section\s+\.text\.(\w+),.*$", listing, flags=re.MULTILINE)[1:]
+    mangled = "\n".join(sections[::2])
+    names = subprocess.run(["c++filt"], input=mangled, check=True, capture_output=True, text=True).stdout.splitlines()
+    return {kernel_name(name): parse(section) for name, section in zip(names, sections[1::2], strict=True)}
+
+
+def measure(
+    nvcc: str, nvdisasm: str, architectures: Sequence[str] = ARCHITECTURES, files: str = FILES
+) -> list[TimeLoop]:
+    """Every persistent kernel, or those of a pattern of files, for every one of the architectures."""
+
+    def of_file(task: tuple[Path, str]) -> list[TimeLoop]:
+        source, arch = task
+        kernels = disassemble(nvcc, nvdisasm, source, arch)
+        return [count(source.name, kernel, arch, code) for kernel, code in kernels.items()]
+
+    tasks = [(source, arch) for source in sorted((REPO / "csrc" / "cuda").glob(files)) for arch in architectures]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return sorted(row for rows in pool.map(of_file, tasks) for row in rows)
+
+
+def read_csv() -> tuple[dict[str, str], list[TimeLoop]]:
+    """The committed report: its header of facts, and its rows."""
+    lines = CSV.read_text().splitlines()
+    facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+    rows = csv.DictReader(line for line in lines if not line.startswith("# "))
+    return facts, [
+        TimeLoop(**{f.name: row[f.name] if f.type == "str" else int(row[f.name]) for f in fields(TimeLoop)})
+        for row in rows
+    ]
+
+
+def main() -> None:
+    """Write the report."""
+    nvcc, nvdisasm = find_nvcc(), find_nvdisasm()
+    if nvcc is None or nvdisasm is None:
+        raise SystemExit("nvcc or nvdisasm is missing: install the CUDA toolkit, or `pip install nvidia-cuda-nvdisasm`")
+    rows = measure(nvcc, nvdisasm)
+    CSV.parent.mkdir(parents=True, exist_ok=True)
+    with CSV.open("w", newline="") as file:
+        file.write(f"# command: python tests/cuda/time_loops.py\n# nvcc: {nvcc_version(nvcc)}\n")
+        file.write(f"# flags: {' '.join(flags())}\n# sources: {sources_hash()}\n")
+        writer = csv.DictWriter(file, [f.name for f in fields(TimeLoop)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, rows))
+    print(f"{CSV.relative_to(REPO)}: {len(rows)} time loops")
+
+
+if __name__ == "__main__":
+    main()
