@@ -1,10 +1,11 @@
-"""``LSTM``: nn.LSTM's contract with dropout inside the recurrence; ``GalLSTM`` and ``SemeniutaLSTM``, two presets."""
+"""``LSTM``: nn.LSTM's contract with dropout inside the recurrence."""
 
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,21 @@ from torch.nn.utils.rnn import PackedSequence
 from rnndrop_cuda import checks, packing
 from rnndrop_cuda.functional import BACKENDS, LayerStates
 from rnndrop_cuda.initialisation import INITS, initialise
+from rnndrop_cuda.like_torch import LikeTorch, torch_options
 from rnndrop_cuda.masks import draw, masks_in_eval
 from rnndrop_cuda.noises import CANDIDATE_MASKS, GATE_MASKS, MASK_SCOPES, LayerMasks, sizes_by_name
 from rnndrop_cuda.stack import State, run_stack
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from rnndrop_cuda.options import Options
+
 Form = TypeVar("Form", Tensor, PackedSequence)
+IN_NN_LSTMS_REPR = ("proj_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
 
 
-class LSTM(nn.RNNBase):
+class LSTM(LikeTorch):
     r"""An LSTM like :class:`torch.nn.LSTM`, with dropout inside the recurrence at no cost in speed.
 
     .. math::
@@ -95,6 +103,10 @@ class LSTM(nn.RNNBase):
     h_0: nn.Parameter | None
     c_0: nn.Parameter | None
     weight_hh_l0: nn.Parameter
+    # An attrgetter costs no call of Python's.
+    _between_layers = property(operator.attrgetter("dropout"))  # type: ignore[assignment]
+    _of_dropout: tuple[str, ...] = ()
+    """The keywords that ``dropout`` stands for, in the presets."""
 
     def __init__(
         self,
@@ -134,8 +146,9 @@ class LSTM(nn.RNNBase):
         self.backend = checks.check_choice("backend", backend, BACKENDS)
         self.mc_dropout = checks.check_flag("mc_dropout", mc_dropout)
         self.learn_initial_state = checks.check_flag("learn_initial_state", learn_initial_state)
-        super().__init__(
-            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+        # By its name: in a class that is an nn.LSTM too, the next constructor would be nn.LSTM's.
+        nn.RNNBase.__init__(
+            self, "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             proj_size, device=device, dtype=dtype,
         )  # fmt: skip
         self.input_dropout = checks.check_probability("input_dropout", input_dropout)
@@ -154,33 +167,6 @@ class LSTM(nn.RNNBase):
         super().reset_parameters()
         initialise(self.named_parameters(), self.hidden_size, self.init, self.forget_bias)
 
-    @staticmethod
-    def from_torch(lstm: nn.LSTM, **ours: Any) -> LSTM:
-        """An LSTM with the sizes, options, weights, device, dtype and mode of an nn.LSTM, and our keywords.
-
-        Raises:
-            TypeError: lstm is not an nn.LSTM, or a keyword is unknown.
-        """
-        if not isinstance(lstm, nn.LSTM):
-            raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")
-        copy = LSTM(*_torch_arguments(lstm), **ours)
-        copy.load_state_dict(lstm.state_dict())
-        return copy.train(lstm.training)
-
-    def to_torch(self) -> nn.LSTM:
-        """The nn.LSTM with the same sizes, options, weights, device, dtype and mode; dropout inside is lost.
-
-        Raises:
-            ValueError: the initial state is learned, which nn.LSTM cannot hold.
-        """
-        if self.learn_initial_state:
-            raise ValueError(
-                "learn_initial_state: expected False, since nn.LSTM has no h_0 and c_0 of its own; got True"
-            )
-        copy = nn.LSTM(*_torch_arguments(self))
-        copy.load_state_dict(self.state_dict())
-        return copy.train(self.training)
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """As for every module, but a state without h_0 and c_0, such as nn.LSTM's, sets both to zeros."""
         names = [prefix + "h_0", prefix + "c_0"]
@@ -188,16 +174,16 @@ class LSTM(nn.RNNBase):
             state_dict.update((name, torch.zeros_like(self.h_0)) for name in names)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def flatten_parameters(self) -> None:
-        """Does nothing: the kernels read every weight where it is. Here for code written for nn.LSTM."""
-
     def extra_repr(self) -> str:
-        ours = [
+        defaults = {name: of.default for name, of in inspect.signature(LSTM.__init__).parameters.items()}
+        keywords = list(defaults)[list(defaults).index("input_dropout") :]
+        differing = [
             f"{name}={getattr(self, name)!r}"
-            for name, parameter in inspect.signature(LSTM.__init__).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY and getattr(self, name) != parameter.default
+            for name in (*IN_NN_LSTMS_REPR, *keywords)
+            if getattr(self, name) != defaults[name]
+            if name not in self._of_dropout or getattr(self, name) != self.dropout
         ]
-        return ", ".join([super().extra_repr(), *ours])
+        return ", ".join([str(self.input_size), str(self.hidden_size), *differing])
 
     def draw_masks(self, T: int, B: int, generator: torch.Generator | None = None) -> list[LayerMasks]:
         """The masks that a forward with dropout on would draw for T steps and a batch of B.
@@ -358,35 +344,79 @@ class LSTM(nn.RNNBase):
         return [[own[name] if name in own else getattr(self, name) for name in names] for names in self._all_weights]
 
 
-class GalLSTM(LSTM):
+class _Preset(LSTM):
+    """A layer whose ``dropout`` is one inside the recurrence: nn.LSTM's, between the layers, is off."""
+
+    _between_layers = 0.0
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        name = type(self).__name__
+        if isinstance(num_layers, float):
+            raise TypeError(
+                f"num_layers: expected an int, as third argument too, got {num_layers!r}; a dropout goes by its name, "
+                f"{name}({input_size}, {hidden_size}, dropout={num_layers!r})"
+            )
+        p = checks.check_probability("dropout", dropout)
+        if both := [keyword for keyword in self._of_dropout if keyword in options]:
+            raise TypeError(
+                f"{both[0]}: expected none, since {name}'s dropout stands for it; LSTM takes each by itself"
+            )
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, 0.0, bidirectional, proj_size, device, dtype,
+            **options,
+        )  # fmt: skip
+        self.dropout = p
+
+    @property
+    def dropout(self) -> float:  # type: ignore[override]
+        """The probability of dropping inside the recurrence, for reading and for setting."""
+        p: float = getattr(self, self._of_dropout[0])
+        return p
+
+    @dropout.setter
+    def dropout(self, p: float) -> None:
+        for keyword in self._of_dropout:
+            setattr(self, keyword, checks.check_probability("dropout", p))
+
+    @classmethod
+    def _options_of(cls, lstm: nn.LSTM) -> dict[str, Any]:
+        if lstm.dropout and lstm.num_layers > 1:
+            raise ValueError(
+                f"lstm: expected no dropout between the layers, which {cls.__name__} has none of, got {lstm.dropout}; "
+                "LSTM.from_torch keeps it, beside dropout inside"
+            )
+        return torch_options(lstm)
+
+
+class GalLSTM(_Preset):
     """An LSTM with the variational dropout of Gal & Ghahramani (arXiv 1512.05287).
 
     d(x_t) and d(h_{t-1}): one mask on x and one on h, each with drop probability ``dropout``, the same at every
-    step. The fused counterpart of the seminar's ``RNNLayer`` and ``FastRNNLayer``. Further keywords as :class:`LSTM`,
-    but for nn.LSTM's dropout between layers.
+    step. The fused counterpart of the seminar's ``RNNLayer`` and ``FastRNNLayer``. The other arguments are those of
+    :class:`LSTM`; there is no dropout between layers.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, dropout: float = 0.0, **kwargs: Any) -> None:
-        p = checks.check_probability("dropout", dropout)
-        super().__init__(input_size, hidden_size, input_dropout=p, hidden_dropout=p, **kwargs)
+    _of_dropout = ("input_dropout", "hidden_dropout")
 
 
-class SemeniutaLSTM(LSTM):
+class SemeniutaLSTM(_Preset):
     """An LSTM with the recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165).
 
     c_t = f * c_{t-1} + i * d(g): a fresh mask at every step, with drop probability ``dropout``. The fused counterpart
-    of the seminar's ``MyLSTM``. Further keywords as :class:`LSTM`, but for nn.LSTM's dropout between layers.
+    of the seminar's ``MyLSTM``. The other arguments are those of :class:`LSTM`; there is no dropout between layers.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, dropout: float = 0.0, **kwargs: Any) -> None:
-        p = checks.check_probability("dropout", dropout)
-        super().__init__(input_size, hidden_size, candidate_dropout=p, **kwargs)
-
-
-def _torch_arguments(lstm: nn.RNNBase) -> tuple[Any, ...]:
-    """nn.LSTM's positional arguments, read off a module."""
-    like: Tensor = lstm.all_weights[0][0]
-    return (
-        lstm.input_size, lstm.hidden_size, lstm.num_layers, lstm.bias, lstm.batch_first, lstm.dropout,
-        lstm.bidirectional, lstm.proj_size, like.device, like.dtype,
-    )  # fmt: skip
+    _of_dropout = ("candidate_dropout",)

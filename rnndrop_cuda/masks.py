@@ -82,7 +82,7 @@ def noises_on(layer: Any) -> list[Drawn]:
     # A loop, since torch.compile cannot trace := inside a comprehension.
     drawn = []
     for row in NOISES:
-        if p := getattr(layer, row.keyword):
+        if p := getattr(layer, row.attribute):
             drawn.append((row, p, row.drawn_shape(layer)))
     return drawn
 
@@ -124,7 +124,7 @@ def plan(layer: Any, T: int, B: int) -> Plan:
 
 
 SETTINGS = (
-    *(row.keyword for row in NOISES), *MaskOptions.__annotations__,
+    *(row.attribute for row in NOISES), *MaskOptions.__annotations__,
     "num_layers", "bidirectional", "input_size", "hidden_size", "proj_size",
 )  # fmt: skip
 """The attributes of an LSTM that a plan depends on."""
@@ -172,7 +172,7 @@ def masks_in_eval(layer: Any) -> LayerMasks:
     """What each layer and direction of an LSTM uses while its dropout is off: the expectation of zoneout."""
     expected = {}
     for row in IN_EVAL:
-        if p := getattr(layer, row.keyword):
+        if p := getattr(layer, row.attribute):
             size = layer.hidden_size if row.size == "H" else layer.proj_size or layer.hidden_size
             expected[row.field] = layer.weight_hh_l0.new_full((size,), row.expectation(p))
     return LayerMasks(**expected)
