@@ -65,7 +65,7 @@ def _plain(layer: LSTM) -> nn.LSTM:
     """The nn.LSTM with a layer's parameters, the very same tensors."""
     plain = nn.LSTM(
         layer.input_size, layer.hidden_size, layer.num_layers, layer.bias, layer.batch_first,
-        layer._between_layers, layer.bidirectional, layer.proj_size, device="meta",
+        layer.dropout if layer._drops_between_layers else 0.0, layer.bidirectional, layer.proj_size, device="meta",
     )  # fmt: skip
     for name, _ in list(plain.named_parameters()):
         weight = getattr(layer, name)

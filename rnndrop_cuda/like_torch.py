@@ -14,8 +14,7 @@ class LikeTorch(nn.RNNBase):
     """The part of :class:`rnndrop_cuda.LSTM` that is there for code written for nn.LSTM."""
 
     learn_initial_state: bool
-    _between_layers: float
-    """The probability of nn.LSTM's own dropout."""
+    _drops_between_layers: bool
 
     @classmethod
     def from_torch(cls, lstm: nn.LSTM, **ours: Any) -> Self:
@@ -50,7 +49,7 @@ class LikeTorch(nn.RNNBase):
             raise ValueError(
                 "learn_initial_state: expected False, since nn.LSTM has no h_0 and c_0 of its own; got True"
             )
-        copy = nn.LSTM(**torch_options(self), dropout=self._between_layers)
+        copy = nn.LSTM(**torch_options(self), dropout=self.dropout if self._drops_between_layers else 0.0)
         copy.load_state_dict(self.state_dict())
         return copy.train(self.training)
 

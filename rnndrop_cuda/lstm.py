@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
-import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,10 @@ from torch.nn.utils.rnn import PackedSequence
 from rnndrop_cuda import checks, packing
 from rnndrop_cuda.functional import BACKENDS, LayerStates
 from rnndrop_cuda.initialisation import INITS, initialise
-from rnndrop_cuda.like_torch import LikeTorch, torch_options
+from rnndrop_cuda.like_torch import LikeTorch
 from rnndrop_cuda.masks import draw, masks_in_eval
 from rnndrop_cuda.noises import CANDIDATE_MASKS, GATE_MASKS, MASK_SCOPES, LayerMasks, sizes_by_name
 from rnndrop_cuda.stack import State, run_stack
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from rnndrop_cuda.options import Options
 
 Form = TypeVar("Form", Tensor, PackedSequence)
 IN_NN_LSTMS_REPR = ("proj_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
@@ -56,6 +51,9 @@ class LSTM(LikeTorch):
     and the same seed gives the same weights. So are the positional arguments, the checks, the errors and the warnings.
     With ``learn_initial_state`` there are two more parameters, ``h_0`` and ``c_0``, ``[D * num_layers, 1, P or H]``; a
     ``state_dict`` that has neither, such as nn.LSTM's, sets both to the zeros that nn.LSTM starts from.
+
+    ``isinstance(layer, nn.LSTM)`` is False: code that initialises an nn.LSTM by its type, such as Hugging Face's
+    ``from_pretrained``, leaves this one without values. :class:`rnndrop_cuda.TorchLSTM` is an nn.LSTM to it.
 
     Args:
         input_size: features of the input, I.
@@ -103,8 +101,8 @@ class LSTM(LikeTorch):
     h_0: nn.Parameter | None
     c_0: nn.Parameter | None
     weight_hh_l0: nn.Parameter
-    # An attrgetter costs no call of Python's.
-    _between_layers = property(operator.attrgetter("dropout"))  # type: ignore[assignment]
+    _drops_between_layers = True
+    """Whether ``dropout`` is nn.LSTM's."""
     _of_dropout: tuple[str, ...] = ()
     """The keywords that ``dropout`` stands for, in the presets."""
 
@@ -344,79 +342,8 @@ class LSTM(LikeTorch):
         return [[own[name] if name in own else getattr(self, name) for name in names] for names in self._all_weights]
 
 
-class _Preset(LSTM):
-    """A layer whose ``dropout`` is one inside the recurrence: nn.LSTM's, between the layers, is off."""
-
-    _between_layers = 0.0
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **options: Unpack[Options],
-    ) -> None:
-        name = type(self).__name__
-        if isinstance(num_layers, float):
-            raise TypeError(
-                f"num_layers: expected an int, as third argument too, got {num_layers!r}; a dropout goes by its name, "
-                f"{name}({input_size}, {hidden_size}, dropout={num_layers!r})"
-            )
-        p = checks.check_probability("dropout", dropout)
-        if both := [keyword for keyword in self._of_dropout if keyword in options]:
-            raise TypeError(
-                f"{both[0]}: expected none, since {name}'s dropout stands for it; LSTM takes each by itself"
-            )
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, 0.0, bidirectional, proj_size, device, dtype,
-            **options,
-        )  # fmt: skip
-        self.dropout = p
-
-    @property
-    def dropout(self) -> float:  # type: ignore[override]
-        """The probability of dropping inside the recurrence, for reading and for setting."""
-        p: float = getattr(self, self._of_dropout[0])
-        return p
-
-    @dropout.setter
-    def dropout(self, p: float) -> None:
-        for keyword in self._of_dropout:
-            setattr(self, keyword, checks.check_probability("dropout", p))
-
-    @classmethod
-    def _options_of(cls, lstm: nn.LSTM) -> dict[str, Any]:
-        if lstm.dropout and lstm.num_layers > 1:
-            raise ValueError(
-                f"lstm: expected no dropout between the layers, which {cls.__name__} has none of, got {lstm.dropout}; "
-                "LSTM.from_torch keeps it, beside dropout inside"
-            )
-        return torch_options(lstm)
-
-
-class GalLSTM(_Preset):
-    """An LSTM with the variational dropout of Gal & Ghahramani (arXiv 1512.05287).
-
-    d(x_t) and d(h_{t-1}): one mask on x and one on h, each with drop probability ``dropout``, the same at every
-    step. The fused counterpart of the seminar's ``RNNLayer`` and ``FastRNNLayer``. The other arguments are those of
-    :class:`LSTM`; there is no dropout between layers.
-    """
-
-    _of_dropout = ("input_dropout", "hidden_dropout")
-
-
-class SemeniutaLSTM(_Preset):
-    """An LSTM with the recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165).
-
-    c_t = f * c_{t-1} + i * d(g): a fresh mask at every step, with drop probability ``dropout``. The fused counterpart
-    of the seminar's ``MyLSTM``. The other arguments are those of :class:`LSTM`; there is no dropout between layers.
-    """
-
-    _of_dropout = ("candidate_dropout",)
+def __getattr__(name: str) -> Any:
+    """The presets, which were in this module: pickles name it."""
+    if name not in ("GalLSTM", "SemeniutaLSTM"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("rnndrop_cuda.presets"), name)

@@ -82,7 +82,9 @@ def noises_on(layer: Any) -> list[Drawn]:
     # A loop, since torch.compile cannot trace := inside a comprehension.
     drawn = []
     for row in NOISES:
-        if p := getattr(layer, row.attribute):
+        if row.between_layers and not layer._drops_between_layers:
+            continue
+        if p := getattr(layer, row.keyword):
             drawn.append((row, p, row.drawn_shape(layer)))
     return drawn
 
@@ -124,8 +126,9 @@ def plan(layer: Any, T: int, B: int) -> Plan:
 
 
 SETTINGS = (
-    *(row.attribute for row in NOISES), *MaskOptions.__annotations__,
+    *(row.keyword for row in NOISES), *MaskOptions.__annotations__,
     "num_layers", "bidirectional", "input_size", "hidden_size", "proj_size",
+    "_drops_between_layers",
 )  # fmt: skip
 """The attributes of an LSTM that a plan depends on."""
 _settings_of = operator.attrgetter(*SETTINGS)
@@ -172,7 +175,7 @@ def masks_in_eval(layer: Any) -> LayerMasks:
     """What each layer and direction of an LSTM uses while its dropout is off: the expectation of zoneout."""
     expected = {}
     for row in IN_EVAL:
-        if p := getattr(layer, row.attribute):
+        if p := getattr(layer, row.keyword):
             size = layer.hidden_size if row.size == "H" else layer.proj_size or layer.hidden_size
             expected[row.field] = layer.weight_hh_l0.new_full((size,), row.expectation(p))
     return LayerMasks(**expected)

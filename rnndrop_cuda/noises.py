@@ -99,11 +99,6 @@ class Noise(NamedTuple):
         """Whether each gate may have its own mask."""
         return any(shape[0] == 4 for shape in self.shapes)
 
-    @property
-    def attribute(self) -> str:
-        """LSTM's attribute that holds the probability; a preset's ``dropout`` is not the one between layers."""
-        return "_between_layers" if self.between_layers else self.keyword
-
     def drawn_shape(self, layer: MaskOptions) -> Shape:
         """The shape that a layer with these options draws."""
         if len(self.shapes) == 1:
