@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+class Shown:
+    """An attribute of a class that reads another one; unlike a property it leaves its name to subclasses' instances."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, layer: Any, owner: type) -> Any:
+        return self if layer is None else getattr(layer, self._name)
 
 
 class LikeTorch(nn.RNNBase):
@@ -52,6 +63,35 @@ class LikeTorch(nn.RNNBase):
         copy = nn.LSTM(**torch_options(self), dropout=self.dropout if self._drops_between_layers else 0.0)
         copy.load_state_dict(self.state_dict())
         return copy.train(self.training)
+
+    # nn.LSTM's, not those of nn.RNNBase, which know no c.
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
+
+    def __setattr__(self, attr: str, value: Any) -> None:
+        if attr == "qconfig":  # torch.ao.quantization gives one to every module, and swaps those that it knows
+            warnings.warn(
+                f"{type(self).__name__} stays in floating point: quantisation knows nn.LSTM only. Quantise "
+                "rnndrop_cuda.to_torch(model)",
+                stacklevel=2,
+            )
+        super().__setattr__(attr, value)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """torch.jit.script asks every module for what to compile in its place."""
+        raise RuntimeError(
+            f"torch.jit.script does not support {type(self).__name__}: script rnndrop_cuda.to_torch(model), which has "
+            "nn.LSTM in its place, or trace the model in eval with torch.jit.trace"
+        )
+
+    def _fx_call(self, proxy: Any, *args: Any, **kwargs: Any) -> Any:
+        """A call of this layer as one node, as torch.fx has nn.LSTM; proxy stands for the input."""
+        if not isinstance(proxy, fx.Proxy):
+            raise TypeError(f"input: expected a Tensor or a PackedSequence, got {type(proxy).__name__}")
+        tracer: Any = proxy.tracer
+        given = {name: value for name, value in kwargs.items() if value is not None and value is not False}
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), (proxy, *args), given)
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels read every weight where it is. Here for code written for nn.LSTM."""

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnndrop_cuda import checks, packing
 from rnndrop_cuda.functional import BACKENDS, LayerStates
 from rnndrop_cuda.initialisation import INITS, initialise
-from rnndrop_cuda.like_torch import LikeTorch
+from rnndrop_cuda.like_torch import LikeTorch, Shown
 from rnndrop_cuda.masks import draw, masks_in_eval
 from rnndrop_cuda.noises import CANDIDATE_MASKS, GATE_MASKS, MASK_SCOPES, LayerMasks, sizes_by_name
 from rnndrop_cuda.stack import State, run_stack
@@ -98,8 +98,9 @@ class LSTM(LikeTorch):
             forget_bias is not finite or there are no biases.
     """
 
-    h_0: nn.Parameter | None
-    c_0: nn.Parameter | None
+    h_0: nn.Parameter
+    c_0: nn.Parameter
+    init = Shown("_init")
     weight_hh_l0: nn.Parameter
     _drops_between_layers = True
     """Whether ``dropout`` is nn.LSTM's."""
@@ -139,7 +140,7 @@ class LSTM(LikeTorch):
         self.candidate_mask = checks.check_choice("candidate_mask", candidate_mask, CANDIDATE_MASKS)
         self.gate_masks = checks.check_choice("gate_masks", gate_masks, GATE_MASKS)
         # Before nn.RNNBase's constructor, which calls reset_parameters.
-        self.init = checks.check_choice("init", init, INITS)
+        self._init = checks.check_choice("init", init, INITS)
         self.forget_bias = checks.check_forget_bias(forget_bias, bias)
         self.backend = checks.check_choice("backend", backend, BACKENDS)
         self.mc_dropout = checks.check_flag("mc_dropout", mc_dropout)
@@ -156,19 +157,23 @@ class LSTM(LikeTorch):
         self.cell_dropout = checks.check_probability("cell_dropout", cell_dropout)
         self.hidden_zoneout = checks.check_probability("hidden_zoneout", hidden_zoneout)
         self.cell_zoneout = checks.check_probability("cell_zoneout", cell_zoneout)
-        for name, size in (("h_0", self._h_size), ("c_0", hidden_size)):
-            zeros = torch.zeros(self._runs, 1, size, device=device, dtype=dtype)
-            self.register_parameter(name, nn.Parameter(zeros) if learn_initial_state else None)
+        if learn_initial_state:  # the names are a subclass's otherwise
+            for name, size in (("h_0", self._h_size), ("c_0", hidden_size)):
+                zeros = torch.zeros(self._runs, 1, size, device=device, dtype=dtype)
+                self.register_parameter(name, nn.Parameter(zeros))
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew, as ``init`` and ``forget_bias`` say; a learned initial state begins at zeros."""
         super().reset_parameters()
-        initialise(self.named_parameters(), self.hidden_size, self.init, self.forget_bias)
+        initialise(self.named_parameters(), self.hidden_size, self._init, self.forget_bias)
+        if self.learn_initial_state and "h_0" in self._parameters:
+            nn.init.zeros_(self.h_0)
+            nn.init.zeros_(self.c_0)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """As for every module, but a state without h_0 and c_0, such as nn.LSTM's, sets both to zeros."""
         names = [prefix + "h_0", prefix + "c_0"]
-        if self.h_0 is not None and not any(name in state_dict for name in names):
+        if self.learn_initial_state and not any(name in state_dict for name in names):
             state_dict.update((name, torch.zeros_like(self.h_0)) for name in names)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -176,12 +181,22 @@ class LSTM(LikeTorch):
         defaults = {name: of.default for name, of in inspect.signature(LSTM.__init__).parameters.items()}
         keywords = list(defaults)[list(defaults).index("input_dropout") :]
         differing = [
-            f"{name}={getattr(self, name)!r}"
+            f"{name}={value!r}"
             for name in (*IN_NN_LSTMS_REPR, *keywords)
-            if getattr(self, name) != defaults[name]
-            if name not in self._of_dropout or getattr(self, name) != self.dropout
+            if (value := self._init if name == "init" else getattr(self, name)) != defaults[name]
+            if name not in self._of_dropout or value != self.dropout
         ]
         return ", ".join([str(self.input_size), str(self.hidden_size), *differing])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a pickle from before the names init, h_0 and c_0 were left to subclasses, too."""
+        if "_init" not in state:
+            state["_init"] = state.pop("init", "default")
+            if not state["learn_initial_state"]:
+                parameters = state["_parameters"].items()
+                unused = {name for name, value in parameters if name in ("h_0", "c_0") and value is None}
+                state["_parameters"] = {name: value for name, value in parameters if name not in unused}
+        super().__setstate__(state)
 
     def draw_masks(self, T: int, B: int, generator: torch.Generator | None = None) -> list[LayerMasks]:
         """The masks that a forward with dropout on would draw for T steps and a batch of B.
@@ -279,9 +294,13 @@ class LSTM(LikeTorch):
             checks.check_hx(hx, 3)
             x, lengths, places = packing.padded(input)
             self.check_input(input.data, input.batch_sizes)
-            y, state, masks, states = self._run(x, hx, lengths, masks, generator, return_states)
+            y, state, masks, states = self._run(x, hx, lengths, masks, generator, return_states, packed=True)
             output = packing.packed_like(input, y, places)
         else:
+            if not isinstance(input, Tensor):
+                options = {"lengths": lengths, "masks": masks, "generator": generator}
+                flags = {"return_masks": return_masks, "return_states": return_states}
+                return self._fx_call(input, hx, **options, **flags)
             checks.check_input(input)
             batched = input.dim() == 3
             checks.check_hx(hx, 3 if batched else 2)
@@ -305,13 +324,21 @@ class LSTM(LikeTorch):
         masks: Sequence[LayerMasks] | None,
         generator: torch.Generator | None,
         return_states: bool,
+        packed: bool = False,
     ) -> tuple[Tensor, State, list[LayerMasks], list[LayerStates]]:
         """Run over x [T, B, I] with the hx and the masks that were given: y, the final state, masks and states."""
         T, B, _ = x.shape
         H, P, runs, directions = self.hidden_size, self._h_size, self._runs, self._directions
+        if T == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        weights = self._weights()
+        if weights[0][0].device != x.device:
+            checks.refuse_devices("parameter", weights[0][0], x)
         if hx is not None:  # nn.LSTM's check, with its message; nn.LSTM skips it for a packed input
             self.check_hidden_size(hx[0], (runs, B, P), "Expected hidden[0] size {}, got {}")
             self.check_hidden_size(hx[1], (runs, B, H), "Expected hidden[1] size {}, got {}")
+            if hx[0].device != x.device or hx[1].device != x.device:
+                checks.refuse_devices("hidden", hx[0] if hx[0].device != x.device else hx[1], x)
         if masks is not None:
             checks.check_masks(masks, runs, directions, sizes_by_name(T, B, self.input_size, H, P))
         elif self.training or self.mc_dropout:
@@ -319,15 +346,16 @@ class LSTM(LikeTorch):
         else:
             masks = [masks_in_eval(self)] * runs
         y, final, states = run_stack(
-            x, self._initial_states(x, hx, runs), packing.lengths_of(x, lengths), self._weights(), masks,
+            x, self._initial_states(x, hx, runs), packing.lengths_of(x, lengths), weights, masks,
             directions=directions, projected=self.proj_size > 0, backend=self.backend, return_states=return_states,
+            packed=packed,
         )  # fmt: skip
         return y, final, list(masks), states
 
     def _initial_states(self, x: Tensor, hx: State | None, runs: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """h_0 and c_0 of each layer and direction, [B, P or H]."""
         B = x.shape[1]
-        if hx is None and self.learn_initial_state and self.h_0 is not None and self.c_0 is not None:
+        if hx is None and self.learn_initial_state:
             hx = self.h_0.expand(-1, B, -1), self.c_0.expand(-1, B, -1)
         if hx is not None:
             return hx[0].unbind(), hx[1].unbind()
