@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor, fx, nn
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
+
+    from rnndrop_cuda.options import PresetOptions
 
 
 class Shown:
@@ -28,7 +31,7 @@ class LikeTorch(nn.RNNBase):
     _drops_between_layers: bool
 
     @classmethod
-    def from_torch(cls, lstm: nn.LSTM, **ours: Any) -> Self:
+    def from_torch(cls, lstm: nn.LSTM, **ours: Unpack[PresetOptions]) -> Self:
         """A layer of this class with the sizes, options, weights, device, dtype and mode of an nn.LSTM.
 
         Args:
@@ -41,7 +44,8 @@ class LikeTorch(nn.RNNBase):
         """
         if not isinstance(lstm, nn.LSTM):
             raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")
-        copy = cls(**(cls._options_of(lstm) | ours))
+        make: Callable[..., Self] = cls
+        copy = make(**cls._options_of(lstm), **ours)
         copy.load_state_dict(lstm.state_dict())
         return copy.train(lstm.training)
 

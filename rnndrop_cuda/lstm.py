@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from rnndrop_cuda.like_torch import LikeTorch, Shown
 from rnndrop_cuda.masks import draw, masks_in_eval
 from rnndrop_cuda.noises import CANDIDATE_MASKS, GATE_MASKS, MASK_SCOPES, LayerMasks, sizes_by_name
 from rnndrop_cuda.stack import State, run_stack
+
+if TYPE_CHECKING:
+    from rnndrop_cuda.options import Backend, CandidateMask, GateMasks, Init, MaskScope
 
 Form = TypeVar("Form", Tensor, PackedSequence)
 IN_NN_LSTMS_REPR = ("proj_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
@@ -127,14 +130,14 @@ class LSTM(LikeTorch):
         cell_dropout: float = 0.0,
         hidden_zoneout: float = 0.0,
         cell_zoneout: float = 0.0,
-        mask_scope: str = "batch",
-        candidate_mask: str = "step",
-        gate_masks: str = "tied",
+        mask_scope: MaskScope = "batch",
+        candidate_mask: CandidateMask = "step",
+        gate_masks: GateMasks = "tied",
         mc_dropout: bool = False,
         learn_initial_state: bool = False,
-        init: str = "default",
+        init: Init = "default",
         forget_bias: float | None = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         self.mask_scope = checks.check_choice("mask_scope", mask_scope, MASK_SCOPES)
         self.candidate_mask = checks.check_choice("candidate_mask", candidate_mask, CANDIDATE_MASKS)
@@ -315,6 +318,9 @@ class LSTM(LikeTorch):
             for k, of_layer in enumerate(states):
                 states[k] = LayerStates(*(packing.as_it_came(s, batched, self.batch_first) for s in of_layer))
         return output, state, *([masks] if return_masks else []), *([states] if return_states else [])
+
+    if TYPE_CHECKING:  # nn.Module's says Any
+        __call__ = forward
 
     def _run(
         self,

@@ -29,3 +29,9 @@ class Options(TypedDict, total=False):
     init: Init
     forget_bias: float | None
     backend: Backend
+
+
+class PresetOptions(Options, total=False):
+    """And a preset's own."""
+
+    dropout: float

@@ -69,6 +69,8 @@ def test_from_torch_keeps_the_class_and_its_dropout(preset, keywords):
     ours = preset.from_torch(theirs, dropout=0.5)
     assert type(ours) is preset and ours.dropout == 0.5 and not ours.training
     assert_same(ours(x := normal(T, B, I)), theirs(x))
+    with pytest.raises(TypeError, match="batch_first"):
+        preset.from_torch(theirs, batch_first=True)
     theirs.dropout = 0.25
     with pytest.raises(ValueError, match="expected no dropout between the layers.*LSTM.from_torch keeps it"):
         preset.from_torch(theirs, dropout=0.5)
