@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rnndrop_cuda import functional
 from rnndrop_cuda.conversion import to_torch
 from rnndrop_cuda.engines import cuda_engine, explain_engine
-from rnndrop_cuda.lstm import LSTM, GalLSTM, SemeniutaLSTM
+from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.masks import LayerMasks, dropout_mask
 from rnndrop_cuda.mc_dropout import MCPrediction, mc_predict
+from rnndrop_cuda.presets import GalLSTM, SemeniutaLSTM
+from rnndrop_cuda.torch_lstm import TorchLSTM
 
 if TYPE_CHECKING:
     from rnndrop_cuda.seminar import (
@@ -38,6 +40,7 @@ __all__ = [
     "RNNClassifier",
     "RNNLayer",
     "SemeniutaLSTM",
+    "TorchLSTM",
     "cuda_engine",
     "dropout_mask",
     "explain_engine",

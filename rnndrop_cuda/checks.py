@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -62,10 +62,8 @@ def check_generator(generator: Any) -> None:
         raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
 
 
-def check_input(input: Any) -> None:
-    """That it is a tensor of 2 or 3 dimensions; nn.LSTM's own checks see to the sizes."""
-    if not isinstance(input, Tensor):
-        raise TypeError(f"input: expected a Tensor or a PackedSequence, got {type(input).__name__}")
+def check_input(input: Tensor) -> None:
+    """That it has 2 or 3 dimensions; nn.LSTM's own checks see to the sizes."""
     if input.dim() not in (2, 3):
         raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
 
@@ -81,6 +79,14 @@ def check_hx(hx: Any, dim: int) -> None:
         raise RuntimeError(
             f"For {kind} input, hx and cx should also be {dim}-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
         )
+
+
+def refuse_devices(what: str, tensor: Tensor, x: Tensor) -> NoReturn:
+    """With nn.LSTM's message."""
+    raise RuntimeError(
+        f"Input and {what} tensors are not at the same device, found input tensor at {x.device} and {what} tensor at "
+        f"{tensor.device}"
+    )
 
 
 def check_masks(given: Sequence[LayerMasks], runs: int, directions: int, sizes: Sizes) -> None:

@@ -14,9 +14,7 @@ INITS = ("default", "orthogonal", "normal", "uniform")
 def initialise(parameters: Iterable[tuple[str, nn.Parameter]], H: int, init: str, forget_bias: float | None) -> None:
     """Change parameters that are drawn as nn.LSTM's into what LSTM's ``init`` and ``forget_bias`` say."""
     for name, parameter in parameters:
-        if name in ("h_0", "c_0"):
-            nn.init.zeros_(parameter)
-        elif init == "uniform":
+        if init == "uniform":
             nn.init.uniform_(parameter, -0.05, 0.05)
         elif init == "normal" and name.startswith("weight_hh"):
             nn.init.normal_(parameter)

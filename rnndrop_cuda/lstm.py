@@ -1,10 +1,11 @@
-"""``LSTM``: nn.LSTM's contract with dropout inside the recurrence; ``GalLSTM`` and ``SemeniutaLSTM``, two presets."""
+"""``LSTM``: nn.LSTM's contract with dropout inside the recurrence."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,19 @@ from torch.nn.utils.rnn import PackedSequence
 from rnndrop_cuda import checks, packing
 from rnndrop_cuda.functional import BACKENDS, LayerStates
 from rnndrop_cuda.initialisation import INITS, initialise
+from rnndrop_cuda.like_torch import LikeTorch, Shown
 from rnndrop_cuda.masks import draw, masks_in_eval
 from rnndrop_cuda.noises import CANDIDATE_MASKS, GATE_MASKS, MASK_SCOPES, LayerMasks, sizes_by_name
 from rnndrop_cuda.stack import State, run_stack
 
+if TYPE_CHECKING:
+    from rnndrop_cuda.options import Backend, CandidateMask, GateMasks, Init, MaskScope
+
 Form = TypeVar("Form", Tensor, PackedSequence)
+IN_NN_LSTMS_REPR = ("proj_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
 
 
-class LSTM(nn.RNNBase):
+class LSTM(LikeTorch):
     r"""An LSTM like :class:`torch.nn.LSTM`, with dropout inside the recurrence at no cost in speed.
 
     .. math::
@@ -48,6 +54,9 @@ class LSTM(nn.RNNBase):
     and the same seed gives the same weights. So are the positional arguments, the checks, the errors and the warnings.
     With ``learn_initial_state`` there are two more parameters, ``h_0`` and ``c_0``, ``[D * num_layers, 1, P or H]``; a
     ``state_dict`` that has neither, such as nn.LSTM's, sets both to the zeros that nn.LSTM starts from.
+
+    ``isinstance(layer, nn.LSTM)`` is False: code that initialises an nn.LSTM by its type, such as Hugging Face's
+    ``from_pretrained``, leaves this one without values. :class:`rnndrop_cuda.TorchLSTM` is an nn.LSTM to it.
 
     Args:
         input_size: features of the input, I.
@@ -92,9 +101,14 @@ class LSTM(nn.RNNBase):
             forget_bias is not finite or there are no biases.
     """
 
-    h_0: nn.Parameter | None
-    c_0: nn.Parameter | None
+    h_0: nn.Parameter
+    c_0: nn.Parameter
+    init = Shown("_init")
     weight_hh_l0: nn.Parameter
+    _drops_between_layers = True
+    """Whether ``dropout`` is nn.LSTM's."""
+    _of_dropout: tuple[str, ...] = ()
+    """The keywords that ``dropout`` stands for, in the presets."""
 
     def __init__(
         self,
@@ -116,26 +130,27 @@ class LSTM(nn.RNNBase):
         cell_dropout: float = 0.0,
         hidden_zoneout: float = 0.0,
         cell_zoneout: float = 0.0,
-        mask_scope: str = "batch",
-        candidate_mask: str = "step",
-        gate_masks: str = "tied",
+        mask_scope: MaskScope = "batch",
+        candidate_mask: CandidateMask = "step",
+        gate_masks: GateMasks = "tied",
         mc_dropout: bool = False,
         learn_initial_state: bool = False,
-        init: str = "default",
+        init: Init = "default",
         forget_bias: float | None = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         self.mask_scope = checks.check_choice("mask_scope", mask_scope, MASK_SCOPES)
         self.candidate_mask = checks.check_choice("candidate_mask", candidate_mask, CANDIDATE_MASKS)
         self.gate_masks = checks.check_choice("gate_masks", gate_masks, GATE_MASKS)
         # Before nn.RNNBase's constructor, which calls reset_parameters.
-        self.init = checks.check_choice("init", init, INITS)
+        self._init = checks.check_choice("init", init, INITS)
         self.forget_bias = checks.check_forget_bias(forget_bias, bias)
         self.backend = checks.check_choice("backend", backend, BACKENDS)
         self.mc_dropout = checks.check_flag("mc_dropout", mc_dropout)
         self.learn_initial_state = checks.check_flag("learn_initial_state", learn_initial_state)
-        super().__init__(
-            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+        # By its name: in a class that is an nn.LSTM too, the next constructor would be nn.LSTM's.
+        nn.RNNBase.__init__(
+            self, "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             proj_size, device=device, dtype=dtype,
         )  # fmt: skip
         self.input_dropout = checks.check_probability("input_dropout", input_dropout)
@@ -145,59 +160,46 @@ class LSTM(nn.RNNBase):
         self.cell_dropout = checks.check_probability("cell_dropout", cell_dropout)
         self.hidden_zoneout = checks.check_probability("hidden_zoneout", hidden_zoneout)
         self.cell_zoneout = checks.check_probability("cell_zoneout", cell_zoneout)
-        for name, size in (("h_0", self._h_size), ("c_0", hidden_size)):
-            zeros = torch.zeros(self._runs, 1, size, device=device, dtype=dtype)
-            self.register_parameter(name, nn.Parameter(zeros) if learn_initial_state else None)
+        if learn_initial_state:  # the names are a subclass's otherwise
+            for name, size in (("h_0", self._h_size), ("c_0", hidden_size)):
+                zeros = torch.zeros(self._runs, 1, size, device=device, dtype=dtype)
+                self.register_parameter(name, nn.Parameter(zeros))
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew, as ``init`` and ``forget_bias`` say; a learned initial state begins at zeros."""
         super().reset_parameters()
-        initialise(self.named_parameters(), self.hidden_size, self.init, self.forget_bias)
-
-    @staticmethod
-    def from_torch(lstm: nn.LSTM, **ours: Any) -> LSTM:
-        """An LSTM with the sizes, options, weights, device, dtype and mode of an nn.LSTM, and our keywords.
-
-        Raises:
-            TypeError: lstm is not an nn.LSTM, or a keyword is unknown.
-        """
-        if not isinstance(lstm, nn.LSTM):
-            raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")
-        copy = LSTM(*_torch_arguments(lstm), **ours)
-        copy.load_state_dict(lstm.state_dict())
-        return copy.train(lstm.training)
-
-    def to_torch(self) -> nn.LSTM:
-        """The nn.LSTM with the same sizes, options, weights, device, dtype and mode; dropout inside is lost.
-
-        Raises:
-            ValueError: the initial state is learned, which nn.LSTM cannot hold.
-        """
-        if self.learn_initial_state:
-            raise ValueError(
-                "learn_initial_state: expected False, since nn.LSTM has no h_0 and c_0 of its own; got True"
-            )
-        copy = nn.LSTM(*_torch_arguments(self))
-        copy.load_state_dict(self.state_dict())
-        return copy.train(self.training)
+        initialise(self.named_parameters(), self.hidden_size, self._init, self.forget_bias)
+        if self.learn_initial_state and "h_0" in self._parameters:
+            nn.init.zeros_(self.h_0)
+            nn.init.zeros_(self.c_0)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """As for every module, but a state without h_0 and c_0, such as nn.LSTM's, sets both to zeros."""
         names = [prefix + "h_0", prefix + "c_0"]
-        if self.h_0 is not None and not any(name in state_dict for name in names):
+        if self.learn_initial_state and not any(name in state_dict for name in names):
             state_dict.update((name, torch.zeros_like(self.h_0)) for name in names)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def flatten_parameters(self) -> None:
-        """Does nothing: the kernels read every weight where it is. Here for code written for nn.LSTM."""
-
     def extra_repr(self) -> str:
-        ours = [
-            f"{name}={getattr(self, name)!r}"
-            for name, parameter in inspect.signature(LSTM.__init__).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY and getattr(self, name) != parameter.default
+        defaults = {name: of.default for name, of in inspect.signature(LSTM.__init__).parameters.items()}
+        keywords = list(defaults)[list(defaults).index("input_dropout") :]
+        differing = [
+            f"{name}={value!r}"
+            for name in (*IN_NN_LSTMS_REPR, *keywords)
+            if (value := self._init if name == "init" else getattr(self, name)) != defaults[name]
+            if name not in self._of_dropout or value != self.dropout
         ]
-        return ", ".join([super().extra_repr(), *ours])
+        return ", ".join([str(self.input_size), str(self.hidden_size), *differing])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a pickle from before the names init, h_0 and c_0 were left to subclasses, too."""
+        if "_init" not in state:
+            state["_init"] = state.pop("init", "default")
+            if not state["learn_initial_state"]:
+                parameters = state["_parameters"].items()
+                unused = {name for name, value in parameters if name in ("h_0", "c_0") and value is None}
+                state["_parameters"] = {name: value for name, value in parameters if name not in unused}
+        super().__setstate__(state)
 
     def draw_masks(self, T: int, B: int, generator: torch.Generator | None = None) -> list[LayerMasks]:
         """The masks that a forward with dropout on would draw for T steps and a batch of B.
@@ -295,9 +297,13 @@ class LSTM(nn.RNNBase):
             checks.check_hx(hx, 3)
             x, lengths, places = packing.padded(input)
             self.check_input(input.data, input.batch_sizes)
-            y, state, masks, states = self._run(x, hx, lengths, masks, generator, return_states)
+            y, state, masks, states = self._run(x, hx, lengths, masks, generator, return_states, packed=True)
             output = packing.packed_like(input, y, places)
         else:
+            if not isinstance(input, Tensor):
+                options = {"lengths": lengths, "masks": masks, "generator": generator}
+                flags = {"return_masks": return_masks, "return_states": return_states}
+                return self._fx_call(input, hx, **options, **flags)
             checks.check_input(input)
             batched = input.dim() == 3
             checks.check_hx(hx, 3 if batched else 2)
@@ -313,6 +319,9 @@ class LSTM(nn.RNNBase):
                 states[k] = LayerStates(*(packing.as_it_came(s, batched, self.batch_first) for s in of_layer))
         return output, state, *([masks] if return_masks else []), *([states] if return_states else [])
 
+    if TYPE_CHECKING:  # nn.Module's says Any
+        __call__ = forward
+
     def _run(
         self,
         x: Tensor,
@@ -321,13 +330,21 @@ class LSTM(nn.RNNBase):
         masks: Sequence[LayerMasks] | None,
         generator: torch.Generator | None,
         return_states: bool,
+        packed: bool = False,
     ) -> tuple[Tensor, State, list[LayerMasks], list[LayerStates]]:
         """Run over x [T, B, I] with the hx and the masks that were given: y, the final state, masks and states."""
         T, B, _ = x.shape
         H, P, runs, directions = self.hidden_size, self._h_size, self._runs, self._directions
+        if T == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        weights = self._weights()
+        if weights[0][0].device != x.device:
+            checks.refuse_devices("parameter", weights[0][0], x)
         if hx is not None:  # nn.LSTM's check, with its message; nn.LSTM skips it for a packed input
             self.check_hidden_size(hx[0], (runs, B, P), "Expected hidden[0] size {}, got {}")
             self.check_hidden_size(hx[1], (runs, B, H), "Expected hidden[1] size {}, got {}")
+            if hx[0].device != x.device or hx[1].device != x.device:
+                checks.refuse_devices("hidden", hx[0] if hx[0].device != x.device else hx[1], x)
         if masks is not None:
             checks.check_masks(masks, runs, directions, sizes_by_name(T, B, self.input_size, H, P))
         elif self.training or self.mc_dropout:
@@ -335,15 +352,16 @@ class LSTM(nn.RNNBase):
         else:
             masks = [masks_in_eval(self)] * runs
         y, final, states = run_stack(
-            x, self._initial_states(x, hx, runs), packing.lengths_of(x, lengths), self._weights(), masks,
+            x, self._initial_states(x, hx, runs), packing.lengths_of(x, lengths), weights, masks,
             directions=directions, projected=self.proj_size > 0, backend=self.backend, return_states=return_states,
+            packed=packed,
         )  # fmt: skip
         return y, final, list(masks), states
 
     def _initial_states(self, x: Tensor, hx: State | None, runs: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """h_0 and c_0 of each layer and direction, [B, P or H]."""
         B = x.shape[1]
-        if hx is None and self.learn_initial_state and self.h_0 is not None and self.c_0 is not None:
+        if hx is None and self.learn_initial_state:
             hx = self.h_0.expand(-1, B, -1), self.c_0.expand(-1, B, -1)
         if hx is not None:
             return hx[0].unbind(), hx[1].unbind()
@@ -358,35 +376,8 @@ class LSTM(nn.RNNBase):
         return [[own[name] if name in own else getattr(self, name) for name in names] for names in self._all_weights]
 
 
-class GalLSTM(LSTM):
-    """An LSTM with the variational dropout of Gal & Ghahramani (arXiv 1512.05287).
-
-    d(x_t) and d(h_{t-1}): one mask on x and one on h, each with drop probability ``dropout``, the same at every
-    step. The fused counterpart of the seminar's ``RNNLayer`` and ``FastRNNLayer``. Further keywords as :class:`LSTM`,
-    but for nn.LSTM's dropout between layers.
-    """
-
-    def __init__(self, input_size: int, hidden_size: int, dropout: float = 0.0, **kwargs: Any) -> None:
-        p = checks.check_probability("dropout", dropout)
-        super().__init__(input_size, hidden_size, input_dropout=p, hidden_dropout=p, **kwargs)
-
-
-class SemeniutaLSTM(LSTM):
-    """An LSTM with the recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165).
-
-    c_t = f * c_{t-1} + i * d(g): a fresh mask at every step, with drop probability ``dropout``. The fused counterpart
-    of the seminar's ``MyLSTM``. Further keywords as :class:`LSTM`, but for nn.LSTM's dropout between layers.
-    """
-
-    def __init__(self, input_size: int, hidden_size: int, dropout: float = 0.0, **kwargs: Any) -> None:
-        p = checks.check_probability("dropout", dropout)
-        super().__init__(input_size, hidden_size, candidate_dropout=p, **kwargs)
-
-
-def _torch_arguments(lstm: nn.RNNBase) -> tuple[Any, ...]:
-    """nn.LSTM's positional arguments, read off a module."""
-    like: Tensor = lstm.all_weights[0][0]
-    return (
-        lstm.input_size, lstm.hidden_size, lstm.num_layers, lstm.bias, lstm.batch_first, lstm.dropout,
-        lstm.bidirectional, lstm.proj_size, like.device, like.dtype,
-    )  # fmt: skip
+def __getattr__(name: str) -> Any:
+    """The presets, which were in this module: pickles name it."""
+    if name not in ("GalLSTM", "SemeniutaLSTM"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("rnndrop_cuda.presets"), name)

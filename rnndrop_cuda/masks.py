@@ -82,6 +82,8 @@ def noises_on(layer: Any) -> list[Drawn]:
     # A loop, since torch.compile cannot trace := inside a comprehension.
     drawn = []
     for row in NOISES:
+        if row.between_layers and not layer._drops_between_layers:
+            continue
         if p := getattr(layer, row.keyword):
             drawn.append((row, p, row.drawn_shape(layer)))
     return drawn
@@ -126,6 +128,7 @@ def plan(layer: Any, T: int, B: int) -> Plan:
 SETTINGS = (
     *(row.keyword for row in NOISES), *MaskOptions.__annotations__,
     "num_layers", "bidirectional", "input_size", "hidden_size", "proj_size",
+    "_drops_between_layers",
 )  # fmt: skip
 """The attributes of an LSTM that a plan depends on."""
 _settings_of = operator.attrgetter(*SETTINGS)

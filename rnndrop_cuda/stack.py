@@ -20,14 +20,14 @@ PLACES = [LayerMasks._fields.index(row.field) for row in MASKS.values()]
 def run_stack(
     x: Tensor, hx: tuple[Sequence[Tensor], Sequence[Tensor]], lengths: Tensor | None,
     all_weights: Sequence[Sequence[Tensor]], masks: Sequence[LayerMasks],
-    *, directions: int, projected: bool, backend: str, return_states: bool,
+    *, directions: int, projected: bool, backend: str, return_states: bool, packed: bool = False,
 ) -> tuple[Tensor, State, list[LayerStates]]:  # fmt: skip
     """The stack over x [T, B, I]: output, final states, and every state where asked for.
 
     There are initial states, weights and masks for each layer and direction. Under autocast everything is computed in
-    its dtype.
+    its dtype; nn.LSTM's packed sequences on the CPU are not.
     """
-    dtype = _autocast_dtype(x)
+    dtype = _autocast_dtype(x, packed)
 
     def run(k: int, x: Tensor) -> tuple[Any, ...]:
         tensors = (x, hx[0][k], hx[1][k], *all_weights[k])
@@ -63,13 +63,17 @@ def run_stack(
             states += of_layer
         outputs = [y for y, *_ in results]
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+    if directions == 1 and (projected or x.dtype is torch.float64) and x.requires_grad:
+        x = x.clone()  # may be changed in place before the backward, as nn.LSTM's in these cases
     return x, (_stacked(final_h), _stacked(final_c)), states
 
 
-def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+def _autocast_dtype(x: Tensor, packed: bool) -> torch.dtype | None:
     """None where autocast is off, or does not exist, as on the meta device."""
     if not torch._C._is_any_autocast_enabled():
         return None
+    if packed and x.is_cpu:  # the dtype of x, whatever the weights' is
+        return x.dtype
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)

@@ -82,7 +82,7 @@ def test_bad_constructor_argument(arguments, error, message):
         (torch.zeros(3), None, ValueError, "LSTM: Expected input to be 2D or 3D, got 1D instead"),
         (torch.zeros(5, 3, 7), None, RuntimeError,
          "input.size(-1) must be equal to input_size. Expected 4, got 7"),
-        (torch.zeros(0, 3, 4), None, RuntimeError, "x: expected a sequence of at least one step"),
+        (torch.zeros(0, 3, 4), None, RuntimeError, "Expected sequence length to be larger than 0 in RNN"),
         (torch.zeros(5, 3, 4, dtype=torch.float64), None, ValueError,
          "RNN input dtype (torch.float64) does not match weight dtype (torch.float32)"),
         (torch.zeros(5, 3, 4), torch.zeros(1, 3, 6), TypeError, "hx: expected a pair of tensors (h_0, c_0), got T"),

@@ -65,7 +65,9 @@ def test_state_dict_goes_both_ways():
     assert relative_error(ours(x)[0], theirs(x)[0]) < 1e-12
 
 
-@pytest.mark.parametrize("layer", [LSTM(I, H), GalLSTM(I, H, 0.5), SemeniutaLSTM(I, H, 0.3, batch_first=True)])
+@pytest.mark.parametrize(
+    "layer", [LSTM(I, H), GalLSTM(I, H, dropout=0.5), SemeniutaLSTM(I, H, dropout=0.3, batch_first=True)]
+)
 def test_survives_copy_and_pickle(layer):
     x = torch.randn(T, T, I)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
@@ -303,5 +305,5 @@ def test_repr_names_what_differs():
 
 @pytest.mark.parametrize("preset", [GalLSTM, SemeniutaLSTM])
 def test_presets_take_the_options(preset):
-    layer = preset(I, H, 0.5, weight_dropout=0.25, init="normal", forget_bias=1.0, learn_initial_state=True)
+    layer = preset(I, H, dropout=0.5, weight_dropout=0.25, init="normal", forget_bias=1.0, learn_initial_state=True)
     assert (layer.weight_dropout, layer.init, layer.forget_bias, layer.h_0.shape) == (0.25, "normal", 1.0, (1, 1, H))

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnndrop_cuda.lstm import LSTM, GalLSTM, SemeniutaLSTM
+from rnndrop_cuda.lstm import LSTM
+from rnndrop_cuda.presets import GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES, DATA_SEED, IMDB_SHA256, PADDING, Reviews, load_reviews
 from rnndrop_cuda.seminar.data.vectors import load_vectors
 from rnndrop_cuda.seminar.embedding import DROPOUT_SCOPES, DroppingEmbedding

@@ -7,7 +7,7 @@ import torch
 from ragged_rows import V, some_rows
 from torch import nn
 
-from rnndrop_cuda.lstm import GalLSTM, SemeniutaLSTM
+from rnndrop_cuda.presets import GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.training.batches import LengthBatches

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rnndrop_cuda.lstm import GalLSTM
+from rnndrop_cuda.presets import GalLSTM
 from rnndrop_cuda.seminar.settings import LAYERS, Layer, RunSettings, TrainSettings
 from rnndrop_cuda.seminar.training.comparison import CompareSettings
 from rnndrop_cuda.seminar.training.experiment import Experiment

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rnndrop_cuda.functional import LayerStates
-from rnndrop_cuda.lstm import LSTM, GalLSTM, SemeniutaLSTM
+from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.mc_dropout import drops, mc_predict
+from rnndrop_cuda.presets import GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.seminar.data.ids import Rows
 from rnndrop_cuda.seminar.data.text import PADDING, SPECIAL_WORDS, START, UNKNOWN, find_words, ids_of_words
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, lstm_weights

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from rnndrop_cuda.lstm import GalLSTM
+from rnndrop_cuda.presets import GalLSTM
 from rnndrop_cuda.seminar.data.reviews import load_reviews
 from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS
 from rnndrop_cuda.seminar.data.vectors import GLOVE, Vectors, embedding_of, load_vectors

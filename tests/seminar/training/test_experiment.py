@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rnndrop_cuda.lstm import SemeniutaLSTM
+from rnndrop_cuda.presets import SemeniutaLSTM
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.studies import STUDIES
 from rnndrop_cuda.seminar.training import experiment

@@ -9,7 +9,7 @@ from ragged_rows import V, some_rows
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from rnndrop_cuda.lstm import GalLSTM
+from rnndrop_cuda.presets import GalLSTM
 from rnndrop_cuda.seminar.layers import FastRNNLayer
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.training.batches import Batches, LengthBatches

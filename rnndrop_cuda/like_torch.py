@@ -1,0 +1,108 @@
+"""What code written for nn.LSTM asks of a layer, besides a forward: the way from and to it, and its helpers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from torch import Tensor, fx, nn
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from rnndrop_cuda.options import PresetOptions
+
+
+class Shown:
+    """An attribute of a class that reads another one; unlike a property it leaves its name to subclasses' instances."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, layer: Any, owner: type) -> Any:
+        return self if layer is None else getattr(layer, self._name)
+
+
+class LikeTorch(nn.RNNBase):
+    """The part of :class:`rnndrop_cuda.LSTM` that is there for code written for nn.LSTM."""
+
+    learn_initial_state: bool
+    _drops_between_layers: bool
+
+    @classmethod
+    def from_torch(cls, lstm: nn.LSTM, **ours: Unpack[PresetOptions]) -> Self:
+        """A layer of this class with the sizes, options, weights, device, dtype and mode of an nn.LSTM.
+
+        Args:
+            lstm: is left as it is.
+            ours: further keywords of this class, such as its dropout.
+
+        Raises:
+            TypeError: lstm is not an nn.LSTM, or a keyword is unknown.
+            ValueError: lstm has dropout between its layers, and this class has none.
+        """
+        if not isinstance(lstm, nn.LSTM):
+            raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")
+        make: Callable[..., Self] = cls
+        copy = make(**cls._options_of(lstm), **ours)
+        copy.load_state_dict(lstm.state_dict())
+        return copy.train(lstm.training)
+
+    @classmethod
+    def _options_of(cls, lstm: nn.LSTM) -> dict[str, Any]:
+        """The keywords with which this class has the form of an nn.LSTM."""
+        return torch_options(lstm) | {"dropout": lstm.dropout}
+
+    def to_torch(self) -> nn.LSTM:
+        """The nn.LSTM with the same sizes, options, weights, device, dtype and mode; dropout inside is lost.
+
+        Raises:
+            ValueError: the initial state is learned, which nn.LSTM cannot hold.
+        """
+        if self.learn_initial_state:
+            raise ValueError(
+                "learn_initial_state: expected False, since nn.LSTM has no h_0 and c_0 of its own; got True"
+            )
+        copy = nn.LSTM(**torch_options(self), dropout=self.dropout if self._drops_between_layers else 0.0)
+        copy.load_state_dict(self.state_dict())
+        return copy.train(self.training)
+
+    # nn.LSTM's, not those of nn.RNNBase, which know no c.
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
+
+    def __setattr__(self, attr: str, value: Any) -> None:
+        if attr == "qconfig":  # torch.ao.quantization gives one to every module, and swaps those that it knows
+            warnings.warn(
+                f"{type(self).__name__} stays in floating point: quantisation knows nn.LSTM only. Quantise "
+                "rnndrop_cuda.to_torch(model)",
+                stacklevel=2,
+            )
+        super().__setattr__(attr, value)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """torch.jit.script asks every module for what to compile in its place."""
+        raise RuntimeError(
+            f"torch.jit.script does not support {type(self).__name__}: script rnndrop_cuda.to_torch(model), which has "
+            "nn.LSTM in its place, or trace the model in eval with torch.jit.trace"
+        )
+
+    def _fx_call(self, proxy: Any, *args: Any, **kwargs: Any) -> Any:
+        """A call of this layer as one node, as torch.fx has nn.LSTM; proxy stands for the input."""
+        if not isinstance(proxy, fx.Proxy):
+            raise TypeError(f"input: expected a Tensor or a PackedSequence, got {type(proxy).__name__}")
+        tracer: Any = proxy.tracer
+        given = {name: value for name, value in kwargs.items() if value is not None and value is not False}
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), (proxy, *args), given)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: the kernels read every weight where it is. Here for code written for nn.LSTM."""
+
+
+def torch_options(lstm: nn.RNNBase) -> dict[str, Any]:
+    """nn.LSTM's keywords for what a module is like, without its dropout."""
+    like: Tensor = lstm.all_weights[0][0]
+    names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size")
+    return {name: getattr(lstm, name) for name in names} | {"device": like.device, "dtype": like.dtype}

@@ -1,0 +1,19 @@
+"""``TorchLSTM``: the layer for code that asks ``isinstance(module, nn.LSTM)``."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from rnndrop_cuda.lstm import LSTM
+
+
+class TorchLSTM(LSTM, nn.LSTM):
+    """:class:`LSTM` that is an instance of nn.LSTM, too: for code that looks for one by its type.
+
+    Such code initialises weights (Hugging Face's ``from_pretrained``), resets states or unpacks outputs. The price is
+    that torch.compile breaks the graph here, as it does at nn.LSTM; it does not at :class:`LSTM`. Arguments, parameters
+    and results are the same, and the weights go both ways. Code that puts an nn.LSTM of its own in the place of each
+    that it finds drops the dropout inside without a word, and does not find :class:`LSTM`.
+
+    A preset becomes one in the same way: ``class TorchGalLSTM(GalLSTM, nn.LSTM): pass``.
+    """

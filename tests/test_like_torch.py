@@ -1,0 +1,157 @@
+"""What code written for nn.LSTM does besides a forward, and how a call goes where nn.LSTM has a rule of its own."""
+
+import pickle
+import warnings
+
+import pytest
+import torch
+from modules import B, H, I, T, assert_bit_for_bit, assert_same
+from torch import fx, nn
+from torch.nn.utils.rnn import pack_sequence
+
+from rnndrop_cuda import LSTM, GalLSTM, TorchLSTM, to_torch
+
+CLASSES = pytest.mark.parametrize("make", [LSTM, TorchLSTM])
+
+
+@CLASSES
+def test_names_that_nn_lstm_has_not_are_left_to_subclasses(make):
+    class Mine(make):
+        def __init__(self):
+            super().__init__(I, H, init="orthogonal", forget_bias=1.0)
+            self.h_0 = nn.Parameter(torch.full((1, 1, H), 2.0))
+            self.register_buffer("c_0", torch.ones(1, 1, H))
+
+        def init(self):
+            return "called"
+
+    layer = Mine()
+    assert layer.init() == "called"
+    assert {"h_0", "c_0"} < set(layer.state_dict())
+    state = layer.state_dict()
+    del state["h_0"]
+    with pytest.raises(RuntimeError, match="Missing key.*h_0"):
+        layer.load_state_dict(state)
+    assert "init='orthogonal'" in repr(layer)
+    assert not hasattr(make(I, H), "h_0")
+    plain = make(I, H, init="normal")
+    assert plain.init == "normal"
+    plain.init = nn.init.xavier_uniform_
+    plain.reset_parameters()
+
+
+@CLASSES
+@pytest.mark.parametrize("learned", [True, False])
+def test_pickles_of_before_load(make, learned):
+    """When init was an attribute of the instance, and h_0 and c_0 were there without a learned state, as None."""
+    layer = make(I, H, init="orthogonal", learn_initial_state=learned)
+    layer.__dict__["init"] = layer.__dict__.pop("_init")
+    if not learned:
+        layer.register_parameter("h_0", None), layer.register_parameter("c_0", None)
+    again = pickle.loads(pickle.dumps(layer))
+    assert again.init == "orthogonal" and "init" not in vars(again)
+    assert ("h_0" in again._parameters) == ("c_0" in again._parameters) == learned
+    assert_bit_for_bit(again(x := torch.randn(T, B, I)), make.forward(again, x))
+
+
+@CLASSES
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_helpers_are_nn_lstms(make, batch_first):
+    options = {"proj_size": 2, "bidirectional": True, "batch_first": batch_first}
+    theirs, ours = nn.LSTM(I, H, **options), make(I, H, **options)
+    x = torch.randn(T, B, I)
+    assert ours.get_expected_hidden_size(x, None) == theirs.get_expected_hidden_size(x, None)
+    assert ours.get_expected_cell_size(x, None) == theirs.get_expected_cell_size(x, None)
+    hx = torch.zeros(theirs.get_expected_hidden_size(x, None)), torch.zeros(theirs.get_expected_cell_size(x, None))
+    ours.check_forward_args(x, hx, None)
+    with pytest.raises(RuntimeError, match=r"Expected hidden\[1\] size"):
+        ours.check_forward_args(x, (hx[0], hx[0]), None)
+    order = torch.randperm(hx[0].shape[1])
+    assert_bit_for_bit(ours.permute_hidden(hx, order), theirs.permute_hidden(hx, order))
+
+
+@pytest.mark.parametrize("make", [LSTM, TorchLSTM, GalLSTM])
+def test_symbolic_trace_has_the_layer_as_a_leaf(make):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.ModuleDict({"lstm": make(I, H, 2)})
+
+        def forward(self, x, lengths):
+            y, (h, _) = self.inner["lstm"](x * 2, lengths=lengths)
+            y, state = self.inner["lstm"](x + 1, None)
+            return y.sum() + h.sum() + state[1].sum()
+
+    model, x, lengths = Model(), torch.randn(T, B, I), torch.tensor([T, 1, 2])
+    traced = fx.symbolic_trace(model)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["inner.lstm"] * 2
+    assert torch.equal(traced(x, lengths), model(x, lengths))
+    with pytest.raises(TypeError, match="input: expected a Tensor or a PackedSequence, got list"):
+        model.inner["lstm"]([x])
+
+
+@pytest.mark.parametrize("options", [{}, {"proj_size": 2}, {"num_layers": 2}, {"bidirectional": True}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_output_changed_in_place_before_the_backward(dtype, options):
+    """Where nn.LSTM allows it: but for float32 without projections, where both raise."""
+    torch.manual_seed(0)
+    theirs = nn.LSTM(I, H, dtype=dtype, **options)
+    ours, x = LSTM.from_torch(theirs), torch.randn(T, B, I, dtype=dtype)
+    results = []
+    for layer in (theirs, ours):
+        y, (h_n, _) = layer(x)
+        loss = y.mul_(2).sum() + h_n.sum()
+        try:
+            results.append(torch.autograd.grad(loss, list(layer.parameters())))
+        except RuntimeError:
+            results.append(None)
+    if results[0] is None:
+        assert dtype == torch.float32 and "proj_size" not in options
+    else:
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+        for e, a in zip(*results, strict=True):
+            assert torch.allclose(a, e, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_sequence_under_cpu_autocast_keeps_its_dtype(dtype):
+    """nn.LSTM multiplies in bfloat16 all the same, which explains the tolerance; ours does not."""
+    theirs = nn.LSTM(I, H, 2, bidirectional=True)
+    ours = LSTM.from_torch(theirs, hidden_dropout=0.5).eval()
+    packed = pack_sequence([torch.randn(n, I, dtype=dtype) for n in (5, 3, 1)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (y, state), (y_, state_) = theirs(packed), ours(packed)
+        assert ours(torch.randn(T, B, I))[0].dtype == theirs(torch.randn(T, B, I))[0].dtype == torch.bfloat16
+    assert y_.data.dtype == y.data.dtype == dtype
+    for actual, expected in ((y_.data, y.data), *zip(state_, state, strict=True)):
+        assert actual.dtype == expected.dtype
+        assert torch.allclose(actual, expected, atol=5e-3 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize(
+    ("device", "shape", "hx_device"),
+    [("cpu", (0, B, I), None), ("cpu", (0, I), None), ("meta", (T, B, I), None), ("cpu", (T, B, I), "meta")],
+)
+def test_messages_are_nn_lstms(device, shape, hx_device):
+    messages = []
+    for make in (nn.LSTM, LSTM):
+        hx = None if hx_device is None else (torch.zeros(1, B, H, device=hx_device),) * 2
+        with pytest.raises(RuntimeError) as raised:
+            make(I, H, device=device)(torch.randn(shape), hx)
+        messages.append(str(raised.value))
+    assert messages[1] == messages[0]
+
+
+@CLASSES
+def test_script_and_quantisation_name_to_torch(make):
+    model = nn.Sequential(make(I, H))
+    with pytest.raises(RuntimeError, match=r"torch.jit.script does not support .*rnndrop_cuda.to_torch\(model\)"):
+        torch.jit.script(model)
+    quantise = torch.ao.quantization.quantize_dynamic
+    with pytest.warns(UserWarning, match=r"stays in floating point.*rnndrop_cuda.to_torch\(model\)"):
+        quantised = quantise(model, {nn.LSTM}, dtype=torch.qint8)
+    assert_same(quantised(x := torch.randn(T, B, I)), model(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "quantized" in type(quantise(to_torch(model), {nn.LSTM}, dtype=torch.qint8)[0]).__module__
+    torch.jit.script(to_torch(model))

@@ -1,0 +1,104 @@
+"""TorchLSTM, for code that asks whether a module is an nn.LSTM; beside it LSTM, which torch.compile takes whole."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from modules import B, H, I, T, assert_bit_for_bit
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+
+from rnndrop_cuda import LSTM, GalLSTM, TorchLSTM, mc_predict, to_torch
+
+
+class TorchGalLSTM(GalLSTM, nn.LSTM):
+    """As the docs say that a preset becomes one."""
+
+
+FORMS = {"bidirectional": True, "num_layers": 2, "dropout": 0.3, "proj_size": 2, "bias": False, "batch_first": True}
+
+
+@pytest.mark.parametrize("options", [{}, FORMS, {"hidden_dropout": 0.5, "learn_initial_state": True}])
+def test_is_an_nn_lstm_and_computes_what_lstm_does(options):
+    torch.manual_seed(0)
+    plain = LSTM(I, H, **options)
+    torch.manual_seed(0)
+    layer = TorchLSTM(I, H, **options)
+    assert isinstance(layer, nn.LSTM) and isinstance(layer, LSTM) and not isinstance(plain, nn.LSTM)
+    assert repr(layer) == repr(plain).replace("LSTM", "TorchLSTM")
+    for x in (torch.randn(B, B, I), pack_sequence([torch.randn(n, I) for n in (3, T, 1)], enforce_sorted=False)):
+        for other in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            torch.manual_seed(1)
+            expected = plain(x)
+            torch.manual_seed(1)
+            assert_bit_for_bit(other(x), expected)
+
+
+def test_is_taken_for_our_layer_too():
+    theirs = nn.LSTM(I, H)
+    layer = TorchLSTM.from_torch(theirs, hidden_dropout=0.5)
+    assert type(layer) is TorchLSTM and layer.hidden_dropout == 0.5
+    assert type(to_torch(layer)) is type(layer.to_torch()) is nn.LSTM
+    again = LSTM.from_torch(layer)
+    assert torch.equal(again.weight_hh_l0, theirs.weight_hh_l0)
+    model = nn.Sequential(layer, LastSigmoid())
+    assert mc_predict(model, torch.randn(T, B, I), n=3).std.any()
+
+
+class LastSigmoid(nn.Module):
+    def forward(self, result):
+        return result[1][0][-1].mean(-1, keepdim=True).sigmoid()
+
+
+def test_a_preset_becomes_one():
+    layer = TorchGalLSTM(I, H, 2, dropout=0.5)
+    assert isinstance(layer, nn.LSTM) and layer.input_dropout == layer.hidden_dropout == layer.dropout == 0.5
+    assert layer(torch.randn(T, B, I))[0].shape == (T, B, H)
+
+
+@pytest.mark.parametrize(("make", "whole"), [(LSTM, True), (GalLSTM, True), (nn.LSTM, False), (TorchLSTM, False)])
+def test_the_price_is_a_break_in_the_graph(make, whole):
+    """Where nn.LSTM has one; the compiled results, and the gradients, are right all the same."""
+    torch._dynamo.reset()
+    layer = make(I, H)
+    x = torch.randn(T, B, I)
+
+    def step(x):
+        return layer(x * 2)[0] + 1
+
+    if whole:
+        compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    else:
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="RNN, GRU, or LSTM"):
+            torch.compile(step, backend="aot_eager", fullgraph=True)(x)
+        compiled = torch.compile(step, backend="aot_eager")
+    expected, actual = step(x), compiled(x)
+    assert torch.allclose(actual, expected, atol=1e-6)
+    weights = list(layer.parameters())
+    of_both = (torch.autograd.grad(y.sum(), weights) for y in (actual, expected))
+    for a, e in zip(*of_both, strict=True):
+        assert torch.allclose(a, e, atol=1e-5)
+
+
+def test_weights_are_initialised_by_type(tmp_path):
+    """The loop that transformers 5 runs over what a checkpoint lacks, in a model of its from_pretrained."""
+    transformers = pytest.importorskip("transformers")
+
+    class Head(transformers.BertPreTrainedModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.bert = transformers.BertModel(config, add_pooling_layer=False)
+            self.lstm = TorchLSTM(config.hidden_size, 16, hidden_dropout=0.25)
+            self.post_init()
+
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    )
+    torch.manual_seed(0)
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    layer = Head.from_pretrained(tmp_path).lstm
+    for weight in (layer.weight_ih_l0, layer.weight_hh_l0):
+        bound = (6 / sum(weight.shape)) ** 0.5  # Xavier's
+        assert 0.5 * bound < weight.abs().max() <= bound
+    assert not layer.bias_ih_l0.any()
