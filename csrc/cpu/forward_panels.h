@@ -55,12 +55,14 @@ class ForwardPanels {
     }
   }
 
-  // out = W in^T for group g's gates, M rows of it.
-  void multiply(int64_t g, T* out, const Rows<T>& in, int64_t M) const {
-    if (!packed_) return multiply_unpacked(out, in, M);
-    const int64_t K = weight_.groups[g].K(), width = weight_.width;
+  // out = W in^T for group g's gates, M rows of it. Backwards, W is read from its end, where it is in the cache if that
+  // is where the product before this one ended.
+  void multiply(int64_t g, T* out, const Rows<T>& in, int64_t M, bool backwards = false) const {
+    if (!packed_) return multiply_unpacked(out, in, M, backwards);
+    const int64_t K = weight_.groups[g].K(), width = weight_.width, n_of_group = n_panels(g);
     T tile[kRowBlock * kWidestPanel];
-    for (int64_t p = 0; p < n_panels(g); ++p) {
+    for (int64_t k = 0; k < n_of_group; ++k) {
+      const int64_t p = backwards ? n_of_group - 1 - k : k;
       const int64_t n = lanes_of(g, p);
       const int32_t* places = places_[g].data() + p * width;
       const bool adjacent = places[n - 1] - places[0] == n - 1;
@@ -93,11 +95,14 @@ class ForwardPanels {
     return row / weight_.H * layout_.gate_stride + row % weight_.H - layout_.first_unit;
   }
 
-  void multiply_unpacked(T* out, const Rows<T>& in, int64_t M) const {
-    const int64_t H = weight_.H, K = weight_.columns;
-    for (int64_t gate = 0; gate < kGates; ++gate) {
-      multiply_by_columns(out + place_of(gate * H + units_.begin), layout_.row_stride, in.data, in.stride, M, K,
-                          weight_.W + (gate * H + units_.begin) * K, K, units_.size());
+  void multiply_unpacked(T* out, const Rows<T>& in, int64_t M, bool backwards) const {
+    constexpr int64_t kUnits = 32;
+    const int64_t H = weight_.H, K = weight_.columns, of_gate = (units_.size() + kUnits - 1) / kUnits;
+    for (int64_t k = 0; k < kGates * of_gate; ++k) {
+      const int64_t piece = backwards ? kGates * of_gate - 1 - k : k, gate = piece / of_gate;
+      const int64_t first = units_.begin + piece % of_gate * kUnits, n = std::min(kUnits, units_.end - first);
+      multiply_by_columns(out + place_of(gate * H + first), layout_.row_stride, in.data, in.stride, M, K,
+                          weight_.W + (gate * H + first) * K, K, n);
     }
   }
 

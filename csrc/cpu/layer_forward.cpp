@@ -85,6 +85,7 @@ class Forward {
     const int64_t steps = steps_per_chunk(layer_, layer_.gates ? rows.size() : layer_.B);
     const Buffer<T> x_tilde(layer_.mask_x.data && layer_.mask_x.per_sample ? steps * rows.size() * layer_.I : 0);
 
+    bool backwards = false;  // W_hh is read to and fro: what no cache holds of it is less than all
     for_each_chunk(layer_.order, steps, [&](int64_t begin, int64_t n) {
       T* gates =
           layer_.gates ? static_cast<T*>(layer_.gates) + begin * layer_.B * kGates * layer_.H : gates_of_chunk_.data();
@@ -93,7 +94,8 @@ class Forward {
         const StepForward step = step_at(t, gates + (t - begin) * layer_.B * kGates * layer_.H);
         const T* h_in = h_in_at(t);
         for_each_block(rows, kRowBlock, [&](int64_t b, int64_t M) {
-          multiply_h(h_in, b, M, h_panels, from_h.data());
+          multiply_h(h_in, b, M, h_panels, from_h.data(), backwards);
+          backwards = !backwards;
           step_forward(step, {b, b + M, units.begin, units.end},
                        {from_h.data(), from_h_layout.row_stride, from_h_layout.gate_stride});
         });
@@ -136,11 +138,12 @@ class Forward {
   }
 
   // from_h = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
-  void multiply_h(const T* h_in, int64_t b, int64_t M, const ForwardPanels<T>& panels, T* from_h) const {
+  void multiply_h(const T* h_in, int64_t b, int64_t M, const ForwardPanels<T>& panels, T* from_h,
+                  bool backwards) const {
     const int64_t B = layer_.B, H = layer_.H;
     for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
       const Rows<T> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, h_weight_.groups[g].columns()};
-      panels.multiply(g, from_h, in, M);
+      panels.multiply(g, from_h, in, M, backwards);
     }
   }
 
