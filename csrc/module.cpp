@@ -13,6 +13,7 @@ TORCH_LIBRARY(rnndrop, m) {
   m.def(rnndrop::kLayerSchema);
   m.def(rnndrop::kLayerBackwardSchema);
   m.def(rnndrop::kDropoutMaskSchema);
+  m.def(rnndrop::kDrawDropoutMasksSchema, {at::Tag::nondeterministic_seeded});
 }
 
 namespace {

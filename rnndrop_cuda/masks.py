@@ -7,16 +7,19 @@ in noises.py.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rnndrop_cuda import ops
 from rnndrop_cuda.checks import check_probability
-from rnndrop_cuda.noises import IN_EVAL, NOISES, LayerMasks, MaskOptions, Noise, Shape, Sizes, sizes_by_name
+from rnndrop_cuda.noises import IN_EVAL, NOISES, LayerMasks, MaskOptions, Noise, Shape, sizes_by_name
 
 
 def dropout_mask(
@@ -84,30 +87,82 @@ def noises_on(layer: Any) -> list[Drawn]:
     return drawn
 
 
+class Plan(NamedTuple):
+    """What a forward of an LSTM draws."""
+
+    wanted: list[tuple[list[int], float, tuple[float, float]]]
+    """Of each mask, in order: its shape, the probability p, and its values with p and otherwise."""
+    places: list[list[int | None]]
+    """Which of them each layer and direction has in each field of LayerMasks."""
+    at_once: tuple[Sequence[Any], ...] | None
+    """How many dimensions each has, their sizes, and what it drops, for the op that draws all of them; None where a p
+    rounds to 0 or 1 and nothing is drawn."""
+
+
+def plan(layer: Any, T: int, B: int) -> Plan:
+    """``layer``: an LSTM, or its SETTINGS by their names."""
+    directions = 2 if layer.bidirectional else 1
+    runs, H, P = layer.num_layers * directions, layer.hidden_size, layer.proj_size or layer.hidden_size
+    on = noises_on(layer)
+    wanted: list[tuple[list[int], float, tuple[float, float]]] = []
+    places: list[list[int | None]] = []
+    for k in range(runs):
+        sizes = sizes_by_name(T, B, layer.input_size if k < directions else directions * P, H, P)
+        of_run = dict.fromkeys(LayerMasks._fields)
+        for row, p, shape in on:
+            if k < runs - directions or not row.between_layers:
+                of_run[row.field] = len(wanted)
+                wanted.append(([sizes[size] for size in shape], p, row.values(p)))
+        places.append(list(of_run.values()))
+    drops = [round(p * 2**16) for _, p, _ in wanted]
+    if not all(0 < drop < 2**16 for drop in drops):
+        return Plan(wanted, places, None)
+    shapes, values = [shape for shape, _, _ in wanted], [of_mask for _, _, of_mask in wanted]
+    sizes_of_all = [size for shape in shapes for size in shape]
+    dropped, kept = [low for low, _ in values], [high for _, high in values]
+    return Plan(wanted, places, ([len(shape) for shape in shapes], sizes_of_all, drops, dropped, kept))
+
+
+SETTINGS = (
+    *(row.keyword for row in NOISES), *MaskOptions.__annotations__,
+    "num_layers", "bidirectional", "input_size", "hidden_size", "proj_size",
+)  # fmt: skip
+"""The attributes of an LSTM that a plan depends on."""
+_settings_of = operator.attrgetter(*SETTINGS)
+
+
+@functools.lru_cache(maxsize=256)
+def _plan_for(settings: tuple[Any, ...], T: int, B: int) -> Plan:
+    return plan(SimpleNamespace(**dict(zip(SETTINGS, settings, strict=True))), T, B)
+
+
 def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[LayerMasks]:
     """The masks of each layer and direction of an LSTM, for T steps and a batch of B."""
-    directions = 2 if layer.bidirectional else 1
-    runs = layer.num_layers * directions
-    on = noises_on(layer)
-    if not on:
-        return [LayerMasks()] * runs
-    in_last = [drawn for drawn in on if not drawn[0].between_layers]
-    like, H, P = layer.weight_hh_l0, layer.hidden_size, layer.proj_size or layer.hidden_size
-    where: dict[str, Any] = {"dtype": like.dtype, "device": like.device, "generator": generator}
-    in_first, above = (sizes_by_name(T, B, I, H, P) for I in (layer.input_size, directions * P))
-    return [
-        _draw_run(on if k < runs - directions else in_last, in_first if k < directions else above, where)
-        for k in range(runs)
-    ]
+    as_written = _runs_as_written()
+    what = _plan_for(_settings_of(layer), T, B) if as_written else plan(layer, T, B)
+    if not what.wanted:
+        return [LayerMasks()] * len(what.places)
+    like = layer.weight_hh_l0
+    if as_written and what.at_once and like.is_cpu and ops.HAS_CPU_KERNELS and like.dtype in ops.KERNEL_DTYPES:
+        masks = ops.draw_dropout_masks(*what.at_once, like.dtype, generator)
+    else:
+        masks = [
+            noise(shape, p, dropped=dropped, kept=kept, dtype=like.dtype, device=like.device, generator=generator)
+            for shape, p, (dropped, kept) in what.wanted
+        ]
+    return [LayerMasks(*[None if k is None else masks[k] for k in of_run]) for of_run in what.places]
 
 
-def _draw_run(what: Sequence[Drawn], sizes: Sizes, where: dict[str, Any]) -> LayerMasks:
-    """One layer's masks in one direction, in the table's order; ``where`` is noise's dtype, device and generator."""
-    drawn = {}
-    for row, p, shape in what:
-        dropped, kept = row.values(p)
-        drawn[row.field] = noise([sizes[size] for size in shape], p, dropped=dropped, kept=kept, **where)
-    return LayerMasks(**drawn)
+def _runs_as_written() -> bool:
+    """False where torch traces or maps: there is no plan to keep, and masks are drawn one by one.
+
+    Elsewhere the same bits are drawn at once: three calls of torch a mask are a sixth of a small layer's training step.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
 
 
 def masks_in_eval(layer: Any) -> LayerMasks:

@@ -106,7 +106,7 @@ class Noise(NamedTuple):
         size, per_sample = self.size, layer.mask_scope == "sample"
         if self.new_step == "always" or (self.new_step == "candidate_mask" and layer.candidate_mask == "step"):
             return "T", "B", size
-        if self.per_gate and layer.gate_masks == "untied":
+        if layer.gate_masks == "untied" and self.per_gate:
             return 4, "B" if per_sample else 1, size
         return ("B", size) if per_sample else (size,)
 

@@ -101,6 +101,14 @@ def _expand_dropout_mask_fake(
     return seed.new_empty((*seed.shape[:-1], *shape), dtype=dtype)
 
 
+def _draw_dropout_masks_fake(
+    dims: Sequence[int], sizes: Sequence[int], drop: Sequence[int], dropped: Sequence[float], kept: Sequence[float],
+    dtype: torch.dtype, generator: torch.Generator | None = None,
+) -> list[Tensor]:  # fmt: skip
+    rest = iter(sizes)
+    return [torch.empty([next(rest) for _ in range(n)], dtype=dtype) for n in dims]
+
+
 def _expand_dropout_mask_map(info: Any, in_dims: tuple[int, ...], seed: Tensor, *rest: Any) -> tuple[Tensor, int]:
     """Only the seed can be mapped, and the op takes many seeds at once."""
     return expand_dropout_mask(seed.movedim(in_dims[0], 0), *rest), 0
@@ -193,5 +201,7 @@ if not WHY_NOT_LOADED:
     expand_dropout_mask = torch.ops.rnndrop.expand_dropout_mask.default
     torch.library.register_fake("rnndrop::expand_dropout_mask")(_expand_dropout_mask_fake)
     torch.library.register_vmap("rnndrop::expand_dropout_mask", _expand_dropout_mask_map)
+    draw_dropout_masks = torch.ops.rnndrop.draw_dropout_masks.default
+    torch.library.register_fake("rnndrop::draw_dropout_masks")(_draw_dropout_masks_fake)
     lstm_layer = transformable("lstm_layer", _backward, _setup_context, saves=lambda args: args[-1])
     lstm_layer_backward = transformable("lstm_layer_backward", _double_backward, _backward_setup_context)

@@ -131,3 +131,13 @@ def test_limits(library, dtype):
     np.testing.assert_array_equal(apply(library, "sigmoid", dtype, x), [0.5, 1, 0, 1, 0, 1, np.nan])
     np.testing.assert_array_equal(apply(library, "tanh", dtype, x), [0, 1, -1, 1, -1, 1, np.nan])
     assert np.signbit(apply(library, "tanh", dtype, [-0.0]))[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sigmoid_where_the_exponential_overflows(library, dtype):
+    """It falls to 0 without a gap on the way."""
+    limit = math.log(float(np.finfo(DTYPES[dtype]).max))
+    y = apply(library, "sigmoid", dtype, np.linspace(-limit - 3, -limit + 3, 10_001))
+    assert (np.diff(y) >= 0).all()
+    assert y[0] == 0
+    assert y[-1] == pytest.approx(math.exp(-limit + 3), rel=1e-5)

@@ -1,4 +1,4 @@
-"""bfloat16 and float16 on the CPU: in chunks of steps where a sequence is long, and the same whichever way they go."""
+"""bfloat16 and float16 on the CPU: pairs of columns, weights read where they lie, rows that are converted."""
 
 import itertools
 
@@ -32,7 +32,7 @@ def assert_error_at_most_twice_that_of_plain_torch(problem):
 @pytest.mark.parametrize("masks", MASK_KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_error_where_the_steps_come_in_chunks(dtype, masks, lengths, reverse):
-    """So many samples that three steps make a chunk: two of these, and a short one that begins at an odd step."""
+    """So many samples that a step makes a chunk, whose rows are more than the gradients of the weights take at once."""
     torch.manual_seed(0)
     options = {"masks": masks, "lengths": lengths, "reverse": reverse, "dtype": dtype}
     assert_error_at_most_twice_that_of_plain_torch(random_problem(7, 600, 5, 9, **options))
@@ -41,9 +41,37 @@ def test_error_where_the_steps_come_in_chunks(dtype, masks, lengths, reverse):
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "all"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_error_where_matrices_are_large(dtype, masks):
-    """Large enough for bfloat16 to go to a library's matrix product where it is faster."""
     torch.manual_seed(0)
     assert_error_at_most_twice_that_of_plain_torch(random_problem(4, 128, 300, 256, masks=masks, dtype=dtype))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 257, 96), (2, 3, 130, 65), (3, 5, 64, 128), (2, 40, 31, 33)])
+@pytest.mark.parametrize("masks", MASK_KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_at_awkward_sizes(dtype, masks, sizes):
+    """Odd numbers of columns, and rows that are too few to pack a weight for."""
+    for lengths, reverse in itertools.product((False, True), (False, True)):
+        torch.manual_seed(1)
+        problem = random_problem(*sizes, masks=masks, lengths=lengths, reverse=reverse, dtype=dtype)
+        assert_error_at_most_twice_that_of_plain_torch(problem)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "semeniuta-shared", "all"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_where_threads_share_out_the_units(dtype, masks):
+    torch.manual_seed(0)
+    assert_error_at_most_twice_that_of_plain_torch(random_problem(9, 3, 33, 130, masks=masks, dtype=dtype))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "both", "zoneout", "untied-sample", "all"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_with_a_projection(dtype, masks, lengths, reverse):
+    torch.manual_seed(0)
+    options = {"masks": masks, "lengths": lengths, "reverse": reverse, "dtype": dtype}
+    assert_error_at_most_twice_that_of_plain_torch(random_problem(6, 8, 32, 48, proj=20, **options))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

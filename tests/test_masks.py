@@ -10,7 +10,8 @@ import torch
 from mask_bits import assert_uncorrelated, needs_op
 
 from rnndrop_cuda import LSTM, GalLSTM, SemeniutaLSTM, dropout_mask, ops
-from rnndrop_cuda.masks import LayerMasks, noise
+from rnndrop_cuda.masks import LayerMasks, noise, noises_on
+from rnndrop_cuda.noises import NOISES, sizes_by_name
 
 T, B, I, H = 40, 50, 30, 20
 P = 0.3
@@ -172,6 +173,26 @@ def test_no_dropout_in_eval(layer):
     assert torch.equal(torch.get_rng_state(), before), "eval must draw nothing"
     layer.train()
     assert not torch.equal(layer(x)[0], plain(x)[0])
+
+
+@pytest.mark.parametrize("scope", ["batch", "sample"])
+def test_masks_drawn_at_once_are_those_drawn_one_after_the_other(scope):
+    """The same bits for a seed, whichever way they are drawn."""
+    probabilities = {row.keyword: 0.3 for row in NOISES}
+    for odd in ({}, {"cell_dropout": 1.0}):
+        layer = LSTM(I, H, 2, bidirectional=True, proj_size=3, mask_scope=scope, **(probabilities | odd))
+        torch.manual_seed(7)
+        masks = layer.draw_masks(T, B)
+        torch.manual_seed(7)
+        for k, of_run in enumerate(masks):
+            sizes = sizes_by_name(T, B, I if k < 2 else 6, H, 3)
+            for row, p, shape in noises_on(layer):
+                if row.between_layers and k >= 2:
+                    assert getattr(of_run, row.field) is None
+                    continue
+                dropped, kept = row.values(p)
+                expected = noise([sizes[size] for size in shape], p, dropped=dropped, kept=kept)
+                assert torch.equal(getattr(of_run, row.field), expected), row.field
 
 
 def test_no_dropout_draws_nothing():

@@ -209,9 +209,11 @@ def test_every_vector_width(capability):
     program = (
         "import sys, torch; sys.path.insert(0, 'tests')\n"
         "from problems import *; from rnndrop_cuda import functional, _C\n"
-        "for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-5), (torch.bfloat16, 5e-2)):\n"
-        "    problem = random_problem(3, 5, 7, 129, masks='both', lengths=True, dtype=dtype)\n"
-        "    assert_equals_reference(problem, functional.lstm_layer, tolerance, backend='cpu')\n"
+        "for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-5),\n"
+        "                         (torch.bfloat16, 5e-2), (torch.float16, 1e-2)):\n"
+        "    for masks in ('both', 'gal-batch', 'untied-batch', 'semeniuta-shared'):\n"
+        "        problem = random_problem(3, 5, 7, 129, masks=masks, lengths=True, dtype=dtype)\n"
+        "        assert_equals_reference(problem, functional.lstm_layer, tolerance, backend='cpu')\n"
         "print(_C.vector_isa())"
     )
     environment = os.environ | {"ATEN_CPU_CAPABILITY": capability}

@@ -91,6 +91,48 @@ def test_the_op_under_vmap_equals_a_loop():
     assert torch.equal(torch.vmap(of, in_dims=1)(seeds[0].T), expected[0])
 
 
+def draw(shapes, drop, dropped, kept, dtype=torch.float32, generator=None):
+    dims, sizes = [len(shape) for shape in shapes], [size for shape in shapes for size in shape]
+    return torch.ops.rnndrop.draw_dropout_masks(dims, sizes, drop, dropped, kept, dtype, generator)
+
+
+@needs_op
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_masks_drawn_at_once_have_torchs_seeds(dtype):
+    shapes, drop = [(5,), (2, 3, 9001), (), (0, 4), (70_001,)], [1, 20_000, 2**15, 7, 2**16 - 1]
+    dropped, kept = [0.0, -0.3, 1.0, 0.0, 0.5], [2.0, 1.7, 0.0, 1.0, 3.0]
+    generators = [torch.Generator().manual_seed(5) for _ in range(2)]
+    masks = draw(shapes, drop, dropped, kept, dtype, generators[0])
+    assert len(masks) == len(shapes)
+    for mask, *of_one in zip(masks, shapes, drop, dropped, kept, strict=True):
+        seed = torch.randint(-(2**31), 2**31, (3,), dtype=torch.int32, generator=generators[1])
+        assert torch.equal(mask, expand(seed, *of_one, dtype))
+    assert torch.equal(*(generator.get_state() for generator in generators))
+    assert draw([], [], [], []) == []
+
+
+@needs_op
+@pytest.mark.parametrize(
+    ("dims", "sizes", "drop", "message"),
+    [
+        ([1], [4], [1, 2], "for each of 1 masks"),
+        ([2], [4], [1], "sizes: expected"),
+        ([-1], [4], [1], "sizes: expected"),
+        ([1], [-4], [1], "negative"),
+        ([1], [4], [2**16], "drop: expected one of"),
+    ],
+)
+def test_bad_arguments_of_masks_at_once(dims, sizes, drop, message):
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        torch.ops.rnndrop.draw_dropout_masks(dims, sizes, drop, [0.0], [1.0], torch.float32)
+
+
+@needs_op
+def test_opcheck_of_masks_at_once():
+    arguments = ([1, 2], [3, 2, 5], [7, 8], [0.0, 1.0], [1.5, 0.0], torch.float32)
+    torch.library.opcheck(torch.ops.rnndrop.draw_dropout_masks, arguments)
+
+
 @needs_op
 def test_opcheck_of_the_mask():
     for seed, shape, dtype in ((random_seed(), (3, 5), torch.float32), (random_seed(2), (), torch.bfloat16)):

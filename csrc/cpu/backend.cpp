@@ -1,17 +1,15 @@
-// The CPU backend of the layer op: without a projection the engine; with one, and for 16-bit types where that is
-// faster, the time loop, on ATen's GEMMs and the step kernels.
+// The CPU backend of the layer op: without a projection the engine, with one the time loop, on ATen's GEMMs and the
+// step kernels.
 #include <ATen/Parallel.h>
-#include <c10/util/BFloat16.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
 #include "cpu/gemm.h"
-#include "cpu/half_route.h"
 #include "cpu/layer_engine.h"
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
-#include "cpu/widened_layer.h"
+#include "cpu/widened_stepwise.h"
 #include "lstm_layer.h"
 #include "stepwise.h"
 
@@ -51,42 +49,20 @@ Layer layer_of(const CheckedInputs& in, const DenseInputs& dense) {
 class CpuBackend final : public Backend, private Primitives {
  public:
   void forward(const ForwardCall& call) const override {
-    switch (way_of(call.in, cpu::widened_forward_is_faster)) {
-      case Way::engine: return run_engine(call);
-      case Way::widened_engine: return cpu::widened_forward(call);
-      case Way::stepwise: return stepwise_forward(call, *this, steps_per_chunk(call.in));
-    }
+    if (!call.in.W_hr) return run_engine(call);
+    const bool widens = !cpu::multiplies(call.in.x.scalar_type());
+    const auto run = widens ? cpu::widened_stepwise_forward : stepwise_forward;
+    run(call, *this, steps_per_chunk(call.in, widens));
   }
 
   void backward(const BackwardCall& call) const override {
-    switch (way_of(call.in, cpu::widened_backward_is_faster)) {
-      case Way::engine: return run_engine(call);
-      case Way::widened_engine: return cpu::widened_backward(call);
-      case Way::stepwise: return stepwise_backward(call, *this, steps_per_chunk(call.in));
-    }
+    if (!call.in.W_hr) return run_engine(call);
+    const bool widens = !cpu::multiplies(call.in.x.scalar_type());
+    const auto run = widens ? cpu::widened_stepwise_backward : stepwise_backward;
+    run(call, *this, steps_per_chunk(call.in, widens));
   }
 
  private:
-  enum class Way { engine, widened_engine, stepwise };
-
-  // float16 always is widened: no processor that multiplies it natively was there to measure.
-  static Way way_of(const CheckedInputs& in, bool (*widened_is_faster)(const cpu::HalfLayer&)) {
-    if (in.W_hr) return Way::stepwise;
-    if (cpu::engine_has(in.dtype)) return Way::engine;
-    if (in.dtype != Dtype::bfloat16 || !cpu::has_bfloat16_products()) return Way::widened_engine;
-    const auto [T, B, I, H, P] = in.sizes;
-    const cpu::HalfLayer layer{T, B, I, H, kept_share(in.mask_x), kept_share(in.mask_h)};
-    return widened_is_faster(layer) ? Way::widened_engine : Way::stepwise;
-  }
-
-  // The share of a mask that is not 0, where the batch shares it.
-  static double kept_share(const OptionalTensor& mask) {
-    if (!mask || per_sample(*mask) || mask->numel() == 0) return 1;
-    const auto* values = static_cast<const c10::BFloat16*>(mask->const_data_ptr());
-    const int64_t n = mask->numel();
-    return double(n - std::count(values, values + n, c10::BFloat16(0))) / double(n);
-  }
-
   static void run_engine(const ForwardCall& call) {
     const DenseInputs dense(call.in);
     LayerForward layer = layer_of<LayerForward>(call.in, dense);
@@ -119,12 +95,12 @@ class CpuBackend final : public Backend, private Primitives {
   }
 
   // Few enough rows that what the GEMM leaves is still in the cache when the steps come to it, and the other way round
-  // in the backward; enough for the GEMM to run at full speed. Not for the 16-bit types, whose sums would be rounded
-  // once a chunk.
-  static int64_t steps_per_chunk(const CheckedInputs& in) {
+  // in the backward; enough for the GEMM to run at full speed. Not for 16 bits that are not widened, whose sums would
+  // be rounded once a chunk.
+  static int64_t steps_per_chunk(const CheckedInputs& in, bool widens) {
     constexpr int64_t kRows = 1024;
-    const bool is_16_bits = in.x.element_size() == 2;
-    return is_16_bits ? in.sizes.T : std::clamp<int64_t>(kRows / std::max<int64_t>(in.sizes.B, 1), 1, in.sizes.T);
+    const bool rounds = in.x.element_size() == 2 && !widens;
+    return rounds ? in.sizes.T : std::clamp<int64_t>(kRows / std::max<int64_t>(in.sizes.B, 1), 1, in.sizes.T);
   }
 
   void gemm(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) const override {

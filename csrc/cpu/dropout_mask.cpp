@@ -6,12 +6,16 @@
 // number. So pieces need not know of each other, and what an entry becomes depends on the seed and its place only.
 #include "cpu/dropout_mask.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/DistributionsHelper.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
+#include <optional>
 #include <vector>
 
 #include "cpu/threads.h"
@@ -127,26 +131,34 @@ Format format_of(at::ScalarType dtype) {
   }
 }
 
-at::Tensor expand_dropout_mask(const at::Tensor& seed, at::IntArrayRef shape, int64_t drop, double dropped, double kept,
-                               at::ScalarType dtype) {
+// What each entry is.
+struct Entries {
+  uint32_t drop;
+  at::ScalarType dtype;
+  Format format;
+  uint64_t dropped, kept;
+
+  Entries(int64_t drop, double dropped, double kept, at::ScalarType dtype)
+      : drop(static_cast<uint32_t>(drop)),
+        dtype(dtype),
+        format(format_of(dtype)),
+        dropped(format.bits_of(dropped)),
+        kept(format.bits_of(kept)) {
+    TORCH_CHECK_VALUE(0 <= drop && drop < 1 << 16, "drop: expected one of [0, 2^16), got ", drop);
+  }
+};
+
+void check_seed(const at::Tensor& seed) {
   TORCH_CHECK_VALUE(seed.scalar_type() == at::kInt, "seed: expected dtype int32, got ", seed.scalar_type());
   TORCH_CHECK(seed.dim() > 0 && seed.size(-1) == 3, "seed: expected shape [..., 3], got ", seed.sizes());
-  TORCH_CHECK_VALUE(0 <= drop && drop < 1 << 16, "drop: expected one of [0, 2^16), got ", drop);
-  const Format format = format_of(dtype);
-  std::vector<int64_t> sizes = seed.sizes().vec();
-  sizes.pop_back();
-  sizes.insert(sizes.end(), shape.begin(), shape.end());
-  const at::Tensor mask = at::empty(sizes, seed.options().dtype(dtype));
-  if (mask.numel() == 0) return mask;
+}
 
-  const at::Tensor seeds = seed.contiguous();
-  const int64_t n_masks = seeds.numel() / 3, n = mask.numel() / n_masks;
-  TORCH_CHECK(n <= kMaxEntries, "shape: expected at most 2^40 entries, got ", shape);
+// n_masks masks of n entries each, one after the other, from as many seeds.
+void fill_masks(char* first_entry, const int32_t* first_seed, int64_t n_masks, int64_t n, const Entries& entries) {
+  TORCH_CHECK(n <= kMaxEntries, "shape: expected at most 2^40 entries, got ", n);
   const int64_t pieces_per_mask = (n + kPieceEntries - 1) / kPieceEntries, n_pieces = n_masks * pieces_per_mask;
-  const int32_t* first_seed = seeds.const_data_ptr<int32_t>();
-  char* first_entry = static_cast<char*>(mask.mutable_data_ptr());
-  const int64_t entry_bytes = mask.element_size();
-  const Piece common{nullptr, 0, static_cast<uint32_t>(drop), format.bits_of(dropped), format.bits_of(kept)};
+  const int64_t entry_bytes = c10::elementSize(entries.dtype);
+  const Piece common{nullptr, 0, entries.drop, entries.dropped, entries.kept};
   // Waking a thread takes a few microseconds, as long as a piece.
   constexpr int64_t kPiecesPerTask = 4;
   if (n_pieces > kPiecesPerTask) cpu::check_not_forked();
@@ -158,14 +170,58 @@ at::Tensor expand_dropout_mask(const at::Tensor& seed, at::IntArrayRef shape, in
       piece.index = index;
       piece.out = first_entry + (of_mask * n + at) * entry_bytes;
       piece.n = std::min(kPieceEntries, n - at);
-      format.fill(piece);
+      entries.format.fill(piece);
     }
   });
+}
+
+at::Tensor expand_dropout_mask(const at::Tensor& seed, at::IntArrayRef shape, int64_t drop, double dropped, double kept,
+                               at::ScalarType dtype) {
+  check_seed(seed);
+  const Entries entries(drop, dropped, kept, dtype);
+  std::vector<int64_t> sizes = seed.sizes().vec();
+  sizes.pop_back();
+  sizes.insert(sizes.end(), shape.begin(), shape.end());
+  const at::Tensor mask = at::empty(sizes, seed.options().dtype(dtype));
+  if (mask.numel() == 0) return mask;
+
+  const at::Tensor seeds = seed.contiguous();
+  const int64_t n_masks = seeds.numel() / 3;
+  fill_masks(static_cast<char*>(mask.mutable_data_ptr()), seeds.const_data_ptr<int32_t>(), n_masks,
+             mask.numel() / n_masks, entries);
   return mask;
+}
+
+std::vector<at::Tensor> draw_dropout_masks(at::IntArrayRef dims, at::IntArrayRef sizes, at::IntArrayRef drop,
+                                           at::ArrayRef<double> dropped, at::ArrayRef<double> kept,
+                                           at::ScalarType dtype, std::optional<at::Generator> generator) {
+  const size_t n = dims.size();
+  TORCH_CHECK(drop.size() == n && dropped.size() == n && kept.size() == n,
+              "expected a drop, a dropped and a kept for each of ", n, " masks");
+  auto* const source =
+      at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
+  const at::uniform_int_from_to_distribution<int32_t> word(uint64_t{1} << 32, -(int64_t{1} << 31));
+  std::vector<at::Tensor> masks;
+  masks.reserve(n);
+  for (size_t k = 0, first = 0; k < n; first += dims[k++]) {
+    TORCH_CHECK(0 <= dims[k] && first + dims[k] <= sizes.size(), "sizes: expected dims[k] of them for each mask");
+    const Entries entries(drop[k], dropped[k], kept[k], dtype);
+    masks.push_back(at::empty(sizes.slice(first, dims[k]), dtype));
+    int32_t seed[3];
+    {
+      const std::lock_guard<std::mutex> lock(source->mutex_);
+      for (int32_t& of_seed : seed) of_seed = word(source);
+    }
+    fill_masks(static_cast<char*>(masks[k].mutable_data_ptr()), seed, 1, masks[k].numel(), entries);
+  }
+  return masks;
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(rnndrop, CPU, m) { m.impl("expand_dropout_mask", expand_dropout_mask); }
+
+// Without a tensor among its arguments there is no dispatch key to tell its device.
+TORCH_LIBRARY_IMPL(rnndrop, CompositeExplicitAutograd, m) { m.impl("draw_dropout_masks", draw_dropout_masks); }
 
 }  // namespace rnndrop

@@ -7,9 +7,11 @@
 // Cost: 4 * T * B * 4H * (I + H) flops, times the share kept; beside them one pass over the gates a step
 // (step_kernels.cpp) and one copy of x, h and da for the gradients of the weights.
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "cpu/compute_type.h"
 #include "cpu/layer_engine.h"
 #include "cpu/layer_schedule.h"
 #include "cpu/layer_weights.h"
@@ -21,20 +23,36 @@
 namespace rnndrop::cpu {
 namespace {
 
-template <class T>
+// S is stored, T multiplied.
+template <class S, class T>
 class Backward {
+  using Acc = acc_type<T>;
+
  public:
   explicit Backward(const LayerBackward& layer)
       : layer_(layer),
-        rows_(layer, shared_mask_g<T>(layer)),
+        rows_(layer, shared_mask_g<S>(layer)),
         gate_rows_(rows_.rows_of_gates(0, kGates)),
-        x_weight_(layer.W_ih, layer.mask_x, rows_, layer.I),
-        h_weight_(layer.W_hh, layer.mask_h, rows_, layer.H),
-        masks_h_rows_(layer.mask_h.data && layer.mask_h.per_sample),
+        x_factor_mask_(layer.mask_x, layer.B, layer.I),
+        h_factor_mask_(layer.mask_h, layer.B, layer.H),
+        x_weight_(layer.W_ih, x_factor_mask_.mask, rows_, layer.I),
+        h_weight_(layer.W_hh, h_factor_mask_.mask, rows_, layer.H),
+        mask_x_(layer.mask_x, layer.B, layer.I, layer.need_dx && masks_products(layer.mask_x, layer.I)),
+        mask_h_(layer.mask_h, layer.B, layer.H, masks_products(layer.mask_h, layer.H)),
+        masks_h_rows_(mask_h_.mask.data && mask_h_.mask.per_sample),
         steps_(steps_per_chunk(layer, layer.B)),
         da_(steps_ * layer.B * kGates * layer.H),
-        dW_ih_(x_weight_, layer.dW_ih, layer.need_dW, rows_of_piece(steps_ * layer.B)),
-        dW_hh_(h_weight_, layer.dW_hh, layer.need_dW, rows_of_piece(steps_ * layer.B)) {
+        dh_tilde_(is_16_bits<S> ? size_of_dh_tilde() : 0),
+        dW_ih_(x_weight_, layer.dW_ih, layer.need_dW, rows_of_piece(steps_ * layer.B), in_several_pieces()),
+        dW_hh_(h_weight_, layer.dW_hh, layer.need_dW, rows_of_piece(steps_ * layer.B), in_several_pieces()) {
+    if (mask_x_.is_spread) {
+      whole_x_mask_.emplace(mask_x_.mask, layer.B, layer.I);
+      whole_x_weight_.emplace(layer.W_ih, whole_x_mask_->mask, rows_, layer.I);
+    }
+    if (mask_h_.is_spread) {
+      whole_h_mask_.emplace(mask_h_.mask, layer.B, layer.H);
+      whole_h_weight_.emplace(layer.W_hh, whole_h_mask_->mask, rows_, layer.H);
+    }
     if (packs_x()) x_weight_.allocate_backward();
     if (packs_h()) h_weight_.allocate_backward();
   }
@@ -44,20 +62,32 @@ class Backward {
       if (packs_x()) x_weight_.pack_backward(team);
       if (packs_h()) h_weight_.pack_backward(team);
       const Range rows = team.share(layer_.B * layer_.mask_h.inputs_of_sample());
-      std::fill_n(dh_tilde() + rows.begin * layer_.H, rows.size() * layer_.H, T(0));
+      std::fill_n(dh_tilde() + rows.begin * layer_.H, rows.size() * layer_.H, Acc(0));
       team.barrier();
       run_member(team);
     });
+    if (is_16_bits<S>) convert(static_cast<S*>(layer_.dh_tilde), dh_tilde(), size_of_dh_tilde());
   }
 
  private:
-  T* dh_tilde() const { return static_cast<T*>(layer_.dh_tilde); }
+  int64_t size_of_dh_tilde() const { return layer_.B * layer_.H * layer_.mask_h.inputs_of_sample(); }
+  Acc* dh_tilde() const { return is_16_bits<S> ? dh_tilde_.data() : static_cast<Acc*>(layer_.dh_tilde); }
 
-  bool packs_x() const { return layer_.need_dx && packs(x_weight_); }
-  bool packs_h() const { return packs(h_weight_); }
-  bool packs(const Weight<T>& weight) const {
-    return !(too_few_to_pack(layer_) && weight.is_whole() && weight.columns >= unpacked_columns<T>());
+  bool could_read_unpacked(int64_t columns) const {
+    return too_few_to_pack(layer_) && columns >= unpacked_columns<T>() && Weight<T, S>::can_read_unpacked();
   }
+  // Whether dx or dh is masked where the batch shares a mask, so that its weight can be read where it lies.
+  bool masks_products(const InputMask& mask, int64_t columns) const {
+    return rows_.all() && could_read_unpacked(columns) &&
+           too_little_to_leave_out<S>(mask, columns, layer_.T * layer_.B);
+  }
+  // The weights as da is multiplied with them.
+  const Weight<T, S>& x_factor() const { return whole_x_weight_ ? *whole_x_weight_ : x_weight_; }
+  const Weight<T, S>& h_factor() const { return whole_h_weight_ ? *whole_h_weight_ : h_weight_; }
+
+  bool packs_x() const { return layer_.need_dx && packs(x_factor()); }
+  bool packs_h() const { return packs(h_factor()); }
+  bool packs(const Weight<T, S>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
 
   // How a member's share of the recurrence is cut: all units of some rows, or some units of all rows, those whose
   // columns of W_hh are in its panels.
@@ -69,11 +99,11 @@ class Backward {
     const Group<T>& group = h_weight_.groups[0];
     const int64_t n_panels = h_weight_.column_blocks(group), H = layer_.H;
     const bool can_share_units =
-        packs_h() ? h_weight_.groups.size() == 1 && n_panels >= team.size : h_weight_.shares_columns(team);
+        packs_h() ? h_weight_.groups.size() == 1 && n_panels >= team.size : h_factor().shares_columns(team);
     if (!can_share_units || splits_rows(layer_, team.size)) {
       return {true, team.share(layer_.B), {0, H}, {0, n_panels}};
     }
-    if (!packs_h()) return {false, {0, layer_.B}, h_weight_.share_of_columns(team), {}};
+    if (!packs_h()) return {false, {0, layer_.B}, h_factor().share_of_columns(team), {}};
     const Range panels = team.share(n_panels);
     const auto unit_of = [&](int64_t panel) -> int64_t {
       return panel == 0 ? 0 : panel == n_panels ? H : group.kept[panel * h_weight_.width];
@@ -87,8 +117,11 @@ class Backward {
     const auto row_shares = shares_of_gate_rows(team);
     int64_t my_rows = 0;
     for (const Range& share : row_shares) my_rows += round_up(share.size(), rows_at_once());
-    const Buffer<T> da_packed(layer_.need_dW ? my_rows * rows_of_piece(steps_ * B) : 0);
-    bool first = true;
+    const Buffer<T> da_packed(layer_.need_dW ? my_rows * round_up(rows_of_piece(steps_ * B), kTogether<T>) : 0);
+    const Scratch scratch{
+        Buffer<Acc>(room_for_kept_rows()),
+        Buffer<T>(std::max(x_weight_.room_for_gradients(kRowBlock), h_weight_.room_for_gradients(kRowBlock)))};
+    int64_t rows_done = 0;
 
     const TimeOrder backwards{layer_.T, !layer_.order.reverse};
     for_each_chunk(backwards, steps_, [&](int64_t begin, int64_t n) {
@@ -97,25 +130,26 @@ class Backward {
         const StepBackward step = step_at(t, da);
         if (mine.by_rows) {
           for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
-            step_backward(step, {b, b + M, 0, H});
-            input_gradient_of_h(da, b, M, mine);
+            step_backward(step, {b, b + M, 0, H}, acc_gradients(t, da));
+            input_gradient_of_h(da, b, M, mine, scratch);
           });
         } else {
-          step_backward(step, {0, B, mine.units.begin, mine.units.end});
+          step_backward(step, {0, B, mine.units.begin, mine.units.end}, acc_gradients(t, da));
           team.barrier();
-          for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine); });
+          for_each_block(mine.rows, kRowBlock,
+                         [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine, scratch); });
         }
       });
       team.barrier();  // da of the chunk is complete
 
       const int64_t rows = n * B;
       if (layer_.need_dx) {
-        T* dx = static_cast<T*>(layer_.dx) + begin * B * layer_.I;
+        S* dx = static_cast<S*>(layer_.dx) + begin * B * layer_.I;
         if (!packs_x()) {
-          input_gradient_of_x_unpacked(team, rows, dx);
+          input_gradient_of_x_unpacked(team, rows, dx, scratch);
         } else {
           for_each_block(team.share(rows, kRowBlock), kRowBlock,
-                         [&](int64_t r, int64_t M) { input_gradient_of_x(r, M, dx); });
+                         [&](int64_t r, int64_t M) { input_gradient_of_x(r, M, dx, scratch); });
         }
       }
       if (layer_.need_dW) {
@@ -126,19 +160,44 @@ class Backward {
           pack_inputs(team, begin, r, n_rows);
           pack_da(row_shares, r, n_rows, da_packed.data());
           team.barrier();
-          add_weight_gradients(row_shares, n_rows, da_packed.data(), first);
-          first = false;
+          const bool is_first = rows_done == 0, is_last = rows_done + n_rows == layer_.T * B;
+          add_weight_gradients(row_shares, n_rows, da_packed.data(), is_first, is_last, scratch.rows.data());
+          rows_done += n_rows;
         }
       } else {
         team.barrier();  // da may be overwritten
       }
     });
-    if (layer_.need_dW) {
-      team.barrier();
-      store_weight_gradients(team.share(kGates * layer_.H));
+    if (layer_.need_dW && !rows_.all()) zero_dropped_rows(team.share(kGates * H));
+    if (mask_h_.is_spread) mask_dh_tilde(mine);
+  }
+
+  // A member's own memory, for a few rows at a time.
+  struct Scratch {
+    Buffer<Acc> rows;     // what comes out of products with a weight, before it is spread or rounded
+    Buffer<T> da_copies;  // da, as 16-bit products take it
+  };
+  int64_t room_for_kept_rows() const {
+    int64_t room = 0;
+    for (const Weight<T, S>* weight : {&x_weight_, &h_weight_}) {
+      for (const Group<T>& group : weight->groups) {
+        if (is_16_bits<S> || group.mask || !rows_.all()) {
+          room = std::max(room, round_up(is_16_bits<S> ? weight->columns : group.K(), weight->width) + group.room());
+        }
+      }
+    }
+    return room * (kRowBlock + 1) + (std::is_same_v<S, Acc> ? 0 : std::max(layer_.I, layer_.H));
+  }
+
+  // What dL/dh~ of the first step is where the weight has the mask, in whose place the step kernel had it.
+  void mask_dh_tilde(const Cut& mine) const {
+    for (int64_t b = mine.rows.begin; b < mine.rows.end; ++b) {
+      const T* mask = h_factor().mask_of_sample(0, layer_.B, b);
+      for (int64_t j = mine.units.begin; j < mine.units.end; ++j) dh_tilde()[b * layer_.H + j] *= mask[j];
     }
   }
 
+  bool in_several_pieces() const { return layer_.T * layer_.B > rows_of_piece(steps_ * layer_.B); }
   // A chunk of a large batch has more rows than the second cache holds panels of.
   static int64_t rows_of_piece(int64_t rows) {
     const int64_t pieces = std::max<int64_t>(1, (rows + kChunkRows / 2) / kChunkRows);
@@ -147,19 +206,19 @@ class Backward {
   }
 
   // dh~ (+)= da W_hh at one step: M rows from b on, a member's columns.
-  void input_gradient_of_h(const T* da, int64_t b, int64_t M, const Cut& mine) const {
-    if (!packs_h()) {
-      return h_weight_.multiply_by_rows(da + b * kGates * layer_.H, M, mine.units, dh_tilde() + b * layer_.H);
-    }
-    T tile[kRowBlock * kWidestPanel];
+  void input_gradient_of_h(const T* da, int64_t b, int64_t M, const Cut& mine, const Scratch& scratch) const {
     const int64_t B = layer_.B, H = layer_.H, width = h_weight_.width, n_groups = h_weight_.groups.size();
+    da += b * kGates * H;
+    if (!packs_h()) return h_factor().multiply_by_rows(da, M, mine.units, dh_tilde() + b * H);
+    if (n_groups == 1 && mine.by_rows) return multiply_all_columns(h_weight_, da, M, dh_tilde() + b * H, scratch);
+    Acc tile[kRowBlock * kWidestPanel];
     const bool separate = masks_h_rows_;  // each gate's own dh~, for the step kernel to mask and add
-    if (n_groups > 1 && !separate) std::fill_n(dh_tilde() + b * H, M * H, T(0));
+    if (n_groups > 1 && !separate) std::fill_n(dh_tilde() + b * H, M * H, Acc(0));
     for (int64_t g = 0; g < n_groups; ++g) {
       const Group<T>& group = h_weight_.groups[g];
-      const Rows<T> in = h_weight_.da_rows(group, da + b * kGates * H);
+      const Rows<T> in = group.gradients.of(h_weight_.da_rows(group, da), M, scratch.da_copies.data());
       const Range blocks = n_groups > 1 ? Range{0, h_weight_.column_blocks(group)} : mine.panels;
-      T* of_group = dh_tilde() + ((separate ? g * B : 0) + b) * H;
+      Acc* of_group = dh_tilde() + ((separate ? g * B : 0) + b) * H;
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         multiply_panel(tile, width, in, M, group.M(), h_weight_.backward_panel(g, block));
         put_columns(group, block, width, tile, M, nullptr, n_groups > 1 && !separate, of_group, H);
@@ -167,46 +226,94 @@ class Backward {
     }
   }
 
-  // dx = m_x * (da W_ih) for M rows of the chunk from r on
-  void input_gradient_of_x(int64_t r, int64_t M, T* dx) const {
-    T tile[kRowBlock * kWidestPanel];
-    const int64_t B = layer_.B, H = layer_.H, I = layer_.I, n_groups = x_weight_.groups.size();
-    T* out = dx + r * I;
-    if (n_groups > 1 || !x_weight_.groups[0].all) std::fill_n(out, M * I, T(0));
-    for (int64_t g = 0; g < n_groups; ++g) {
-      const Group<T>& group = x_weight_.groups[g];
-      const Rows<T> in = x_weight_.da_rows(group, da_.data() + r * kGates * H);
-      const auto mask_of_row = [&](int64_t m) { return x_weight_.mask_of_sample(g, B, (r + m) % B); };
-      for (int64_t block = 0; block < x_weight_.column_blocks(group); ++block) {
-        multiply_panel(tile, x_weight_.width, in, M, group.M(), x_weight_.backward_panel(g, block));
-        if (x_weight_.mask.data && x_weight_.mask.per_sample) {
-          for (int64_t m = 0; m < M; ++m) {
-            put_columns(group, block, x_weight_.width, tile + m * x_weight_.width, 1, mask_of_row(m), n_groups > 1,
-                        out + m * I, I);
-          }
-        } else {
-          put_columns(group, block, x_weight_.width, tile, M, nullptr, n_groups > 1, out, I);
-        }
+  // out [M, columns] = da W for a weight whose gates have one mask that the batch shares, or none: 0 in dropped
+  // columns.
+  template <class Out>
+  void multiply_all_columns(const Weight<T, S>& weight, const T* da, int64_t M, Out* out,
+                            const Scratch& scratch) const {
+    const Group<T>& group = weight.groups[0];
+    const Rows<T> in = group.gradients.of(weight.da_rows(group, da), M, scratch.da_copies.data());
+    const int64_t width = weight.width, blocks = weight.column_blocks(group), stride = blocks * width;
+    constexpr bool rounds = !std::is_same_v<Out, Acc>;
+    if constexpr (!rounds) {
+      if (group.all) return multiply_in_place(weight, in, M, out);
+    }
+    Acc* rows = scratch.rows.data();
+    for (int64_t block = 0; block < blocks; ++block) {
+      multiply_panel(rows + block * width, stride, in, M, group.M(), weight.backward_panel(0, block));
+    }
+    if (!group.all) {
+      return scatter_sums(group.places, rows, stride, M, static_cast<const T*>(nullptr), out, weight.columns,
+                          rows + M * stride);
+    }
+    for (int64_t m = 0; m < M; ++m) convert(out + m * weight.columns, rows + m * stride, weight.columns);
+  }
+  // The same for a weight of which every column is kept.
+  void multiply_in_place(const Weight<T, S>& weight, const Rows<T>& in, int64_t M, Acc* out) const {
+    const Group<T>& group = weight.groups[0];
+    const int64_t width = weight.width;
+    Acc tile[kRowBlock * kWidestPanel];
+    for (int64_t block = 0; block < weight.column_blocks(group); ++block) {
+      if ((block + 1) * width <= weight.columns) {
+        multiply_panel(out + block * width, weight.columns, in, M, group.M(), weight.backward_panel(0, block));
+      } else {
+        multiply_panel(tile, width, in, M, group.M(), weight.backward_panel(0, block));
+        put_columns(group, block, width, tile, M, nullptr, false, out, weight.columns);
       }
     }
   }
 
-  // The same for all rows of the chunk, from W_ih where it lies.
-  void input_gradient_of_x_unpacked(const Team& team, int64_t rows, T* dx) const {
-    const bool shares_columns = x_weight_.shares_columns(team);
-    const Range mine = shares_columns ? Range{0, rows} : team.share(rows);
-    const Range columns = shares_columns ? x_weight_.share_of_columns(team) : Range{0, layer_.I};
-    x_weight_.multiply_by_rows(da_.data() + mine.begin * kGates * layer_.H, mine.size(), columns,
-                               dx + mine.begin * layer_.I);
-    for (int64_t r = mine.begin; r < mine.end; ++r) {
-      const T* mask = x_weight_.mask_of_sample(0, layer_.B, r % layer_.B);
-      for (int64_t i = columns.begin; mask && i < columns.end; ++i) dx[r * layer_.I + i] *= mask[i];
+  // dx = m_x * (da W_ih) for M rows of the chunk from r on
+  void input_gradient_of_x(int64_t r, int64_t M, S* dx, const Scratch& scratch) const {
+    const int64_t B = layer_.B, I = layer_.I, n_groups = x_weight_.groups.size();
+    const T* da = da_.data() + r * kGates * layer_.H;
+    const bool of_samples = x_weight_.mask.data && x_weight_.mask.per_sample;
+    if (n_groups == 1 && !of_samples) return multiply_all_columns(x_weight_, da, M, dx + r * I, scratch);
+    Acc* out = before_rounding(dx + r * I, scratch);
+    Acc tile[kRowBlock * kWidestPanel];
+    if (n_groups > 1) std::fill_n(out, M * I, Acc(0));
+    for (int64_t g = 0; g < n_groups; ++g) {
+      const Group<T>& group = x_weight_.groups[g];
+      const Rows<T> in = group.gradients.of(x_weight_.da_rows(group, da), M, scratch.da_copies.data());
+      for (int64_t block = 0; block < x_weight_.column_blocks(group); ++block) {
+        multiply_panel(tile, x_weight_.width, in, M, group.M(), x_weight_.backward_panel(g, block));
+        for (int64_t m = 0; m < M; ++m) {
+          put_columns(group, block, x_weight_.width, tile + m * x_weight_.width, 1,
+                      x_weight_.mask_of_sample(g, B, (r + m) % B), n_groups > 1, out + m * I, I);
+        }
+      }
+    }
+    if (is_16_bits<S>) convert(dx + r * I, out, M * I);
+  }
+  static Acc* before_rounding(S* dx, const Scratch& scratch) {
+    if constexpr (is_16_bits<S>) {
+      return scratch.rows.data();
+    } else {
+      return dx;
     }
   }
 
+  // The same for all rows of the chunk, from W_ih where it lies.
+  void input_gradient_of_x_unpacked(const Team& team, int64_t rows, S* dx, const Scratch& scratch) const {
+    const int64_t I = layer_.I;
+    const bool shares_columns = x_factor().shares_columns(team);
+    const Range mine = shares_columns ? Range{0, rows} : team.share(rows);
+    const Range columns = shares_columns ? x_factor().share_of_columns(team) : Range{0, I};
+    for_each_block(mine, is_16_bits<S> ? kRowBlock : rows, [&](int64_t r, int64_t M) {
+      Acc* out = before_rounding(dx + r * I, scratch);
+      x_factor().multiply_by_rows(da_.data() + r * kGates * layer_.H, M, columns, out);
+      for (int64_t m = 0; m < M; ++m) {
+        const T* mask = x_factor().mask_of_sample(0, layer_.B, (r + m) % layer_.B);
+        Acc* row = out + m * I;
+        for (int64_t i = columns.begin; mask && i < columns.end; ++i) row[i] *= mask[i];
+        if (is_16_bits<S>) convert(dx + (r + m) * I + columns.begin, row + columns.begin, columns.size());
+      }
+    });
+  }
+
   // A panel's product [M, width] to the places of its columns in out: overwrites what is there, or is added to it.
-  static void put_columns(const Group<T>& group, int64_t block, int64_t width, const T* tile, int64_t M, const T* mask,
-                          bool add, T* out, int64_t stride) {
+  static void put_columns(const Group<T>& group, int64_t block, int64_t width, const Acc* tile, int64_t M,
+                          const T* mask, bool add, Acc* out, int64_t stride) {
     const int64_t first = block * width, n = std::min(width, group.K() - first);
     for (int64_t m = 0; m < M; ++m, tile += width, out += stride) {
       if (group.all && !mask && !add) {
@@ -215,7 +322,7 @@ class Backward {
       }
       for (int64_t k = 0; k < n; ++k) {
         const int64_t column = group.kept[first + k];
-        const T value = mask ? mask[column] * tile[k] : tile[k];
+        const Acc value = mask ? mask[column] * tile[k] : tile[k];
         out[column] = add ? out[column] + value : value;
       }
     }
@@ -246,8 +353,8 @@ class Backward {
     for (const Range& share : shares) {
       for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
         pack_transposed(da_packed, Rows<T>{da, kGates * layer_.H, gate_rows_.data() + m}, M, n,
-                        static_cast<T*>(layer_.db));
-        da_packed += n * rows_at_once();
+                        static_cast<Acc*>(layer_.db));
+        da_packed += round_up(n, kTogether<T>) * rows_at_once();
       });
     }
   }
@@ -257,47 +364,65 @@ class Backward {
     const int64_t B = layer_.B, H = layer_.H, I = layer_.I;
     const TimeOrder& order = layer_.order;
     const auto sample_of = [&](int64_t r) { return (first + r) % B; };
-    const T* x = static_cast<const T*>(layer_.x) + (begin * B + first) * I;
+    const S* x = static_cast<const S*>(layer_.x) + (begin * B + first) * I;
     dW_ih_.pack(team, B, n, [&](int64_t r) { return x + r * I; }, sample_of);
     const auto h_before = [&](int64_t r) {
       const int64_t t = begin + (first + r) / B, b = sample_of(r);
       // Backwards in time a sample begins at its own end; y is 0 past it.
       const bool is_first = t == order.first() || (order.reverse && layer_.lengths && t + 1 == layer_.lengths[b]);
-      return is_first ? static_cast<const T*>(layer_.h_0) + b * H
-                      : static_cast<const T*>(layer_.y) + (order.before(t) * B + b) * H;
+      return is_first ? static_cast<const S*>(layer_.h_0) + b * H
+                      : static_cast<const S*>(layer_.y) + (order.before(t) * B + b) * H;
     };
     dW_hh_.pack(team, B, n, h_before, sample_of);
   }
 
-  // A panel of inputs stays in the first cache for all of the member's gate rows.
-  void add_weight_gradients(const std::vector<Range>& shares, int64_t rows, const T* da_packed, bool first) const {
-    for (const WeightGradient<T>* gradient : {&dW_ih_, &dW_hh_}) {
+  // A panel of inputs stays in the first cache for all of the member's gate rows; but where the last sums are not
+  // stored as they are, da does, for all columns of a few gate rows.
+  void add_weight_gradients(const std::vector<Range>& shares, int64_t rows, const T* da_packed, bool is_first,
+                            bool is_last, Acc* kept_tile) const {
+    for (const WeightGradient<T, S>* gradient : {&dW_ih_, &dW_hh_}) {
       const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H;
       const T* of_share = da_packed;
       for (const Range& share : shares) {
         if (share.size() == 0) continue;
         const int64_t g = gate_rows_[share.begin] / of_group, first_of_group = place_of(g * of_group);
-        for (int64_t block = 0; block < gradient->weight.column_blocks(gradient->weight.groups[g]); ++block) {
+        const auto for_each_da_block = [&](const auto& add) {
           const T* da_block = of_share;
           for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
-            gradient->add(g, m - first_of_group, M, block, da_block, rows, first);
-            da_block += rows * rows_at_once();
+            add(m, M, da_block);
+            da_block += round_up(rows, kTogether<T>) * rows_at_once();
           });
+        };
+        if (is_last && !gradient->in_place) {
+          for_each_da_block([&](int64_t m, int64_t M, const T* da_block) {
+            gradient->add_last(g, m - first_of_group, M, gate_rows_.data() + m, da_block, rows, is_first, kept_tile);
+          });
+        } else {
+          for (int64_t block = 0; block < gradient->weight.column_blocks(gradient->weight.groups[g]); ++block) {
+            for_each_da_block([&](int64_t m, int64_t M, const T* da_block) {
+              gradient->add(g, m - first_of_group, M, block, da_block, rows, is_first);
+            });
+          }
         }
-        of_share += round_up(share.size(), rows_at_once()) * rows;
+        of_share += round_up(share.size(), rows_at_once()) * round_up(rows, kTogether<T>);
       }
     }
   }
 
-  void store_weight_gradients(const Range& rows) const {
+  void zero_dropped_rows(const Range& rows) const {
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      const int64_t place = place_of(row);
-      const bool kept = place < int64_t(gate_rows_.size()) && gate_rows_[place] == row;
-      for (const WeightGradient<T>* gradient : {&dW_ih_, &dW_hh_}) {
-        const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H, g = row / of_group;
-        gradient->store_row(g, kept ? place - place_of(g * of_group) : -1, row);
-      }
+      if (std::binary_search(gate_rows_.begin(), gate_rows_.end(), row)) continue;
+      dW_ih_.zero_row(row);
+      dW_hh_.zero_row(row);
     }
+  }
+
+  // What the step kernel reads and writes in Acc though S is another type.
+  AccGradients acc_gradients(int64_t t, T* da) const {
+    AccGradients gradients;
+    if (is_16_bits<S> && t != layer_.order.last()) gradients.dh_tilde_next = dh_tilde_.data();
+    if (!std::is_same_v<S, T>) gradients.da = da;
+    return gradients;
   }
 
   StepBackward step_at(int64_t t, T* da) const {
@@ -312,37 +437,45 @@ class Backward {
     step.noise = layer_.noise.at_step(t);
     step.lengths = layer_.lengths;
     step.n_h_tilde = layer_.mask_h.inputs_of_sample();
-    step.mask_h = masks_h_rows_ ? layer_.mask_h.data : nullptr;
-    step.dh_tilde_next = last ? nullptr : layer_.dh_tilde;
-    step.gates = static_cast<const T*>(layer_.gates) + t * kGates * state;
-    step.c_prev = static_cast<const T*>(layer_.c) + order.slot_before(t) * state;
-    step.c = static_cast<const T*>(layer_.c) + order.slot(t) * state;
-    step.dy = layer_.dy ? static_cast<const T*>(layer_.dy) + t * state : nullptr;
+    step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
+    step.dh_tilde_next = last || is_16_bits<S> ? nullptr : layer_.dh_tilde;
+    step.gates = static_cast<const S*>(layer_.gates) + t * kGates * state;
+    step.c_prev = static_cast<const Acc*>(layer_.c) + order.slot_before(t) * state;
+    step.c = static_cast<const Acc*>(layer_.c) + order.slot(t) * state;
+    step.dy = layer_.dy ? static_cast<const S*>(layer_.dy) + t * state : nullptr;
     // Without lengths and zoneout only the last step takes a gradient from it: dh_n.
     step.dh_carry = last || layer_.lengths || layer_.noise.zone_h.data ? layer_.dh_carry : nullptr;
     step.dc = layer_.dc;
-    step.da = da;
+    if (std::is_same_v<S, T>) step.da = da;
     return step;
   }
 
   const LayerBackward& layer_;
   KeptRows rows_;
   std::vector<int32_t> gate_rows_;  // of [0, 4H), that are multiplied
-  Weight<T> x_weight_, h_weight_;
+  FactorMask<T, S> x_factor_mask_, h_factor_mask_;
+  Weight<T, S> x_weight_, h_weight_;
+  SpreadMask<S> mask_x_, mask_h_;
+  std::optional<FactorMask<T, S>> whole_x_mask_, whole_h_mask_;
+  std::optional<Weight<T, S>> whole_x_weight_, whole_h_weight_;  // for masks that are spread
   bool masks_h_rows_;
-  int64_t steps_;  // of a chunk
-  Buffer<T> da_;   // [steps,B,4H]
-  WeightGradient<T> dW_ih_, dW_hh_;
+  int64_t steps_;         // of a chunk
+  Buffer<T> da_;          // [steps,B,4H]
+  Buffer<Acc> dh_tilde_;  // as layer_.dh_tilde, before that is rounded
+  WeightGradient<T, S> dW_ih_, dW_hh_;
 };
 
 }  // namespace
 
-template <class T>
+template <class S, class T>
 void backward_in(const LayerBackward& layer) {
-  Backward<T>(layer).run();
+  Backward<S, T>(layer).run();
 }
 
-template void backward_in<double>(const LayerBackward&);
-template void backward_in<float>(const LayerBackward&);
+template void backward_in<double, double>(const LayerBackward&);
+template void backward_in<float, float>(const LayerBackward&);
+template void backward_in<c10::BFloat16, c10::BFloat16>(const LayerBackward&);
+template void backward_in<c10::BFloat16, float>(const LayerBackward&);
+template void backward_in<c10::Half, float>(const LayerBackward&);
 
 }  // namespace rnndrop::cpu

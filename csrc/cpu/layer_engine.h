@@ -6,23 +6,21 @@
 //   layer_schedule   chunks of steps, blocks of rows, shares of threads: all measured sizes
 //   layer_forward    the forward
 //   layer_backward   the backward; weight_gradient the gradients of the weights
-//   packed_gemm, unpacked_gemm, step_kernels   what these are made of: products with panels, with weights as they lie,
-//                    and the cell
+//   packed_gemm, unpacked_gemm, kept_columns, step_kernels   what these are made of: products with panels, with weights
+//                    as they lie, gathering what a mask keeps, and the cell
 #pragma once
 
 #include "params.h"
 
 namespace rnndrop::cpu {
 
-// Whether it is compiled for a dtype. It is given no other.
-bool engine_has(Dtype dtype);
 void layer_forward(const LayerForward& layer);
 void layer_backward(const LayerBackward& layer);
 
-// The same, computed in T.
-template <class T>
+// The same: S is what the tensors are stored in, T what is multiplied.
+template <class S, class T>
 void forward_in(const LayerForward& layer);
-template <class T>
+template <class S, class T>
 void backward_in(const LayerBackward& layer);
 
 }  // namespace rnndrop::cpu

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/compute_type.h"
 #include "cpu/forward_panels.h"
 #include "cpu/layer_engine.h"
 #include "cpu/layer_schedule.h"
@@ -20,21 +21,32 @@
 namespace rnndrop::cpu {
 namespace {
 
-template <class T>
+// S is stored, T multiplied.
+template <class S, class T>
 class Forward {
+  using Acc = acc_type<T>;
+
  public:
   explicit Forward(const LayerForward& layer)
       : layer_(layer),
         // Threads that share out the units could not also skip some of them.
-        rows_(layer, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<T>(layer) : nullptr),
-        x_weight_(layer.W_ih, layer.mask_x, rows_, layer.I),
-        h_weight_(layer.W_hh, layer.mask_h, rows_, layer.H),
-        masks_h_rows_(layer.mask_h.data && layer.mask_h.per_sample),
+        rows_(layer, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<S>(layer) : nullptr),
+        mask_x_(layer.mask_x, layer.B, layer.I, forms_masked_rows(layer.mask_x, layer.I)),
+        mask_h_(layer.mask_h, layer.B, layer.H, forms_masked_rows(layer.mask_h, layer.H)),
+        x_factor_(mask_x_.mask, layer.B, layer.I),
+        h_factor_(mask_h_.mask, layer.B, layer.H),
+        x_weight_(layer.W_ih, x_factor_.mask, rows_, layer.I),
+        h_weight_(layer.W_hh, h_factor_.mask, rows_, layer.H),
+        masks_h_rows_(mask_h_.mask.data && mask_h_.mask.per_sample),
         // Forward in time y is h wherever a step still runs; backwards h_0 is carried to each sample's own end.
         keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
-        n_h_tilde_(layer.mask_h.inputs_of_sample()),
+        n_h_tilde_(mask_h_.mask.inputs_of_sample()),
+        by_units_(rows_.all() && h_weight_.groups.size() == 1 && packs(h_weight_)),
+        takes_x_along_(by_units_ && x_weight_.groups.size() == 1 && packs(x_weight_) &&
+                       !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer)),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.H : 0),
-        gates_of_chunk_(layer.gates ? 0 : steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H) {
+        has_gates_of_chunk_(!takes_x_along_ && (is_16_bits<S> || !layer.gates)),
+        gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0) {
     allocate(x_weight_, x_panels_);
     allocate(h_weight_, h_panels_);
   }
@@ -46,9 +58,11 @@ class Forward {
       const Range units = rows_split ? Range{0, layer_.H} : team.share(layer_.H, h_weight_.width / 2);
       const int64_t rank = rows_split ? 0 : team.rank;
       const GatesLayout from_h = from_h_layout(units);
-      const ForwardPanels<T> x_panels(x_weight_, x_panels_, packs(x_weight_), units, rank,
-                                      {kGates * layer_.H, layer_.H, 0, false});
-      const ForwardPanels<T> h_panels(h_weight_, h_panels_, packs(h_weight_), units, rank, from_h);
+      const ForwardPanels<T, S> x_panels(x_weight_, x_panels_, packs(x_weight_), units, rank,
+                                         {kGates * layer_.H, layer_.H, 0, false},
+                                         takes_x_along_ ? PanelOrder::units : PanelOrder::gates);
+      const ForwardPanels<T, S> h_panels(h_weight_, h_panels_, packs(h_weight_), units, rank, from_h,
+                                         by_units_ ? PanelOrder::units : PanelOrder::gates);
       const Team packers = rows_split ? team : Team{0, 1};
       x_panels.pack(packers);
       h_panels.pack(packers);
@@ -59,14 +73,27 @@ class Forward {
   }
 
  private:
-  bool packs(const Weight<T>& weight) const {
-    return !(too_few_to_pack_forward(layer_, weight.columns) && weight.is_whole() &&
-             weight.columns >= least_unpacked_K<T>());
+  // Whether a product of its own with x would cost more, for the gates that it leaves in memory, than to read W_ih
+  // once a step and to multiply as many units as fill its panels.
+  static bool is_narrow(const Weight<T, S>& weight, const LayerProblem& layer) {
+    constexpr int64_t kMostRows = 32;
+    return weight.groups[0].K() * round_up(layer.H, ForwardPanels<T, S>::units_at_once()) <=
+           2 * std::min(layer.B, kMostRows) * layer.H;
   }
-  void allocate(const Weight<T>& weight, std::vector<Buffer<T>>& panels) const {
+  bool could_read_unpacked(int64_t columns) const {
+    return too_few_to_pack_forward(layer_, columns) && columns >= least_unpacked_K<T>() &&
+           Weight<T, S>::can_read_unpacked();
+  }
+  // Whether x~ or h~ is formed for a mask that the batch shares, so that its weight can be read where it lies.
+  bool forms_masked_rows(const InputMask& mask, int64_t columns) const {
+    return rows_.all() && could_read_unpacked(columns) &&
+           too_little_to_leave_out<S>(mask, columns, layer_.T * layer_.B);
+  }
+  bool packs(const Weight<T, S>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
+  void allocate(const Weight<T, S>& weight, std::vector<Buffer<T>>& panels) const {
     if (!packs(weight)) return;
     for (const Group<T>& group : weight.groups) {
-      panels.emplace_back(ForwardPanels<T>::storage_for(weight, group, at::get_num_threads()));
+      panels.emplace_back(ForwardPanels<T, S>::storage_for(weight, group, at::get_num_threads()));
     }
   }
 
@@ -76,47 +103,128 @@ class Forward {
     return {round_up(kGates * units.size(), width) + width, units.size(), units.begin, rows_.all()};
   }
 
-  void run_member(const Team& team, bool rows_split, const Range& units, const ForwardPanels<T>& x_panels,
-                  const ForwardPanels<T>& h_panels, const GatesLayout& from_h_layout) {
+  void run_member(const Team& team, bool rows_split, const Range& units, const ForwardPanels<T, S>& x_panels,
+                  const ForwardPanels<T, S>& h_panels, const GatesLayout& from_h_layout) {
     const Range rows = rows_split ? team.share(layer_.B) : Range{0, layer_.B};
-    const Buffer<T> from_h(kRowBlock * from_h_layout.row_stride);
-    if (!rows_.all()) std::fill_n(from_h.data(), kRowBlock * from_h_layout.row_stride, T(0));
-    // Without saved gates all threads write to one buffer, so that its chunks have to be the same for all.
-    const int64_t steps = steps_per_chunk(layer_, layer_.gates ? rows.size() : layer_.B);
-    const Buffer<T> x_tilde(layer_.mask_x.data && layer_.mask_x.per_sample ? steps * rows.size() * layer_.I : 0);
+    const UnitBlocks blocks = blocks_of(units);
+    const Buffer<Acc> from_h(by_units_ ? kGates * blocks.gate_stride : kRowBlock * from_h_layout.row_stride);
+    const Buffer<Acc> bias = by_units_ ? bias_of_panels(units) : Buffer<Acc>(0);
+    if (!rows_.all()) std::fill_n(from_h.data(), kRowBlock * from_h_layout.row_stride, Acc(0));
+    // All threads write to one buffer of a chunk's gates, so that its chunks have to be the same for all.
+    const int64_t steps = steps_per_chunk(layer_, has_gates_of_chunk_ ? layer_.B : rows.size());
+    const Buffer<T> x_copies(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * rows.size()));
+    const Buffer<T> h_copies(h_weight_.room_for_inputs(kRowBlock));
+    const Buffer<T> x_tilde(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0);
 
-    bool backwards = false;  // W_hh is read to and fro: what no cache holds of it is less than all
     for_each_chunk(layer_.order, steps, [&](int64_t begin, int64_t n) {
-      T* gates =
-          layer_.gates ? static_cast<T*>(layer_.gates) + begin * layer_.B * kGates * layer_.H : gates_of_chunk_.data();
-      project_input(begin, n, rows, x_panels, gates, x_tilde.data());
+      Acc* gates = gates_of_chunk_.data();
+      if (!is_16_bits<S> && layer_.gates)
+        gates = static_cast<Acc*>(layer_.gates) + begin * layer_.B * kGates * layer_.H;
+      if (!takes_x_along_) project_input(begin, n, rows, x_panels, gates, x_tilde.data(), x_copies.data());
       for_each_step(layer_.order, begin, n, [&](int64_t t) {
-        const StepForward step = step_at(t, gates + (t - begin) * layer_.B * kGates * layer_.H);
-        const T* h_in = h_in_at(t);
+        Acc* gates_of_step = gates ? gates + (t - begin) * layer_.B * kGates * layer_.H : nullptr;
+        const StepForward step = step_at(t, gates_of_step);
+        const S* h_in = h_in_at(t);
+        if (by_units_) {
+          run_by_units(step, is_16_bits<S> ? gates_of_step : nullptr, h_in, rows, units, blocks, x_panels, h_panels,
+                       bias.data(), from_h.data(), h_copies.data(), x_copies.data());
+          if (!rows_split) team.barrier();
+          return;
+        }
         for_each_block(rows, kRowBlock, [&](int64_t b, int64_t M) {
-          multiply_h(h_in, b, M, h_panels, from_h.data(), backwards);
-          backwards = !backwards;
+          multiply_h(h_in, b, M, h_panels, from_h.data(), h_copies.data());
           step_forward(step, {b, b + M, units.begin, units.end},
-                       {from_h.data(), from_h_layout.row_stride, from_h_layout.gate_stride});
+                       {from_h.data(), from_h_layout.row_stride, from_h_layout.gate_stride, false,
+                        is_16_bits<S> ? gates_of_step : nullptr});
         });
         if (!rows_split) team.barrier();
       });
     });
   }
 
+  // Portions of a step: their sums, which lie gate by gate, stay in the first cache until the cell takes them.
+  struct UnitBlocks {
+    int64_t rows, units, row_stride, gate_stride;
+  };
+  UnitBlocks blocks_of(const Range& units) const {
+    constexpr int64_t kSums = 32 * 1024 / sizeof(Acc), kUnits = 64;
+    const int64_t granule = std::max<int64_t>(kVectorUnits, ForwardPanels<T, S>::units_at_once());
+    // Rows of all units without a gap between them, which the step kernel takes as one.
+    for (const int64_t rows : {kRowBlock, kRowBlock / 2}) {
+      if (units.size() == layer_.H && rows * kGates * layer_.H <= kSums) {
+        return {rows, layer_.H, layer_.H, round_up(rows * layer_.H, granule) + granule};
+      }
+    }
+    // A thread may have no units.
+    const int64_t pieces = std::max<int64_t>((units.size() + kUnits - 1) / kUnits, 1);
+    const int64_t at_once = round_up((units.size() + pieces - 1) / pieces, granule);
+    return {kRowBlock, at_once, at_once, kRowBlock * at_once};
+  }
+
+  // b_ih + b_hh in the order of the panels.
+  Buffer<Acc> bias_of_panels(const Range& units) const {
+    const int64_t at_once = ForwardPanels<T, S>::units_at_once();
+    const auto *b_ih = static_cast<const S*>(layer_.b_ih), *b_hh = static_cast<const S*>(layer_.b_hh);
+    Buffer<Acc> bias(kGates * round_up(units.size(), at_once));
+    Acc* out = bias.data();
+    for (int64_t first = units.begin; first < units.end; first += at_once) {
+      for (int64_t gate = 0; gate < kGates; ++gate) {
+        for (int64_t lane = 0; lane < at_once; ++lane) {
+          const int64_t row = gate * layer_.H + std::min(first + lane, units.end - 1);
+          *out++ = (b_ih ? Acc(b_ih[row]) : Acc(0)) + (b_hh ? Acc(b_hh[row]) : Acc(0));
+        }
+      }
+    }
+    return bias;
+  }
+
+  // A step for these rows and units: sums [4][rows][units] = W_hh h~ + b, + W_ih x~ where that is taken along; the
+  // cell.
+  void run_by_units(const StepForward& step, const Acc* from_x, const S* h_in, const Range& rows, const Range& units,
+                    const UnitBlocks& blocks, const ForwardPanels<T, S>& x_panels, const ForwardPanels<T, S>& h_panels,
+                    const Acc* bias, Acc* sums, T* h_copies, T* x_copies) const {
+    const int64_t at_once = ForwardPanels<T, S>::units_at_once(), width = h_weight_.width;
+    const S* x = static_cast<const S*>(layer_.x) + step.t * layer_.B * layer_.I;
+    const Group<T>&of_h = h_weight_.groups[0], &of_x = x_weight_.groups[0];
+    // The kernel reads both by columns, or neither.
+    const bool has_columns = !of_h.all || (takes_x_along_ && !of_x.all);
+    const auto rows_of = [&](const Group<T>& group, const S* in, int64_t K, int64_t M, T* copies) {
+      return group.inputs.of(Rows<S>{in, K, has_columns ? group.kept.data() : nullptr}, M, copies);
+    };
+    for_each_block(rows, blocks.rows, [&](int64_t b, int64_t M) {
+      const Rows<T> h_rows = rows_of(of_h, h_in + b * layer_.H, layer_.H, M, h_copies);
+      Rows<T> x_rows = h_rows;
+      if (takes_x_along_) x_rows = rows_of(of_x, x + b * layer_.I, layer_.I, M, x_copies);
+      for_each_block({0, units.size()}, blocks.units, [&](int64_t u, int64_t n) {
+        // From the last units to the first: without a gap, lanes past a row's end reach into the next row.
+        for (int64_t v = (n - 1) / at_once; v >= 0; --v) {
+          for (const int64_t half : {0, 1}) {
+            const int64_t p = 2 * (u / at_once + v) + half;
+            const Product<T> with_x = takes_x_along_ ? x_panels.product(p, x_rows) : Product<T>{h_rows, 0, nullptr};
+            multiply_panel_halves(sums + 2 * half * blocks.gate_stride + v * at_once, blocks.row_stride,
+                                  blocks.gate_stride, bias + p * width, h_panels.product(p, h_rows), with_x, M);
+          }
+        }
+        const int64_t unit = units.begin + u;
+        step_forward(step, {b, b + M, unit, unit + n},
+                     {sums, blocks.row_stride, blocks.gate_stride, takes_x_along_, takes_x_along_ ? nullptr : from_x});
+      });
+    });
+  }
+
   // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch; 0 where a row of W_ih is
   // left out.
-  void project_input(int64_t begin, int64_t n, const Range& rows, const ForwardPanels<T>& panels, T* gates,
-                     T* x_tilde) const {
+  void project_input(int64_t begin, int64_t n, const Range& rows, const ForwardPanels<T, S>& panels, Acc* gates,
+                     T* x_tilde, T* x_copies) const {
     const int64_t B = layer_.B, I = layer_.I, H = layer_.H;
-    const T* x = static_cast<const T*>(layer_.x) + begin * B * I;
+    const S* x = static_cast<const S*>(layer_.x) + begin * B * I;
     // All of the batch: the rows of several steps lie together.
     const bool whole = rows.size() == B;
     const int64_t pieces = whole ? 1 : n, M = whole ? n * B : rows.size();
     for (int64_t s = 0; s < n && !rows_.all(); ++s) {
       for (int64_t b = rows.begin; b < rows.end; ++b) {
-        T* row = gates + (s * B + b) * kGates * H;
-        for (const int64_t gate : {kInput, kCandidate}) std::fill_n(row + gate * H, H, T(0));
+        Acc* row = gates + (s * B + b) * kGates * H;
+        for (const int64_t gate : {kInput, kCandidate}) std::fill_n(row + gate * H, H, Acc(0));
       }
     }
     for (int64_t g = 0; g < int64_t(x_weight_.groups.size()); ++g) {
@@ -124,50 +232,59 @@ class Forward {
       if (x_tilde) {
         for (int64_t s = 0; s < n; ++s) {
           for (int64_t b = rows.begin; b < rows.end; ++b) {
-            const T *row = x + (s * B + b) * I, *mask = x_weight_.mask_of_sample(g, B, b);
             T* out = x_tilde + (s * rows.size() + b - rows.begin) * I;
-            for (int64_t i = 0; i < I; ++i) out[i] = mask[i] * row[i];
+            const T* mask = x_weight_.mask_of_sample(g, B, b);
+            const S* row = x + (s * B + b) * I;
+            if constexpr (std::is_same_v<S, T>) {
+              multiply_elements(out, mask, row, I);
+            } else {
+              convert(out, row, I);
+              multiply_elements(out, mask, out, I);
+            }
           }
         }
       }
       for (int64_t s = 0; s < pieces; ++s) {
-        const Rows<T> in{x_tilde ? x_tilde + s * M * I : x + (s * B + rows.begin) * I, I, group.columns()};
-        panels.multiply(g, gates + (s * B + rows.begin) * kGates * H, in, M);
+        const Rows<S> in{x + (s * B + rows.begin) * I, I, group.columns()};
+        const Rows<T> masked{x_tilde + s * M * I, I, group.columns()};
+        panels.multiply(g, gates + (s * B + rows.begin) * kGates * H,
+                        x_tilde ? group.inputs.of(masked, M, x_copies) : group.inputs.of(in, M, x_copies), M);
       }
     }
   }
 
   // from_h = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
-  void multiply_h(const T* h_in, int64_t b, int64_t M, const ForwardPanels<T>& panels, T* from_h,
-                  bool backwards) const {
+  void multiply_h(const S* h_in, int64_t b, int64_t M, const ForwardPanels<T, S>& panels, Acc* from_h,
+                  T* h_copies) const {
     const int64_t B = layer_.B, H = layer_.H;
     for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
-      const Rows<T> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, h_weight_.groups[g].columns()};
-      panels.multiply(g, from_h, in, M, backwards);
+      const Rows<S> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, h_weight_.groups[g].columns()};
+      panels.multiply(g, from_h, h_weight_.groups[g].inputs.of(in, M, h_copies), M);
     }
   }
 
   // What the recurrence multiplies at step t: h~ where it is kept, else h as it is.
-  const T* h_in_at(int64_t t) const {
+  const S* h_in_at(int64_t t) const {
     if (keeps_h_tilde_) return h_tilde_at(t);
-    if (t == layer_.order.first()) return static_cast<const T*>(layer_.h_0);
-    return static_cast<const T*>(layer_.y) + layer_.order.before(t) * layer_.B * layer_.H;
+    if (t == layer_.order.first()) return static_cast<const S*>(layer_.h_0);
+    return static_cast<const S*>(layer_.y) + layer_.order.before(t) * layer_.B * layer_.H;
   }
   // Two buffers in turn: while one is written, others may still read the one before.
-  T* h_tilde_at(int64_t t) const { return h_tilde_.data() + t % 2 * n_h_tilde_ * layer_.B * layer_.H; }
+  S* h_tilde_at(int64_t t) const { return h_tilde_.data() + t % 2 * n_h_tilde_ * layer_.B * layer_.H; }
 
   void mask_h_0(const Range& rows) const {
     const int64_t B = layer_.B, H = layer_.H;
     for (int64_t g = 0; g < n_h_tilde_; ++g) {
       for (int64_t b = rows.begin; b < rows.end; ++b) {
-        const T *h_0 = static_cast<const T*>(layer_.h_0) + b * H, *mask = h_weight_.mask_of_sample(g, B, b);
-        T* out = h_tilde_at(layer_.order.first()) + (g * B + b) * H;
+        const S* h_0 = static_cast<const S*>(layer_.h_0) + b * H;
+        const S* mask = masks_h_rows_ ? static_cast<const S*>(mask_h_.mask.data) + (g * B + b) * H : nullptr;
+        S* out = h_tilde_at(layer_.order.first()) + (g * B + b) * H;
         for (int64_t j = 0; j < H; ++j) out[j] = mask ? mask[j] * h_0[j] : h_0[j];
       }
     }
   }
 
-  StepForward step_at(int64_t t, T* gates) const {
+  StepForward step_at(int64_t t, Acc* gates) const {
     const int64_t state = layer_.B * layer_.H;
     const TimeOrder& order = layer_.order;
     StepForward step;
@@ -175,40 +292,54 @@ class Forward {
     step.B = layer_.B;
     step.H = layer_.H;
     step.t = t;
-    step.b_ih = layer_.b_ih;
-    step.b_hh = layer_.b_hh;
+    if (!by_units_) {
+      step.b_ih = layer_.b_ih;
+      step.b_hh = layer_.b_hh;
+    }
     step.noise = layer_.noise.at_step(t);
     step.lengths = layer_.lengths;
     step.n_h_tilde = n_h_tilde_;
-    step.mask_h = masks_h_rows_ ? layer_.mask_h.data : nullptr;
+    step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
     step.h_tilde_next = keeps_h_tilde_ && t != order.last() ? h_tilde_at(order.next(t)) : nullptr;
     step.h_tilde_stride = state;
-    step.gates = gates;
-    step.c_prev = static_cast<const T*>(layer_.c) + layer_.c_slot(order.slot_before(t)) * state;
-    step.c = static_cast<T*>(layer_.c) + layer_.c_slot(order.slot(t)) * state;
-    step.y = static_cast<T*>(layer_.y) + t * state;
+    if (!is_16_bits<S>) {
+      step.gates = gates;
+    } else if (layer_.gates) {
+      step.gates = static_cast<S*>(layer_.gates) + t * kGates * state;
+    }
+    step.c_prev = static_cast<const Acc*>(layer_.c) + layer_.c_slot(order.slot_before(t)) * state;
+    step.c = static_cast<Acc*>(layer_.c) + layer_.c_slot(order.slot(t)) * state;
+    step.y = static_cast<S*>(layer_.y) + t * state;
     step.h_state = layer_.lengths || layer_.noise.zone_h.data ? layer_.h_n : nullptr;
     return step;
   }
 
   const LayerForward& layer_;
   KeptRows rows_;
-  Weight<T> x_weight_, h_weight_;
+  SpreadMask<S> mask_x_, mask_h_;
+  FactorMask<T, S> x_factor_, h_factor_;
+  Weight<T, S> x_weight_, h_weight_;
   bool masks_h_rows_, keeps_h_tilde_;
   int64_t n_h_tilde_;
+  bool by_units_;                               // the cell takes the sums of a few rows and units at once
+  bool takes_x_along_;                          // and W_ih x~ is among these sums, not a product of its own
   std::vector<Buffer<T>> x_panels_, h_panels_;  // of each group
-  Buffer<T> h_tilde_;                           // two times [n_h_tilde,B,H]
-  Buffer<T> gates_of_chunk_;                    // [steps,B,4H]
+  Buffer<S> h_tilde_;                           // two times [n_h_tilde,B,H]
+  bool has_gates_of_chunk_;
+  Buffer<Acc> gates_of_chunk_;  // [steps,B,4H]: where none are saved, and of 16 bits' gates what W_ih brings to them
 };
 
 }  // namespace
 
-template <class T>
+template <class S, class T>
 void forward_in(const LayerForward& layer) {
-  Forward<T>(layer).run();
+  Forward<S, T>(layer).run();
 }
 
-template void forward_in<double>(const LayerForward&);
-template void forward_in<float>(const LayerForward&);
+template void forward_in<double, double>(const LayerForward&);
+template void forward_in<float, float>(const LayerForward&);
+template void forward_in<c10::BFloat16, c10::BFloat16>(const LayerForward&);
+template void forward_in<c10::BFloat16, float>(const LayerForward&);
+template void forward_in<c10::Half, float>(const LayerForward&);
 
 }  // namespace rnndrop::cpu

@@ -26,6 +26,9 @@ constexpr int64_t kEnoughForABarrier = 1 << 15;
 // With so few rows in all steps together a weight is not packed: one pass over it is worth as much as that.
 constexpr int64_t kTooFewToPack = 64;
 
+// Nor is it for a mask that drops columns, where these rows times the share that it drops are so few.
+constexpr int64_t kTooFewToLeaveOut = 5;
+
 // The order of time cut into pieces of `steps` steps: work(begin, n) gets each as a range of the time axis.
 template <class Work>
 void for_each_chunk(const TimeOrder& order, int64_t steps, const Work& work) {

@@ -3,7 +3,8 @@
 // What a mask drops for the whole batch and sequence is neither packed nor multiplied: columns of x and h, and the rows
 // of i and g of units without a candidate. At p = 0.5 the columns are half of the arithmetic, the rows a quarter.
 //
-// Cost: one pass over each weight a call, for the panels; none where the weight is read where it lies.
+// Cost: one pass over each weight a call, for the panels; none where the weight is read where it lies, as for few rows.
+// These multiply x~ and h~, which are formed, and dropped columns too.
 #pragma once
 
 #include <algorithm>
@@ -11,10 +12,15 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/bfloat16_rows.h"
 #include "cpu/buffer.h"
+#include "cpu/compute_type.h"
+#include "cpu/kept_columns.h"
+#include "cpu/layer_schedule.h"
 #include "cpu/packed_gemm.h"
 #include "cpu/threads.h"
 #include "cpu/unpacked_gemm.h"
+#include "cpu/widening_gemm.h"
 #include "params.h"
 
 namespace rnndrop::cpu {
@@ -32,6 +38,7 @@ class KeptRows {
  public:
   template <class T>
   KeptRows(const LayerProblem& layer, const T* mask_g) : H(layer.H) {
+    for (Units* units : {&every_unit_, &with_candidate_}) units->kept.reserve(H);
     for (int64_t j = 0; j < H; ++j) {
       every_unit_.kept.push_back(j);
       if (!mask_g || mask_g[j] != 0) with_candidate_.kept.push_back(j);
@@ -48,6 +55,7 @@ class KeptRows {
   std::vector<int32_t> rows_of_gates(int64_t first, int64_t n) const { return rows_of_gates(first, n, {0, H}); }
   std::vector<int32_t> rows_of_gates(int64_t first, int64_t n, const Range& of_units) const {
     std::vector<int32_t> rows;
+    rows.reserve(n * of_units.size());
     for (int64_t gate = 0; gate < n; ++gate) {
       for (const int32_t unit : units(first + gate).kept) {
         if (of_units.begin <= unit && unit < of_units.end) rows.push_back(gate * H + unit);
@@ -74,14 +82,19 @@ template <class T>
 struct Group {
   int64_t first_gate, n_gates;
   std::vector<int32_t> kept;  // columns that are multiplied
-  std::vector<T> scale;       // the mask there; empty where there is none
+  const T* mask;              // of every column, where the batch shares it; else null, and all are kept
+  KeptColumns<T> places;      // of these columns, where there is such a mask
   bool all;                   // every column is kept
   std::vector<int32_t> rows;  // of these gates, that are multiplied
   bool all_rows;
+  CompactRows<T> inputs, gradients;  // x or h at these columns, da at these rows
   int64_t K() const { return kept.size(); }
   int64_t M() const { return rows.size(); }
+  int64_t padded_K() const { return round_up(K(), kTogether<T>); }
+  int64_t padded_M() const { return round_up(M(), kTogether<T>); }
   const int32_t* columns() const { return all ? nullptr : kept.data(); }
-  T scale_of(int64_t k) const { return scale.empty() ? T(1) : scale[k]; }
+  // Elements that a row of kept columns has to have room for.
+  int64_t room() const { return mask ? places.room() : 0; }
 };
 
 template <class T>
@@ -89,35 +102,83 @@ std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K, const KeptRows
   const int64_t n = mask.data && mask.per_gate ? kGates : 1;
   std::vector<Group<T>> groups;
   for (int64_t g = 0; g < n; ++g) {
-    Group<T> group{g, kGates / n, {}, {}, true, rows.rows_of_gates(g, kGates / n), rows.all()};
     const T* shared = mask.data && !mask.per_sample ? static_cast<const T*>(mask.data) + g * K : nullptr;
-    for (int64_t k = 0; k < K; ++k) {
-      if (shared && shared[k] == 0) continue;
-      group.kept.push_back(k);
-      if (shared) group.scale.push_back(shared[k]);
+    Group<T> group{g, kGates / n, {}, shared, {}, true, rows.rows_of_gates(g, kGates / n), rows.all(), {}, {}};
+    group.kept.resize(K);
+    int64_t n_kept = 0;
+    for (int64_t k = 0; k < K; ++k) {  // no branch, which would be mispredicted for every other column
+      group.kept[n_kept] = k;
+      n_kept += !shared || shared[k] != 0;
     }
-    group.all = group.K() == K;
+    group.kept.resize(n_kept);
+    group.all = n_kept == K;
+    if (shared) group.places = KeptColumns<T>(K, group.kept);
+    group.inputs = CompactRows<T>(K, group.kept);
+    group.gradients = CompactRows<T>(kGates / n * rows.H, group.rows);
     groups.push_back(std::move(group));
   }
   return groups;
 }
 
-// Kept columns [first, first + n) of a row of the weight, scaled as the mask says.
+// A mask that the batch shares, a copy for each sample where that is wanted.
 template <class T>
-void copy_kept(const Group<T>& group, const T* row, int64_t first, int64_t n, T* out) {
-  const int32_t* kept = group.kept.data() + first;
-  if (group.scale.empty()) {  // there is no mask, and all are kept
-    std::copy_n(row + first, n, out);
-  } else {
-    for (int64_t k = 0; k < n; ++k) out[k] = row[kept[k]] * group.scale[first + k];
+struct SpreadMask {
+  SpreadMask(const InputMask& shared, int64_t B, int64_t columns, bool wanted)
+      : is_spread(wanted), copies(wanted ? B * columns : 0), mask(shared) {
+    if (!wanted) return;
+    const T* values = static_cast<const T*>(shared.data);
+    for (int64_t b = 0; b < B; ++b) std::copy_n(values, columns, copies.data() + b * columns);
+    mask.data = copies.data();
+    mask.per_sample = true;
+  }
+  bool is_spread;
+  Buffer<T> copies;
+  InputMask mask;
+};
+
+// A mask on S as products of T take it.
+template <class T, class S>
+struct FactorMask {
+  FactorMask(const InputMask& of_call, int64_t B, int64_t columns) : copies(0), mask(of_call) {
+    if (std::is_same_v<T, S> || !mask.data) return;
+    const int64_t n = (mask.per_gate ? kGates : 1) * (mask.per_sample ? B : 1) * columns;
+    copies = Buffer<T>(n);
+    convert(copies.data(), static_cast<const S*>(mask.data), n);
+    mask.data = copies.data();
+  }
+  Buffer<T> copies;
+  InputMask mask;
+};
+
+// Whether a mask leaves out so little of so few rows that packing what it keeps would cost more.
+template <class T>
+bool too_little_to_leave_out(const InputMask& mask, int64_t columns, int64_t rows) {
+  if (!mask.data || mask.per_sample || mask.per_gate) return false;
+  const T* values = static_cast<const T*>(mask.data);
+  return rows * std::count(values, values + columns, T(0)) <= kTooFewToLeaveOut * columns;
+}
+
+// Rows whose K elements go to a row of each of as many panels as they need, `stride` elements apart: kTogether<T> rows,
+// of which those past the last are null.
+template <class T>
+void put_in_panels(const T* const* rows, int64_t K, int64_t width, T* panel, int64_t stride) {
+  for (int64_t first = 0; first < K; first += width, panel += stride) {
+    const int64_t n = std::min(width, K - first);
+    if constexpr (is_16_bits<T>) {
+      pack_pair(panel, rows[0] + first, rows[1] ? rows[1] + first : nullptr, n);
+    } else {
+      std::copy_n(rows[0] + first, n, panel);
+      std::fill_n(panel + n, width - n, T(0));
+    }
   }
 }
 
-// W_ih or W_hh [4H, columns] with its mask; packed for the backward here, for the forward in forward_panels.h.
-template <class T>
+// W_ih or W_hh [4H, columns] of S with its mask, multiplied as T; packed for the backward here, for the forward in
+// forward_panels.h.
+template <class T, class S = T>
 struct Weight {
   Weight(const void* W, const InputMask& mask, const KeptRows& rows, int64_t columns)
-      : W(static_cast<const T*>(W)),
+      : W(static_cast<const S*>(W)),
         mask(mask),
         rows(rows),
         H(rows.H),
@@ -125,37 +186,68 @@ struct Weight {
         width(panel_width<T>()),
         groups(groups_of<T>(mask, columns, rows)) {}
 
+  // Elements of a buffer for copies of so many rows of x or h, or of da.
+  int64_t room_for_inputs(int64_t rows) const {
+    int64_t room = 0;
+    for (const Group<T>& group : groups) room = std::max(room, group.inputs.template room<S>(rows));
+    return room;
+  }
+  int64_t room_for_gradients(int64_t rows) const {
+    int64_t room = 0;
+    for (const Group<T>& group : groups) room = std::max(room, group.gradients.template room<T>(rows));
+    return room;
+  }
+
   int64_t column_blocks(const Group<T>& group) const { return (group.K() + width - 1) / width; }
 
   // For da W: a panel holds `width` kept columns of the group's kept rows, [M, width].
   void allocate_backward() {
-    for (const Group<T>& group : groups) panels.emplace_back(column_blocks(group) * group.M() * width);
+    for (const Group<T>& group : groups) panels.emplace_back(column_blocks(group) * group.padded_M() * width);
   }
-  T* backward_panel(int64_t g, int64_t block) const { return panels[g].data() + block * groups[g].M() * width; }
+  T* backward_panel(int64_t g, int64_t block) const { return panels[g].data() + block * groups[g].padded_M() * width; }
   void pack_backward(const Team& team) const {
     for (int64_t g = 0; g < int64_t(groups.size()); ++g) {
       const Group<T>& group = groups[g];
-      const Range blocks = team.share(column_blocks(group));
-      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        T* panel = backward_panel(g, block);
-        for (int64_t r = 0; r < group.M(); ++r) {
-          const T* row = W + (group.first_gate * H + group.rows[r]) * columns;
-          const int64_t first = block * width, n = std::min(width, group.K() - first);
-          copy_kept(group, row, first, n, panel + r * width);
-          std::fill_n(panel + r * width + n, width - n, T(0));
+      const Range mine = team.share(group.M(), kTogether<T>);
+      const Buffer<T> kept(kTogether<T> * room_of_packed_row(group));
+      for_each_block(mine, kTogether<T>, [&](int64_t r, int64_t n) {
+        const T* together[kTogether<T>] = {};
+        for (int64_t i = 0; i < n; ++i) {
+          together[i] = packed_row(group, group.rows[r + i], kept.data() + i * room_of_packed_row(group));
         }
-      }
+        put_in_panels(together, group.K(), width, panels[g].data() + r * width, group.padded_M() * width);
+      });
     }
+  }
+
+  // What is packed of a row of the group's gates: its kept columns, scaled as the mask says. In the buffer, unless that
+  // is the row as it lies.
+  const T* packed_row(const Group<T>& group, int64_t r, T* buffer) const {
+    const S* of_weight = W + (group.first_gate * H + r) * columns;
+    const T* row;
+    if constexpr (std::is_same_v<S, T>) {
+      row = of_weight;
+    } else {
+      T* widened = buffer + group.room();
+      convert(widened, of_weight, columns);
+      row = widened;
+    }
+    if (!group.mask) return row;
+    group.places.gather(row, columns, 1, group.mask, buffer, 0);
+    return buffer;
+  }
+  int64_t room_of_packed_row(const Group<T>& group) const {
+    return group.room() + (std::is_same_v<S, T> ? 0 : columns);
   }
 
   // Whether all of it is multiplied as it is, so that it can be read where it lies.
   bool is_whole() const { return groups.size() == 1 && is_whole_of_each_group(); }
   bool is_whole_of_each_group() const {
     return std::all_of(groups.begin(), groups.end(),
-                       [](const Group<T>& group) { return group.all && group.all_rows && group.scale.empty(); });
+                       [](const Group<T>& group) { return group.all && group.all_rows && !group.mask; });
   }
   // out[M, columns of the range] = da W, W where it lies. The range has unpacked_columns() columns or more.
-  void multiply_by_rows(const T* da, int64_t M, const Range& range, T* out) const {
+  void multiply_by_rows(const T* da, int64_t M, const Range& range, acc_type<T>* out) const {
     const int64_t at_once = unpacked_columns<T>(), whole = range.size() / at_once * at_once;
     const auto multiply = [&](int64_t first, int64_t n) {
       cpu::multiply_by_rows(out + first, columns, da, kGates * H, M, kGates * H, W + first, columns, n);
@@ -172,6 +264,9 @@ struct Weight {
     return {blocks.begin * at_once, team.rank + 1 == team.size ? columns : blocks.end * at_once};
   }
 
+  // Whether it can be multiplied with few rows where it lies.
+  static bool can_read_unpacked() { return std::is_same_v<S, T> || has_widening_gemm(); }
+
   // Rows of da [4H] at those of group g.
   Rows<T> da_rows(const Group<T>& group, const T* da) const {
     return {da + group.first_gate * H, kGates * H, group.all_rows ? nullptr : group.rows.data()};
@@ -182,7 +277,7 @@ struct Weight {
     return mask.data && mask.per_sample ? static_cast<const T*>(mask.data) + (g * B + b) * columns : nullptr;
   }
 
-  const T* W;
+  const S* W;
   InputMask mask;
   const KeptRows& rows;
   int64_t H, columns, width;

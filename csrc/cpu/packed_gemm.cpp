@@ -48,13 +48,10 @@ struct TransposedRows {
   INLINE acc_t row(const acc_t* column, int m) const { return column[m]; }
 };
 
-// Few rows have few sums, so that these are split over `chains` of every chains-th k.
-template <int rows, int bytes, bool accumulate, class acc_t, class A>
-INLINE void multiply_rows(acc_t* c, int64_t ldc, const A& a, int64_t K, const acc_t* panel) {
-  using V = typename Vector<acc_t, bytes>::type;
+// sums += a panel. Few rows have few sums, so that these are split over `chains` of every chains-th k.
+template <int rows, int bytes, int chains, class V, class acc_t, class A>
+INLINE void add_product(V (&sums)[chains][rows][kVectors], const A& a, int64_t K, const acc_t* panel) {
   constexpr int lanes = bytes / sizeof(acc_t), width = kVectors * lanes;
-  constexpr int chains = (kSums + kVectors * rows - 1) / (kVectors * rows);
-  V sums[chains][rows][kVectors] = {};
   const auto multiply_add = [&](V(&sum)[rows][kVectors], int64_t k) __attribute__((always_inline)) {
     const acc_t* column = a.column(k);
     V b[kVectors];
@@ -72,35 +69,95 @@ INLINE void multiply_rows(acc_t* c, int64_t ldc, const A& a, int64_t K, const ac
     for (int chain = 0; chain < chains; ++chain) multiply_add(sums[chain], k + chain);
   }
   for (; k < K; ++k) multiply_add(sums[0], k);
+}
+
+constexpr int chains_of(int rows) { return (kSums + kVectors * rows - 1) / (kVectors * rows); }
+
+// a[rows, K] panel, where a is PlainRows, IndexedRows or TransposedRows.
+template <class acc_t, class A>
+struct ProductOf {
+  A a;
+  int64_t K;
+  const acc_t* panel;
+};
+
+// Where half v of row m goes, and what all rows begin from: null is 0.
+template <class acc_t>
+struct Halves {
+  acc_t* c;
+  int64_t row_stride, half_stride;
+  const acc_t* first;
+};
+
+template <int rows, int bytes, class acc_t, class A>
+INLINE void multiply_rows(const Halves<acc_t>& out, const ProductOf<acc_t, A>& x, const ProductOf<acc_t, A>& y) {
+  using V = typename Vector<acc_t, bytes>::type;
+  constexpr int lanes = bytes / sizeof(acc_t), chains = chains_of(rows);
+  V sums[chains][rows][kVectors] = {};
+  if (out.first) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      const V first = *reinterpret_cast<const V*>(out.first + v * lanes);
+#pragma GCC unroll 16
+      for (int m = 0; m < rows; ++m) sums[0][m][v] = first;
+    }
+  }
+  add_product<rows, bytes>(sums, x.a, x.K, x.panel);
+  add_product<rows, bytes>(sums, y.a, y.K, y.panel);
 #pragma GCC unroll 16
   for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      V& out = *reinterpret_cast<V*>(c + m * ldc + v * lanes);
       V sum = sums[0][m][v];
 #pragma GCC unroll 4
       for (int chain = 1; chain < chains; ++chain) sum += sums[chain][m][v];
-      out = accumulate ? out + sum : sum;
+      *reinterpret_cast<V*>(out.c + m * out.row_stride + v * out.half_stride) = sum;
     }
   }
 }
 
-template <int bytes, bool accumulate, int rows, class acc_t, class A>
-INLINE void multiply_up_to(int64_t n, acc_t* c, int64_t ldc, const A& a, int64_t K, const acc_t* panel) {
-  if (n == rows) return multiply_rows<rows, bytes, accumulate>(c, ldc, a, K, panel);
-  if constexpr (rows > 1) multiply_up_to<bytes, accumulate, rows - 1>(n, c, ldc, a, K, panel);
+template <int bytes, int rows, class acc_t, class A>
+INLINE void multiply_up_to(int64_t n, const Halves<acc_t>& out, const ProductOf<acc_t, A>& x,
+                           const ProductOf<acc_t, A>& y) {
+  if (n == rows) return multiply_rows<rows, bytes>(out, x, y);
+  if constexpr (rows > 1) multiply_up_to<bytes, rows - 1>(n, out, x, y);
 }
 
 // Rows in blocks of nearly equal size: 8 rows are 4 + 4 and not 6 + 2.
 template <int most, int bytes, class acc_t, class A>
-INLINE void multiply_blocks(acc_t* c, int64_t ldc, A a, int64_t M, int64_t K, const acc_t* panel) {
+INLINE void multiply_blocks(Halves<acc_t> out, ProductOf<acc_t, A> x, ProductOf<acc_t, A> y, int64_t M) {
   for (int64_t blocks = (M + most - 1) / most; blocks > 0; --blocks) {
     const int64_t n = (M + blocks - 1) / blocks;
-    multiply_up_to<bytes, false, most>(n, c, ldc, a, K, panel);
-    c += n * ldc;
-    a.data += n * a.stride;
+    multiply_up_to<bytes, most>(n, out, x, y);
+    out.c += n * out.row_stride;
+    x.a.data += n * x.a.stride;
+    y.a.data += n * y.a.stride;
     M -= n;
   }
+}
+
+template <int rows, int bytes, class acc_t, class A>
+INLINE void add_rows(acc_t* c, int64_t ldc, const A& a, int64_t K, const acc_t* panel) {
+  using V = typename Vector<acc_t, bytes>::type;
+  constexpr int lanes = bytes / sizeof(acc_t), chains = chains_of(rows);
+  V sums[chains][rows][kVectors] = {};
+  add_product<rows, bytes>(sums, a, K, panel);
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      V sum = sums[0][m][v];
+#pragma GCC unroll 4
+      for (int chain = 1; chain < chains; ++chain) sum += sums[chain][m][v];
+      *reinterpret_cast<V*>(c + m * ldc + v * lanes) += sum;
+    }
+  }
+}
+
+template <int bytes, int rows, class acc_t, class A>
+INLINE void add_up_to(int64_t n, acc_t* c, int64_t ldc, const A& a, int64_t K, const acc_t* panel) {
+  if (n == rows) return add_rows<rows, bytes>(c, ldc, a, K, panel);
+  if constexpr (rows > 1) add_up_to<bytes, rows - 1>(n, c, ldc, a, K, panel);
 }
 
 template <int rows, class acc_t, class ColumnOf>
@@ -187,58 +244,59 @@ INLINE void pack_vectors(acc_t* panel, const acc_t* const* rows, int64_t n, int6
 template <class acc_t>
 struct Kernels {
   int64_t panel_width, rows;
-  void (*multiply)(acc_t*, int64_t, const Rows<acc_t>&, int64_t, int64_t, const acc_t*);
+  void (*multiply)(const Halves<acc_t>&, const Product<acc_t>&, const Product<acc_t>&, int64_t);
   void (*pack_panel)(acc_t*, const acc_t* const*, int64_t, int64_t);
   void (*pack)(acc_t*, const Rows<acc_t>&, int64_t, int64_t, acc_t*);
   void (*add_transposed)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, const acc_t*);
 };
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                   \
-  template <class acc_t>                                                                                  \
-  ATTRIBUTE void multiply_##NAME(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K,       \
-                                 const acc_t* panel) {                                                    \
-    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                       \
-    if (a.columns) {                                                                                      \
-      multiply_blocks<rows, bytes>(c, ldc, IndexedRows<acc_t>{a.data, a.stride, a.columns}, M, K, panel); \
-    } else {                                                                                              \
-      multiply_blocks<rows, bytes>(c, ldc, PlainRows<acc_t>{a.data, a.stride}, M, K, panel);              \
-    }                                                                                                     \
-  }                                                                                                       \
-  template <class acc_t>                                                                                  \
-  ATTRIBUTE void pack_panel_##NAME(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {        \
-    pack_vectors<kVectorBytes_##NAME>(panel, rows, n, K);                                                 \
-  }                                                                                                       \
-  template <class acc_t>                                                                                  \
-  ATTRIBUTE void pack_##NAME(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {      \
-    pack_columns<kRows_##NAME>(out, in, M, K, sums);                                                      \
-  }                                                                                                       \
-  template <class acc_t>                                                                                  \
-  ATTRIBUTE void add_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K,       \
-                                       const acc_t* panel) {                                              \
-    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                       \
-    multiply_up_to<bytes, true, rows>(M, c, ldc, TransposedRows<acc_t, rows>{a}, K, panel);               \
-  }                                                                                                       \
-  template <class acc_t>                                                                                  \
-  constexpr Kernels<acc_t> kernels_of_##NAME{kVectors * kVectorBytes_##NAME / sizeof(acc_t),              \
-                                             kRows_##NAME,                                                \
-                                             multiply_##NAME<acc_t>,                                      \
-                                             pack_panel_##NAME<acc_t>,                                    \
-                                             pack_##NAME<acc_t>,                                          \
-                                             add_transposed_##NAME<acc_t>};                               \
-  constexpr const Kernels<float>& float_kernels_##NAME = kernels_of_##NAME<float>;                        \
-  constexpr const Kernels<double>& double_kernels_##NAME = kernels_of_##NAME<double>;
+template <class A, class acc_t>
+INLINE ProductOf<acc_t, A> product_of(const Product<acc_t>& product, const A& a) {
+  return {a, product.K, product.panel};
+}
+
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                      \
+  template <class acc_t>                                                                                     \
+  ATTRIBUTE void multiply_##NAME(const Halves<acc_t>& out, const Product<acc_t>& x, const Product<acc_t>& y, \
+                                 int64_t M) {                                                                \
+    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                          \
+    const Rows<acc_t>&a = x.a, &b = y.a;                                                                     \
+    if (a.columns || b.columns) {                                                                            \
+      multiply_blocks<rows, bytes>(out, product_of(x, IndexedRows<acc_t>{a.data, a.stride, a.columns}),      \
+                                   product_of(y, IndexedRows<acc_t>{b.data, b.stride, b.columns}), M);       \
+    } else {                                                                                                 \
+      multiply_blocks<rows, bytes>(out, product_of(x, PlainRows<acc_t>{a.data, a.stride}),                   \
+                                   product_of(y, PlainRows<acc_t>{b.data, b.stride}), M);                    \
+    }                                                                                                        \
+  }                                                                                                          \
+  template <class acc_t>                                                                                     \
+  ATTRIBUTE void pack_panel_##NAME(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {           \
+    pack_vectors<kVectorBytes_##NAME>(panel, rows, n, K);                                                    \
+  }                                                                                                          \
+  template <class acc_t>                                                                                     \
+  ATTRIBUTE void pack_##NAME(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {         \
+    pack_columns<kRows_##NAME>(out, in, M, K, sums);                                                         \
+  }                                                                                                          \
+  template <class acc_t>                                                                                     \
+  ATTRIBUTE void add_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K,          \
+                                       const acc_t* panel) {                                                 \
+    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                          \
+    add_up_to<bytes, rows>(M, c, ldc, TransposedRows<acc_t, rows>{a}, K, panel);                             \
+  }                                                                                                          \
+  template <class acc_t>                                                                                     \
+  constexpr Kernels<acc_t> kernels_of_##NAME{kVectors * kVectorBytes_##NAME / sizeof(acc_t),                 \
+                                             kRows_##NAME,                                                   \
+                                             multiply_##NAME<acc_t>,                                         \
+                                             pack_panel_##NAME<acc_t>,                                       \
+                                             pack_##NAME<acc_t>,                                             \
+                                             add_transposed_##NAME<acc_t>};
 
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 
 template <class acc_t>
 const Kernels<acc_t>& kernels() {
-  if constexpr (std::is_same_v<acc_t, double>) {
-    static const Kernels<double>& chosen = WIDEST(double_kernels_);
-    return chosen;
-  } else {
-    static const Kernels<float>& chosen = WIDEST(float_kernels_);
-    return chosen;
-  }
+  static const Kernels<acc_t>& chosen = WIDEST_OF(kernels_of_, acc_t);
+  return chosen;
 }
 
 }  // namespace
@@ -252,7 +310,13 @@ int64_t rows_at_once() { return kernels<float>().rows; }
 
 template <class acc_t>
 void multiply_panel(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K, const acc_t* panel) {
-  kernels<acc_t>().multiply(c, ldc, a, M, K, panel);
+  multiply_panel_halves<acc_t>(c, ldc, panel_width<acc_t>() / kVectors, nullptr, {a, K, panel}, {a, 0, panel}, M);
+}
+
+template <class acc_t>
+void multiply_panel_halves(acc_t* c, int64_t row_stride, int64_t half_stride, const acc_t* first,
+                           const Product<acc_t>& product, const Product<acc_t>& second, int64_t M) {
+  kernels<acc_t>().multiply({c, row_stride, half_stride, first}, product, second, M);
 }
 
 template <class acc_t>
@@ -274,6 +338,10 @@ template int64_t panel_width<float>();
 template int64_t panel_width<double>();
 template void multiply_panel(float*, int64_t, const Rows<float>&, int64_t, int64_t, const float*);
 template void multiply_panel(double*, int64_t, const Rows<double>&, int64_t, int64_t, const double*);
+template void multiply_panel_halves(float*, int64_t, int64_t, const float*, const Product<float>&,
+                                    const Product<float>&, int64_t);
+template void multiply_panel_halves(double*, int64_t, int64_t, const double*, const Product<double>&,
+                                    const Product<double>&, int64_t);
 template void pack_panel(float*, const float* const*, int64_t, int64_t);
 template void pack_panel(double*, const double* const*, int64_t, int64_t);
 template void pack_transposed(float*, const Rows<float>&, int64_t, int64_t, float*);

@@ -35,6 +35,21 @@ struct Rows {
 template <class acc_t>
 void multiply_panel(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K, const acc_t* panel);
 
+// a[M, K] panel
+template <class acc_t>
+struct Product {
+  Rows<acc_t> a;
+  int64_t K;
+  const acc_t* panel;
+};
+
+// The same, begun from `first` [panel_width] or, where that is null, from 0, with a second product added, and a panel's
+// two halves apart: half v of row m goes to c + m * row_stride + v * half_stride. Where one product has columns
+// the other has them too, unless its K is 0. Rows are written in ascending order.
+template <class acc_t>
+void multiply_panel_halves(acc_t* c, int64_t row_stride, int64_t half_stride, const acc_t* first,
+                           const Product<acc_t>& product, const Product<acc_t>& second, int64_t M);
+
 // The first M <= rows_at_once() of the columns of in[K, ...] as out[K, rows_at_once()] for the product below; adds each
 // column's sum to sums[the column]. in.columns is not null.
 template <class acc_t>

@@ -20,10 +20,12 @@ const StepKernels& kernels_of(Dtype dtype) {
 
 }  // namespace
 
-void step_forward(const StepForward& step, const Part& part, const RecurrentPart& recurrent) {
-  kernels_of(step.dtype).forward(step, part, recurrent);
+void step_forward(const StepForward& step, const Part& part, const PreActivations& pre) {
+  kernels_of(step.dtype).forward(step, part, pre);
 }
 
-void step_backward(const StepBackward& step, const Part& part) { kernels_of(step.dtype).backward(step, part); }
+void step_backward(const StepBackward& step, const Part& part, const AccGradients& gradients) {
+  kernels_of(step.dtype).backward(step, part, gradients);
+}
 
 }  // namespace rnndrop::cpu

@@ -10,19 +10,33 @@ struct Part {
   int64_t unit_begin, unit_end;  // of H
 };
 
-// What the recurrent GEMM left beside step.gates instead of in it: acc, the part's first row and unit first; or null.
-struct RecurrentPart {
-  const void* data = nullptr;
+// What the GEMMs left beside step.gates instead of in it: acc, the part's first row and unit first; or null. The step
+// may overwrite it.
+struct PreActivations {
+  void* data = nullptr;
   int64_t row_stride = 0, gate_stride = 0;  // in elements
+  // Whether W_ih x~ and the biases are in it too, beside W_hh h~: then step.gates is only written, if it is there.
+  bool complete = false;
+  // W_ih x~, acc [B,4H], where it is neither there nor in step.gates; these are then only written, if they are there.
+  const void* from_x = nullptr;
 };
 
-void step_forward(const StepForward& step, const Part& part, const RecurrentPart& recurrent);
-void step_backward(const StepBackward& step, const Part& part);
+// What the GEMMs around the backward step have in acc, in place of the step's own; or null.
+struct AccGradients {
+  const void* dh_tilde_next = nullptr;
+  void* da = nullptr;
+};
+
+// The kernels take as many units at once: a part that is no multiple of it ends in part of a vector.
+inline constexpr int64_t kVectorUnits = 16;
+
+void step_forward(const StepForward& step, const Part& part, const PreActivations& pre);
+void step_backward(const StepBackward& step, const Part& part, const AccGradients& gradients = {});
 
 // One dtype's kernels: what the two above choose from.
 struct StepKernels {
-  void (*forward)(const StepForward&, const Part&, const RecurrentPart&);
-  void (*backward)(const StepBackward&, const Part&);
+  void (*forward)(const StepForward&, const Part&, const PreActivations&);
+  void (*backward)(const StepBackward&, const Part&, const AccGradients&);
 };
 template <class scalar_t>
 const StepKernels& step_kernels();

@@ -121,17 +121,18 @@ INLINE V sums_of_lanes(const V (&v)[n]) {
   }
 }
 
-// The last lanes of the K columns are read as a whole vector that begins before them: a_end is 0 at what was counted.
+// The last lanes of the K columns are read as a whole vector that begins before them: both factors are 0 at what was
+// counted, a's in a_end, since 0 times an infinite one is none.
 template <int rows, int w_rows, int bytes, class acc_t>
 INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, const acc_t* a_end, int64_t K,
                        const acc_t* w, int64_t ldw) {
   using V = typename Vector<acc_t, bytes>::type;
   constexpr int lanes = bytes / sizeof(acc_t);
   V sums[rows][w_rows] = {};
-  const auto multiply_add = [&](const acc_t* a, int64_t lda, const acc_t* w) __attribute__((always_inline)) {
+  const auto multiply_add = [&](const acc_t* a, int64_t lda, const acc_t* w, auto load) __attribute__((always_inline)) {
     V b[w_rows];
 #pragma GCC unroll 8
-    for (int r = 0; r < w_rows; ++r) b[r] = *reinterpret_cast<const V*>(w + r * ldw);
+    for (int r = 0; r < w_rows; ++r) load(b[r], w + r * ldw);
 #pragma GCC unroll 8
     for (int m = 0; m < rows; ++m) {
       const V of_row = *reinterpret_cast<const V*>(a + m * lda);
@@ -140,8 +141,17 @@ INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, const
     }
   };
   int64_t k = 0;
-  for (; k + lanes <= K; k += lanes) multiply_add(a + k, lda, w + k);
-  if (k < K) multiply_add(a_end, lanes, w + K - lanes);
+  const auto all = [](V& out, const acc_t* in)
+                       __attribute__((always_inline)) { out = *reinterpret_cast<const V*>(in); };
+  for (; k + lanes <= K; k += lanes) multiply_add(a + k, lda, w + k, all);
+  if (k < K) {
+    V lane;
+    for (int i = 0; i < lanes; ++i) lane[i] = i;
+    const auto is_left = lane >= V{} + acc_t(lanes - K % lanes);
+    const auto left = [&](V& out, const acc_t* in)
+                          __attribute__((always_inline)) { out = is_left ? *reinterpret_cast<const V*>(in) : V{}; };
+    multiply_add(a_end, lanes, w + K - lanes, left);
+  }
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) {
     const V row = sums_of_lanes<lanes>(sums[m]);
@@ -200,21 +210,14 @@ struct Kernels {
   DEFINE_PRODUCT(by_columns, NAME, ATTRIBUTE)                                                            \
   template <class acc_t>                                                                                 \
   constexpr Kernels<acc_t> kernels_of_##NAME{kVectorBytes_##NAME / sizeof(acc_t), by_rows_##NAME<acc_t>, \
-                                             by_columns_##NAME<acc_t>};                                  \
-  constexpr const Kernels<float>& float_kernels_##NAME = kernels_of_##NAME<float>;                       \
-  constexpr const Kernels<double>& double_kernels_##NAME = kernels_of_##NAME<double>;
+                                             by_columns_##NAME<acc_t>};
 
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 
 template <class acc_t>
 const Kernels<acc_t>& kernels() {
-  if constexpr (std::is_same_v<acc_t, double>) {
-    static const Kernels<double>& chosen = WIDEST(double_kernels_);
-    return chosen;
-  } else {
-    static const Kernels<float>& chosen = WIDEST(float_kernels_);
-    return chosen;
-  }
+  static const Kernels<acc_t>& chosen = WIDEST_OF(kernels_of_, acc_t);
+  return chosen;
 }
 
 }  // namespace

@@ -17,9 +17,11 @@
   DEFINE(AVX2, __attribute__((target("avx2,fma,f16c")))) \
   DEFINE(AVX512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"))))
 #define WIDEST(PREFIX) rnndrop::cpu::widest(PREFIX##baseline, PREFIX##AVX2, PREFIX##AVX512)
+#define WIDEST_OF(PREFIX, type) rnndrop::cpu::widest(PREFIX##baseline<type>, PREFIX##AVX2<type>, PREFIX##AVX512<type>)
 #else
 #define DEFINE_FOR_EVERY_ISA(DEFINE) DEFINE(baseline, )
 #define WIDEST(PREFIX) PREFIX##baseline
+#define WIDEST_OF(PREFIX, type) PREFIX##baseline<type>
 #endif
 
 namespace rnndrop::cpu {

@@ -1,7 +1,7 @@
 // The gradient of one weight: da^T in, summed over the rows of all steps.
 //
-// Cost: 2 flops for each row, gate row and kept column; beside them one copy of the inputs; and where a mask
-// drops or scales columns, one pass over the weight at the end, for these to come back.
+// Cost: 2 flops for each row, gate row and kept column; beside them one copy of the inputs. Where a mask drops or
+// scales columns they come back as the last sums are stored.
 #pragma once
 
 #include <algorithm>
@@ -14,15 +14,18 @@ namespace rnndrop::cpu {
 
 // Columns of an input of the GEMMs, its rows taken from many steps, packed for the weight's gradient; and that
 // gradient.
-template <class T>
+template <class T, class S = T>
 struct WeightGradient {
-  WeightGradient(const Weight<T>& weight, void* dW, bool wanted, int64_t max_rows)
-      : weight(weight), dW(static_cast<T*>(dW)), in_place(weight.is_whole_of_each_group()) {
+  using Acc = acc_type<T>;
+
+  // Gets its rows in one piece, or in several of max_rows at most.
+  WeightGradient(const Weight<T, S>& weight, void* dW, bool wanted, int64_t max_rows, bool several)
+      : weight(weight), dW(static_cast<S*>(dW)), in_place(!is_16_bits<S> && weight.is_whole_of_each_group()) {
     for (const Group<T>& group : weight.groups) {
       if (!wanted) break;
       const int64_t padded = weight.column_blocks(group) * weight.width;
-      panels.emplace_back(padded * max_rows);
-      if (!in_place) sums.emplace_back(group.M() * padded);
+      panels.emplace_back(padded * round_up(max_rows, kTogether<T>));
+      if (!in_place && several) sums.emplace_back(group.M() * padded);
     }
   }
 
@@ -31,23 +34,26 @@ struct WeightGradient {
   void pack(const Team& team, int64_t B, int64_t rows, const RowOf& row_of, const SampleOf& sample_of) const {
     for (int64_t g = 0; g < int64_t(weight.groups.size()); ++g) {
       const Group<T>& group = weight.groups[g];
-      const Range mine = team.share(rows);
-      const int64_t blocks = weight.column_blocks(group), width = weight.width;
-      for (int64_t r = mine.begin; r < mine.end; ++r) {
-        const T *in = row_of(r), *mask = weight.mask_of_sample(g, B, sample_of(r));
-        for (int64_t block = 0; block < blocks; ++block) {
-          T* out = panels[g].data() + (block * rows + r) * width;
-          const int64_t first = block * width, n = std::min(width, group.K() - first);
+      const Range mine = team.share(rows, kTogether<T>);
+      const int64_t kept_room = weight.mask.data ? std::max(group.K(), group.room()) : 0;
+      const int64_t room = kept_room + (std::is_same_v<S, T> ? 0 : weight.columns);
+      const Buffer<T> scratch(kTogether<T> * room);
+      for_each_block(mine, kTogether<T>, [&](int64_t r, int64_t n) {
+        const T* together[kTogether<T>] = {};
+        for (int64_t i = 0; i < n; ++i) {
+          T* of_row = scratch.data() + i * room;
+          const T *in = as_factor(row_of(r + i), of_row + kept_room),
+                  *mask = weight.mask_of_sample(g, B, sample_of(r + i));
           if (mask) {
-            for (int64_t k = 0; k < n; ++k) out[k] = mask[first + k] * in[first + k];
-          } else if (group.all) {
-            std::copy_n(in + first, n, out);
-          } else {
-            for (int64_t k = 0; k < n; ++k) out[k] = in[group.kept[first + k]];
+            multiply_elements(of_row, mask, in, group.K());
+          } else if (!group.all) {
+            group.places.gather(in, 0, 1, nullptr, of_row, 0);
           }
-          std::fill_n(out + n, width - n, T(0));
+          together[i] = mask || !group.all ? of_row : in;
         }
-      }
+        put_in_panels(together, group.K(), weight.width, panels[g].data() + r * weight.width,
+                      round_up(rows, kTogether<T>) * weight.width);
+      });
     }
   }
 
@@ -56,14 +62,14 @@ struct WeightGradient {
   void add(int64_t g, int64_t m, int64_t M, int64_t block, const T* da_block, int64_t rows, bool first) const {
     const Group<T>& group = weight.groups[g];
     const int64_t width = weight.width, n = std::min(width, group.K() - block * width);
-    const T* panel = panels[g].data() + block * rows * width;
+    const T* panel = panels[g].data() + block * round_up(rows, kTogether<T>) * width;
     const int64_t stride = in_place ? weight.columns : weight.column_blocks(group) * width;
-    T* out = (in_place ? dW + group.first_gate * weight.H * stride : sums[g].data()) + m * stride + block * width;
+    Acc* out = sums_of(g) + m * stride + block * width;
     if (!in_place || n == width) {
       if (first) fill(out, stride, M, width);
       return add_transposed_product(out, stride, da_block, M, rows, panel);
     }
-    T tile[kMostRowsAtOnce * kWidestPanel];
+    Acc tile[kMostRowsAtOnce * kWidestPanel];
     fill(tile, width, M, width);
     add_transposed_product(tile, width, da_block, M, rows, panel);
     if (first) fill(out, stride, M, n);
@@ -72,27 +78,60 @@ struct WeightGradient {
     }
   }
 
-  // Row `row` of dW [4H, columns]. m: its index among group g's kept rows, -1 if dropped; the other entries become 0.
-  void store_row(int64_t g, int64_t m, int64_t row) const {
-    if (in_place) return;
+  // The same for the last piece, where the sums are not in place: all columns of these gate rows, to rows of dW. tile:
+  // room for M rows of kept columns, as Group says.
+  void add_last(int64_t g, int64_t m, int64_t M, const int32_t* dW_rows, const T* da_block, int64_t rows, bool first,
+                Acc* tile) const {
     const Group<T>& group = weight.groups[g];
-    const int64_t stride = weight.column_blocks(group) * weight.width;
-    T* out = dW + row * weight.columns;
-    if (m < 0 || !group.all) std::fill_n(out, weight.columns, T(0));
-    if (m < 0) return;
-    const T* sum = sums[g].data() + m * stride;
-    for (int64_t k = 0; k < group.K(); ++k) out[group.kept[k]] = sum[k] * group.scale_of(k);
+    const int64_t width = weight.width, blocks = weight.column_blocks(group), stride = blocks * width;
+    if (first) {
+      std::fill_n(tile, M * stride, Acc(0));
+    } else {
+      std::copy_n(sums[g].data() + m * stride, M * stride, tile);
+    }
+    for (int64_t block = 0; block < blocks; ++block) {
+      add_transposed_product(tile + block * width, stride, da_block, M, rows,
+                             panels[g].data() + block * round_up(rows, kTogether<T>) * width);
+    }
+    for (int64_t r = 0; r < M; ++r) {
+      S* out = dW + dW_rows[r] * weight.columns;
+      if (group.mask) {
+        scatter_sums(group.places, tile + r * stride, 0, 1, group.mask, out, weight.columns, tile + M * stride);
+      } else {
+        convert(out, tile + r * stride, weight.columns);
+      }
+    }
   }
 
-  static void fill(T* out, int64_t stride, int64_t M, int64_t n) {
-    for (int64_t r = 0; r < M; ++r) std::fill_n(out + r * stride, n, T(0));
+  void zero_row(int64_t row) const { std::fill_n(dW + row * weight.columns, weight.columns, S(0)); }
+
+  const T* as_factor(const S* row, T* buffer) const {
+    if constexpr (std::is_same_v<S, T>) {
+      return row;
+    } else {
+      convert(buffer, row, weight.columns);
+      return buffer;
+    }
   }
 
-  const Weight<T>& weight;
-  T* dW;
-  // Where nothing is dropped or scaled the sums are dW itself.
+  // Where add() adds up: [M, blocks * width], or dW's rows.
+  Acc* sums_of(int64_t g) const {
+    if constexpr (std::is_same_v<S, Acc>) {
+      if (in_place) return dW + weight.groups[g].first_gate * weight.H * weight.columns;
+    }
+    return sums[g].data();
+  }
+
+  static void fill(Acc* out, int64_t stride, int64_t M, int64_t n) {
+    for (int64_t r = 0; r < M; ++r) std::fill_n(out + r * stride, n, Acc(0));
+  }
+
+  const Weight<T, S>& weight;
+  S* dW;
+  // Where nothing is dropped, scaled or rounded the sums are dW itself.
   bool in_place;
-  std::vector<Buffer<T>> panels, sums;  // of each group: [blocks][rows, width], [M, blocks * width]
+  std::vector<Buffer<T>> panels;  // of each group: [blocks][rows, width]
+  std::vector<Buffer<Acc>> sums;  // likewise: [M, blocks * width]
 };
 
 }  // namespace rnndrop::cpu
