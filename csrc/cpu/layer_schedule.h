@@ -59,9 +59,10 @@ inline bool enough_for_several(const LayerProblem& layer) {
 }
 
 inline bool too_few_to_pack(const LayerProblem& layer) { return layer.T * layer.B <= kTooFewToPack; }
-// In the forward each of these rows pays for its sums across vectors, a packed weight for its K columns.
+// In the forward each of these rows pays for its sums across vectors, a packed weight for its K columns; less than four
+// rows a step leave vectors waiting as well.
 inline bool too_few_to_pack_forward(const LayerProblem& layer, int64_t K) {
-  return too_few_to_pack(layer) && layer.T * layer.B * 8 <= K;
+  return layer.T * layer.B * (layer.B < 4 ? 8 : 4) <= K;
 }
 
 // Whether n threads share out the batch; else they share out the units.

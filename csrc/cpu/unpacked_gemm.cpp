@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include "cpu/vector_isa.h"
 
@@ -81,11 +82,43 @@ INLINE void by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t 
 
 // ---------------------------------------------------------------- by columns of w^T
 
-template <class V, int lanes>
-INLINE auto sum_of_lanes(const V& v) {
-  auto sum = v[0];
-  for (int lane = 1; lane < lanes; ++lane) sum += v[lane];
-  return sum;
+// The first half of a's lanes and of b's in turn, or the second half of both.
+template <bool second, class V, size_t... lane>
+INLINE V interleaved(const V& a, const V& b, std::index_sequence<lane...>) {
+  constexpr size_t lanes = sizeof...(lane);
+  return __builtin_shufflevector(a, b, (lane / 2 + second * lanes / 2 + lane % 2 * lanes)...);
+}
+template <int distance, class V, size_t... lane>
+INLINE V rotated(const V& v, std::index_sequence<lane...>) {
+  return __builtin_shufflevector(v, v, ((lane + distance) % sizeof...(lane))...);
+}
+
+// v holds n sums in turn, spread over lanes / n lanes each: every lane gets all of its sum.
+template <int lanes, int n, class V>
+INLINE V folded(V v) {
+  if constexpr (n == lanes) {
+    return v;
+  } else {
+    v += rotated<n>(v, std::make_index_sequence<lanes>());
+    return folded<lanes, 2 * n>(v);
+  }
+}
+
+// Lane i is the sum of the lanes of v[i], i < n, a power of 2. Each round halves the vectors and doubles the sums that
+// one of them holds, which is fewer instructions than to add up the lanes of each.
+template <int lanes, int n, int held = 1, class V>
+INLINE V sums_of_lanes(const V (&v)[n]) {
+  if constexpr (n == 1) {
+    return folded<lanes, held>(v[0]);
+  } else {
+    constexpr auto every_lane = std::make_index_sequence<lanes>();
+    V pairs[n / 2];
+#pragma GCC unroll 4
+    for (int i = 0; i < n / 2; ++i) {
+      pairs[i] = interleaved<false>(v[i], v[i + n / 2], every_lane) + interleaved<true>(v[i], v[i + n / 2], every_lane);
+    }
+    return sums_of_lanes<lanes, n / 2, 2 * held>(pairs);
+  }
 }
 
 // The last lanes of the K columns are read as a whole vector that begins before them: both factors are 0 at what was
@@ -121,8 +154,9 @@ INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, const
   }
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) {
+    const V row = sums_of_lanes<lanes>(sums[m]);
 #pragma GCC unroll 8
-    for (int r = 0; r < w_rows; ++r) c[m * ldc + r] = sum_of_lanes<V, lanes>(sums[m][r]);
+    for (int r = 0; r < w_rows; ++r) c[m * ldc + r] = row[r];
   }
 }
 
