@@ -73,9 +73,8 @@ def assert_equal(model, exported, *arguments, given=None):
 
 def layer(**options):
     lstm = LSTM(I, H, **options)
-    for state in (lstm.h_0, lstm.c_0):
-        if state is not None:
-            nn.init.normal_(state)
+    for state in (lstm.h_0, lstm.c_0) if lstm.learn_initial_state else ():
+        nn.init.normal_(state)
     return lstm
 
 

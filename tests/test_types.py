@@ -46,7 +46,8 @@ def check(tmp_path, script):
 def test_results_have_types(tmp_path):
     said = check(tmp_path, RIGHT)
     assert re.findall(r'Revealed type is "(.*)"', said) == REVEALED, said
-    assert "error" not in said
+    # In an installed package mypy reports nothing; here its files are the project's own, and held to less than --strict.
+    assert not re.search(r"script\.py:\d+: error", said), said
 
 
 def test_what_is_wrong_is_said(tmp_path):
