@@ -46,7 +46,7 @@ def check(tmp_path, script):
 def test_results_have_types(tmp_path):
     said = check(tmp_path, RIGHT)
     assert re.findall(r'Revealed type is "(.*)"', said) == REVEALED, said
-    # In an installed package mypy reports nothing; here its files are the project's own, and held to less than --strict.
+    # Of an installed package mypy reports nothing; here it also names the project's own files, which are not --strict.
     assert not re.search(r"script\.py:\d+: error", said), said
 
 
