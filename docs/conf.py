@@ -49,6 +49,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(torch|nn|numpy|np|Tensor|PackedSequence|collections|os|IntArray).*"),
     # In the signatures of public functions, but without a public path of their own.
     (r"py:class", r"(.*\.)?(GPU|Coverage|History|Score|Options|Form|Model)"),
+    # What an option may be: each is said where the option is.
+    (r"py:class", r"PresetOptions|MaskScope|CandidateMask|GateMasks|Init|Backend"),
 ]
 
 html_theme = "furo"
