@@ -63,10 +63,7 @@ def _what_torch_lacks(layer: LSTM) -> str:
 
 def _plain(layer: LSTM) -> nn.LSTM:
     """The nn.LSTM with a layer's parameters, the very same tensors."""
-    plain = nn.LSTM(
-        layer.input_size, layer.hidden_size, layer.num_layers, layer.bias, layer.batch_first,
-        layer.dropout if layer._drops_between_layers else 0.0, layer.bidirectional, layer.proj_size, device="meta",
-    )  # fmt: skip
+    plain = nn.LSTM(**layer._as_torch() | {"device": "meta"})
     for name, _ in list(plain.named_parameters()):
         weight = getattr(layer, name)
         setattr(plain, name, weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight.detach()))

@@ -64,9 +64,13 @@ class LikeTorch(nn.RNNBase):
             raise ValueError(
                 "learn_initial_state: expected False, since nn.LSTM has no h_0 and c_0 of its own; got True"
             )
-        copy = nn.LSTM(**torch_options(self), dropout=self.dropout if self._drops_between_layers else 0.0)
+        copy = nn.LSTM(**self._as_torch())
         copy.load_state_dict(self.state_dict())
         return copy.train(self.training)
+
+    def _as_torch(self) -> dict[str, Any]:
+        """The keywords with which nn.LSTM has this layer's form."""
+        return torch_options(self) | {"dropout": self.dropout if self._drops_between_layers else 0.0}
 
     # nn.LSTM's, not those of nn.RNNBase, which know no c.
     get_expected_cell_size = nn.LSTM.get_expected_cell_size

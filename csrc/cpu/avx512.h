@@ -15,7 +15,8 @@
 
 #include <cstdint>
 
-#define AVX512_ISA "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+#include "cpu/vector_isa.h"
+
 #define AVX512_KERNEL __attribute__((target(AVX512_ISA ",prefer-vector-width=512")))
 #define AVX512_INLINE inline __attribute__((target(AVX512_ISA ",prefer-vector-width=512"), always_inline))
 

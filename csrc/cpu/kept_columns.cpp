@@ -8,15 +8,8 @@
 namespace rnndrop::cpu {
 namespace {
 
-constexpr int kVectorBytes_baseline = 16, kVectorBytes_AVX2 = 32, kVectorBytes_AVX512 = 64;
-
 // A weight's rows are read from memory one after the other, but in calls too short for the hardware to run far ahead.
 constexpr int64_t kAhead = 4096;
-
-template <class T, int bytes>
-struct Vector {
-  typedef T type __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
-};
 
 template <class T>
 using Index = typename KeptColumns<T>::Index;

@@ -15,15 +15,9 @@ constexpr int kVectors = 2;  // of a panel's width
 
 // rows * kVectors sums, the panel's vectors and a broadcast have to fit into 16 registers, or AVX-512's 32.
 constexpr int kRows_baseline = 6, kRows_AVX2 = 6, kRows_AVX512 = 12;
-constexpr int kVectorBytes_baseline = 16, kVectorBytes_AVX2 = 32, kVectorBytes_AVX512 = 64;
 
 // An addition takes about 4 cycles and two can start in each: fewer sums than that would wait for one another.
 constexpr int kSums = 8;
-
-template <class acc_t, int bytes>
-struct Vector {
-  typedef acc_t type __attribute__((vector_size(bytes), aligned(sizeof(acc_t)), may_alias));
-};
 
 // Where the first operand's elements are.
 template <class acc_t>
@@ -81,7 +75,7 @@ struct ProductOf {
   const acc_t* panel;
 };
 
-// Where half v of row m goes, and what all rows begin from: null is 0.
+// Where half v of row m goes, and what all rows begin from: null is 0, or with `accumulate` what is there.
 template <class acc_t>
 struct Halves {
   acc_t* c;
@@ -89,7 +83,7 @@ struct Halves {
   const acc_t* first;
 };
 
-template <int rows, int bytes, class acc_t, class A>
+template <int rows, int bytes, bool accumulate, class acc_t, class A>
 INLINE void multiply_rows(const Halves<acc_t>& out, const ProductOf<acc_t, A>& x, const ProductOf<acc_t, A>& y) {
   using V = typename Vector<acc_t, bytes>::type;
   constexpr int lanes = bytes / sizeof(acc_t), chains = chains_of(rows);
@@ -111,16 +105,17 @@ INLINE void multiply_rows(const Halves<acc_t>& out, const ProductOf<acc_t, A>& x
       V sum = sums[0][m][v];
 #pragma GCC unroll 4
       for (int chain = 1; chain < chains; ++chain) sum += sums[chain][m][v];
-      *reinterpret_cast<V*>(out.c + m * out.row_stride + v * out.half_stride) = sum;
+      V& place = *reinterpret_cast<V*>(out.c + m * out.row_stride + v * out.half_stride);
+      place = accumulate ? place + sum : sum;
     }
   }
 }
 
-template <int bytes, int rows, class acc_t, class A>
+template <int bytes, bool accumulate, int rows, class acc_t, class A>
 INLINE void multiply_up_to(int64_t n, const Halves<acc_t>& out, const ProductOf<acc_t, A>& x,
                            const ProductOf<acc_t, A>& y) {
-  if (n == rows) return multiply_rows<rows, bytes>(out, x, y);
-  if constexpr (rows > 1) multiply_up_to<bytes, rows - 1>(n, out, x, y);
+  if (n == rows) return multiply_rows<rows, bytes, accumulate>(out, x, y);
+  if constexpr (rows > 1) multiply_up_to<bytes, accumulate, rows - 1>(n, out, x, y);
 }
 
 // Rows in blocks of nearly equal size: 8 rows are 4 + 4 and not 6 + 2.
@@ -128,36 +123,12 @@ template <int most, int bytes, class acc_t, class A>
 INLINE void multiply_blocks(Halves<acc_t> out, ProductOf<acc_t, A> x, ProductOf<acc_t, A> y, int64_t M) {
   for (int64_t blocks = (M + most - 1) / most; blocks > 0; --blocks) {
     const int64_t n = (M + blocks - 1) / blocks;
-    multiply_up_to<bytes, most>(n, out, x, y);
+    multiply_up_to<bytes, false, most>(n, out, x, y);
     out.c += n * out.row_stride;
     x.a.data += n * x.a.stride;
     y.a.data += n * y.a.stride;
     M -= n;
   }
-}
-
-template <int rows, int bytes, class acc_t, class A>
-INLINE void add_rows(acc_t* c, int64_t ldc, const A& a, int64_t K, const acc_t* panel) {
-  using V = typename Vector<acc_t, bytes>::type;
-  constexpr int lanes = bytes / sizeof(acc_t), chains = chains_of(rows);
-  V sums[chains][rows][kVectors] = {};
-  add_product<rows, bytes>(sums, a, K, panel);
-#pragma GCC unroll 16
-  for (int m = 0; m < rows; ++m) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      V sum = sums[0][m][v];
-#pragma GCC unroll 4
-      for (int chain = 1; chain < chains; ++chain) sum += sums[chain][m][v];
-      *reinterpret_cast<V*>(c + m * ldc + v * lanes) += sum;
-    }
-  }
-}
-
-template <int bytes, int rows, class acc_t, class A>
-INLINE void add_up_to(int64_t n, acc_t* c, int64_t ldc, const A& a, int64_t K, const acc_t* panel) {
-  if (n == rows) return add_rows<rows, bytes>(c, ldc, a, K, panel);
-  if constexpr (rows > 1) add_up_to<bytes, rows - 1>(n, c, ldc, a, K, panel);
 }
 
 template <int rows, class acc_t, class ColumnOf>
@@ -186,13 +157,6 @@ INLINE void pack_columns(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K
   } else {
     pack_columns<rows>(out, in, M, K, sums, [=](int64_t m) __attribute__((always_inline)) { return columns[m]; });
   }
-}
-
-// Lanes of a and b in turn: the first half of each, or the second.
-template <bool second, class V, size_t... lane>
-INLINE void interleave(V& out, const V& a, const V& b, std::index_sequence<lane...>) {
-  constexpr size_t lanes = sizeof...(lane);
-  out = __builtin_shufflevector(a, b, (lane / 2 + second * lanes / 2 + lane % 2 * lanes)...);
 }
 
 // A square of as many rows as lanes. Each round rotates the bits of (row, lane) by one: after log2(lanes) rounds they
@@ -255,40 +219,41 @@ INLINE ProductOf<acc_t, A> product_of(const Product<acc_t>& product, const A& a)
   return {a, product.K, product.panel};
 }
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                      \
-  template <class acc_t>                                                                                     \
-  ATTRIBUTE void multiply_##NAME(const Halves<acc_t>& out, const Product<acc_t>& x, const Product<acc_t>& y, \
-                                 int64_t M) {                                                                \
-    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                          \
-    const Rows<acc_t>&a = x.a, &b = y.a;                                                                     \
-    if (a.columns || b.columns) {                                                                            \
-      multiply_blocks<rows, bytes>(out, product_of(x, IndexedRows<acc_t>{a.data, a.stride, a.columns}),      \
-                                   product_of(y, IndexedRows<acc_t>{b.data, b.stride, b.columns}), M);       \
-    } else {                                                                                                 \
-      multiply_blocks<rows, bytes>(out, product_of(x, PlainRows<acc_t>{a.data, a.stride}),                   \
-                                   product_of(y, PlainRows<acc_t>{b.data, b.stride}), M);                    \
-    }                                                                                                        \
-  }                                                                                                          \
-  template <class acc_t>                                                                                     \
-  ATTRIBUTE void pack_panel_##NAME(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {           \
-    pack_vectors<kVectorBytes_##NAME>(panel, rows, n, K);                                                    \
-  }                                                                                                          \
-  template <class acc_t>                                                                                     \
-  ATTRIBUTE void pack_##NAME(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {         \
-    pack_columns<kRows_##NAME>(out, in, M, K, sums);                                                         \
-  }                                                                                                          \
-  template <class acc_t>                                                                                     \
-  ATTRIBUTE void add_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K,          \
-                                       const acc_t* panel) {                                                 \
-    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                          \
-    add_up_to<bytes, rows>(M, c, ldc, TransposedRows<acc_t, rows>{a}, K, panel);                             \
-  }                                                                                                          \
-  template <class acc_t>                                                                                     \
-  constexpr Kernels<acc_t> kernels_of_##NAME{kVectors * kVectorBytes_##NAME / sizeof(acc_t),                 \
-                                             kRows_##NAME,                                                   \
-                                             multiply_##NAME<acc_t>,                                         \
-                                             pack_panel_##NAME<acc_t>,                                       \
-                                             pack_##NAME<acc_t>,                                             \
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                         \
+  template <class acc_t>                                                                                        \
+  ATTRIBUTE void multiply_##NAME(const Halves<acc_t>& out, const Product<acc_t>& x, const Product<acc_t>& y,    \
+                                 int64_t M) {                                                                   \
+    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                             \
+    const Rows<acc_t>&a = x.a, &b = y.a;                                                                        \
+    if (a.columns || b.columns) {                                                                               \
+      multiply_blocks<rows, bytes>(out, product_of(x, IndexedRows<acc_t>{a.data, a.stride, a.columns}),         \
+                                   product_of(y, IndexedRows<acc_t>{b.data, b.stride, b.columns}), M);          \
+    } else {                                                                                                    \
+      multiply_blocks<rows, bytes>(out, product_of(x, PlainRows<acc_t>{a.data, a.stride}),                      \
+                                   product_of(y, PlainRows<acc_t>{b.data, b.stride}), M);                       \
+    }                                                                                                           \
+  }                                                                                                             \
+  template <class acc_t>                                                                                        \
+  ATTRIBUTE void pack_panel_##NAME(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {              \
+    pack_vectors<kVectorBytes_##NAME>(panel, rows, n, K);                                                       \
+  }                                                                                                             \
+  template <class acc_t>                                                                                        \
+  ATTRIBUTE void pack_##NAME(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {            \
+    pack_columns<kRows_##NAME>(out, in, M, K, sums);                                                            \
+  }                                                                                                             \
+  template <class acc_t>                                                                                        \
+  ATTRIBUTE void add_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K,             \
+                                       const acc_t* panel) {                                                    \
+    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                             \
+    const ProductOf<acc_t, TransposedRows<acc_t, rows>> product{{a}, K, panel}, none{{a}, 0, panel};            \
+    multiply_up_to<bytes, true, rows>(M, Halves<acc_t>{c, ldc, bytes / sizeof(acc_t), nullptr}, product, none); \
+  }                                                                                                             \
+  template <class acc_t>                                                                                        \
+  constexpr Kernels<acc_t> kernels_of_##NAME{kVectors * kVectorBytes_##NAME / sizeof(acc_t),                    \
+                                             kRows_##NAME,                                                      \
+                                             multiply_##NAME<acc_t>,                                            \
+                                             pack_panel_##NAME<acc_t>,                                          \
+                                             pack_##NAME<acc_t>,                                                \
                                              add_transposed_##NAME<acc_t>};
 
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)

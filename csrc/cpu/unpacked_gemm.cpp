@@ -11,14 +11,8 @@
 namespace rnndrop::cpu {
 namespace {
 
-constexpr int kVectorBytes_baseline = 16, kVectorBytes_AVX2 = 32, kVectorBytes_AVX512 = 64;
 // Vectors of sums: AVX-512 has 32 registers, the others 16.
 constexpr int kSums_baseline = 8, kSums_AVX2 = 8, kSums_AVX512 = 16;
-
-template <class acc_t, int bytes>
-struct Vector {
-  typedef acc_t type __attribute__((vector_size(bytes), aligned(sizeof(acc_t)), may_alias));
-};
 
 // multiply(m, n) for rows in blocks of nearly equal size, up to 4; n is an integral constant.
 template <class Multiply>
@@ -82,12 +76,6 @@ INLINE void by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t 
 
 // ---------------------------------------------------------------- by columns of w^T
 
-// The first half of a's lanes and of b's in turn, or the second half of both.
-template <bool second, class V, size_t... lane>
-INLINE V interleaved(const V& a, const V& b, std::index_sequence<lane...>) {
-  constexpr size_t lanes = sizeof...(lane);
-  return __builtin_shufflevector(a, b, (lane / 2 + second * lanes / 2 + lane % 2 * lanes)...);
-}
 template <int distance, class V, size_t... lane>
 INLINE V rotated(const V& v, std::index_sequence<lane...>) {
   return __builtin_shufflevector(v, v, ((lane + distance) % sizeof...(lane))...);
@@ -115,7 +103,10 @@ INLINE V sums_of_lanes(const V (&v)[n]) {
     V pairs[n / 2];
 #pragma GCC unroll 4
     for (int i = 0; i < n / 2; ++i) {
-      pairs[i] = interleaved<false>(v[i], v[i + n / 2], every_lane) + interleaved<true>(v[i], v[i + n / 2], every_lane);
+      V first, second;
+      interleave<false>(first, v[i], v[i + n / 2], every_lane);
+      interleave<true>(second, v[i], v[i + n / 2], every_lane);
+      pairs[i] = first + second;
     }
     return sums_of_lanes<lanes, n / 2, 2 * held>(pairs);
   }

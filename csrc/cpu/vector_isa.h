@@ -6,16 +6,19 @@
 
 #include <ATen/Version.h>
 
+#include <cstddef>
 #include <string>
+#include <utility>
 
 // Forced inlining is what carries a kernel's target attribute into the code it is made of.
 #define INLINE inline __attribute__((always_inline))
 
 #if defined(__x86_64__) && defined(__GNUC__)
+#define AVX512_ISA "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 #define DEFINE_FOR_EVERY_ISA(DEFINE)                     \
   DEFINE(baseline, )                                     \
   DEFINE(AVX2, __attribute__((target("avx2,fma,f16c")))) \
-  DEFINE(AVX512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"))))
+  DEFINE(AVX512, __attribute__((target(AVX512_ISA ",prefer-vector-width=512"))))
 #define WIDEST(PREFIX) rnndrop::cpu::widest(PREFIX##baseline, PREFIX##AVX2, PREFIX##AVX512)
 #define WIDEST_OF(PREFIX, type) rnndrop::cpu::widest(PREFIX##baseline<type>, PREFIX##AVX2<type>, PREFIX##AVX512<type>)
 #else
@@ -40,5 +43,19 @@ DEFINE_FOR_EVERY_ISA(DEFINE_ISA_NAME)
 
 // "AVX512", "AVX2" or "baseline": what the kernels run as on this machine.
 inline const char* vector_isa() { return WIDEST(isa_name_); }
+
+inline constexpr int kVectorBytes_baseline = 16, kVectorBytes_AVX2 = 32, kVectorBytes_AVX512 = 64;
+
+template <class T, int bytes>
+struct Vector {
+  typedef T type __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
+};
+
+// Lanes of a and b in turn: the first half of each, or the second.
+template <bool second, class V, size_t... lane>
+INLINE void interleave(V& out, const V& a, const V& b, std::index_sequence<lane...>) {
+  constexpr size_t lanes = sizeof...(lane);
+  out = __builtin_shufflevector(a, b, (lane / 2 + second * lanes / 2 + lane % 2 * lanes)...);
+}
 
 }  // namespace rnndrop::cpu

@@ -18,12 +18,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 from torch.utils import cpp_extension
 
 REPO = Path(__file__).resolve().parents[2]
 CSV = REPO / "bench" / "results" / "cuda_resources.csv"
 ARCHITECTURES = ("80", "90")
+Row = TypeVar("Row")  # a dataclass of names and counts
 
 
 @dataclass(frozen=True, order=True)
@@ -148,15 +150,30 @@ def _parse_entry(file: str, entry: str) -> Resources:
     )
 
 
-def read_csv() -> tuple[dict[str, str], list[Resources]]:
-    """The committed report: its header of facts, and its rows."""
-    lines = CSV.read_text().splitlines()
+def read_report(path: Path, row: type[Row]) -> tuple[dict[str, str], list[Row]]:
+    """A committed report: its header of facts, and its rows."""
+    lines = path.read_text().splitlines()
     facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
     rows = csv.DictReader(line for line in lines if not line.startswith("# "))
     return facts, [
-        Resources(**{f.name: row[f.name] if f.type == "str" else int(row[f.name]) for f in fields(Resources)})
-        for row in rows
+        row(**{f.name: of[f.name] if f.type == "str" else int(of[f.name]) for f in fields(row)}) for of in rows
     ]
+
+
+def write_report(path: Path, program: str, nvcc: str, rows: Sequence[Row]) -> None:
+    """With what made it, and of which sources."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        file.write(f"# command: python tests/cuda/{program}\n# nvcc: {nvcc_version(nvcc)}\n")
+        file.write(f"# flags: {' '.join(flags())}\n# sources: {sources_hash()}\n")
+        writer = csv.DictWriter(file, [f.name for f in fields(rows[0])], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, rows))
+
+
+def read_csv() -> tuple[dict[str, str], list[Resources]]:
+    """The committed report."""
+    return read_report(CSV, Resources)
 
 
 def main() -> None:
@@ -165,13 +182,7 @@ def main() -> None:
     if nvcc is None:
         raise SystemExit("no nvcc was found: set CUDA_HOME")
     rows = measure(nvcc)
-    CSV.parent.mkdir(parents=True, exist_ok=True)
-    with CSV.open("w", newline="") as file:
-        file.write(f"# command: python tests/cuda/kernel_resources.py\n# nvcc: {nvcc_version(nvcc)}\n")
-        file.write(f"# flags: {' '.join(flags())}\n# sources: {sources_hash()}\n")
-        writer = csv.DictWriter(file, [f.name for f in fields(Resources)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
+    write_report(CSV, "kernel_resources.py", nvcc, rows)
     spilled = sum(r.spill_stores + r.spill_loads for r in rows)
     print(f"{CSV.relative_to(REPO)}: {len(rows)} kernels, {spilled} bytes spilled")
 

@@ -6,7 +6,6 @@ bench/results/cuda_time_loops.csv; the test beside it says what may stand there.
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import os
 import re
@@ -15,10 +14,10 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from kernel_resources import ARCHITECTURES, REPO, find_nvcc, flags, kernel_name, nvcc_version, sources_hash
+from kernel_resources import ARCHITECTURES, REPO, find_nvcc, flags, kernel_name, read_report, write_report
 
 CSV = REPO / "bench" / "results" / "cuda_time_loops.csv"
 FILES = "recurrence_*.cu"
@@ -206,14 +205,8 @@ def measure(
 
 
 def read_csv() -> tuple[dict[str, str], list[TimeLoop]]:
-    """The committed report: its header of facts, and its rows."""
-    lines = CSV.read_text().splitlines()
-    facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
-    rows = csv.DictReader(line for line in lines if not line.startswith("# "))
-    return facts, [
-        TimeLoop(**{f.name: row[f.name] if f.type == "str" else int(row[f.name]) for f in fields(TimeLoop)})
-        for row in rows
-    ]
+    """The committed report."""
+    return read_report(CSV, TimeLoop)
 
 
 def main() -> None:
@@ -222,13 +215,7 @@ def main() -> None:
     if nvcc is None or nvdisasm is None:
         raise SystemExit("nvcc or nvdisasm is missing: install the CUDA toolkit, or `pip install nvidia-cuda-nvdisasm`")
     rows = measure(nvcc, nvdisasm)
-    CSV.parent.mkdir(parents=True, exist_ok=True)
-    with CSV.open("w", newline="") as file:
-        file.write(f"# command: python tests/cuda/time_loops.py\n# nvcc: {nvcc_version(nvcc)}\n")
-        file.write(f"# flags: {' '.join(flags())}\n# sources: {sources_hash()}\n")
-        writer = csv.DictWriter(file, [f.name for f in fields(TimeLoop)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
+    write_report(CSV, "time_loops.py", nvcc, rows)
     print(f"{CSV.relative_to(REPO)}: {len(rows)} time loops")
 
 
