@@ -4,9 +4,9 @@
 #include <torch/library.h>
 
 #include "build_facts.h"
-#include "cpu/dropout_mask.h"
 #include "cpu/vector_isa.h"
 #include "cuda/recurrence_plan.h"
+#include "dropout_mask.h"
 #include "lstm_layer.h"
 
 TORCH_LIBRARY(rnndrop, m) {

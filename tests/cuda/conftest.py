@@ -13,6 +13,7 @@ from tests.problems import CONSTANTS
 SOURCES = [
     *sorted(set((toolchain.REPO / "csrc").glob("*.cpp")) - {toolchain.REPO / "csrc/module.cpp"}),
     toolchain.REPO / "csrc/cuda/backend.cpp",
+    toolchain.REPO / "csrc/cuda/mask_ops.cpp",
     *sorted((toolchain.REPO / "csrc/cuda").glob("*.cu")),
     toolchain.REPO / "tests/cuda/emulated_backend.cpp",
 ]

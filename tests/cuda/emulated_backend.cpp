@@ -1,9 +1,12 @@
 // The CUDA backend without a GPU, as ops on CPU tensors: the real backend and time loop, the kernels of
 // csrc/cuda/*.cu run by the emulation, and fake_torch_cuda/ in place of torch's CUDA headers and of cuBLAS.
+#include <ATen/cuda/CUDAGeneratorImpl.h>
 #include <torch/library.h>
 
 #include "cuda/backend.h"
+#include "cuda/mask_ops.h"
 #include "cuda_emulation.h"
+#include "dropout_mask.h"
 #include "lstm_layer.h"
 
 namespace rnndrop {
@@ -17,11 +20,26 @@ void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool 
   make_backend(out).gemm(out, a, b, accumulate);
 }
 
+at::Tensor expand_dropout_mask(const at::Tensor& seed, at::IntArrayRef shape, int64_t drop, double dropped, double kept,
+                               at::ScalarType dtype) {
+  return cuda::expand_dropout_mask(kDevice, seed, shape, drop, dropped, kept, dtype);
+}
+
+std::vector<at::Tensor> draw_dropout_masks(at::IntArrayRef dims, at::IntArrayRef sizes, at::IntArrayRef drop,
+                                           at::ArrayRef<double> dropped, at::ArrayRef<double> kept,
+                                           at::ScalarType dtype, std::optional<c10::Device> /*device*/,
+                                           std::optional<at::Generator> /*generator*/) {
+  // No generator of a test's is a CUDA generator: the default one is.
+  return cuda::draw_dropout_masks(kDevice, at::TensorOptions(dtype), dims, sizes, drop, dropped, kept, std::nullopt);
+}
+
 }  // namespace
 
 TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def(kLayerSchema);
   m.def(kLayerBackwardSchema);
+  m.def(kDropoutMaskSchema);
+  m.def(kDrawDropoutMasksSchema);
   m.def("gemm(Tensor(a!) out, Tensor a, Tensor b, bool accumulate) -> ()");
   m.def("set_schedule(str name) -> ()", [](const std::string& name) { emu::config.set_schedule(name); });
   m.def("set_engine(str name) -> ()", [](const std::string& name) { cuda::wanted_engine = cuda::engine_named(name); });
@@ -36,6 +54,10 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def("set_ptx_version(int version) -> ()",
         [](int64_t version) { emu::device.ptx_version = static_cast<int>(version); });
   m.def("set_input_parts(int n) -> ()", [](int64_t n) { cuda::wanted_parts = n; });
+  m.def("set_generator(int seed, int offset, bool captured) -> ()", [](int64_t seed, int64_t offset, bool captured) {
+    at::default_generator().state = {static_cast<uint64_t>(seed), static_cast<uint64_t>(offset), captured};
+  });
+  m.def("generator_offset() -> int", [] { return static_cast<int64_t>(at::default_generator().state.offset); });
   m.def("streams_from_pool() -> int", [] { return c10::cuda::streams_from_pool; });
   m.def("launches() -> int", [] { return int64_t{emu::stats.launches}; });
 }
@@ -44,6 +66,9 @@ TORCH_LIBRARY_IMPL(rnndrop_emulated, CPU, m) {
   m.impl("lstm_layer", OpKernel<lstm_layer_forward, make_backend>::call);
   m.impl("lstm_layer_backward", OpKernel<lstm_layer_backward, make_backend>::call);
   m.impl("gemm", gemm);
+  m.impl("expand_dropout_mask", expand_dropout_mask);
 }
+
+TORCH_LIBRARY_IMPL(rnndrop_emulated, CompositeExplicitAutograd, m) { m.impl("draw_dropout_masks", draw_dropout_masks); }
 
 }  // namespace rnndrop
