@@ -43,7 +43,7 @@ def padded(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
 def _padded_in_a_trace(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
     """What ``padded`` gives, in operations on batch_sizes: the tracer would keep its length and its first value."""
     data, batch_sizes, order = packed.data, packed.batch_sizes, packed.unsorted_indices
-    x, lengths = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0.0, -1)  # type: ignore[attr-defined]
+    x, lengths = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0.0, -1)
     running = torch.arange(x.shape[1], device=data.device) < batch_sizes.to(data.device).unsqueeze(1)
     places, lengths = running.flatten().nonzero().squeeze(1), lengths.to(data.device)
     if packed.sorted_indices is not None and order is not None:
