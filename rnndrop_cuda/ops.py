@@ -214,6 +214,8 @@ def _filled(like: Sequence[Tensor | None], given: Sequence[Tensor]) -> list[Any]
 
 
 if not WHY_NOT_LOADED:
+    from rnndrop_cuda import _C
+
     torch.library.register_fake("rnndrop::lstm_layer")(_lstm_layer_fake)
     torch.library.register_fake("rnndrop::lstm_layer_backward")(_lstm_layer_backward_fake)
     expand_dropout_mask = torch.ops.rnndrop.expand_dropout_mask.default
@@ -221,6 +223,6 @@ if not WHY_NOT_LOADED:
     torch.library.register_vmap("rnndrop::expand_dropout_mask", _expand_dropout_mask_map)
     draw_dropout_masks = torch.ops.rnndrop.draw_dropout_masks.default
     torch.library.register_fake("rnndrop::draw_dropout_masks")(_draw_dropout_masks_fake)
-    lstm_layer = transformable("lstm_layer", _backward, _setup_context, saves=lambda args: args[-1], record=_record)
+    lstm_layer = transformable("lstm_layer", _backward, _setup_context, eager=_C.lstm_layer, record=_record)
     lstm_layer_backward = transformable("lstm_layer_backward", _double_backward, _backward_setup_context)
     flops.register()
