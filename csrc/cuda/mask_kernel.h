@@ -7,8 +7,8 @@
 
 namespace rnndrop::cuda {
 
-// Where the seeds come from, mask after mask: memory, or by philox_mask_seed a generator's state. While a graph is being
-// captured, that state lies in memory too, where each replay leaves its own.
+// Where the seeds come from, mask after mask: memory, or by philox_mask_seed a generator's state. While a graph is
+// being captured, that state lies in memory too, where each replay leaves its own.
 struct MaskSeeds {
   const int32_t* given = nullptr;             // [number of masks, 3]; null where the state makes them
   uint64_t key = 0, offset = 0;               // the state

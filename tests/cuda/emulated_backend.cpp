@@ -1,6 +1,7 @@
 // The CUDA backend without a GPU, as ops on CPU tensors: the real backend and time loop, the kernels of
 // csrc/cuda/*.cu run by the emulation, and fake_torch_cuda/ in place of torch's CUDA headers and of cuBLAS.
 #include <ATen/cuda/CUDAGeneratorImpl.h>
+#include <ATen/ops/ones.h>
 #include <torch/library.h>
 
 #include "cuda/backend.h"
@@ -33,6 +34,37 @@ std::vector<at::Tensor> draw_dropout_masks(at::IntArrayRef dims, at::IntArrayRef
   return cuda::draw_dropout_masks(kDevice, at::TensorOptions(dtype), dims, sizes, drop, dropped, kept, std::nullopt);
 }
 
+void begin_late_streams(const std::string& order, bool capture, int64_t forget) {
+  late::begin(order, capture, forget);
+  emu::later = [](cudaStream_t stream, std::function<void()> work) {
+    late::enqueue(late::number_of(stream), std::move(work));
+  };
+}
+
+void end_late_streams() {
+  emu::later = nullptr;
+  late::end();
+}
+
+// Memory of the caller's stream that the side stream has yet to read when it is freed: what it reads there. 1 was
+// written; it stays while the caller's stream waits for the side stream first.
+double read_on_side_stream_after_free(bool waits) {
+  const c10::cuda::CUDAStream caller = c10::cuda::getCurrentCUDAStream(), side{1};
+  at::cuda::CUDAEvent here, there;
+  float seen = 0;
+  {
+    const at::Tensor ones = at::ones({4});
+    here.record(caller);
+    here.block(side);
+    late::enqueue(side.number, [memory = ones.const_data_ptr<float>(), &seen] { seen = memory[0]; });
+    there.record(side);
+    if (waits) there.block(caller);
+  }
+  late::run_all_of(caller.number);
+  late::run_all_of(side.number);
+  return seen;
+}
+
 }  // namespace
 
 TORCH_LIBRARY(rnndrop_emulated, m) {
@@ -59,6 +91,11 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   });
   m.def("generator_offset() -> int", [] { return static_cast<int64_t>(at::default_generator().state.offset); });
   m.def("streams_from_pool() -> int", [] { return c10::cuda::streams_from_pool; });
+  m.def("begin_late_streams(str order, bool capture, int forget) -> ()", begin_late_streams);
+  m.def("end_late_streams() -> ()", end_late_streams);
+  m.def("host_waits() -> ()", late::host_waits);
+  m.def("read_on_side_stream_after_free(bool waits) -> float", read_on_side_stream_after_free);
+  m.def("gemms() -> int", [] { return fake_cublas::gemms; });
   m.def("launches() -> int", [] { return int64_t{emu::stats.launches}; });
 }
 
