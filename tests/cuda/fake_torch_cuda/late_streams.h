@@ -1,11 +1,11 @@
 // Streams whose work comes late: what is launched waits in its stream's queue until somebody has to have it.
 //
-// ATen's operations cannot wait, so the stream that is current when one begins does first what it has (and what its
-// events ask of other streams): the caller's stream is late between ATen's operations, a side stream up to the event
-// that is waited for; under "rand<seed>" whatever may run next also does so now and then. Memory that is freed is
-// filled with NaN when the stream that it was allocated on comes to it, as torch's allocator may give it away from
-// there on. While a capture is on, as cudaStreamCapture has it: no wait of the host, no work on a stream that was not
-// forked from the captured one, and every fork is joined again before the end.
+// ATen's operations on elements cannot wait, so the stream that is current when one begins does first what it has (and
+// what its events ask of other streams): the caller's stream is late between them, a side stream up to the event that
+// is waited for; under "rand<seed>" whatever may run next also does so now and then. Memory that is freed is filled
+// with NaN when the stream that it was allocated on comes to it, as torch's allocator may give it away from there on.
+// While a capture is on, as cudaStreamCapture has it: no wait of the host, no work on a stream that was not forked from
+// the captured one, and every fork is joined again before the end.
 #pragma once
 
 #include <ATen/record_function.h>
@@ -21,6 +21,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -133,6 +134,16 @@ inline LateAllocator allocator;
 inline c10::Allocator* allocator_before = nullptr;
 inline at::CallbackHandle before_aten = 0;
 
+// Whether an operation of this name reads or writes elements.
+inline bool computes(const std::string& name) {
+  static const std::set<std::string> kOnlyShapes = {
+      "aten::alias",  "aten::as_strided", "aten::detach",    "aten::empty",   "aten::empty_like", "aten::expand",
+      "aten::narrow", "aten::select",     "aten::slice",     "aten::t",       "aten::transpose",  "aten::unsqueeze",
+      "aten::view",   "aten::flatten",    "aten::unflatten", "aten::reshape",
+  };
+  return name.rfind("aten::", 0) == 0 && !kOnlyShapes.count(name);
+}
+
 // ---------------------------------------------------------------- for a test: on, then off
 
 // "late", or "rand<seed>"
@@ -147,7 +158,7 @@ inline void begin(const std::string& order, bool capture, int64_t forget) {
   c10::SetAllocator(c10::kCPU, &allocator, /*priority=*/255);
   before_aten = at::addThreadLocalCallback(
       at::RecordFunctionCallback([](const at::RecordFunction& function) -> std::unique_ptr<at::ObserverContext> {
-        if (std::string(function.name()).rfind("aten::", 0) == 0) run_all_of(current);
+        if (computes(function.name())) run_all_of(current);
         return nullptr;
       }).scopes({at::RecordScope::FUNCTION}));
   on = true;
