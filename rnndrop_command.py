@@ -36,7 +36,7 @@ TOO_LARGE = ("can't allocate memory", "not enough memory", "out of memory", "Sto
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `rnndrop argv...` and returns its exit status: 0 done, 1 failed, 2 wrong input, 130 Ctrl-C, 141 no reader."""
+    """Runs `rnndrop argv...`; returns 0 done, 1 failed, 2 wrong input, 130 Ctrl-C, 141 a closed pipe."""
     argv = sys.argv[1:] if argv is None else list(argv)
     command = argv[0] if argv and argv[0] in (*COMMANDS, *ALIASES) else ""
     try:
@@ -95,7 +95,7 @@ def _version() -> str:
 
 
 def _complete(parser: argparse.ArgumentParser, command: argparse.Action) -> None:
-    """Answers a shell that completes the command line, and exits, if it is one that asks and argcomplete is installed."""
+    """Answers a shell that asks how the command line may go on, and exits, where argcomplete is installed."""
     if "_ARGCOMPLETE" not in os.environ:
         return
     try:

@@ -66,6 +66,7 @@ class Checkpoint(Generic[S]):
     def load_into(self, model: M) -> M:
         """Gives a model of the settings these weights; ValueError where they are not the settings' own."""
         weights = {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
+        check_like(weights, model.state_dict())
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -148,13 +149,24 @@ def read_of(folder: Path, kind: type[S]) -> Checkpoint[S]:
         tensors_file, tensors = _content(folder, contents["files"]["tensors"])
         progress = contents["progress"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file} is no checkpoint of rnndrop {kind.COMMAND}: {type(error).__name__} {error}"
-        ) from error
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{file} is no checkpoint of rnndrop {kind.COMMAND}: {what}") from error
+    vocabulary = _parsed(words_file, words)
+    if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
+        raise ValueError(f"{words_file} is damaged: expected a list of words")
     try:
-        return Checkpoint(settings, _parsed(words_file, words), safetensors.torch.load(tensors), progress)
+        return Checkpoint(settings, vocabulary, safetensors.torch.load(tensors), progress)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{tensors_file} is damaged: {_one_line(error)}") from error
+
+
+def check_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """ValueError where a tensor has another dtype than the one of its name, or a value that is not finite."""
+    for name, tensor in found.items():
+        if name in expected and tensor.dtype != expected[name].dtype:
+            raise ValueError(f"the checkpoint's {name}: expected {expected[name].dtype}, got {tensor.dtype}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"the checkpoint's {name} has values that are not finite")
 
 
 def _write_content(folder: Path, stem: str, suffix: str, data: bytes) -> dict[str, str]:
@@ -182,7 +194,7 @@ def _json(value: Any, indent: int | None = None) -> bytes:
 def _parsed(path: Path, data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError as error:  # of UTF-8, too
+    except (ValueError, RecursionError) as error:  # of UTF-8, too; of brackets in brackets
         raise ValueError(f"{path} is damaged: {_one_line(error)}") from error
 
 

@@ -11,7 +11,8 @@ import torch
 from command_line import one_line, status
 from object_arrays import object_array
 
-from rnndrop_cuda import cli, provenance
+import rnndrop_command as cli
+from rnndrop_cuda import provenance
 from rnndrop_cuda.seminar import load_matrix_imdb
 from rnndrop_cuda.seminar.commands import compare
 from rnndrop_cuda.seminar.settings import Layer

@@ -74,7 +74,7 @@ def test_wrong_files_are_told_in_one_line(name, text, message, tmp_path, capsys)
             ["--layer", "RNNLayer:0.5", "--variable-length"],
             "--variable-length: expected nn.LSTM or one of this",
         ),
-        (["--layer", "MyLSTM", "--num-layers", "2"], "--num-layers: expected 1 with MyLSTM, got 2"),
+        (["--layer", "MyLSTM:0", "--num-layers", "2"], "--num-layers: expected 1 with MyLSTM, got 2"),
         (["--layer", "nn.LSTM", "--mask-scope", "sample"], "--mask-scope: expected batch with nn.LSTM, got sample"),
         (["--word-dropout", "1"], "--word-dropout: expected a probability in [0, 1), got '1'"),
         (["--compile", "nonsense"], "--compile: expected one of"),

@@ -10,7 +10,7 @@ import pytest
 from command_line import status
 from one_review import MAXLEN, READ, TEXT, VOCABULARY, page_data, save, with_words
 
-from rnndrop_cuda import cli
+import rnndrop_command as cli
 from rnndrop_cuda.seminar import load_reviews
 from rnndrop_cuda.seminar.analysis.trace import QUANTITIES, read, trace
 from rnndrop_cuda.seminar.commands import visualize
