@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,16 +44,18 @@ class Layer:
 
     @classmethod
     def parse(cls, text: str) -> Layer:
-        """From "Name" or "Name:p". Raises ValueError where there is no such layer or p is no probability."""
-        name, _, p = text.partition(":")
+        """From "nn.LSTM" or "Name:p". Raises ValueError where there is no such layer or p is no probability."""
+        name, colon, p = text.partition(":")
         if name not in LAYERS:
-            raise ValueError(f"no layer {name!r}: choose from {', '.join(LAYERS)}, as Name or Name:p")
+            raise ValueError(f"no layer {name!r}: choose from {', '.join(LAYERS)}, as Name:p but for nn.LSTM")
         if name == "nn.LSTM":
             if p:
                 raise ValueError("nn.LSTM has no dropout inside: write it without :p")
             return cls(name, None)
+        if not colon:
+            raise ValueError(f"{name} needs the probability of its dropout, as in {name}:0.5; {name}:0 is none")
         try:
-            dropout = float(p or "0")
+            dropout = float(p)
         except ValueError:
             dropout = math.nan
         if not 0 <= dropout <= 1:
@@ -241,6 +243,7 @@ class RunSettings(DataSettings, ModelSettings):
 class TrainSettings(RunSettings):
     """A run of `rnndrop train`."""
 
+    COMMAND: ClassVar[str] = "train"
     layer: str = "GalLSTM:0.5"
     word_dropout: float = 0.0
     """Probability of replacing a word by <unknown>, drawn for each word independently."""

@@ -164,17 +164,23 @@ def planned(
     if unknown:
         raise ValueError(f"only: expected some of {', '.join(map(repr, names))}, got {unknown[0]!r}")
     chosen = [name for name in names if not only or name == names[0] or name in only]
+    if vectors is not None and not any(
+        study.variants[name].get("vectors", study.base.get("vectors")) for name in chosen
+    ):
+        raise ValueError(f"vectors: expected none, since none of {', '.join(map(repr, chosen))} starts from vectors")
     plan = {}
     for name in chosen:
+        shown = name
         fields = {**study.base, **changes, **given, **study.variants[name]}
         if preset == "quick":
             fields |= _length_of_sentences(fields)
+            shown = _renamed(name, study.variants[name], fields)
         if fields.get("data", Experiment.data) not in CSV_SOURCES:
             fields["contractions"] = "keep"  # ids of words cut already
         if fields.get("vectors"):
             fields |= {"vectors": vectors or fields["vectors"], "n_emb": n_emb or 50}
-        plan[name] = [Experiment(**fields, seed=seed) for seed in range(seeds or SEEDS.get(preset, study.seeds))]
-        plan[name][0].check()
+        plan[shown] = [Experiment(**fields, seed=seed) for seed in range(seeds or SEEDS.get(preset, study.seeds))]
+        plan[shown][0].check()
     return plan
 
 
@@ -214,6 +220,11 @@ def _length_of_sentences(fields: Changes) -> dict[str, int]:
     if fields.get("variable_length"):
         return {"maxlen": QUICK_LONGEST}
     return {"maxlen": fields["maxlen"] // 10} if "maxlen" in fields else {}
+
+
+def _renamed(name: str, variant: Changes, fields: Changes) -> str:
+    """The variant's name with the number of words that it reads, where it says how many."""
+    return name.replace(str(variant["maxlen"]), str(fields["maxlen"])) if "maxlen" in variant else name
 
 
 def _of_data(experiment: Experiment) -> tuple[Any, ...]:

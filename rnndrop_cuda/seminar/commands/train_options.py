@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from rnndrop_cuda.seminar.data.vectors import GLOVE
 from rnndrop_cuda.seminar.settings import LAYERS, MONITORS, TrainSettings
 
 OUT = "results/train"
-SETTINGS = [f.name for f in dataclasses.fields(TrainSettings)]
 DEFAULT = TrainSettings()
 
 

@@ -29,6 +29,8 @@ from rnndrop_cuda.seminar.training.experiment import Run
 
 COLUMNS = ("variant", "test acc.\nlast", "\nbest", "train acc.\nlast", "gap", "s/epoch", "seeds")
 MARKERS = "osD^v<>Pp*X"
+MEANINGFUL = 0.6
+"""The accuracy that some variant must reach for the differences to be worth a word: that of a coin is 0.5."""
 
 
 class Estimate(NamedTuple):
@@ -99,24 +101,37 @@ def findings(results: Results) -> list[str]:
     base, (_, part) = results.baseline, results.scored
     last = results.estimate(base, "test_accuracy")
     gap = results.estimate(base, "gap")
+    reached = max(results.estimate(variant, "best_test_accuracy").mean for variant in results.runs)
+    if reached < MEANINGFUL:
+        return [
+            f"No variant gets beyond {100 * reached:.1f} % on the {part} reviews, where a coin gets 50 %: these runs "
+            "are too small to mean anything. They show that the study works."
+        ]
     sentences = [
-        f"{base} ends at {last} % on the {part} reviews (mean and standard deviation over {_seeds(last.n)}), "
+        f"{_quoted(base)} ends at {last} % on the {part} reviews (mean and standard deviation over {_seeds(last.n)}), "
         f"{100 * gap.mean:.1f} points below its accuracy on the training reviews."
     ]
     others = [variant for variant in results.runs if variant != base]
     for variant in others:
         sentences.append(
-            f"{variant}: {_compared(results, variant, 'best_test_accuracy', f'best {part} accuracy')}, "
+            f"{_quoted(variant)}: {_compared(results, variant, 'best_test_accuracy', f'best {part} accuracy')}, "
             f"{_compared(results, variant, 'test_accuracy', f'final {part} accuracy')}, "
             f"{_compared(results, variant, 'gap', 'gap to the training reviews')}."
         )
     better = [v for v in others if _clear(results, v, "best_test_accuracy") > 0]
     worse = [v for v in others if _clear(results, v, "best_test_accuracy") < 0]
     if others and last.n > 1:
-        verdict = [f"better than {base}: {', '.join(better)}"] if better else [f"none is clearly better than {base}"]
-        verdict += [f"worse: {', '.join(worse)}"] if worse else ["none is clearly worse"]
+        verdict = [f"none is clearly better than {_quoted(base)}"]
+        if better:
+            verdict = [f"better than {_quoted(base)}: {', '.join(map(_quoted, better))}"]
+        verdict += [f"worse: {', '.join(map(_quoted, worse))}"] if worse else ["none is clearly worse"]
         sentences.append(f"In short, by the best {part} accuracy: {'; '.join(verdict)}.")
     return sentences + [promise(results, variant) for variant in results.bars if variant in results.runs]
+
+
+def _quoted(variant: str) -> str:
+    """In a sentence: a name with a comma would fall apart."""
+    return f'"{variant}"' if "," in variant else variant
 
 
 def promise(results: Results, variant: str) -> str:
@@ -126,7 +141,7 @@ def promise(results: Results, variant: str) -> str:
     best, base_best = results.estimate(variant, "best_test_accuracy"), results.estimate(base, "best_test_accuracy")
     halved = "below half, as expected" if gap < base_gap / 2 else "not below half"
     text = (
-        f"Expected of {variant}: less than half the gap of {base}, and a better {part} accuracy. "
+        f"Expected of {_quoted(variant)}: less than half the gap of {_quoted(base)}, and a better {part} accuracy. "
         f"Final gap {100 * gap:.1f} points against {100 * base_gap:.1f}: {halved}. "
     )
     if base_best.n < 2:

@@ -33,6 +33,16 @@ def test_a_clear_difference_is_told_from_noise():
     assert "one seed" in single[1] and not any("In short" in sentence for sentence in single)
 
 
+def test_figures_near_chance_get_no_verdict():
+    (only,) = study_report.findings(results(base=[run(0.52), run(0.54)], other=[run(0.56), run(0.55)]))
+    assert only.startswith("No variant gets beyond 55.5 % on the test reviews, where a coin gets 50 %")
+
+
+def test_names_with_commas_are_quoted():
+    found = study_report.findings(results(**{"base": BASE, "a, b": [run(0.8), run(0.81)]}))
+    assert found[1].startswith('"a, b": ') and 'better than base: "a, b";' in found[2]
+
+
 @pytest.mark.parametrize(
     "other, gap_halved, raised",
     [

@@ -1,15 +1,18 @@
 """Checkpoints: damaged ones are told in one line, and those of the format before this one load and resume."""
 
+import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 from command_line import one_line, status
 from train_runs import SMALL, train
 
-from rnndrop_cuda import cli
+import rnndrop_command as cli
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, load_checkpoint, read
 
 
@@ -63,7 +66,57 @@ def no_checkpoint(folder):
     (folder / FILE_NAME).write_text("[]")
 
 
+def rewritten(change, stem, load, save):
+    """A damage whose hashes are right: `change` of what a file holds."""
+
+    def damage(folder):
+        file = next(folder.glob(f"{stem}-*"))
+        contents = load(file.read_bytes())
+        change(contents)
+        data = save(contents)
+        named = json.loads((folder / FILE_NAME).read_text())
+        named["files"][stem]["sha256"] = hashlib.sha256(data).hexdigest()
+        file.write_bytes(data)
+        (folder / FILE_NAME).write_text(json.dumps(named))
+
+    return damage
+
+
+def changed_tensors(change):
+    return rewritten(change, "tensors", safetensors.torch.load, safetensors.torch.save)
+
+
+def changed_words(change):
+    return rewritten(change, "words", json.loads, lambda words: json.dumps(words).encode())
+
+
+def nested_json(folder):
+    (folder / FILE_NAME).write_text("[" * 100_000)
+
+
+def without_a_format(folder):
+    file = folder / FILE_NAME
+    file.write_text(file.read_text().replace('"format": 2,', ""))
+
+
+not_finite = changed_tensors(lambda tensors: tensors["model.output.weight"].fill_(float("nan")))
+whole_numbers = changed_tensors(lambda t: t.update({"model.output.weight": t["model.output.weight"].long()}))
+no_words = changed_words(lambda words: words.__setitem__(5, 7))
+# These concern whoever resumes, not whoever predicts.
+OF_THE_OPTIMIZER = {
+    changed_tensors(lambda t: t.update({"optimizer.1.square_avg": torch.zeros(3, 3)})): "1.square_avg: expected shape",
+    changed_tensors(lambda t: t["optimizer.1.square_avg"].fill_(float("inf"))): "has values that are not finite",
+    changed_tensors(lambda t: t.update({"optimizer.1.square_avg": t["optimizer.1.square_avg"].double()})):
+        "1.square_avg: expected torch.float32, got torch.float64",
+    changed_tensors(lambda t: t.update({"optimizer.99.square_avg": torch.zeros(3)})): "a state for weight 99 of",
+    changed_tensors(lambda t: t.pop("generator.order")): "'generator.order' is missing",
+}  # fmt: skip
 DAMAGES = {
+    nested_json: "is damaged",
+    without_a_format: "is no checkpoint of rnndrop train: 'format' is missing",
+    not_finite: "output.weight has values that are not finite",
+    whole_numbers: "output.weight: expected torch.float32, got torch.int64",
+    no_words: "is damaged: expected a list of words",
     damaged_tensors: "is damaged: its sha256",
     cut_tensors: "is damaged: its sha256",
     missing_words: "is not whole",
@@ -86,6 +139,15 @@ def test_a_damaged_checkpoint_is_told_in_one_line(damage, command, out, capsys):
     assert DAMAGES[damage] in one_line(capsys)
     with pytest.raises(ValueError, match=re.escape(DAMAGES[damage])):
         load_checkpoint(out / "last")
+
+
+@pytest.mark.parametrize("damage", OF_THE_OPTIMIZER)
+def test_an_optimizer_that_does_not_fit_is_told_in_one_line(damage, command, out, capsys):
+    assert train(*command, "--epochs", "1") == 0
+    damage(out / "last")
+    capsys.readouterr()
+    assert train("--resume", out) == 2
+    assert OF_THE_OPTIMIZER[damage] in one_line(capsys)
 
 
 # ---------------------------------------------------------------- the format before this one

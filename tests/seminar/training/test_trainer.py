@@ -11,7 +11,7 @@ from command_line import one_line, status
 from torch import nn
 from train_runs import SMALL, train, without_maxlen
 
-from rnndrop_cuda import cli
+import rnndrop_command as cli
 from rnndrop_cuda.seminar import load_reviews
 from rnndrop_cuda.seminar.settings import TrainSettings
 from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint, read
