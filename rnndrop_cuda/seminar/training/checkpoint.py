@@ -31,8 +31,13 @@ from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import TrainSettings
 
 FILE_NAME = "checkpoint.json"
-FORMAT = 2
-READABLE = (1, FORMAT)
+FORMAT = 3
+READABLE = (1, 2, FORMAT)
+NEW_SETTINGS = {
+    2: ("variable_length", "options", "embedding_init", "embedding_dropout_scope"),
+    3: ("pretrained", "pooling"),
+}
+"""By the format that had them first: in what is older they are at their defaults."""
 MODEL = "model."
 
 
@@ -116,7 +121,7 @@ def read(folder: Path) -> Checkpoint:
     try:
         found = contents["format"]
         if found not in READABLE:
-            raise ValueError(f"{file} is of format {found!r}, this version reads {' and '.join(map(str, READABLE))}")
+            raise ValueError(f"{file} is of format {found!r}, this version reads {', '.join(map(str, READABLE))}")
         settings = _settings(contents["settings"], found)
         words_file, words = _content(folder, contents["files"]["words"])
         tensors_file, tensors = _content(folder, contents["files"]["tensors"])
@@ -161,9 +166,9 @@ def _parsed(path: Path, data: bytes) -> Any:
 def _settings(values: dict[str, Any], written_as: int) -> TrainSettings:
     """As they were saved: every setting there, none besides, each of its type."""
     kinds = typing.get_type_hints(TrainSettings)
-    if written_as == 1:  # in which maxlen null was what variable_length is
-        since = {"variable_length", "options", "embedding_init", "embedding_dropout_scope"}
-        values = {**{name: getattr(TrainSettings, name) for name in since}, **values}
+    for number, names in NEW_SETTINGS.items():  # in format 1 maxlen null was what variable_length is
+        if written_as < number:
+            values = {**{name: getattr(TrainSettings, name) for name in names}, **values}
     if values.keys() != kinds.keys():
         raise ValueError(f"the checkpoint has other settings than this version: {sorted(values.keys() ^ kinds.keys())}")
     values = {**values, "options": tuple((name, value) for name, value in values["options"])}  # JSON has lists only

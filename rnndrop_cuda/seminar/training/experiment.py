@@ -19,11 +19,13 @@ from rnndrop_cuda.files import write_whole
 from rnndrop_cuda.provenance import version
 from rnndrop_cuda.seminar.data.reviews import Reviews
 from rnndrop_cuda.seminar.data.vectors import load_vectors
+from rnndrop_cuda.seminar.language_model.pretrained import load_pretrained
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import RunSettings
 from rnndrop_cuda.seminar.training.batches import Parts, scored_on
 from rnndrop_cuda.seminar.training.loop import evaluate, fit
 from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
+from rnndrop_cuda.seminar.training.start import transfer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +38,23 @@ class Experiment(RunSettings):
     """The learning rate rises to learning_rate and falls again over the run (OneCycleLR); else it is constant."""
     loss_reduction: str = "sum"
     """What is minimised: the "sum" of a batch's losses, or their "mean"."""
+    labelled: int | None = None
+    """So many of the training reviews, drawn with the seed, are trained on; None: all are."""
+    passes: int = 1
+    """Over the reviews that are trained on, in each epoch: few of them need not be followed by scores each time."""
     reseeded: bool = True
     """Whether dropout draws from the seed again once the weights are drawn, and so is the same for every layer.
     False: it draws what follows, as the run of bench/results/variable_length.json did."""
 
     def build_pretrained(self, words: list[str], *, sparse: bool) -> RNNClassifier:
-        """The classifier of these words, which starts from the vectors where there are any. Errors as load_vectors'."""
+        """The classifier of these words, which starts from what is pretrained, if anything is. Errors as start's."""
         vectors = None
         if self.vectors is not None:
             vectors = load_vectors(self.vectors, words, self.n_emb, self.seed).matrix
-        return self.build(len(words), sparse=sparse, vectors=vectors)
+        model = self.build(len(words), sparse=sparse, vectors=vectors)
+        if self.pretrained is not None:
+            transfer(model, words, load_pretrained(self.pretrained))
+        return model
 
 
 class Run(NamedTuple):
@@ -133,6 +142,8 @@ def train_and_score(
         device,
         torch.Generator().manual_seed(experiment.seed),
         validation=experiment.validation,
+        labelled=experiment.labelled,
+        passes=experiment.passes,
     )
     # On CUDA the host would wait for each step to say how many words it met; Adam takes no sparse gradients.
     sparse = device.type == "cpu" and experiment.optimizer == "RMSprop"

@@ -46,7 +46,7 @@ def damaged_json(folder):
 
 def other_format(folder):
     file = folder / FILE_NAME
-    file.write_text(file.read_text().replace('"format": 2', '"format": 3'))
+    file.write_text(file.read_text().replace('"format": 3', '"format": 4'))
 
 
 def wrong_setting(folder):
@@ -68,7 +68,7 @@ DAMAGES = {
     cut_tensors: "is damaged: its sha256",
     missing_words: "is not whole",
     damaged_json: "is damaged",
-    other_format: "is of format 3, this version reads 1 and 2",
+    other_format: "is of format 4, this version reads 1, 2, 3",
     wrong_setting: "n_hidden: expected",
     other_size: "do not fit its settings",
     no_checkpoint: "is no checkpoint of rnndrop train",
@@ -88,7 +88,18 @@ def test_a_damaged_checkpoint_is_told_in_one_line(damage, command, out, capsys):
         load_checkpoint(out / "last")
 
 
-# ---------------------------------------------------------------- the format before this one
+# ---------------------------------------------------------------- the formats before this one
+
+
+def test_a_checkpoint_of_format_2_loads_and_its_run_is_resumed(command, out):
+    """In which there were no language models to start from, and no concat pooling."""
+    assert train(*command, "--epochs", "1") == 0
+    for file in (out / "last" / FILE_NAME, out / "best" / FILE_NAME):
+        contents = json.loads(file.read_text())
+        assert (contents["settings"].pop("pretrained"), contents["settings"].pop("pooling")) == (None, "last")
+        file.write_text(json.dumps({**contents, "format": 2}))
+    assert load_checkpoint(out)[2] == read(out / "last").settings
+    assert train("--resume", out, "--epochs", "2") == 0
 
 
 @pytest.fixture
@@ -111,7 +122,7 @@ def test_a_run_of_format_1_is_resumed_as_it_would_have_gone_on(of_format_1, caps
     """The second epoch is the one that dde2741 trained; what is written then is of this format."""
     assert train("--resume", of_format_1, "--epochs", "2") == 0
     assert "resuming from" in capsys.readouterr().err
-    assert json.loads((of_format_1 / "last" / FILE_NAME).read_text())["format"] == 2
+    assert json.loads((of_format_1 / "last" / FILE_NAME).read_text())["format"] == 3
     first, second = read(of_format_1 / "last").progress["progress"]["history"]
     assert first["train_loss"] == 0.6966154217720032, "kept"
     assert second["train_loss"] == pytest.approx(0.691367256641388, rel=1e-6)
