@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -259,6 +259,7 @@ class RunSettings(DataSettings, ModelSettings):
 class TrainSettings(RunSettings):
     """A run of `rnndrop train`."""
 
+    COMMAND: ClassVar[str] = "train"
     layer: str = "GalLSTM:0.5"
     word_dropout: float = 0.0
     """Probability of replacing a word by <unknown>, drawn for each word independently."""

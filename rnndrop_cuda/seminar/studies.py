@@ -26,8 +26,7 @@ Plan = Mapping[str, Sequence[Experiment]]
 
 @dataclass(frozen=True)
 class Study:
-    """variants: the first is what the others are compared with, unless `against` names another. paper: what --paper
-    changes of `base` beside PAPER."""
+    """variants: the first is what the others are compared with. paper: what --paper changes of `base` beside PAPER."""
 
     question: str
     base: Changes
@@ -38,7 +37,7 @@ class Study:
     seeds: int = 3
     """How many, at the default size."""
     against: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """The variant that a variant is compared with, where that is not the first."""
+    """What a variant is compared with, where that is not the first."""
 
 
 def _lstm(**options: Any) -> dict[str, Any]:
@@ -197,8 +196,8 @@ def planned(
 
     preset: "default", "quick" or "paper". given: what is changed of every variant. only: variants beside the first.
     vectors, n_emb: what takes the place of GloVe in the variants that start from it. pretrained: the folder of the
-    language model that others start from. Raises ValueError where `only` names no variant, where settings do not fit one
-    another, and where a language model is wanted and not given; errors as sizes_of's.
+    language model that others start from. Raises ValueError where `only` names no variant, where settings do not fit
+    one another, and where a language model is wanted and not given; errors as sizes_of's.
     """
     changes = {"quick": QUICK, "paper": {**PAPER, **study.paper}, "default": {}}[preset]
     given = dict(given or {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from rnndrop_cuda.seminar.pooling import POOLINGS
 from rnndrop_cuda.seminar.settings import LAYERS, MONITORS, TrainSettings
 
 OUT = "results/train"
-SETTINGS = [f.name for f in dataclasses.fields(TrainSettings)]
 DEFAULT = TrainSettings()
 
 
@@ -143,7 +141,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add(
         "--pooling",
         choices=tuple(POOLINGS),
-        help="what the output layer reads of the LSTM's outputs: the last, or that with the mean and the maximum of all "
+        help="let the output layer read the LSTM's last output, or with it the mean and the maximum of all "
         f"(default: {DEFAULT.pooling})",
     )
     _number(group, "n_hidden", options.positive, "N", "units per layer")

@@ -1,6 +1,6 @@
-"""A checkpoint of `rnndrop train`: a folder of plain files, whole at every instant.
+"""A checkpoint of `rnndrop train` or `language-model`: a folder of plain files, whole at every instant.
 
-    checkpoint.json             settings, what training had reached, and the name and sha256 of the two others
+    checkpoint.json             kind, settings, what training had reached, and name and sha256 of the two others
     words-<hash>.json           the vocabulary: the word of each id
     tensors-<hash>.safetensors  model.* as in its state_dict; to resume from, optimizer.* and generator.* as well
 
@@ -20,11 +20,11 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnndrop_cuda.files import write_whole
 from rnndrop_cuda.seminar.model import RNNClassifier
@@ -41,11 +41,26 @@ NEW_SETTINGS = {
 MODEL = "model."
 
 
+class Settings(Protocol):
+    """The settings of a run that writes checkpoints: a frozen dataclass."""
+
+    COMMAND: ClassVar[str]
+    """The command that it is a run of, which its checkpoints name as their kind."""
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def check(self) -> None:
+        """ValueError, naming the field, where settings do not fit one another."""
+
+
+S = TypeVar("S", bound=Settings)
+M = TypeVar("M", bound=nn.Module)
+
+
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Generic[S]):
     """What a checkpoint's files hold."""
 
-    settings: TrainSettings
+    settings: S
     words: list[str]
     """words[id] is an id's word."""
     tensors: dict[str, Tensor]
@@ -53,15 +68,23 @@ class Checkpoint:
     progress: dict[str, Any]
     """What training had reached, as JSON."""
 
-    def build(self) -> RNNClassifier:
-        """The classifier with these weights, in eval; ValueError where they are not the settings' own."""
-        model = self.settings.build()
+    @property
+    def pretrained(self) -> dict[str, Any] | None:
+        """About the language model that the run started from; None: it started from none."""
+        return self.progress.get("pretrained")
+
+    def load_into(self, model: M) -> M:
+        """Gives a model of the settings these weights; ValueError where they are not the settings' own."""
         weights = {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(f"the checkpoint's weights do not fit its settings: {_one_line(error)}") from error
-        return model.eval()
+        return model
+
+    def build(self: Checkpoint[TrainSettings]) -> RNNClassifier:
+        """The classifier with these weights, in eval; errors as load_into's."""
+        return self.load_into(self.settings.build()).eval()
 
 
 def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[RNNClassifier, list[str], TrainSettings]:
@@ -85,7 +108,7 @@ def find(folder: str | os.PathLike[str]) -> Path:
     raise FileNotFoundError(f"no checkpoint at {folder}: no {FILE_NAME} in it, nor in best/ or last/")
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
+def save(folder: Path, checkpoint: Checkpoint[S]) -> None:
     """Puts the checkpoint in the place of the folder's own; see the top of this file. OSError as writing raises it."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
@@ -95,6 +118,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     }
     contents = {
         "format": FORMAT,
+        "kind": checkpoint.settings.COMMAND,
         "settings": dataclasses.asdict(checkpoint.settings),
         "progress": checkpoint.progress,
         "files": files,
@@ -107,10 +131,15 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             path.unlink()
 
 
-def read(folder: Path) -> Checkpoint:
-    """The checkpoint in the folder.
+def read(folder: Path) -> Checkpoint[TrainSettings]:
+    """The classifier's checkpoint in the folder. Errors as read_of's."""
+    return read_of(folder, TrainSettings)
 
-    Raises FileNotFoundError where there is none, ValueError where a file is damaged or of another version.
+
+def read_of(folder: Path, kind: type[S]) -> Checkpoint[S]:
+    """The checkpoint in the folder, of a run with settings of this kind.
+
+    Raises FileNotFoundError where there is none, ValueError where a file is damaged, or of another version or kind.
     """
     file = folder / FILE_NAME
     if not file.is_file():
@@ -122,12 +151,16 @@ def read(folder: Path) -> Checkpoint:
         found = contents["format"]
         if found not in READABLE:
             raise ValueError(f"{file} is of format {found!r}, this version reads {', '.join(map(str, READABLE))}")
-        settings = _settings(contents["settings"], found)
+        if (command := contents.get("kind", TrainSettings.COMMAND)) != kind.COMMAND:  # the first ones do not say
+            raise ValueError(f"{folder} is a checkpoint of rnndrop {command}, not of rnndrop {kind.COMMAND}")
+        settings = _settings(contents["settings"], found, kind)
         words_file, words = _content(folder, contents["files"]["words"])
         tensors_file, tensors = _content(folder, contents["files"]["tensors"])
         progress = contents["progress"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is no checkpoint of rnndrop train: {type(error).__name__} {error}") from error
+        raise ValueError(
+            f"{file} is no checkpoint of rnndrop {kind.COMMAND}: {type(error).__name__} {error}"
+        ) from error
     try:
         return Checkpoint(settings, _parsed(words_file, words), safetensors.torch.load(tensors), progress)
     except safetensors.SafetensorError as error:
@@ -163,20 +196,23 @@ def _parsed(path: Path, data: bytes) -> Any:
         raise ValueError(f"{path} is damaged: {_one_line(error)}") from error
 
 
-def _settings(values: dict[str, Any], written_as: int) -> TrainSettings:
+def _settings(values: dict[str, Any], written_as: int, of: type[S]) -> S:
     """As they were saved: every setting there, none besides, each of its type."""
-    kinds = typing.get_type_hints(TrainSettings)
+    hints = typing.get_type_hints(of)
+    kinds = {field.name: hints[field.name] for field in dataclasses.fields(of)}
     for number, names in NEW_SETTINGS.items():  # in format 1 maxlen null was what variable_length is
         if written_as < number:
-            values = {**{name: getattr(TrainSettings, name) for name in names}, **values}
+            values = {**{name: getattr(of, name) for name in names}, **values}
     if values.keys() != kinds.keys():
         raise ValueError(f"the checkpoint has other settings than this version: {sorted(values.keys() ^ kinds.keys())}")
-    values = {**values, "options": tuple((name, value) for name, value in values["options"])}  # JSON has lists only
+    values = dict(values)
     for name, kind in kinds.items():
         expected = typing.get_args(kind) if isinstance(kind, types.UnionType) else (typing.get_origin(kind) or kind,)
+        if tuple in expected and isinstance(values[name], list):  # JSON has lists only
+            values[name] = tuple(tuple(x) if isinstance(x, list) else x for x in values[name])
         if type(values[name]) not in expected:
             raise ValueError(f"the checkpoint's {name}: expected {kind}, got {values[name]!r}")
-    settings = TrainSettings(**values)
+    settings = of(**values)
     settings.check()
     return settings
 

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.masks import LayerMasks, cut
 from rnndrop_cuda.seminar.training.batches import Batch
-from rnndrop_cuda.seminar.training.loop import Sums
+from rnndrop_cuda.seminar.training.loop import AnySums
 
 T = TypeVar("T")
 
@@ -102,14 +102,13 @@ class Processes:
         made: T = outcome[0]
         return made
 
-    def total(self, sums: Sums) -> Sums:
+    def total(self, sums: AnySums) -> AnySums:
         """Of all processes together."""
         if self.ranks == 1:
             return sums
         total = torch.tensor(sums, dtype=torch.float64)  # counts are exact up to 2^53
         dist.all_reduce(total)
-        loss, correct, examples = total.tolist()
-        return Sums(loss, int(correct), int(examples))
+        return type(sums)(*(type(of_one)(of_all) for of_one, of_all in zip(sums, total.tolist(), strict=True)))
 
     def share(self, batch: Batch) -> Batch:
         """This process' rows of a batch.

@@ -1,4 +1,4 @@
-"""From a language model to the classifier: what is taken over, word by word and weight by weight, and what does not fit."""
+"""From a language model to the classifier: what is taken over, word by word, and what does not fit."""
 
 import dataclasses
 from types import SimpleNamespace
