@@ -140,6 +140,8 @@ class ModelSettings:
     pretrained: str | None = None
     """The folder of a language model: the embedding and the LSTM start from its own, and the padding's row is zero and
     stays so."""
+    gradual_unfreezing: bool = False
+    """Epoch by epoch another group of weights is trained, from the output layer down to the embedding, see unfreeze."""
     pooling: str = "last"
     """What the output layer reads, as the classifier's."""
     embedding_dropout: float = 0.0
@@ -217,6 +219,8 @@ class ModelSettings:
             raise ValueError("freeze_vectors: expected vectors to freeze, got none")
         if self.pretrained is not None and self.vectors is not None:
             raise ValueError(f"pretrained: expected no vectors beside a language model, got {self.vectors}")
+        if self.gradual_unfreezing and self.pretrained is None:
+            raise ValueError("gradual_unfreezing: expected a pretrained language model to unfreeze, got none")
         for name, allowed in (
             ("embedding_init", EMBEDDING_INITS),
             ("embedding_dropout_scope", DROPOUT_SCOPES),

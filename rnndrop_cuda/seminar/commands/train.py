@@ -76,6 +76,8 @@ def _completed(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_shared(settings: TrainSettings) -> None:
+    if settings.gradual_unfreezing:
+        raise ValueError("--gradual-unfreezing: expected one process, since several must know what is trained")
     layer = Layer.parse(settings.layer)
     if layer.name == "MyLSTM" and layer.dropout:
         raise ValueError("--layer MyLSTM draws other masks in each process: use SemeniutaLSTM with several processes")

@@ -139,6 +139,11 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--n-emb, --n-hidden, --num-layers and --contractions are then its own",
     )
     add(
+        "--gradual-unfreezing",
+        action=options.Switch,
+        help="train only the output layer in the first epoch, and a layer more of the language model in each later one",
+    )
+    add(
         "--pooling",
         choices=tuple(POOLINGS),
         help="let the output layer read the LSTM's last output, or with it the mean and the maximum of all "

@@ -35,7 +35,7 @@ FORMAT = 3
 READABLE = (1, 2, FORMAT)
 NEW_SETTINGS = {
     2: ("variable_length", "options", "embedding_init", "embedding_dropout_scope"),
-    3: ("pretrained", "pooling"),
+    3: ("pretrained", "gradual_unfreezing", "pooling"),
 }
 """By the format that had them first: in what is older they are at their defaults."""
 MODEL = "model."

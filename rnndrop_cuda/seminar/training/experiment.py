@@ -23,9 +23,11 @@ from rnndrop_cuda.seminar.language_model.pretrained import load_pretrained
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import RunSettings
 from rnndrop_cuda.seminar.training.batches import Parts, scored_on
+from rnndrop_cuda.seminar.training.forward import Forward
 from rnndrop_cuda.seminar.training.loop import evaluate, fit
 from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 from rnndrop_cuda.seminar.training.start import transfer
+from rnndrop_cuda.seminar.training.unfreezing import unfreeze
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class Experiment(RunSettings):
     """The learning rate rises to learning_rate and falls again over the run (OneCycleLR); else it is constant."""
     loss_reduction: str = "sum"
     """What is minimised: the "sum" of a batch's losses, or their "mean"."""
+    autocast: bool = False
+    """Whether it is trained and scored in bfloat16 where torch.autocast computes in it."""
     labelled: int | None = None
     """So many of the training reviews, drawn with the seed, are trained on; None: all are."""
     passes: int = 1
@@ -153,12 +157,17 @@ def train_and_score(
     if experiment.reseeded:
         torch.manual_seed(experiment.seed)
     epochs = []
+    forward = Forward(model, device.type, experiment.autocast)
+    if experiment.gradual_unfreezing:
+        unfreeze(model, 1)
     for epoch in fit(
-        model, lossfun, optimizer, device, parts.train, parts.scored, experiment.epochs, max_norm=experiment.clip
+        forward, lossfun, optimizer, device, parts.train, parts.scored, experiment.epochs, max_norm=experiment.clip
     ):
         epochs.append(epoch.row())
+        if experiment.gradual_unfreezing:
+            unfreeze(model, epoch.number + 1)
         after_epoch()
-    as_trained = evaluate(parts.train_in_order(), model, lossfun, device)
+    as_trained = evaluate(parts.train_in_order(), forward, lossfun, device)
     return Run(dataclasses.asdict(experiment), parts.reviews.described(), epochs, as_trained.accuracy)
 
 

@@ -232,8 +232,9 @@ class Run(Generic[S]):
                 tensors[GENERATOR + "cuda"] = torch.cuda.get_rng_state(self.device)
         at = {**asdict(self.progress), "sums": list(self.progress.sums)}
         progress = {**at, "history": self.history, "best": self.best}
-        known = {name: self.facts[name] for name in ("data", "pretrained") if name in self.facts}
-        contents = {"progress": progress, **known, "device": self.device.type}
+        contents = {"progress": progress, "data": self.facts["data"], "device": self.device.type}
+        if "pretrained" in self.facts:
+            contents["pretrained"] = self.facts["pretrained"]
         checkpoint.save(self.out / name, Checkpoint(self.settings, self.words, tensors, contents))
 
     def _restore(self, found: Checkpoint[S]) -> None:

@@ -59,6 +59,7 @@ def transfer(model: RNNClassifier, words: Sequence[str], found: Pretrained) -> F
         raise ValueError(f"pretrained: expected a language model of some of the {len(words)} words, got one of none")
     rows = torch.tensor([row_of.get(word, UNKNOWN) for word in words])
     embedding = model.word_embeddings.weight
+    assert isinstance(embedding, Tensor)
     embedding[: len(rows)] = found.embedding[rows]  # ids beyond the words do not occur
     embedding[PADDING] = 0
     for name, weight in weights.items():

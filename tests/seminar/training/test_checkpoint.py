@@ -96,7 +96,8 @@ def test_a_checkpoint_of_format_2_loads_and_its_run_is_resumed(command, out):
     assert train(*command, "--epochs", "1") == 0
     for file in (out / "last" / FILE_NAME, out / "best" / FILE_NAME):
         contents = json.loads(file.read_text())
-        assert (contents["settings"].pop("pretrained"), contents["settings"].pop("pooling")) == (None, "last")
+        new = [contents["settings"].pop(name) for name in ("pretrained", "gradual_unfreezing", "pooling")]
+        assert new == [None, False, "last"]
         file.write_text(json.dumps({**contents, "format": 2}))
     assert load_checkpoint(out)[2] == read(out / "last").settings
     assert train("--resume", out, "--epochs", "2") == 0
