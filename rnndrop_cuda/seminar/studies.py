@@ -15,7 +15,7 @@ import torch
 from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES, Reviews
 from rnndrop_cuda.seminar.data.vectors import GLOVE, load_vectors
 from rnndrop_cuda.seminar.settings import DataSettings
-from rnndrop_cuda.seminar.training.experiment import Cache, Experiment, Run, train_and_score
+from rnndrop_cuda.seminar.training.experiment import Cache, Experiment, Run, described, train_and_score
 from rnndrop_cuda.seminar.training.start import sizes_of
 
 Changes = Mapping[str, Any]
@@ -57,7 +57,7 @@ _BY_LABELS: Mapping[str, Changes] = {
 _STARTS: Mapping[str, Changes] = {
     "GloVe": _GLOVE,
     "random": {"n_emb": 50},
-    "language model": {"pretrained": LANGUAGE_MODEL},
+    "language model": {"pretrained": LANGUAGE_MODEL, "gradual_unfreezing": True},
 }
 STUDIES: dict[str, Study] = {
     "initialization": Study(
@@ -152,6 +152,7 @@ STUDIES: dict[str, Study] = {
             "one_cycle": True,
             "clip": 1.0,
             "loss_reduction": "mean",
+            "autocast": True,
             "epochs": 4,
         },
         {
@@ -215,14 +216,14 @@ def planned(
         fields = {**study.base, **changes, **given, **study.variants[name]}
         if preset == "quick":
             fields |= {**_length_of_sentences(fields), **_few_labels(fields)}
-        if fields.get("data", Experiment.data) not in CSV_SOURCES:
-            fields["contractions"] = "keep"  # ids of words cut already
         if fields.get("vectors"):
             fields |= {"vectors": vectors or fields["vectors"], "n_emb": n_emb or 50}
         if fields.get("pretrained"):
             if pretrained is None:
                 raise ValueError("pretrained: expected the folder of a language model, got none")
             fields |= {"pretrained": pretrained, **sizes_of(pretrained)}
+        if fields.get("data", Experiment.data) not in CSV_SOURCES:
+            fields["contractions"] = "keep"  # ids of words cut already
         plan[name] = [Experiment(**fields, seed=seed) for seed in range(seeds or SEEDS.get(preset, study.seeds))]
         plan[name][0].check()
     return plan
@@ -238,7 +239,7 @@ def run_all(
     """Every run of the plan, from the cache where it is; what is new is put there as soon as it is done.
 
     started: called before each run. after_epoch: called after each epoch trained. Errors as load_reviews',
-    load_vectors' and Cache.get's.
+    load_vectors', start's and Cache.get's.
     """
     loaded: dict[tuple[Any, ...], Reviews] = {}
     for variant, experiments in plan.items():
@@ -247,9 +248,9 @@ def run_all(
             if key not in loaded:
                 loaded.clear()  # whole reviews take much memory
                 loaded[key] = experiment.load().first(experiment.reviews)
-                _check_vectors(plan, key, loaded[key].words)
+                _check_pretrained(plan, key, loaded[key].words)
             reviews = loaded[key]
-            file = cache.file(experiment, reviews.described(), device)
+            file = cache.file(experiment, described(experiment, reviews), device)
             started(variant, experiment)
             run = cache.get(file)
             is_new = run is None
@@ -276,8 +277,10 @@ def _of_data(experiment: Experiment) -> tuple[Any, ...]:
     return tuple(getattr(experiment, field.name) for field in dataclasses.fields(DataSettings))
 
 
-def _check_vectors(plan: Plan, of_data: tuple[Any, ...], words: list[str]) -> None:
-    """Raises what load_vectors raises, for any variant on these reviews: before the first of them is trained."""
+def _check_pretrained(plan: Plan, of_data: tuple[Any, ...], words: list[str]) -> None:
+    """Raises what load_vectors and start raise, for any variant on these reviews: before the first is trained."""
     experiments = [e for of_variant in plan.values() for e in of_variant if _of_data(e) == of_data]
     for source, n_emb in {(e.vectors, e.n_emb) for e in experiments if e.vectors is not None}:
         load_vectors(source, words, n_emb)
+    for experiment in {e.pretrained: e for e in experiments if e.pretrained is not None}.values():
+        experiment.build_pretrained(words, sparse=False)

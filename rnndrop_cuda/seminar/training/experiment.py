@@ -26,7 +26,7 @@ from rnndrop_cuda.seminar.training.batches import Parts, scored_on
 from rnndrop_cuda.seminar.training.forward import Forward
 from rnndrop_cuda.seminar.training.loop import evaluate, fit
 from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
-from rnndrop_cuda.seminar.training.start import transfer
+from rnndrop_cuda.seminar.training.start import fingerprint, transfer
 from rnndrop_cuda.seminar.training.unfreezing import unfreeze
 
 
@@ -136,6 +136,14 @@ class Cache:
         write_whole(file, (json.dumps(run._asdict(), indent=1) + "\n").encode())
 
 
+def described(experiment: Experiment, reviews: Reviews) -> dict[str, Any]:
+    """What the experiment is trained on: the reviews, and the language model that it starts from, if any."""
+    data: dict[str, Any] = {**reviews.described()}
+    if experiment.pretrained is not None:
+        data["language model sha256"] = fingerprint(experiment.pretrained)
+    return data
+
+
 def train_and_score(
     experiment: Experiment, reviews: Reviews, device: torch.device, after_epoch: Callable[[], object] = lambda: None
 ) -> Run:
@@ -168,7 +176,8 @@ def train_and_score(
             unfreeze(model, epoch.number + 1)
         after_epoch()
     as_trained = evaluate(parts.train_in_order(), forward, lossfun, device)
-    return Run(dataclasses.asdict(experiment), parts.reviews.described(), epochs, as_trained.accuracy)
+    data = described(experiment, parts.reviews)
+    return Run(dataclasses.asdict(experiment), data, epochs, as_trained.accuracy)
 
 
 def _optimizer(experiment: Experiment, model: nn.Module, steps: int) -> torch.optim.Optimizer:

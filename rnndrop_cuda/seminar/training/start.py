@@ -42,6 +42,11 @@ def sizes_of(folder: str) -> Facts:
     return {name: getattr(settings, name) for name in ("n_emb", "n_hidden", "num_layers", "contractions")}
 
 
+def fingerprint(folder: str) -> str:
+    """The sha256 that transfer returns, of the language model in the folder. Errors as load_pretrained's."""
+    return _hash(load_pretrained(folder))
+
+
 @torch.no_grad()
 def transfer(model: RNNClassifier, words: Sequence[str], found: Pretrained) -> Facts:
     """Gives the model the language model's embedding and LSTM; the padding's row is zero.
@@ -89,8 +94,8 @@ def _check_sizes(model: RNNClassifier, weights: dict[str, Tensor], found: Pretra
 
 
 def _hash(found: Pretrained) -> str:
-    """Of the embedding and the LSTM's weights, in the order of their names."""
-    digest = hashlib.sha256()
+    """Of the words, the embedding and the LSTM's weights, in the order of their names."""
+    digest = hashlib.sha256("\n".join(found.words).encode())
     for tensor in (found.embedding, *(found.lstm[name] for name in sorted(found.lstm))):
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()

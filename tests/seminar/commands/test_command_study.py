@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_line import one_line, status
+from language_models import RANKS, save_language_model
 
 from bench import tables
 from rnndrop_cuda.seminar import studies
@@ -33,7 +34,8 @@ def command(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     vectors.write_text("\n".join(rows) + "\n")
     return [
         "--quick", "--data", str(npz), "--unverified-data", "--vectors", str(vectors), "--n-emb", str(N_EMB),
-        "--device", "cpu", "--out", str(tmp_path / "out"),
+        "--pretrained", str(save_language_model(tmp_path / "language-model")), "--device", "cpu",
+        "--out", str(tmp_path / "out"),
     ]  # fmt: skip
 
 
@@ -147,6 +149,42 @@ def test_wrong_vectors_are_refused_before_anything_is_trained(options, message, 
     assert study.main(["embeddings", *command, *options]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("rnndrop study: ") and error.count("\n") == 1
+    assert trained == []
+
+
+def test_another_language_model_is_another_run(command, tmp_path, trained):
+    only = ["--seeds", "1", "--only", "language model, all labels"]
+    assert study.main(["pretraining", *command, *only]) == 0
+    assert study.main(["pretraining", *command, *only]) == 0
+    started = [bool(e.pretrained) for e in trained]
+    assert started == [False, False, True], "the baselines of the study and of the variant, too"
+    save_language_model(tmp_path / "language-model", RANKS[::-1])
+    assert study.main(["pretraining", *command, *only]) == 0
+    assert [bool(e.pretrained) for e in trained[3:]] == [True]
+
+
+def test_starts_are_compared_at_the_same_number_of_labels(command, tmp_path):
+    assert study.main(["pretraining", *command]) == 0
+    found = json.loads((tmp_path / "out" / "study.json").read_text())
+    sizes = {variant: runs[0]["data"]["train reviews"] for variant, runs in found["runs"].items()}
+    for labels, size in {"100 labels": 10, "1,000 labels": 20, "all labels": 40}.items():
+        assert {of for variant, of in sizes.items() if variant.endswith(f", {labels}")} == {size}
+        for start in ("random", "language model"):
+            assert found["against"][f"{start}, {labels}"] == f"GloVe, {labels}"
+    in_short = [sentence for sentence in found["findings"] if sentence.startswith("In short")]
+    assert len(in_short) == 3
+    assert all(f"GloVe, {labels}" in text for text, labels in zip(in_short, ("100", "1,000", "all"), strict=True))
+
+
+def test_a_study_without_its_language_model_says_so(command, tmp_path, trained, capsys):
+    at = command.index("--pretrained")
+    assert status(study.main, "pretraining", *command[:at], *command[at + 2 :]) == 2
+    assert "--pretrained: expected the folder of a language model, got none" in one_line(capsys)
+    assert status(study.main, "pretraining", *command, "--pretrained", tmp_path) == 2
+    assert "no checkpoint" in one_line(capsys)
+    others = save_language_model(tmp_path / "others", ["a", "b"])
+    assert status(study.main, "pretraining", *command, "--pretrained", others) == 2
+    assert "--pretrained: expected a language model of some of the 20 words, got one of none" in one_line(capsys)
     assert trained == []
 
 

@@ -47,8 +47,10 @@ def test_words_go_by_their_spelling_and_what_is_lacking_was_read_as_unknown():
     assert model.word_embeddings.padding_idx == 0
     assert (facts["words found"], facts["words not found"]) == (2, 1)
     assert len(facts["sha256"]) == 64
-    other = dataclasses.replace(found, embedding=found.embedding + 1)
-    assert transfer(model, words, other)["sha256"] != facts["sha256"]
+    weights = {**found.lstm, "bias_ih_l0": found.lstm["bias_ih_l0"] + 1}
+    changes: list[dict[str, Any]] = [{"embedding": found.embedding + 1}, {"words": WORDS[::-1]}, {"lstm": weights}]
+    others = {transfer(model, words, dataclasses.replace(found, **change))["sha256"] for change in changes}
+    assert len(others - {facts["sha256"]}) == 3
 
 
 @pytest.mark.parametrize("layer", [name if name == "nn.LSTM" else f"{name}:0.5" for name in LAYERS])
