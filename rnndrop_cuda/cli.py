@@ -14,11 +14,13 @@ COMMANDS = {
     "compare": (SEMINAR + ".compare", "train the review classifier with each layer and compare the layers"),
     "study": (SEMINAR + ".study", "answer one of the seminar's further questions, with several seeds"),
     "train": (SEMINAR + ".train", "train one classifier, with checkpoints to resume from"),
+    "language-model": (SEMINAR + ".language_model", "train a language model, tell its perplexity, write text (or: lm)"),
     "predict": (SEMINAR + ".predict", "tell the sentiment of a text, and how sure the classifier is"),
     "vectors": (SEMINAR + ".vectors", "show which of the reviews' words have a pretrained vector"),
     "visualize": (SEMINAR + ".visualize", "show what a classifier does with one review, word by word"),
     "bench": ("bench.lstm", "time the layer on every backend (needs the source checkout)"),
 }
+ALIASES = {"lm": "language-model"}
 
 DEMO_EXTRA = {"jinja2", "jsonargparse", "matplotlib", "rich", "safetensors", "toml", "tqdm"}
 
@@ -30,13 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="rnndrop",
         description="LSTM layers with dropout inside the recurrence.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items())
+        + "\n".join(f"  {name:<16}{what}" for name, (_, what) in COMMANDS.items())
         + "\n\n`rnndrop COMMAND --help` tells more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument("command", choices=(*COMMANDS, *ALIASES), metavar="COMMAND", help="one of those below")
     args = parser.parse_args(argv[:1])
-    module_name, _ = COMMANDS[args.command]
+    module_name, _ = COMMANDS[ALIASES.get(args.command, args.command)]
     if args.command == "bench" and not _bench_importable():
         print("rnndrop bench: needs the source checkout (the folder bench/ is not installed)", file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ from rnndrop_cuda.files import check_writable
 from rnndrop_cuda.seminar.commands.errors import fail
 from rnndrop_cuda.seminar.training import tensorboard
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, Checkpoint, read_of
-from rnndrop_cuda.seminar.training.loop import Epoch, format_scores
+from rnndrop_cuda.seminar.training.loop import Epoch
 from rnndrop_cuda.seminar.training.processes import Processes
 from rnndrop_cuda.seminar.training.run import BEST, LAST, Run, RunSettings
 
@@ -122,8 +122,7 @@ def _train(run: Run[S], log_for_tensorboard: bool) -> None:
 
         for epoch in run.run(watched):
             if first:
-                line = f"epoch {epoch.number}/{epochs}: {format_scores(epoch.scores)}, {epoch.seconds:.1f} s"
-                bar.write(line, file=sys.stderr)
+                bar.write(f"epoch {epoch.number}/{epochs}: {run.line(epoch)}", file=sys.stderr)
                 write_events(epoch)
 
 

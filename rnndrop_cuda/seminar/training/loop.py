@@ -101,6 +101,8 @@ class Epoch(NamedTuple):
     number: int
     scores: dict[str, Any]
     seconds: float
+    training_seconds: float
+    """Of them, those without scoring."""
 
     def row(self) -> dict[str, float]:
         """{"train_loss": ..., "train_accuracy": ..., "test_loss": ..., ..., "seconds": ...}."""
@@ -175,7 +177,7 @@ def fit(
                 fed = feed(part, part_batches)
                 sums = run_batches(fed, evaluated, lossfun, device, measure=measure, nothing=nothing)
             scores[part] = total(sums).score()
-        yield Epoch(number, scores, at.seconds + time.perf_counter() - begun)
+        yield Epoch(number, scores, at.seconds + time.perf_counter() - begun, at.seconds)
 
 
 def train(

@@ -24,7 +24,17 @@ from rnndrop_cuda.files import write_whole
 from rnndrop_cuda.seminar.training import checkpoint
 from rnndrop_cuda.seminar.training.batches import TRAIN
 from rnndrop_cuda.seminar.training.checkpoint import Checkpoint
-from rnndrop_cuda.seminar.training.loop import NO_SUMS, AnySums, Epoch, Measure, Progress, Score, classified, fit
+from rnndrop_cuda.seminar.training.loop import (
+    NO_SUMS,
+    AnySums,
+    Epoch,
+    Measure,
+    Progress,
+    Score,
+    classified,
+    fit,
+    format_scores,
+)
 from rnndrop_cuda.seminar.training.processes import Processes
 
 LAST, BEST = "last", "best"  # folders in that of the run
@@ -102,6 +112,10 @@ class Run(Generic[S]):
     def steps_an_epoch(self) -> int:
         """Batches of training and scoring together."""
         raise NotImplementedError
+
+    def line(self, epoch: Epoch) -> str:
+        """What is said of an epoch."""
+        return f"{format_scores(epoch.scores)}, {epoch.seconds:.1f} s"
 
     @property
     def columns(self) -> list[str]:
