@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rnndrop_cuda.seminar.data.reviews import PADDING, START, UNKNOWN, Reviews
+from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import TrainSettings
 from rnndrop_cuda.seminar.training.batches import TRAIN, Batch, Parts
 from rnndrop_cuda.seminar.training.checkpoint import Checkpoint
@@ -60,6 +61,7 @@ class Trainer(Run[TrainSettings]):
 
     def _begin_epoch(self) -> None:
         if self.settings.gradual_unfreezing:
+            assert isinstance(self.model, RNNClassifier)
             unfreeze(self.model, self.progress.epochs + 1)
 
     def _value(self, row: Row) -> float:
