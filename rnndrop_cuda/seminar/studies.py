@@ -50,9 +50,9 @@ _PART: Changes = {"reviews": 12000}
 _GLOVE: Changes = {"contractions": "split", "n_emb": 50, "vectors": GLOVE}
 LANGUAGE_MODEL = "language-model"  # stands for the folder of the one that is given
 _BY_LABELS: Mapping[str, Changes] = {
-    "100 labels": {"labelled": 100, "passes": 5, "batch_size": 16},
-    "1,000 labels": {"labelled": 1000, "passes": 2, "batch_size": 32},
-    "all labels": {},
+    "100 labels": {"labelled": 100, "passes": 10},
+    "1,000 labels": {"labelled": 1000, "passes": 2},
+    "all labels": {"batch_size": 32, "learning_rate": 0.003},
 }
 _STARTS: Mapping[str, Changes] = {
     "GloVe": _GLOVE,
@@ -139,14 +139,15 @@ STUDIES: dict[str, Study] = {
     "pretraining": Study(
         "How much does the classifier gain from a language model of the same reviews, the fewer are labelled?",
         {
-            **_lstm(forget_bias=1.0),
+            "layer": "GalLSTM:0.2",
+            "options": (("forget_bias", 1.0),),
             "contractions": "split",
             "maxlen": 400,
             "variable_length": True,
             "pooling": "concat",
             "embedding_dropout": 0.3,
             "embedding_dropout_scope": "element",
-            "batch_size": 64,
+            "batch_size": 16,
             "optimizer": "Adam",
             "learning_rate": 0.005,
             "one_cycle": True,
