@@ -179,7 +179,10 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
     _number(group, "reviews", options.positive, "N", "train on the first N reviews, validate and test on N/8 each")
     add("--text", type=str, nargs="+", metavar="FILE", help="train on files instead, a sentence a line")
     add(
-        "--valid", type=str, metavar="FILE", help=f"validate on it (default: the last {HELD_OUT:.0%} of --text's lines)"
+        "--valid",
+        type=str,
+        metavar="FILE",
+        help=f"validate on it (default: the last {100 * HELD_OUT:.0f} %% of --text's lines)",
     )
     add("--test", type=str, metavar="FILE", help="the text that evaluate reads")
     _choice(group, "level", LEVELS, "what a token is")

@@ -39,10 +39,12 @@ def open_run(
             raise ValueError(f"--resume {folder}: name the run's folder, the one above")
         found = read_of(folder / LAST, kind)
         settings = dataclasses.replace(found.settings, **changes)
+        settings.check()
         _check_same(found.settings, settings, may_change, f"--resume {folder}: its run has ", "")
     else:
         folder = Path(given.get("out", out))
         settings = kind(**changes)
+        settings.check()
         if given.get("fresh") and not restarted:
             _keep_aside(folder, kind.COMMAND)
         found = None
@@ -50,7 +52,6 @@ def open_run(
             found = read_of(folder / LAST, kind)
             before, after = f"{folder} holds a run with ", ": use another --out, or --fresh"
             _check_same(found.settings, settings, may_change, before, after)
-    settings.check()
     check_writable(folder)
     return settings, folder, found
 

@@ -52,7 +52,8 @@ class AdaptiveHead(nn.Module):
     def __init__(self, n_hidden: int, n_words: int) -> None:
         super().__init__()
         cutoffs = sorted({c for c in (n_words // 10, n_words * 4 // 10) if 0 < c < n_words - 1})
-        self.softmax = nn.AdaptiveLogSoftmaxWithLoss(n_hidden, n_words, cutoffs or [n_words - 1])
+        div_value = 4.0 if n_hidden >= 4 ** len(cutoffs) else 1.0  # else the rarest words get no feature at all
+        self.softmax = nn.AdaptiveLogSoftmaxWithLoss(n_hidden, n_words, cutoffs or [n_words - 1], div_value)
 
     def forward(self, h: Tensor, targets: Tensor) -> Tensor:
         """As FullHead's."""
