@@ -11,6 +11,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
+#include <mutex>
+#include <optional>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -49,18 +52,36 @@ struct Team {
   }
 };
 
-// work(team) on every thread at once; on this thread alone where there is too little to do, or only one thread. It must
-// not throw.
-template <class Work>
-void with_team(bool enough_for_several, const Work& work) {
+// run(team, prepare(team)) on every thread at once; on this thread alone where there is too little to do, or only one
+// thread. prepare makes what a member has of its own, and may throw: then no member runs, and the error is thrown from
+// here. All have prepared before any runs. run must not throw, so that it must not allocate either: the others would
+// wait at a barrier for a member that is gone.
+template <class Prepare, class Run>
+void with_team(bool enough_for_several, const Prepare& prepare, const Run& run) {
 #ifdef _OPENMP
   if (enough_for_several && at::get_num_threads() > 1 && !at::in_parallel_region()) {
+    std::mutex one_at_a_time;
+    std::exception_ptr error;
 #pragma omp parallel
-    work(Team{omp_get_thread_num(), omp_get_num_threads()});
+    {
+      const Team team{omp_get_thread_num(), omp_get_num_threads()};
+      std::optional<decltype(prepare(team))> member;
+      try {
+        member.emplace(prepare(team));
+      } catch (...) {
+        const std::lock_guard<std::mutex> lock(one_at_a_time);
+        error = std::current_exception();
+      }
+      team.barrier();
+      if (!error) run(team, *member);
+    }
+    if (error) std::rethrow_exception(error);
     return;
   }
 #endif
-  work(Team{0, 1});
+  const Team team{0, 1};
+  const auto member = prepare(team);
+  run(team, member);
 }
 
 }  // namespace rnndrop::cpu
