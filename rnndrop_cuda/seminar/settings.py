@@ -137,6 +137,7 @@ class ModelSettings:
     vectors: str | None = None
     """What load_vectors takes: the embedding starts from it, and the padding's row is zero and stays so."""
     freeze_vectors: bool = False
+    """Whether the embedding stays what it starts as: these vectors, or the language model's."""
     pretrained: str | None = None
     """The folder of a language model: the embedding and the LSTM start from its own, and the padding's row is zero and
     stays so."""
@@ -215,7 +216,7 @@ class ModelSettings:
             raise ValueError(f"mask_scope: expected batch with {layer.name}, got {self.mask_scope}")
         if self.options and not layer.is_fused:
             raise ValueError(f"options: expected none with {layer.name}, got {dict(self.options)}")
-        if self.freeze_vectors and self.vectors is None:
+        if self.freeze_vectors and not self.starts_pretrained:
             raise ValueError("freeze_vectors: expected vectors to freeze, got none")
         if self.pretrained is not None and self.vectors is not None:
             raise ValueError(f"pretrained: expected no vectors beside a language model, got {self.vectors}")

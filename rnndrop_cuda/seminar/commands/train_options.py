@@ -130,7 +130,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help=f"start from pretrained vectors of --n-emb numbers per word: {GLOVE} (50 numbers), or a file as for "
         "rnndrop vectors",
     )
-    add("--freeze-vectors", action=options.Switch, help="do not train these vectors")
+    add("--freeze-vectors", action=options.Switch, help="do not train these vectors, or the language model's")
     add(
         "--pretrained",
         type=str,

@@ -167,13 +167,13 @@ def train_and_score(
     epochs = []
     forward = Forward(model, device.type, experiment.autocast)
     if experiment.gradual_unfreezing:
-        unfreeze(model, 1)
+        unfreeze(model, 1, embedding=not experiment.freeze_vectors)
     for epoch in fit(
         forward, lossfun, optimizer, device, parts.train, parts.scored, experiment.epochs, max_norm=experiment.clip
     ):
         epochs.append(epoch.row())
         if experiment.gradual_unfreezing:
-            unfreeze(model, epoch.number + 1)
+            unfreeze(model, epoch.number + 1, embedding=not experiment.freeze_vectors)
         after_epoch()
     as_trained = evaluate(parts.train_in_order(), forward, lossfun, device)
     data = described(experiment, parts.reviews)

@@ -62,7 +62,7 @@ class Trainer(Run[TrainSettings]):
     def _begin_epoch(self) -> None:
         if self.settings.gradual_unfreezing:
             assert isinstance(self.model, RNNClassifier)
-            unfreeze(self.model, self.progress.epochs + 1)
+            unfreeze(self.model, self.progress.epochs + 1, embedding=not self.settings.freeze_vectors)
 
     def _value(self, row: Row) -> float:
         part = next(iter(self.scored))

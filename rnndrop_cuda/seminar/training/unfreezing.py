@@ -9,12 +9,14 @@ from torch import nn
 from rnndrop_cuda.seminar.model import RNNClassifier
 
 
-def unfreeze(model: RNNClassifier, epoch: int) -> None:
+def unfreeze(model: RNNClassifier, epoch: int, *, embedding: bool = True) -> None:
     """Lets so many groups be trained: 1 the output layer, 2 the top layer of the LSTM too, and so on to the embedding.
 
-    Howard & Ruder, ACL 2018, section 3.3: epochs count from 1, and each one thaws the next group.
+    Howard & Ruder, ACL 2018, section 3.3: epochs count from 1, and each one thaws the next group. embedding: whether it
+    has its turn.
     """
-    for number, group in enumerate(_groups(model), start=1):
+    groups = _groups(model)
+    for number, group in enumerate(groups if embedding else groups[:-1], start=1):
         for weight in group:
             weight.requires_grad_(number <= epoch)
 

@@ -96,6 +96,14 @@ def test_unfreezing_is_gradual(command, out, tmp_path):
     assert moved == [output, output | lstm, output | lstm | {"word_embeddings.weight"}]
 
 
+def test_the_embedding_may_stay_the_language_models(command, out, language_model):
+    assert train(*command, "--gradual-unfreezing", "--freeze-vectors", "--epochs", "4") == 0
+    model, _, _ = load_checkpoint(out / "last")
+    found = load_pretrained(language_model)
+    assert torch.equal(model.word_embeddings.weight[4:17], found.embedding[4:17])
+    assert not torch.equal(model.rec_layer.weight_hh_l0, found.lstm["weight_hh_l0"])
+
+
 def load_first(command, tmp_path):
     """The weights that a run of the command begins with."""
     assert train(*command, "--learning-rate", "1e-30", "--epochs", "1", "--out", tmp_path / "first") == 0

@@ -26,6 +26,9 @@ def test_layer_by_layer(name):
         assert trained(model) == names
     unfreeze(model, 1)
     assert trained(model) == OUTPUT, "a run that is resumed"
+    model.word_embeddings.requires_grad_(False)
+    unfreeze(model, 9, embedding=False)
+    assert trained(model) == OUTPUT | layer(1) | layer(0)
 
 
 @pytest.mark.parametrize("name", ["RNNLayer:0.5", "FastRNNLayer:0.5", "MyLSTM:0.5"])
