@@ -162,7 +162,7 @@ void fill_masks(char* first_entry, const int32_t* first_seed, int64_t n_masks, i
   // Waking a thread takes a few microseconds, as long as a piece.
   constexpr int64_t kPiecesPerTask = 4;
   if (n_pieces > kPiecesPerTask) cpu::check_not_forked();
-  at::parallel_for(0, n_pieces, kPiecesPerTask, [&](int64_t begin, int64_t end) {
+  cpu::parallel_for(n_pieces, kPiecesPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       const int64_t of_mask = k / pieces_per_mask, index = k % pieces_per_mask, at = index * kPieceEntries;
       Piece piece = common;
