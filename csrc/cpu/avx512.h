@@ -17,8 +17,8 @@
 
 #include "cpu/vector_isa.h"
 
-#define AVX512_KERNEL __attribute__((target(AVX512_ISA ",prefer-vector-width=512")))
-#define AVX512_INLINE inline __attribute__((target(AVX512_ISA ",prefer-vector-width=512"), always_inline))
+#define AVX512_KERNEL __attribute__((AVX512_TARGET))
+#define AVX512_INLINE inline __attribute__((AVX512_TARGET, always_inline))
 
 namespace rnndrop::cpu {
 

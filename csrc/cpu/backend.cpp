@@ -1,6 +1,5 @@
 // The CPU backend of the layer op: without a projection the engine, with one the time loop, on ATen's GEMMs and the
 // step kernels.
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -109,13 +108,13 @@ class CpuBackend final : public Backend, private Primitives {
   }
 
   void step_forward(const StepForward& step) const override {
-    at::parallel_for(0, step.B, rows_per_task(step.H),
-                     [&](int64_t begin, int64_t end) { cpu::step_forward(step, {begin, end, 0, step.H}, {}); });
+    cpu::parallel_for(step.B, rows_per_task(step.H),
+                      [&](int64_t begin, int64_t end) { cpu::step_forward(step, {begin, end, 0, step.H}, {}); });
   }
 
   void step_backward(const StepBackward& step) const override {
-    at::parallel_for(0, step.B, rows_per_task(step.H),
-                     [&](int64_t begin, int64_t end) { cpu::step_backward(step, {begin, end, 0, step.H}); });
+    cpu::parallel_for(step.B, rows_per_task(step.H),
+                      [&](int64_t begin, int64_t end) { cpu::step_backward(step, {begin, end, 0, step.H}); });
   }
 
   // Waking a thread takes a few microseconds: what it gets must be worth that.

@@ -9,7 +9,7 @@
 #include "cpu/vector_isa.h"
 
 #ifdef RNNDROP_AVX512
-#define TARGET target(AVX512_ISA ",avx512bf16,avx512vbmi2,prefer-vector-width=512")
+#define TARGET target(AVX512_ISA ",avx512bf16,avx512vbmi2" WIDE_VECTORS)
 #define KERNEL __attribute__((TARGET))
 #define KERNEL_INLINE inline __attribute__((TARGET, always_inline))
 

@@ -95,7 +95,7 @@ void fill_run(const MaskRun& run, const int32_t* first_seed, int64_t entry_bytes
   // Waking a thread takes a few microseconds, as long as a piece.
   constexpr int64_t kPiecesPerTask = 4;
   if (n_pieces > kPiecesPerTask) cpu::check_not_forked();
-  at::parallel_for(0, n_pieces, kPiecesPerTask, [&](int64_t begin, int64_t end) {
+  cpu::parallel_for(n_pieces, kPiecesPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       const int64_t of_mask = k / pieces_of_mask, index = k % pieces_of_mask, at = index * kMaskPiece;
       Piece piece = common;

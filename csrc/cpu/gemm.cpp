@@ -1,13 +1,13 @@
 // ATen's product, except for so few rows that a library packs the other operand for longer than it multiplies.
 #include "cpu/gemm.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 
 #include <cstdint>
 
 #include "cpu/buffer.h"
+#include "cpu/threads.h"
 #include "cpu/unpacked_gemm.h"
 
 namespace rnndrop::cpu {
@@ -28,7 +28,7 @@ void multiply_few_rows(const at::Tensor& out, const at::Tensor& a, const at::Ten
   const int64_t M = a.size(0), K = a.size(1);
   const T *rows = a.const_data_ptr<T>(), *weight = b.const_data_ptr<T>();
   T* sums = out.mutable_data_ptr<T>();
-  at::parallel_for(0, b.size(1), kEnoughForAThread / (M * K) + 1, [&](int64_t begin, int64_t end) {
+  parallel_for(b.size(1), kEnoughForAThread / (M * K) + 1, [&](int64_t begin, int64_t end) {
     const int64_t n = end - begin, ldw = b.stride(1);
     if (!accumulate) {
       return multiply_by_columns(sums + begin, out.stride(0), rows, a.stride(0), M, K, weight + begin * ldw, ldw, n);

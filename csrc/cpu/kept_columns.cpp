@@ -31,7 +31,10 @@ struct Move {
 template <class V, class I>
 INLINE void permute(V& out, const V& v, const I& from) {
 #if defined(__clang__)
-  for (size_t lane = 0; lane < sizeof(V) / sizeof(v[0]); ++lane) out[lane] = v[from[lane]];
+  // Which it knows to be one instruction.
+  const V in = v;
+#pragma GCC unroll 16
+  for (size_t lane = 0; lane < sizeof(V) / sizeof(v[0]); ++lane) out[lane] = in[from[lane]];
 #else
   out = __builtin_shuffle(v, from);
 #endif
@@ -41,16 +44,19 @@ template <int bytes, class T>
 INLINE void gather(const Move<T> move) {
   using V = typename Vector<T, bytes>::type;
   using I = typename Vector<Index<T>, bytes>::type;
+  using InMemory = typename Vector<T, bytes>::in_memory;
+  using IndicesInMemory = typename Vector<Index<T>, bytes>::in_memory;
   constexpr int lanes = bytes / sizeof(T);
   for (int64_t m = 0; m < move.M; ++m) {
     const T* in = move.in + m * move.in_stride;
     T* out = move.out + m * move.out_stride;
     for (int64_t v = 0; v < move.n; ++v) {
       __builtin_prefetch(in + move.begins[v] + kAhead / sizeof(T));
-      V of_row = *reinterpret_cast<const V*>(in + move.begins[v]);
-      if (move.mask) of_row *= *reinterpret_cast<const V*>(move.mask + move.begins[v]);
-      permute(of_row, of_row, *reinterpret_cast<const I*>(move.lanes + v * lanes));
-      *reinterpret_cast<V*>(out + move.first_kept[v]) = of_row;
+      V of_row = *reinterpret_cast<const InMemory*>(in + move.begins[v]);
+      if (move.mask) of_row *= *reinterpret_cast<const InMemory*>(move.mask + move.begins[v]);
+      const I from = *reinterpret_cast<const IndicesInMemory*>(move.lanes + v * lanes);
+      permute(of_row, of_row, from);
+      *reinterpret_cast<InMemory*>(out + move.first_kept[v]) = of_row;
     }
   }
 }
@@ -59,17 +65,19 @@ template <int bytes, class T>
 INLINE void scatter(const Move<T> move) {
   using V = typename Vector<T, bytes>::type;
   using I = typename Vector<Index<T>, bytes>::type;
+  using InMemory = typename Vector<T, bytes>::in_memory;
+  using IndicesInMemory = typename Vector<Index<T>, bytes>::in_memory;
   constexpr int lanes = bytes / sizeof(T);
   for (int64_t m = 0; m < move.M; ++m) {
     const T* in = move.in + m * move.in_stride;
     T* out = move.out + m * move.out_stride;
     for (int64_t v = 0; v < move.n; ++v) {
-      const I from = *reinterpret_cast<const I*>(move.lanes + v * lanes), kept = from >= 0;
-      V of_row;
-      permute(of_row, *reinterpret_cast<const V*>(in + move.first_kept[v]), from & kept);
-      of_row = reinterpret_cast<V>(reinterpret_cast<const I&>(of_row) & kept);
-      if (move.mask) of_row *= *reinterpret_cast<const V*>(move.mask + move.begins[v]);
-      *reinterpret_cast<V*>(out + move.begins[v]) = of_row;
+      const I from = *reinterpret_cast<const IndicesInMemory*>(move.lanes + v * lanes), kept = from >= 0;
+      V of_row = *reinterpret_cast<const InMemory*>(in + move.first_kept[v]);
+      permute(of_row, of_row, from & kept);
+      of_row = reinterpret_cast<V>(reinterpret_cast<I>(of_row) & kept);
+      if (move.mask) of_row *= *reinterpret_cast<const InMemory*>(move.mask + move.begins[v]);
+      *reinterpret_cast<InMemory*>(out + move.begins[v]) = of_row;
     }
   }
 }

@@ -45,12 +45,13 @@ struct TransposedRows {
 // sums += a panel. Few rows have few sums, so that these are split over `chains` of every chains-th k.
 template <int rows, int bytes, int chains, class V, class acc_t, class A>
 INLINE void add_product(V (&sums)[chains][rows][kVectors], const A& a, int64_t K, const acc_t* panel) {
+  using InMemory = typename Vector<acc_t, bytes>::in_memory;
   constexpr int lanes = bytes / sizeof(acc_t), width = kVectors * lanes;
   const auto multiply_add = [&](V(&sum)[rows][kVectors], int64_t k) __attribute__((always_inline)) {
     const acc_t* column = a.column(k);
     V b[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) b[v] = *reinterpret_cast<const V*>(panel + k * width + v * lanes);
+    for (int v = 0; v < kVectors; ++v) b[v] = *reinterpret_cast<const InMemory*>(panel + k * width + v * lanes);
 #pragma GCC unroll 16
     for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 2
@@ -86,12 +87,13 @@ struct Halves {
 template <int rows, int bytes, bool accumulate, class acc_t, class A>
 INLINE void multiply_rows(const Halves<acc_t>& out, const ProductOf<acc_t, A>& x, const ProductOf<acc_t, A>& y) {
   using V = typename Vector<acc_t, bytes>::type;
+  using InMemory = typename Vector<acc_t, bytes>::in_memory;
   constexpr int lanes = bytes / sizeof(acc_t), chains = chains_of(rows);
   V sums[chains][rows][kVectors] = {};
   if (out.first) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      const V first = *reinterpret_cast<const V*>(out.first + v * lanes);
+      const V first = *reinterpret_cast<const InMemory*>(out.first + v * lanes);
 #pragma GCC unroll 16
       for (int m = 0; m < rows; ++m) sums[0][m][v] = first;
     }
@@ -105,7 +107,7 @@ INLINE void multiply_rows(const Halves<acc_t>& out, const ProductOf<acc_t, A>& x
       V sum = sums[0][m][v];
 #pragma GCC unroll 4
       for (int chain = 1; chain < chains; ++chain) sum += sums[chain][m][v];
-      V& place = *reinterpret_cast<V*>(out.c + m * out.row_stride + v * out.half_stride);
+      InMemory& place = *reinterpret_cast<InMemory*>(out.c + m * out.row_stride + v * out.half_stride);
       place = accumulate ? place + sum : sum;
     }
   }
@@ -180,6 +182,7 @@ INLINE void transpose(V (&square)[lanes]) {
 template <int bytes, class acc_t>
 INLINE void pack_vectors(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {
   using V = typename Vector<acc_t, bytes>::type;
+  using InMemory = typename Vector<acc_t, bytes>::in_memory;
   constexpr int lanes = bytes / sizeof(acc_t), width = kVectors * lanes;
   for (int first = 0; first < width; first += lanes) {
     const int64_t present = std::clamp<int64_t>(n - first, 0, lanes);
@@ -188,16 +191,16 @@ INLINE void pack_vectors(acc_t* panel, const acc_t* const* rows, int64_t n, int6
       V square[lanes];
       if (present == lanes) {
 #pragma GCC unroll 16
-        for (int i = 0; i < lanes; ++i) square[i] = *reinterpret_cast<const V*>(rows[first + i] + k);
+        for (int i = 0; i < lanes; ++i) square[i] = *reinterpret_cast<const InMemory*>(rows[first + i] + k);
       } else {
 #pragma GCC unroll 16
         for (int i = 0; i < lanes; ++i) {
-          square[i] = i < present ? *reinterpret_cast<const V*>(rows[first + i] + k) : V{};
+          square[i] = i < present ? *reinterpret_cast<const InMemory*>(rows[first + i] + k) : V{};
         }
       }
       transpose<V, lanes>(square);
 #pragma GCC unroll 16
-      for (int i = 0; i < lanes; ++i) *reinterpret_cast<V*>(panel + (k + i) * width + first) = square[i];
+      for (int i = 0; i < lanes; ++i) *reinterpret_cast<InMemory*>(panel + (k + i) * width + first) = square[i];
     }
     for (; k < K; ++k) {
       for (int i = 0; i < lanes; ++i) panel[k * width + first + i] = i < present ? rows[first + i][k] : acc_t(0);

@@ -206,7 +206,7 @@ INLINE void forward_lanes(const Strip<T>& strip, int64_t at) {
   T *out = strip.out ? strip.out + at : nowhere, *c = strip.c + at, *y = strip.y + at;
   const int64_t of_pre = strip.pre_stride, of_addend = strip.addend ? strip.addend_stride : kLanes;
   const int64_t of_out = strip.out ? strip.out_stride : kLanes;
-#pragma GCC ivdep
+  INDEPENDENT_ITERATIONS
   for (int64_t k = 0; k < kLanes; ++k) {
     const auto pre_of = [=](int64_t gate) __attribute__((always_inline)) {
       return pre[gate * of_pre + k] + addend[gate * of_addend + k];
@@ -267,7 +267,7 @@ template <class T, class Value>
 INLINE void combine(T* out, const T* a, const T* b, int64_t n, const Value& value) {
   int64_t at = 0;
   for (; at + kLanes <= n; at += kLanes) {
-#pragma GCC ivdep
+    INDEPENDENT_ITERATIONS
     for (int64_t k = at; k < at + kLanes; ++k) out[k] = value(a[k], b[k]);
   }
   if (at == n) return;

@@ -1,8 +1,8 @@
-// ATen's threads: the check that every kernel on several threads makes first, and teams of threads with barriers, which
-// at::parallel_for lacks.
+// torch's threads: the check that every kernel on several threads makes first, loops over them, and teams with
+// barriers, which at::parallel_for lacks.
 //
-// This is compiled with -fopenmp and linked without it: the OpenMP runtime, and with it the threads, are those that
-// torch has loaded.
+// Nothing here is compiled with OpenMP, since a compiler then wants its own runtime and not the one that torch has
+// loaded: GCC's code calls libgomp, Clang's libomp. threads.cpp asks the one that is there.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -10,11 +10,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include <exception>
+#include <optional>
 
 namespace rnndrop::cpu {
 
@@ -33,14 +32,13 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
+class Meeting;  // where the members of a team wait for each other, if not at libgomp's
+
 struct Team {
   int64_t rank, size;
+  Meeting* meeting = nullptr;
 
-  void barrier() const {
-#ifdef _OPENMP
-#pragma omp barrier
-#endif
-  }
+  void barrier() const;
 
   // This member's part of [0, n), in whole multiples of granule.
   Range share(int64_t n, int64_t granule = 1) const {
@@ -49,18 +47,64 @@ struct Team {
   }
 };
 
-// work(team) on every thread at once; on this thread alone where there is too little to do, or only one thread. It must
-// not throw.
+// work(context, team) on every thread at once, or on this one alone where no others are to be had. It must not throw.
+void run_team(void (*work)(const void* context, const Team& team), const void* context);
+
+// "libgomp", or "torch's pool" where torch has another runtime or none: whose threads these are.
+const char* threads_of();
+
+inline bool has_threads() { return at::get_num_threads() > 1 && !at::in_parallel_region(); }
+
 template <class Work>
-void with_team(bool enough_for_several, const Work& work) {
-#ifdef _OPENMP
-  if (enough_for_several && at::get_num_threads() > 1 && !at::in_parallel_region()) {
-#pragma omp parallel
-    work(Team{omp_get_thread_num(), omp_get_num_threads()});
-    return;
+void run_team(const Work& work) {
+  run_team([](const void* context, const Team& team) { (*static_cast<const Work*>(context))(team); }, &work);
+}
+
+// run(team, prepare(team)) on every thread at once; on this thread alone where there is too little to do, or only one
+// thread. prepare makes what a member has of its own, and may throw: then no member runs, and the error is thrown from
+// here. All have prepared before any runs. run must not throw, so that it must not allocate either: the others would
+// wait at a barrier for a member that is gone.
+template <class Prepare, class Run>
+void with_team(bool enough_for_several, const Prepare& prepare, const Run& run) {
+  if (!enough_for_several || !has_threads()) {
+    const Team alone{0, 1};
+    const auto member = prepare(alone);
+    return run(alone, member);
   }
-#endif
-  work(Team{0, 1});
+  std::atomic_flag failed = ATOMIC_FLAG_INIT;
+  std::exception_ptr error;
+  run_team([&](const Team& team) {
+    std::optional<decltype(prepare(team))> member;
+    try {
+      member.emplace(prepare(team));
+    } catch (...) {
+      if (!failed.test_and_set()) error = std::current_exception();
+    }
+    team.barrier();
+    if (!error) run(team, *member);
+  });
+  if (error) std::rethrow_exception(error);
+}
+
+// work(begin, end) for parts of [0, n) of at least `grain`, on several threads where there are several parts. The first
+// exception is this call's too.
+template <class Work>
+void parallel_for(int64_t n, int64_t grain, const Work& work) {
+  if (n <= 0) return;
+  if (n <= grain || !has_threads()) return work(int64_t{0}, n);
+  std::atomic_flag failed = ATOMIC_FLAG_INIT;
+  std::exception_ptr error;
+  run_team([&](const Team& team) {
+    const int64_t parts = std::min(team.size, (n + grain - 1) / grain);
+    const Range mine = team.rank < parts ? Team{team.rank, parts}.share(n) : Range{n, n};
+    if (mine.size() == 0) return;
+    try {
+      work(mine.begin, mine.end);
+    } catch (...) {
+      if (!failed.test_and_set()) error = std::current_exception();
+    }
+  });
+  if (error) std::rethrow_exception(error);
 }
 
 }  // namespace rnndrop::cpu

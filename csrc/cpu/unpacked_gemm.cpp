@@ -35,12 +35,13 @@ INLINE void for_each_four(int64_t M, const Multiply& multiply) {
 template <int rows, int vectors, int bytes, class acc_t>
 INLINE void by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t K, const acc_t* w, int64_t ldw) {
   using V = typename Vector<acc_t, bytes>::type;
+  using InMemory = typename Vector<acc_t, bytes>::in_memory;
   constexpr int lanes = bytes / sizeof(acc_t);
   V sums[rows][vectors] = {};
   for (int64_t k = 0; k < K; ++k, ++a, w += ldw) {
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; ++v) {
-      const V b = *reinterpret_cast<const V*>(w + v * lanes);
+      const V b = *reinterpret_cast<const InMemory*>(w + v * lanes);
 #pragma GCC unroll 8
       for (int m = 0; m < rows; ++m) sums[m][v] += a[m * lda] * b;
     }
@@ -48,7 +49,7 @@ INLINE void by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t 
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) *reinterpret_cast<V*>(c + m * ldc + v * lanes) = sums[m][v];
+    for (int v = 0; v < vectors; ++v) *reinterpret_cast<InMemory*>(c + m * ldc + v * lanes) = sums[m][v];
   }
 }
 
@@ -77,27 +78,28 @@ INLINE void by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t 
 // ---------------------------------------------------------------- by columns of w^T
 
 template <int distance, class V, size_t... lane>
-INLINE V rotated(const V& v, std::index_sequence<lane...>) {
-  return __builtin_shufflevector(v, v, ((lane + distance) % sizeof...(lane))...);
+INLINE void rotate(V& out, const V& v, std::index_sequence<lane...>) {
+  out = __builtin_shufflevector(v, v, ((lane + distance) % sizeof...(lane))...);
 }
 
 // v holds n sums in turn, spread over lanes / n lanes each: every lane gets all of its sum.
 template <int lanes, int n, class V>
-INLINE V folded(V v) {
-  if constexpr (n == lanes) {
-    return v;
-  } else {
-    v += rotated<n>(v, std::make_index_sequence<lanes>());
-    return folded<lanes, 2 * n>(v);
+INLINE void fold(V& v) {
+  if constexpr (n < lanes) {
+    V rotated;
+    rotate<n>(rotated, v, std::make_index_sequence<lanes>());
+    v += rotated;
+    fold<lanes, 2 * n>(v);
   }
 }
 
-// Lane i is the sum of the lanes of v[i], i < n, a power of 2. Each round halves the vectors and doubles the sums that
-// one of them holds, which is fewer instructions than to add up the lanes of each.
+// Lane i of out is the sum of the lanes of v[i], i < n, a power of 2. Each round halves the vectors and doubles the
+// sums that one of them holds, which is fewer instructions than to add up the lanes of each.
 template <int lanes, int n, int held = 1, class V>
-INLINE V sums_of_lanes(const V (&v)[n]) {
+INLINE void sums_of_lanes(V& out, const V (&v)[n]) {
   if constexpr (n == 1) {
-    return folded<lanes, held>(v[0]);
+    out = v[0];
+    fold<lanes, held>(out);
   } else {
     constexpr auto every_lane = std::make_index_sequence<lanes>();
     V pairs[n / 2];
@@ -108,7 +110,7 @@ INLINE V sums_of_lanes(const V (&v)[n]) {
       interleave<true>(second, v[i], v[i + n / 2], every_lane);
       pairs[i] = first + second;
     }
-    return sums_of_lanes<lanes, n / 2, 2 * held>(pairs);
+    sums_of_lanes<lanes, n / 2, 2 * held>(out, pairs);
   }
 }
 
@@ -118,6 +120,7 @@ template <int rows, int w_rows, int bytes, class acc_t>
 INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, const acc_t* a_end, int64_t K,
                        const acc_t* w, int64_t ldw) {
   using V = typename Vector<acc_t, bytes>::type;
+  using InMemory = typename Vector<acc_t, bytes>::in_memory;
   constexpr int lanes = bytes / sizeof(acc_t);
   V sums[rows][w_rows] = {};
   const auto multiply_add = [&](const acc_t* a, int64_t lda, const acc_t* w, auto load) __attribute__((always_inline)) {
@@ -126,26 +129,28 @@ INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, const
     for (int r = 0; r < w_rows; ++r) load(b[r], w + r * ldw);
 #pragma GCC unroll 8
     for (int m = 0; m < rows; ++m) {
-      const V of_row = *reinterpret_cast<const V*>(a + m * lda);
+      const V of_row = *reinterpret_cast<const InMemory*>(a + m * lda);
 #pragma GCC unroll 8
       for (int r = 0; r < w_rows; ++r) sums[m][r] += of_row * b[r];
     }
   };
   int64_t k = 0;
   const auto all = [](V& out, const acc_t* in)
-                       __attribute__((always_inline)) { out = *reinterpret_cast<const V*>(in); };
+                       __attribute__((always_inline)) { out = *reinterpret_cast<const InMemory*>(in); };
   for (; k + lanes <= K; k += lanes) multiply_add(a + k, lda, w + k, all);
   if (k < K) {
     V lane;
     for (int i = 0; i < lanes; ++i) lane[i] = i;
     const auto is_left = lane >= V{} + acc_t(lanes - K % lanes);
-    const auto left = [&](V& out, const acc_t* in)
-                          __attribute__((always_inline)) { out = is_left ? *reinterpret_cast<const V*>(in) : V{}; };
+    const auto left = [&](V& out, const acc_t* in) __attribute__((always_inline)) {
+      out = is_left ? *reinterpret_cast<const InMemory*>(in) : V{};
+    };
     multiply_add(a_end, lanes, w + K - lanes, left);
   }
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) {
-    const V row = sums_of_lanes<lanes>(sums[m]);
+    V row;
+    sums_of_lanes<lanes>(row, sums[m]);
 #pragma GCC unroll 8
     for (int r = 0; r < w_rows; ++r) c[m * ldc + r] = row[r];
   }

@@ -15,10 +15,18 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define AVX512_ISA "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+// GCC's own choice would be 32 bytes; Clang takes the widest anyway, and knows no such word: the whole attribute would
+// be ignored, which the build makes an error.
+#ifdef __clang__
+#define WIDE_VECTORS
+#else
+#define WIDE_VECTORS ",prefer-vector-width=512"
+#endif
+#define AVX512_TARGET target(AVX512_ISA WIDE_VECTORS)
 #define DEFINE_FOR_EVERY_ISA(DEFINE)                     \
   DEFINE(baseline, )                                     \
   DEFINE(AVX2, __attribute__((target("avx2,fma,f16c")))) \
-  DEFINE(AVX512, __attribute__((target(AVX512_ISA ",prefer-vector-width=512"))))
+  DEFINE(AVX512, __attribute__((AVX512_TARGET)))
 #define WIDEST(PREFIX) rnndrop::cpu::widest(PREFIX##baseline, PREFIX##AVX2, PREFIX##AVX512)
 #define WIDEST_OF(PREFIX, type) rnndrop::cpu::widest(PREFIX##baseline<type>, PREFIX##AVX2<type>, PREFIX##AVX512<type>)
 #else
@@ -46,10 +54,20 @@ inline const char* vector_isa() { return WIDEST(isa_name_); }
 
 inline constexpr int kVectorBytes_baseline = 16, kVectorBytes_AVX2 = 32, kVectorBytes_AVX512 = 64;
 
+// A vector, and one in memory, at any address. They are two types since a template that deduces a type forgets how it
+// is aligned.
 template <class T, int bytes>
 struct Vector {
-  typedef T type __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
+  typedef T type __attribute__((vector_size(bytes)));
+  typedef T in_memory __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
 };
+
+// What GCC calls ivdep: no iteration reads what another has written.
+#ifdef __clang__
+#define INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
+#endif
 
 // Lanes of a and b in turn: the first half of each, or the second.
 template <bool second, class V, size_t... lane>

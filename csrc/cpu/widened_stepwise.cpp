@@ -3,6 +3,10 @@
 #define AT_PER_OPERATOR_HEADERS
 #include <ATen/TensorOperators.h>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+
 #include "stepwise.h"
 
 namespace rnndrop::cpu {
@@ -47,11 +51,20 @@ void narrow(const Tensor& out, const Tensor& wide) {
   if (out.defined()) out.copy_(wide);
 }
 
+#if defined(__x86_64__) && defined(__GNUC__)
+// __builtin_cpu_supports of Clang 16 and GCC 11 knows no such word.
+bool has_avx512_fp16() {
+  constexpr unsigned kFp16 = 1u << 23;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __builtin_cpu_supports("avx512f") && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & kFp16);
+}
+#endif
+
 }  // namespace
 
 bool multiplies(at::ScalarType dtype) {
 #if defined(__x86_64__) && defined(__GNUC__)
-  if (dtype == at::kHalf) return __builtin_cpu_supports("avx512fp16");
+  if (dtype == at::kHalf) return has_avx512_fp16();
   if (dtype == at::kBFloat16) return __builtin_cpu_supports("avx512bw");
 #endif
   return true;
