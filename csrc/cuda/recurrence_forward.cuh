@@ -12,8 +12,8 @@
 namespace rnndrop::cuda {
 namespace {
 
-template <class M, Engine engine, bool general>
-__global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
+template <class M, Engine engine, bool general, int kSteps>
+__global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSteps > 0), 1)
     recurrence_forward_kernel(const RecurrenceForward r, const Tiling tiling, void* scratch) {
   using scalar_t = typename M::scalar_t;
   using acc_t = typename M::acc_t;
@@ -26,6 +26,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
   const int64_t first = b_0 * H + unit_0, first_row = b_0 * kGates * H + unit_0;  // of the tile, in [B,H] and [B,4H]
 
   load_rows<M>(shared.W, offset<scalar_t>(r.W_hh, 0), s, unit_0, H);
+  const ProductOf<M, kSteps> product(s, shared);
   for (int n = threadIdx.x; n < s.rows; n += blockDim.x) {
     const int64_t j = unit_0 + n % s.units, column = n / s.units * H + j;
     acc_t bias = 0;
@@ -40,7 +41,6 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
   const scalar_t* mask_h_rows = offset<scalar_t>(r.mask_h, first);
   const TimeOrder order = r.order;
   const Cells cells(s, b_0, unit_0, B, H);
-  const Product<M> product(s);
   const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
   ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, 1, unit_0});
   int64_t t = r.steps.first(order);

@@ -96,6 +96,10 @@ class TimeLoop:
     """Of integers: a dozen instructions each, of which the first converts to a float."""
     loops_of_one_load: int
     """Innermost loops that load once an iteration and use it: each waits for the one before."""
+    products: int
+    """Instructions of the tensor cores, in all of the loop's ways through."""
+    matrices: int
+    """8 by 8 of them, which LDSM reads from shared memory: two a product are h~ or da, the others W_hh."""
 
 
 def parse(listing: str) -> list[Instruction]:
@@ -142,6 +146,14 @@ def used_before_wait(code: Sequence[Instruction], k: int) -> bool:
     return False
 
 
+def matrices_of(instruction: Instruction) -> int:
+    """That an `LDSM.16.M88.4` reads, here four."""
+    if instruction.name != "LDSM":
+        return 0
+    number = re.search(r"\.([24])$", instruction.opcode)
+    return int(number[1]) if number else 1
+
+
 def count(file: str, kernel: str, arch: str, code: Sequence[Instruction]) -> TimeLoop:
     """The figures of one kernel."""
     loop = time_loop(code)
@@ -160,6 +172,8 @@ def count(file: str, kernel: str, arch: str, code: Sequence[Instruction]) -> Tim
         loops_of_one_load=sum(
             sum(i.name in ("LDS", "LD", "LDSM") or i.is_fetch for i in body) == 1 for body in innermost(loop)
         ),
+        products=sum(instruction.name == "HMMA" for instruction in loop),
+        matrices=sum(map(matrices_of, loop)),
     )
 
 
