@@ -29,6 +29,8 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   const ProductOf<M, kSteps> product(s, shared);
   // Columns beyond the last unit are multiplied too.
   fill_with_zeros(shared.in, s.buffers * s.batch * s.ld_in);
+  // No step comes after the last, which is the first to run.
+  fill_with_zeros(shared.partial, s.splits * s.batch * s.ld_partial);
 
   const TimeOrder order = r.order, backwards{order.T, !order.reverse};
   const Cells cells(s, b_0, unit_0, B, H);
@@ -68,7 +70,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   };
   fetch(t);
 
-  bool has_product = false;  // dh~ of the step after, in shared.partial
+  bool has_product = true;  // dh~ of the step after, in shared.partial
   for (int left = r.steps.n; left > 0; --left) {
     const bool last = left == 1, running = !general || t < longest;
     acc_t da[kCellsOfThread][kGates] = {};
@@ -78,7 +80,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
       const int b = cells.b[k], u = cells.u[k];
       if (cells.inside[k]) {
         acc_t dh_tilde[1] = {};
-        if (has_product) sum_of_splits(dh_tilde, s, shared.partial, b, u, 0);
+        if (!general || has_product) sum_of_splits(dh_tilde, s, shared.partial, b, u, 0);
         const acc_t dh = carry[k] + m_h[k] * dh_tilde[0];
         carry[k] = dh;
         if (!general || t < end[k]) {
@@ -124,7 +126,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   for (int k = 0; k < kCellsOfThread; ++k) {
     if (!cells.inside[k]) continue;
     acc_t dh_tilde[1] = {};
-    if (has_product) sum_of_splits(dh_tilde, s, shared.partial, cells.b[k], cells.u[k], 0);
+    if (!general || has_product) sum_of_splits(dh_tilde, s, shared.partial, cells.b[k], cells.u[k], 0);
     from_acc(offset<scalar_t>(r.dh_tilde, first)[cells.at[k]], dh_tilde[0]);
     offset<acc_t>(r.dc, first)[cells.at[k]] = dc[k];
     offset<acc_t>(r.dh_carry, first)[cells.at[k]] = carry[k];
