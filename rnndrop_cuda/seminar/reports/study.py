@@ -251,7 +251,7 @@ def plot(results: Results) -> bytes:
             )  # fmt: skip
     by_epoch.set(xlabel="epoch", ylabel=f"{part} accuracy", title=f"{part} accuracy, mean and deviation over the seeds")
     by_epoch.xaxis.get_major_locator().set_params(integer=True)
-    by_epoch.legend()
+    by_epoch.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3, fontsize="small")  # below: it covers no line
     at_end.set(xlabel="final accuracy", title=f"{part} (filled) and training, dropout off (hollow)")
     at_end.set_yticks(range(len(results.runs)), list(results.runs))
     at_end.invert_yaxis()

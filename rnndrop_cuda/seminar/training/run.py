@@ -283,6 +283,6 @@ class Run(Generic[S]):
             torch.set_rng_state(found.tensors[GENERATOR + "cpu"])
             if self.device.type == "cuda" and GENERATOR + "cuda" in found.tensors:
                 torch.cuda.set_rng_state(found.tensors[GENERATOR + "cuda"], self.device)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"cannot resume from the checkpoint in {self.out / LAST}: {why}") from error
