@@ -20,7 +20,8 @@ IMDB_SHA256 = "69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f"
 WORD_INDEX = "imdb_word_index.json"
 WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"
 
-# A header or a pickle that is not what it claims to be; one of 2^60 elements, brackets in brackets, and what is encrypted or packed otherwise.
+# A header or a pickle that is not what it claims to be; one of 2^60 elements, and one of brackets in brackets, too; a
+# member that is encrypted or packed in another way.
 UNREADABLE = (
     pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError, MemoryError, OverflowError,
     RecursionError, SyntaxError, NotImplementedError, RuntimeError, tokenize.TokenError,

@@ -113,8 +113,9 @@ class Epoch(NamedTuple):
 def classified(
     model: nn.Module, lossfun: nn.Module, batch: Sequence[Tensor]
 ) -> tuple[Tensor, tuple[Tensor | int, ...]]:
-    """The Measure of a classifier: of its probabilities. ValueError where lossfun has no reduction that it knows,
-    FloatingPointError where the probabilities are NaN.
+    """The Measure of a classifier: of its probabilities.
+
+    ValueError where lossfun has no reduction that it knows, FloatingPointError where the probabilities are NaN.
     """
     reduction = getattr(lossfun, "reduction", None)
     if reduction not in ("sum", "mean"):
