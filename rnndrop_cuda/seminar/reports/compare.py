@@ -175,6 +175,7 @@ def curves(results: Results, kind: str) -> bytes:
         for name, layer in layers.items()
         for part in (scored, TRAIN)
     }
+    names = {**PART_NAMES, TRAIN: "training"}
     across = min(len(layers), PANELS_ACROSS)
     down = -(-len(layers) // across)
     figure = Figure(figsize=(0.8 + 2.8 * across, 0.6 + 2.6 * down), layout="constrained")
@@ -190,7 +191,7 @@ def curves(results: Results, kind: str) -> bytes:
             epochs = range(1, len(values) + 1)
             axes.plot(epochs, values, style, color=colour, linewidth=2, marker="o", markersize=3)
             axes.annotate(
-                PART_NAMES[part], (epochs[-1], values[-1]), (4, 0), textcoords="offset points", color=colour,
+                names[part], (epochs[-1], values[-1]), (4, 0), textcoords="offset points", color=colour,
                 va="center", fontsize="small", annotation_clip=False,
             )  # fmt: skip
         axes.set_title(f"{name}: best {max(curve[name, scored]):.1f} %", fontsize="medium")

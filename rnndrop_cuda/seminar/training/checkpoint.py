@@ -166,6 +166,8 @@ def read_of(folder: Path, kind: type[S]) -> Checkpoint[S]:
         words_file, words = _content(folder, contents["files"]["words"])
         tensors_file, tensors = _content(folder, contents["files"]["tensors"])
         progress = contents["progress"]
+        if not isinstance(progress, dict):
+            raise TypeError(f"progress: expected an object, got {progress!r}")
     except (KeyError, TypeError, AttributeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{file} is no checkpoint of rnndrop {kind.COMMAND}: {what}") from error

@@ -36,6 +36,7 @@ from rnndrop_cuda.seminar.training.loop import (
     format_scores,
 )
 from rnndrop_cuda.seminar.training.processes import Processes
+from rnndrop_cuda.seminar.training.progress import check_progress
 
 LAST, BEST = "last", "best"  # folders in that of the run
 OPTIMIZER, GENERATOR = "optimizer.", "generator."
@@ -267,6 +268,7 @@ class Run(Generic[S]):
 
     def _restore(self, found: Checkpoint[S]) -> None:
         try:
+            check_progress(found.progress)
             at = dict(found.progress["progress"])
             self.history, self.best = at.pop("history"), at.pop("best")
             self.progress = Progress(**{**at, "sums": type(self.nothing)(*at["sums"])})
