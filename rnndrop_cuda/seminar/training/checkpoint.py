@@ -33,8 +33,13 @@ from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import TrainSettings
 
 FILE_NAME = "checkpoint.json"
-FORMAT = 2
-READABLE = (1, FORMAT)
+FORMAT = 3
+READABLE = (1, 2, FORMAT)
+NEW_SETTINGS = {
+    2: ("variable_length", "options", "embedding_init", "embedding_dropout_scope"),
+    3: ("pretrained", "gradual_unfreezing", "pooling"),
+}
+"""By the format that had them first: in what is older they are at their defaults."""
 MODEL = "model."
 
 
@@ -68,6 +73,11 @@ class Checkpoint(Generic[S]):
     """On the CPU, by their names in the file."""
     progress: dict[str, Any]
     """What training had reached, as JSON."""
+
+    @property
+    def pretrained(self) -> dict[str, Any] | None:
+        """About the language model that the run started from; None: it started from none."""
+        return self.progress.get("pretrained")
 
     def load_into(self, model: M) -> M:
         """Gives a model of the settings these weights; ValueError where they are not the settings' own."""
@@ -159,7 +169,7 @@ def read_of(folder: Path, kind: type[S]) -> Checkpoint[S]:
     try:
         found = contents["format"]
         if found not in READABLE:
-            raise ValueError(f"{file} is of format {found!r}, this version reads {' and '.join(map(str, READABLE))}")
+            raise ValueError(f"{file} is of format {found!r}, this version reads {', '.join(map(str, READABLE))}")
         if (command := contents.get("kind", TrainSettings.COMMAND)) != kind.COMMAND:  # the first ones do not say
             raise ValueError(f"{folder} is a checkpoint of rnndrop {command}, not of rnndrop {kind.COMMAND}")
         settings = _settings(contents["settings"], found, kind)
@@ -222,9 +232,9 @@ def _settings(values: dict[str, Any], written_as: int, of: type[S]) -> S:
     """As they were saved: every setting there, none besides, each of its type."""
     hints = typing.get_type_hints(of)
     kinds = {field.name: hints[field.name] for field in dataclasses.fields(of)}
-    if written_as == 1:  # in which maxlen null was what variable_length is
-        since = {"variable_length", "options", "embedding_init", "embedding_dropout_scope"}
-        values = {**{name: getattr(of, name) for name in since}, **values}
+    for number, names in NEW_SETTINGS.items():  # in format 1 maxlen null was what variable_length is
+        if written_as < number:
+            values = {**{name: getattr(of, name) for name in names}, **values}
     if values.keys() != kinds.keys():
         raise ValueError(f"the checkpoint has other settings than this version: {sorted(values.keys() ^ kinds.keys())}")
     values = dict(values)

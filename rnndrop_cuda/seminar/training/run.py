@@ -248,6 +248,8 @@ class Run(Generic[S]):
         at = {**asdict(self.progress), "sums": list(self.progress.sums)}
         progress = {**at, "history": self.history, "best": self.best}
         contents = {"progress": progress, "data": self.facts["data"], "device": self.device.type}
+        if "pretrained" in self.facts:
+            contents["pretrained"] = self.facts["pretrained"]
         checkpoint.save(self.out / name, Checkpoint(self.settings, self.words, tensors, contents))
 
     def _check_state(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
