@@ -15,25 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure  # no pyplot: no display, no global state
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from rnndrop_cuda.files import write_whole
 from rnndrop_cuda.seminar.reports.html import document, html_table
 from rnndrop_cuda.seminar.reports.results import Results, reviews_scored
+from rnndrop_cuda.seminar.reports.terminal import print_report
 from rnndrop_cuda.seminar.training.batches import PART_NAMES, TRAIN, scored_on
 
 BASE = "nn.LSTM"
 PANELS_ACROSS = 4
 COLUMNS = (
     "layer",
-    "train acc.\nlast",
-    "test acc.\nlast",
-    "\nbest (epoch)",
+    "train\nacc.\nlast",
+    "test\nacc.\nlast",
+    "best\n(epoch)",
     "train\nloss",
     "test\nloss",
-    "\ns/epoch",
+    "s/epoch",
     f"times\n{BASE}",
 )
 
@@ -142,18 +140,7 @@ def findings(results: Results) -> list[str]:
 
 
 def print_table(results: Results) -> None:
-    table = Table(title=_title(results), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for i, column in enumerate(columns(results)):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
-    for row in rows(results):
-        table.add_row(*row.cells())
-    console = Console(markup=False, highlight=False)
-    console.width = max(console.width, 80)  # narrower, as in a pipe, the table would lose figures
-    with console.capture() as captured:  # rich itself would end the process where nobody reads
-        console.print(table)
-        for sentence in findings(results):
-            console.print(sentence)
-    print(captured.get(), end="")
+    print_report(_title(results), columns(results), [row.cells() for row in rows(results)], findings(results))
 
 
 def write(results: Results, out: Path) -> list[Path]:
@@ -186,17 +173,19 @@ def curves(results: Results, kind: str) -> bytes:
         for other in layers:
             values = curve[other, scored]
             axes.plot(range(1, len(values) + 1), values, color="#BBBBBB", linewidth=1)
+        last = {part: curve[name, part][-1] for part in (TRAIN, scored)}
         for part, style, colour in ((TRAIN, ":", "#D55E00"), (scored, "-", "#0072B2")):
             values = curve[name, part]
             epochs = range(1, len(values) + 1)
             axes.plot(epochs, values, style, color=colour, linewidth=2, marker="o", markersize=3)
+            above = last[part] == max(last.values())
             axes.annotate(
-                names[part], (epochs[-1], values[-1]), (4, 0), textcoords="offset points", color=colour,
-                va="center", fontsize="small", annotation_clip=False,
+                names[part], (epochs[-1], values[-1]), (0, 6 if above else -6), textcoords="offset points",
+                color=colour, ha="right", va="bottom" if above else "top", fontsize="small",
             )  # fmt: skip
         axes.set_title(f"{name}: best {max(curve[name, scored]):.1f} %", fontsize="medium")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.margins(x=0.15)
+        axes.margins(0.1, 0.15)
         axes.grid(alpha=0.3)
     figure.supxlabel("epoch")
     figure.supylabel("accuracy in %")

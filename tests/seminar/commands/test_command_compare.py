@@ -231,6 +231,15 @@ def test_the_former_name_of_maxlen_works(command, tmp_path, capsys):
     assert "--seq-len" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("held_out", [[], ["--validation", "16"]], ids=["test", "validation"])
+def test_the_table_fits_80_columns_and_loses_no_figure(command, held_out, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert compare.main([*command, *held_out, "--layers", "nn.LSTM", "SemeniutaLSTM:0.25"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed[:-1])) <= 80
+    assert "…" not in "".join(printed)
+
+
 def test_a_loss_that_is_no_number_is_one_line(command, capfd):
     assert cli.main(["compare", *command, "--layers", "nn.LSTM", "--learning-rate", "1e30"]) == 1
     assert "rnndrop compare: the model's output is no number any more" in capfd.readouterr().err.splitlines()[-1]
