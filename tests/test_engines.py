@@ -157,7 +157,7 @@ def test_info_refuses_a_shape(capsys, shape):
     with pytest.raises(SystemExit) as stopped:
         info.main(["--shape", shape])
     assert stopped.value.code == 2
-    assert "--shape" in capsys.readouterr().err
+    assert f"--shape: expected four whole numbers of at least 1, T,B,I,H, got {shape!r}" in capsys.readouterr().err
 
 
 def test_the_current_gpus_driver_is_asked(monkeypatch):
