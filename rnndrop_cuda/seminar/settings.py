@@ -34,6 +34,25 @@ LAYERS: dict[str, type[nn.Module]] = {
 }
 MONITORS = ("accuracy", "loss")
 EMBEDDING_INITS = ("normal", "uniform")
+COUNTS = {
+    "vocab_size": (4, 10**7),
+    "num_layers": (1, 1000),
+    **dict.fromkeys(
+        (
+            "reviews",
+            "maxlen",
+            "validation",
+            "n_emb",
+            "n_hidden",
+            "batch_size",
+            "epochs",
+            "patience",
+            "checkpoint_every",
+        ),
+        (1, 2**40),
+    ),
+}
+"""The least and the most that these settings may be; a checkpoint may say anything."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +268,10 @@ class RunSettings(DataSettings, ModelSettings):
 
     def check(self) -> None:
         """ValueError, naming the field, where settings do not fit one another."""
+        for name, (least, most) in COUNTS.items():
+            count = getattr(self, name, None)
+            if count is not None and not least <= count <= most:
+                raise ValueError(f"{name}: expected a whole number from {least:,} to {most:,}, got {count}")
         self.check_model()
         layer = Layer.parse(self.layer)
         if self.variable_length and not (layer.is_fused or layer.kind is nn.LSTM):
@@ -280,6 +303,12 @@ class TrainSettings(RunSettings):
     """Which score chooses the best epoch: of the reviews held out for validation, or else of the test reviews."""
     checkpoint_every: int | None = None
     """Batches between checkpoints within an epoch; None: one an epoch."""
+
+    def check(self) -> None:
+        """As RunSettings.check."""
+        super().check()
+        if self.compile is not None and self.compile not in torch.compiler.list_backends(exclude_tags=()):
+            raise ValueError(f"compile: expected a backend of torch.compile, got {self.compile!r}")
 
 
 def _embedding_weight(model: RNNClassifier) -> Tensor:

@@ -125,3 +125,18 @@ def test_given_vectors_are_what_the_embedding_starts_from():
 def test_settings_that_do_not_fit_are_named(changes, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         RunSettings(**changes).check()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"checkpoint_every": 0},
+        {"vocab_size": 2**40},
+        {"num_layers": 10**9},
+        {"batch_size": -1},
+        {"compile": "nonsense"},
+    ],
+)
+def test_what_no_flag_can_say_is_refused_of_a_checkpoint_too(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):
+        TrainSettings(**wrong).check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -82,8 +83,10 @@ def train_to_the_end(run: Run[S], log_for_tensorboard: bool, monitored: str) -> 
 
 
 def say_resumed(run: Run[S], resumed_from: Checkpoint[S]) -> None:
-    """What is done already, and where the bits will not be the same."""
+    """What is done already, and where the bits will not be the same; ValueError where it is more than there is."""
     at, command = run.progress, run.settings.COMMAND
+    if at.batches and at.batches >= (batches := operator.length_hint(run.train_batches)):
+        raise ValueError(f"cannot resume: the checkpoint says {at.batches} batches of an epoch that has {batches}")
     done = f"{at.epochs} of {run.settings.epochs} epochs and {at.batches} batches are done"
     print(f"rnndrop {command}: resuming from {run.out / LAST}: {done}", file=sys.stderr)
     if (written_on := resumed_from.progress["device"]) != run.device.type:
