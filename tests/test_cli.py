@@ -83,7 +83,7 @@ rnndrop_command.main({arguments!r})
 def test_a_full_disk_is_told_in_one_line():
     with open("/dev/full", "w") as full:
         ended = rnndrop("info", stdout=full)
-        helped = rnndrop("--help", stdout=full)
+        helped = rnndrop("--help", stdout=full, PYTHONUNBUFFERED="")  # else argparse itself passes over the error
     said = "the output cannot be written: No space left on device\n"
     assert (ended.returncode, ended.stderr) == (1, f"rnndrop info: {said}")
     assert (helped.returncode, helped.stderr) == (1, f"rnndrop: {said}")
@@ -116,6 +116,7 @@ def fake(monkeypatch):
         (KeyboardInterrupt(), 130, "stopped"),
         (MemoryError(), 1, "there is not enough memory for these sizes: MemoryError"),
         (RuntimeError("Storage size calculation overflowed with sizes=[1]"), 1, "there is not enough memory"),
+        (FloatingPointError("the model's output is no number any more"), 1, "the model's output is no number any more"),
         (OSError(13, "Permission denied", "results"), 1, "results: Permission denied"),
     ],
 )

@@ -240,11 +240,6 @@ def test_the_table_fits_80_columns_and_loses_no_figure(command, held_out, capsys
     assert "…" not in "".join(printed)
 
 
-def test_a_loss_that_is_no_number_is_one_line(command, capfd):
-    assert cli.main(["compare", *command, "--layers", "nn.LSTM", "--learning-rate", "1e30"]) == 1
-    assert "rnndrop compare: the model's output is no number any more" in capfd.readouterr().err.splitlines()[-1]
-
-
 def test_a_file_of_another_hash_names_the_flag_that_takes_it(command, capsys):
     command.remove("--unverified-data")
     line = fails_with_one_line(command, capsys)

@@ -176,3 +176,10 @@ def test_what_is_told_within_an_epoch_is_what_it_may_start_from(reviews):
     assert epoch.number == 2
     assert fed == [("train", 8), *[("val", 32)] * 6, ("val", 8)], "what was done before is skipped, and is not fed"
     assert fitted(batches, 2, start=Progress(epochs=2))[0] == []
+
+
+def test_an_output_that_is_no_number_is_told(reviews, model):
+    with torch.no_grad():
+        model.output.bias.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="no number any more: try a smaller learning rate"):
+        evaluate(Batches(*reviews, 32), model, nn.BCELoss(reduction="sum"), "cpu")
