@@ -20,6 +20,18 @@ def perplexities_table(file: Path) -> str:
     return f"{table}\n\n{says}\n\nPerplexities, mean ± deviation over the seeds. {provenance(results.facts)}"
 
 
+def text_table(file: Path) -> str:
+    """Of what `rnndrop language-model generate --samples --json` wrote: each word and how sure the model is of it."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    rows = [[of["token"], f"{of['probability']:.4f}", f"{of['std']:.4f}"] for of in found["tokens"]]
+    quoted = f"> {found['text']}"
+    shown = markdown(["word", "probability", "deviation"], rows[:12])
+    return (
+        f"{quoted}\n\n{shown}\n\nThe first words; mean and deviation over {found['samples']} passes with dropout. "
+        f"{found['model']}. `{found['command']}`."
+    )
+
+
 def beside_table(file: Path) -> str:
     """Of bench.language_model's results: tokens a second, how many times nn.LSTM's, and perplexity."""
     found = json.loads(file.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ Everything between `<!-- table:NAME -->` and `<!-- /table:NAME -->` is replaced.
     STEM keras         from bench/results/STEM.csv, written by bench.keras_layers
     STEM               from bench/results/STEM.json, a results.json written by `rnndrop compare`
     STEM perplexities  from bench/results/STEM.json, a study.json written by `rnndrop study language-model`
+    STEM text          from bench/results/STEM.json, text that `rnndrop language-model generate --json` wrote
     STEM beside        from bench/results/STEM.json, written by bench.language_model
     STEM study         from bench/results/STEM.json, a study.json written by `rnndrop study`
 
@@ -27,7 +28,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.language_model_tables import beside_table, perplexities_table
+from bench.language_model_tables import beside_table, perplexities_table, text_table
 from bench.markdown import grid_table, peaks_table, provenance, sizes, sizes_table, targets_table, threads
 from bench.records import (
     FORWARD,
@@ -115,6 +116,8 @@ def table(name: str, results: Path) -> str:
         return comparison_table(json_file)
     if what == "perplexities":
         return perplexities_table(json_file)
+    if what == "text":
+        return text_table(json_file)
     if what == "beside":
         return beside_table(json_file)
     if what == "study":
