@@ -132,7 +132,7 @@ def _print_end(run: Run[S], monitored: list[str]) -> None:
     assert best is not None
     early = f", stopped early: none better in {run.settings.patience}" if run.stopped_early else ""
     scores = ", ".join(f"{part} {what} {best[f'{part}_{what}']:.4f}" for part in run.scored for what in monitored)
-    print(f"{epochs} epochs{early}; best: epoch {best['epoch']:.0f}, {scores}")
+    print(f"{epochs} epoch{'s' * (epochs != 1)}{early}; best: epoch {best['epoch']:.0f}, {scores}")
     print("written: " + ", ".join(str(run.out / name) for name in (BEST, LAST, "history.csv", "history.json")))
 
 
@@ -141,12 +141,18 @@ def _check_same(of_run: S, now: S, may_change: Collection[str], before_them: str
     old, new = dataclasses.asdict(of_run), dataclasses.asdict(now)
     others = [name for name in old if old[name] != new[name] and name not in may_change]
     if others:
-        differences = ", ".join(f"{name} {old[name]!r}, not {new[name]!r}" for name in others)
+        differences = ", ".join(f"{name} {_shown(old[name])}, not {_shown(new[name])}" for name in others)
         raise ValueError(f"{before_them}{differences}{after_them}")
+
+
+def _shown(value: object) -> str:
+    return "not given" if value is None else repr(value)
 
 
 def _keep_aside(out: Path, command: str) -> None:
     if any((out / name).exists() for name in (LAST, BEST)):
+        if out.name in ("", ".."):
+            raise ValueError(f"out: expected a folder by its name, as the earlier run is renamed, got {out}")
         aside = next(path for n in range(1, 10**6) if not (path := out.with_name(f"{out.name}.{n}")).exists())
         out.rename(aside)
         print(f"rnndrop {command}: the earlier run is kept as {aside}", file=sys.stderr)

@@ -24,16 +24,27 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from rnndrop_cuda.files import write_whole
+from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import TrainSettings
 
 FILE_NAME = "checkpoint.json"
-FORMAT = 2
-READABLE = (1, FORMAT)
+FORMAT = 3
+READABLE = (1, 2, FORMAT)
+NEW_SETTINGS = {
+    2: ("variable_length", "options", "embedding_init", "embedding_dropout_scope"),
+    3: ("pretrained", "gradual_unfreezing", "pooling"),
+}
+"""By the format that had them first: in what is older they are at their defaults."""
 MODEL = "model."
+
+
+class NoCheckpointError(FileNotFoundError):
+    """There is none where one was looked for."""
 
 
 class Settings(Protocol):
@@ -63,9 +74,15 @@ class Checkpoint(Generic[S]):
     progress: dict[str, Any]
     """What training had reached, as JSON."""
 
+    @property
+    def pretrained(self) -> dict[str, Any] | None:
+        """About the language model that the run started from; None: it started from none."""
+        return self.progress.get("pretrained")
+
     def load_into(self, model: M) -> M:
         """Gives a model of the settings these weights; ValueError where they are not the settings' own."""
         weights = {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
+        check_like(weights, model.state_dict())
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -74,6 +91,18 @@ class Checkpoint(Generic[S]):
 
     def build(self: Checkpoint[TrainSettings]) -> RNNClassifier:
         """The classifier with these weights, in eval; errors as load_into's."""
+        if self.words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS or len(self.words) > self.settings.vocab_size:
+            raise ValueError(
+                f"the checkpoint's words: expected {' '.join(SPECIAL_WORDS)} and others, one an id at most"
+            )
+        try:
+            with torch.device("meta"):  # sizes that do not fit the file are not allocated
+                sizes = {name: tensor.shape for name, tensor in self.settings.build().state_dict().items()}
+        except (RuntimeError, OverflowError, TypeError) as error:
+            raise ValueError(f"the checkpoint's weights do not fit its settings: {_one_line(error)}") from error
+        found = {name.removeprefix(MODEL): t.shape for name, t in self.tensors.items() if name.startswith(MODEL)}
+        if others := sorted(name for name, size in sizes.items() | found.items() if sizes.get(name) != found.get(name)):
+            raise ValueError(f"the checkpoint's weights do not fit its settings: {', '.join(dict.fromkeys(others))}")
         return self.load_into(self.settings.build()).eval()
 
 
@@ -94,8 +123,8 @@ def find(folder: str | os.PathLike[str]) -> Path:
         if (candidate / FILE_NAME).is_file():
             return candidate
     if not folder.exists():
-        raise FileNotFoundError(f"no checkpoint at {folder}: there is no such folder")
-    raise FileNotFoundError(f"no checkpoint at {folder}: no {FILE_NAME} in it, nor in best/ or last/")
+        raise NoCheckpointError(f"no checkpoint at {folder}: there is no such folder")
+    raise NoCheckpointError(f"no checkpoint at {folder}: no {FILE_NAME} in it, nor in best/ or last/")
 
 
 def save(folder: Path, checkpoint: Checkpoint[S]) -> None:
@@ -140,21 +169,34 @@ def read_of(folder: Path, kind: type[S]) -> Checkpoint[S]:
     try:
         found = contents["format"]
         if found not in READABLE:
-            raise ValueError(f"{file} is of format {found!r}, this version reads {' and '.join(map(str, READABLE))}")
+            raise ValueError(f"{file} is of format {found!r}, this version reads {', '.join(map(str, READABLE))}")
         if (command := contents.get("kind", TrainSettings.COMMAND)) != kind.COMMAND:  # the first ones do not say
             raise ValueError(f"{folder} is a checkpoint of rnndrop {command}, not of rnndrop {kind.COMMAND}")
         settings = _settings(contents["settings"], found, kind)
         words_file, words = _content(folder, contents["files"]["words"])
         tensors_file, tensors = _content(folder, contents["files"]["tensors"])
         progress = contents["progress"]
+        if not isinstance(progress, dict):
+            raise TypeError(f"progress: expected an object, got {progress!r}")
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file} is no checkpoint of rnndrop {kind.COMMAND}: {type(error).__name__} {error}"
-        ) from error
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{file} is no checkpoint of rnndrop {kind.COMMAND}: {what}") from error
+    vocabulary = _parsed(words_file, words)
+    if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
+        raise ValueError(f"{words_file} is damaged: expected a list of words")
     try:
-        return Checkpoint(settings, _parsed(words_file, words), safetensors.torch.load(tensors), progress)
+        return Checkpoint(settings, vocabulary, safetensors.torch.load(tensors), progress)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{tensors_file} is damaged: {_one_line(error)}") from error
+
+
+def check_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """ValueError where a tensor has another dtype than the one of its name, or a value that is not finite."""
+    for name, tensor in found.items():
+        if name in expected and tensor.dtype != expected[name].dtype:
+            raise ValueError(f"the checkpoint's {name}: expected {expected[name].dtype}, got {tensor.dtype}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"the checkpoint's {name} has values that are not finite")
 
 
 def _write_content(folder: Path, stem: str, suffix: str, data: bytes) -> dict[str, str]:
@@ -182,7 +224,7 @@ def _json(value: Any, indent: int | None = None) -> bytes:
 def _parsed(path: Path, data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError as error:  # of UTF-8, too
+    except (ValueError, RecursionError) as error:  # of UTF-8, too; of brackets in brackets
         raise ValueError(f"{path} is damaged: {_one_line(error)}") from error
 
 
@@ -190,9 +232,9 @@ def _settings(values: dict[str, Any], written_as: int, of: type[S]) -> S:
     """As they were saved: every setting there, none besides, each of its type."""
     hints = typing.get_type_hints(of)
     kinds = {field.name: hints[field.name] for field in dataclasses.fields(of)}
-    if written_as == 1:  # in which maxlen null was what variable_length is
-        since = {"variable_length", "options", "embedding_init", "embedding_dropout_scope"}
-        values = {**{name: getattr(of, name) for name in since}, **values}
+    for number, names in NEW_SETTINGS.items():  # in format 1 maxlen null was what variable_length is
+        if written_as < number:
+            values = {**{name: getattr(of, name) for name in names}, **values}
     if values.keys() != kinds.keys():
         raise ValueError(f"the checkpoint has other settings than this version: {sorted(values.keys() ^ kinds.keys())}")
     values = dict(values)

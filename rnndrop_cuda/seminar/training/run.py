@@ -36,6 +36,7 @@ from rnndrop_cuda.seminar.training.loop import (
     format_scores,
 )
 from rnndrop_cuda.seminar.training.processes import Processes
+from rnndrop_cuda.seminar.training.progress import check_progress
 
 LAST, BEST = "last", "best"  # folders in that of the run
 OPTIMIZER, GENERATOR = "optimizer.", "generator."
@@ -247,10 +248,29 @@ class Run(Generic[S]):
         at = {**asdict(self.progress), "sums": list(self.progress.sums)}
         progress = {**at, "history": self.history, "best": self.best}
         contents = {"progress": progress, "data": self.facts["data"], "device": self.device.type}
+        if "pretrained" in self.facts:
+            contents["pretrained"] = self.facts["pretrained"]
         checkpoint.save(self.out / name, Checkpoint(self.settings, self.words, tensors, contents))
+
+    def _check_state(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """ValueError where the optimizer's state does not fit the weights."""
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        for index, values in state.items():
+            if not 0 <= index < len(weights):
+                raise ValueError(f"the checkpoint's optimizer has a state for weight {index} of {len(weights)}")
+            weight = weights[index]
+            for key, value in values.items():
+                what = f"the checkpoint's {OPTIMIZER}{index}.{key}"
+                if value.dim() > 0 and value.shape not in (weight.shape, (len(weight), 1)):
+                    raise ValueError(f"{what}: expected shape {[*weight.shape]}, got {[*value.shape]}")
+                if value.dim() > 0 and value.shape == weight.shape and value.dtype != weight.dtype:
+                    raise ValueError(f"{what}: expected {weight.dtype}, got {value.dtype}")
+                if not value.isfinite().all():
+                    raise ValueError(f"{what} has values that are not finite")
 
     def _restore(self, found: Checkpoint[S]) -> None:
         try:
+            check_progress(found.progress)
             at = dict(found.progress["progress"])
             self.history, self.best = at.pop("history"), at.pop("best")
             self.progress = Progress(**{**at, "sums": type(self.nothing)(*at["sums"])})
@@ -260,12 +280,13 @@ class Run(Generic[S]):
                 if name.startswith(OPTIMIZER):
                     index, _, key = name.removeprefix(OPTIMIZER).partition(".")
                     state.setdefault(int(index), {})[key] = tensor
+            self._check_state(state)
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
             self._restore_carried(found.tensors)
             self.order.set_state(found.tensors[GENERATOR + "order"])
             torch.set_rng_state(found.tensors[GENERATOR + "cpu"])
             if self.device.type == "cuda" and GENERATOR + "cuda" in found.tensors:
                 torch.cuda.set_rng_state(found.tensors[GENERATOR + "cuda"], self.device)
-        except (KeyError, TypeError, RuntimeError) as error:
-            why = f"{type(error).__name__} {error}"
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"cannot resume from the checkpoint in {self.out / LAST}: {why}") from error

@@ -10,7 +10,7 @@ from command_line import one_line
 from language_model_runs import SMALL, checkpoint, language_model, write_text
 from train_runs import train
 
-from rnndrop_cuda import cli
+import rnndrop_command as cli
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME
 
 
