@@ -12,6 +12,9 @@ Everything between `<!-- table:NAME -->` and `<!-- /table:NAME -->` is replaced.
     STEM steps         from bench/results/STEM.csv, written by bench.steps
     STEM keras         from bench/results/STEM.csv, written by bench.keras_layers
     STEM               from bench/results/STEM.json, a results.json written by `rnndrop compare`
+    STEM perplexities  from bench/results/STEM.json, a study.json written by `rnndrop study language-model`
+    STEM text          from bench/results/STEM.json, text that `rnndrop language-model generate --json` wrote
+    STEM beside        from bench/results/STEM.json, written by bench.language_model
     STEM study         from bench/results/STEM.json, a study.json written by `rnndrop study`
 
 A marker right after a backtick is a quotation, as those above, and left alone.
@@ -25,6 +28,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.language_model_tables import beside_table, perplexities_table, text_table
 from bench.markdown import grid_table, peaks_table, provenance, sizes, sizes_table, targets_table, threads
 from bench.records import (
     FORWARD,
@@ -110,6 +114,12 @@ def table(name: str, results: Path) -> str:
     timings, json_file = results / f"{stem}.csv", results / f"{stem}.json"
     if not what:
         return comparison_table(json_file)
+    if what == "perplexities":
+        return perplexities_table(json_file)
+    if what == "text":
+        return text_table(json_file)
+    if what == "beside":
+        return beside_table(json_file)
     if what == "study":
         return study_table(json_file)
     if what == "bars":

@@ -1,0 +1,92 @@
+"""The study of language models: what is chosen by what, what is kept, and what the report says of the figures."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from command_line import status
+
+from rnndrop_cuda.seminar.commands import study as study_command
+from rnndrop_cuda.seminar.language_model.settings import LanguageModelSettings
+from rnndrop_cuda.seminar.language_model.study import KINDS, NONE, USUAL, Chosen, TextRun, run_all
+from rnndrop_cuda.seminar.reports import language_model as report
+from rnndrop_cuda.seminar.training.experiment import Cache
+
+CPU = torch.device("cpu")
+BASE = {
+    "data": "rotten-tomatoes", "reviews": 24, "vocab_size": 60, "epochs": 2, "n_emb": 6, "n_hidden": 6, "batch_size": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_one_of_settings_that_fit(kind):
+    for p in KINDS[kind].probabilities:
+        LanguageModelSettings(**{**BASE, **KINDS[kind].changes(p)}).check()
+
+
+def test_the_validation_text_chooses_the_probability_and_nothing_is_trained_twice(tmp_path):
+    cache = Cache(tmp_path / "runs", TextRun)
+    kinds = dict(run_all(BASE, 2, cache, CPU, ("zoneout",)))
+    assert list(kinds) == [NONE, USUAL, "zoneout"]
+    assert len(list((tmp_path / "runs").iterdir())) == 2 + 4 + 3
+    for chosen in kinds.values():
+        assert chosen.runs[0].validation == min(chosen.tried.values())
+        assert chosen.tried[f"{chosen.p:g}"] == chosen.runs[0].validation
+        assert [run.experiment["seed"] for run in chosen.runs] == [0, 1]
+        for run in chosen.runs:
+            losses = [row["val_loss"] for row in run.epochs]
+            assert losses[run.best_epoch - 1] == min(losses)
+    begun: list[str] = []
+    again = dict(run_all(BASE, 2, cache, CPU, ("zoneout",), begun.append))
+    assert len(begun) == 9
+    assert again["zoneout"].runs[1].test == kinds["zoneout"].runs[1].test
+
+
+def a_run(test, **values):
+    settings = dataclasses.asdict(LanguageModelSettings())
+    rows = [{"val_loss": 5.0, "training_seconds": 2.0, "seconds": 3.0}]
+    data = {"train tokens": 1234, "ids": 60}
+    return TextRun(settings, data, rows, 1, values.get("train", 50.0), values.get("validation", test), test)
+
+
+def chosen(p, *tests):
+    return Chosen({f"{p:g}": tests[0]}, p, [a_run(test) for test in tests])
+
+
+def results(inside):
+    kinds = {NONE: chosen(0.0, 200, 201, 199), USUAL: chosen(0.5, 180, 181, 179), "zoneout": chosen(0.1, *inside)}
+    return report.Results({"machine": "one"}, kinds)
+
+
+def test_the_bars_are_judged_by_the_figures():
+    *_, of_none, of_usual = report.findings(results((150, 151, 149)))
+    assert of_none.startswith("Expected: at least 10% below none (nn.LSTM). Found: -50.0")
+    assert of_none.endswith("so beyond two of them): reached.")
+    assert of_usual.endswith("so beyond two of them): reached.")
+    *_, of_none, of_usual = report.findings(results((178, 179, 177)))
+    assert of_none.endswith(": reached.") and of_usual.endswith("not reached.")
+    *_, of_usual = report.findings(results((100, 178, 230)))
+    assert "within two of them): not reached" in of_usual
+    assert "one seed cannot tell" in report.findings(results((150,)))[-1]
+
+
+def test_the_report_is_read_as_it_was_written(tmp_path):
+    before = results((150, 151, 149))
+    written = report.write(before, tmp_path)
+    assert [path.name for path in written] == ["study.json", "study.png"]
+    read = report.read(tmp_path / "study.json")
+    assert report.findings(read) == report.findings(before)
+    assert [read.cells(kind) for kind in read.kinds] == [before.cells(kind) for kind in before.kinds]
+    assert read.kinds["zoneout"].tried == {"0.1": 150}
+    assert before.cells("zoneout") == ["zoneout", "0.1", "150.0 ± 1.0", "150.0 ± 1.0", "50.0 ± 0.0", "2.0", "3"]
+
+
+def test_the_command(tmp_path, capsys):
+    options = ["--quick", "--reviews", "24", "--seeds", "1", "--epochs", "1", "--device", "cpu", "--out", tmp_path]
+    assert status(study_command.main, "language-model", *options, "--only", "RNNDrop") == 0
+    said = capsys.readouterr().out
+    assert "The lowest validation perplexity inside the recurrence has RNNDrop" in " ".join(said.split())
+    assert list(json.loads((tmp_path / "study.json").read_text())["kinds"]) == [NONE, USUAL, "RNNDrop"]
+    assert status(study_command.main, "language-model", *options, "--only", "LSTM") == 2
+    assert "--only: expected some of" in capsys.readouterr().err
