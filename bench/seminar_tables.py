@@ -22,7 +22,7 @@ def study_table(file: Path) -> str:
     """The study's table, and what it says about all its variants together."""
     _, study_report = reports()
     study = study_report.read(file)
-    header = [" ".join(column.split()) for column in study_report.COLUMNS]
+    header = [" ".join(column.split()) for column in study.columns]
     in_short = [sentence for sentence in study_report.findings(study) if sentence.startswith(("In short", "Expected"))]
     return (
         f"{markdown(header, [study.cells(variant) for variant in study.runs])}\n\n"

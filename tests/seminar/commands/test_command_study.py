@@ -204,6 +204,8 @@ def test_reviews_held_out_take_the_place_of_the_test_reviews(with_vectors, tmp_p
     printed = capsys.readouterr()
     assert "% on the validation reviews" in printed.out and "best validation accuracy" in printed.out
     assert "test acc" not in printed.out + printed.err
+    table = tables.study_table(tmp_path / "out" / "study.json")
+    assert "validation acc. last" in table and "test acc" not in table
     page = (tmp_path / "out" / "study.html").read_text()
     assert "same 8 validation reviews" in page and "test acc" not in page
     assert status(study.main, "full-reviews", *with_vectors, "--validation", "40") == 2
