@@ -27,8 +27,9 @@ GAL = {"input_dropout": 0.25, "hidden_dropout": 0.25}
 CASES: dict[str, dict[str, Any]] = {"none": {}, "Gal": GAL, "Gal and Semeniuta": GAL | {"candidate_dropout": 0.25}}
 OVERRIDDEN = {"lstm_layer": "CPU", "lstm_layer_backward": "CPU", "expand_dropout_mask": "CPU"}
 COMPUTES_NOTHING = {
-    "alias", "as_strided", "detach", "empty", "empty_like", "empty_strided", "expand", "narrow", "new_empty",
-    "resize_", "result_type", "select", "slice", "squeeze", "t", "transpose", "unsqueeze", "unsqueeze_", "view",
+    "alias", "as_strided", "as_strided_", "detach", "empty", "empty_like", "empty_strided", "expand", "narrow",
+    "new_empty", "resize_", "result_type", "select", "slice", "squeeze", "t", "to", "transpose", "unsqueeze",
+    "unsqueeze_", "view",
 }  # fmt: skip
 
 
