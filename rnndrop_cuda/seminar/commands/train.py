@@ -14,6 +14,7 @@ from rnndrop_cuda.seminar.commands.train_options import OUT, given_options, make
 from rnndrop_cuda.seminar.settings import Layer, TrainSettings
 from rnndrop_cuda.seminar.training import tensorboard
 from rnndrop_cuda.seminar.training.processes import Processes
+from rnndrop_cuda.seminar.training.start import sizes_of
 from rnndrop_cuda.seminar.training.trainer import LAST, Trainer
 
 # Settings that may be others when a run is resumed: they say when it ends or is saved, not what is trained.
@@ -39,10 +40,8 @@ def _prepared(argv: list[str], given: dict[str, Any], processes: Processes) -> T
     if given.get("tensorboard"):
         tensorboard.check_installed()
     processes.start(device)
-    if given.get("variable_length") and "resume" not in given:
-        given.setdefault("maxlen", None)  # the default is one of reviews of one length
     settings, out, resumed_from = processes.from_first(
-        lambda: runs.open_run(given, TrainSettings, OUT, MAY_CHANGE, processes.restarted)
+        lambda: runs.open_run(_completed(given), TrainSettings, OUT, MAY_CHANGE, processes.restarted)
     )
     reviews = settings.load().first(settings.reviews)
     data = reviews.described()
@@ -64,7 +63,21 @@ def _prepared(argv: list[str], given: dict[str, Any], processes: Processes) -> T
     return trainer
 
 
+def _completed(given: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, and those that follow from them. Errors as sizes_of's."""
+    if "resume" in given:
+        return given
+    implied: dict[str, Any] = {}
+    if given.get("variable_length"):
+        implied["maxlen"] = None  # the default is one of reviews of one length
+    if "pretrained" in given:
+        implied |= sizes_of(given["pretrained"])
+    return {**implied, **given}
+
+
 def _check_shared(settings: TrainSettings) -> None:
+    if settings.gradual_unfreezing:
+        raise ValueError("--gradual-unfreezing: expected one process, since several must know what is trained")
     layer = Layer.parse(settings.layer)
     if layer.name == "MyLSTM" and layer.dropout:
         raise ValueError("--layer MyLSTM draws other masks in each process: use SemeniutaLSTM with several processes")

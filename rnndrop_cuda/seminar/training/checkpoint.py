@@ -24,16 +24,27 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from rnndrop_cuda.files import write_whole
+from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import TrainSettings
 
 FILE_NAME = "checkpoint.json"
-FORMAT = 2
-READABLE = (1, FORMAT)
+FORMAT = 3
+READABLE = (1, 2, FORMAT)
+NEW_SETTINGS = {
+    2: ("variable_length", "options", "embedding_init", "embedding_dropout_scope"),
+    3: ("pretrained", "gradual_unfreezing", "pooling"),
+}
+"""By the format that had them first: in what is older they are at their defaults."""
 MODEL = "model."
+
+
+class NoCheckpointError(FileNotFoundError):
+    """There is none where one was looked for."""
 
 
 class Settings(Protocol):
@@ -63,6 +74,11 @@ class Checkpoint(Generic[S]):
     progress: dict[str, Any]
     """What training had reached, as JSON."""
 
+    @property
+    def pretrained(self) -> dict[str, Any] | None:
+        """About the language model that the run started from; None: it started from none."""
+        return self.progress.get("pretrained")
+
     def load_into(self, model: M) -> M:
         """Gives a model of the settings these weights; ValueError where they are not the settings' own."""
         weights = {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
@@ -75,6 +91,18 @@ class Checkpoint(Generic[S]):
 
     def build(self: Checkpoint[TrainSettings]) -> RNNClassifier:
         """The classifier with these weights, in eval; errors as load_into's."""
+        if self.words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS or len(self.words) > self.settings.vocab_size:
+            raise ValueError(
+                f"the checkpoint's words: expected {' '.join(SPECIAL_WORDS)} and others, one an id at most"
+            )
+        try:
+            with torch.device("meta"):  # sizes that do not fit the file are not allocated
+                sizes = {name: tensor.shape for name, tensor in self.settings.build().state_dict().items()}
+        except (RuntimeError, OverflowError, TypeError) as error:
+            raise ValueError(f"the checkpoint's weights do not fit its settings: {_one_line(error)}") from error
+        found = {name.removeprefix(MODEL): t.shape for name, t in self.tensors.items() if name.startswith(MODEL)}
+        if others := sorted(name for name, size in sizes.items() | found.items() if sizes.get(name) != found.get(name)):
+            raise ValueError(f"the checkpoint's weights do not fit its settings: {', '.join(dict.fromkeys(others))}")
         return self.load_into(self.settings.build()).eval()
 
 
@@ -95,8 +123,8 @@ def find(folder: str | os.PathLike[str]) -> Path:
         if (candidate / FILE_NAME).is_file():
             return candidate
     if not folder.exists():
-        raise FileNotFoundError(f"no checkpoint at {folder}: there is no such folder")
-    raise FileNotFoundError(f"no checkpoint at {folder}: no {FILE_NAME} in it, nor in best/ or last/")
+        raise NoCheckpointError(f"no checkpoint at {folder}: there is no such folder")
+    raise NoCheckpointError(f"no checkpoint at {folder}: no {FILE_NAME} in it, nor in best/ or last/")
 
 
 def save(folder: Path, checkpoint: Checkpoint[S]) -> None:
@@ -141,13 +169,15 @@ def read_of(folder: Path, kind: type[S]) -> Checkpoint[S]:
     try:
         found = contents["format"]
         if found not in READABLE:
-            raise ValueError(f"{file} is of format {found!r}, this version reads {' and '.join(map(str, READABLE))}")
+            raise ValueError(f"{file} is of format {found!r}, this version reads {', '.join(map(str, READABLE))}")
         if (command := contents.get("kind", TrainSettings.COMMAND)) != kind.COMMAND:  # the first ones do not say
             raise ValueError(f"{folder} is a checkpoint of rnndrop {command}, not of rnndrop {kind.COMMAND}")
         settings = _settings(contents["settings"], found, kind)
         words_file, words = _content(folder, contents["files"]["words"])
         tensors_file, tensors = _content(folder, contents["files"]["tensors"])
         progress = contents["progress"]
+        if not isinstance(progress, dict):
+            raise TypeError(f"progress: expected an object, got {progress!r}")
     except (KeyError, TypeError, AttributeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{file} is no checkpoint of rnndrop {kind.COMMAND}: {what}") from error
@@ -202,9 +232,9 @@ def _settings(values: dict[str, Any], written_as: int, of: type[S]) -> S:
     """As they were saved: every setting there, none besides, each of its type."""
     hints = typing.get_type_hints(of)
     kinds = {field.name: hints[field.name] for field in dataclasses.fields(of)}
-    if written_as == 1:  # in which maxlen null was what variable_length is
-        since = {"variable_length", "options", "embedding_init", "embedding_dropout_scope"}
-        values = {**{name: getattr(of, name) for name in since}, **values}
+    for number, names in NEW_SETTINGS.items():  # in format 1 maxlen null was what variable_length is
+        if written_as < number:
+            values = {**{name: getattr(of, name) for name in names}, **values}
     if values.keys() != kinds.keys():
         raise ValueError(f"the checkpoint has other settings than this version: {sorted(values.keys() ^ kinds.keys())}")
     values = dict(values)

@@ -10,14 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from rnndrop_cuda.seminar.data.reviews import PADDING, START, UNKNOWN, Reviews
+from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import TrainSettings
 from rnndrop_cuda.seminar.training.batches import TRAIN, Batch, Parts
 from rnndrop_cuda.seminar.training.checkpoint import Checkpoint
+from rnndrop_cuda.seminar.training.forward import Forward
 from rnndrop_cuda.seminar.training.processes import Processes
 from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 from rnndrop_cuda.seminar.training.run import BEST as BEST
 from rnndrop_cuda.seminar.training.run import LAST as LAST
 from rnndrop_cuda.seminar.training.run import Row, Run
+from rnndrop_cuda.seminar.training.start import start
+from rnndrop_cuda.seminar.training.unfreezing import unfreeze
 
 
 class Trainer(Run[TrainSettings]):
@@ -36,15 +40,17 @@ class Trainer(Run[TrainSettings]):
         # On CUDA the host would wait for each step to say how many words it met; DDP and torch.compile want dense ones.
         sparse = device.type == "cpu" and processes.ranks == 1 and settings.compile is None
         model = settings.build(sparse=sparse)
-        if resumed_from is None:
-            settings.load_pretrained(model, reviews.words)
+        # A checkpoint has the weights: the language model may be gone when a run is resumed.
+        pretrained = start(settings, model, reviews.words) if resumed_from is None else resumed_from.pretrained
+        if pretrained is not None:
+            facts = {**facts, "pretrained": pretrained}
         model.to(device)
         optimizer = LazyRMSprop(model.parameters(), lr=settings.learning_rate)
         super().__init__(settings, reviews.words, model, optimizer, device, processes, out, facts, resumed_from)
         self.lossfun = nn.BCELoss(reduction="sum")
         self.parts = Parts(reviews, settings.batch_size, device, self.order, validation=settings.validation, test=True)
         self.train_batches, self.scored = self.parts.train, self.parts.scored
-        self.forward = _Forward(self.model, device.type, settings.autocast)
+        self.forward = Forward(self.model, device.type, settings.autocast)
         if settings.compile is not None:
             self.forward.compile(backend=settings.compile)
         self.training_forward = processes.join(self.forward)
@@ -52,6 +58,11 @@ class Trainer(Run[TrainSettings]):
     @property
     def steps_an_epoch(self) -> int:
         return self.parts.steps_an_epoch
+
+    def _begin_epoch(self) -> None:
+        if self.settings.gradual_unfreezing:
+            assert isinstance(self.model, RNNClassifier)
+            unfreeze(self.model, self.progress.epochs + 1, embedding=not self.settings.freeze_vectors)
 
     def _value(self, row: Row) -> float:
         part = next(iter(self.scored))
@@ -64,26 +75,6 @@ class Trainer(Run[TrainSettings]):
             if word_dropout:
                 ids = drop_words(ids, word_dropout)
             yield self.processes.share((ids, labels, lengths[0]) if lengths else (ids, labels))
-
-
-class _Forward(nn.Module):
-    """The classifier under bfloat16 autocast, its sigmoid in float32: in bfloat16 it is 1 from 0.998 on."""
-
-    def __init__(self, classifier: nn.Module, device_type: str, autocast: bool) -> None:
-        super().__init__()
-        self.classifier, self.device_type, self.autocast = classifier, device_type, autocast
-        if autocast:
-            assert isinstance(classifier.output, nn.Module)
-            classifier.output.register_forward_hook(_to_float32)
-
-    def forward(self, ids: Tensor, *lengths: Tensor) -> Tensor:
-        with torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=self.autocast):
-            probabilities: Tensor = self.classifier(ids, *lengths)
-        return probabilities
-
-
-def _to_float32(_: nn.Module, args: Any, logits: Tensor) -> Tensor:
-    return logits.float()
 
 
 def drop_words(ids: Tensor, p: float) -> Tensor:

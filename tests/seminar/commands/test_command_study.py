@@ -1,5 +1,6 @@
 """`rnndrop study`: every study on a few reviews, its cache of runs, and wrong input."""
 
+import html
 import json
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import one_line, status
+from language_models import RANKS, save_language_model
 
 from bench import tables
 from rnndrop_cuda.seminar import studies
@@ -30,8 +32,10 @@ def command(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     """--quick, but for the study's name; on reviews and models that are smaller still."""
     monkeypatch.setattr(studies, "QUICK", QUICK)
     monkeypatch.setattr(studies, "QUICK_LONGEST", 8)
+    monkeypatch.setattr(study_report, "MEANINGFUL", 0.0)
     return [
         "--quick", "--data", str(npz), "--unverified-data", "--device", "cpu", "--out", str(tmp_path / "out"),
+        "--pretrained", str(save_language_model(tmp_path / "language-model")),
     ]  # fmt: skip
 
 
@@ -76,7 +80,7 @@ def test_every_study(name, command, with_vectors, tmp_path, capsys):
     page = (tmp_path / "out" / "study.html").read_text()
     assert "http" not in page, "loads nothing"
     for sentence in found["findings"]:
-        assert sentence.split(":")[0].split(",")[0] in page.replace("&#x27;", "'")
+        assert sentence.split(":")[0].split(",")[0] in html.unescape(page)
 
 
 def test_nothing_is_trained_twice(command, trained, capsys):
@@ -158,8 +162,43 @@ def test_wrong_vectors_are_refused_before_anything_is_trained(options, message, 
     assert trained == []
 
 
-def test_reviews_held_out_take_the_place_of_the_test_reviews(command, with_vectors, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(study_report, "MEANINGFUL", 0.0)
+def test_another_language_model_is_another_run(with_vectors, tmp_path, trained):
+    only = ["--seeds", "1", "--only", "language model, all labels"]
+    assert study.main(["pretraining", *with_vectors, *only]) == 0
+    assert study.main(["pretraining", *with_vectors, *only]) == 0
+    started = [bool(e.pretrained) for e in trained]
+    assert started == [False, False, True], "the baselines of the study and of the variant, too"
+    save_language_model(tmp_path / "language-model", RANKS[::-1])
+    assert study.main(["pretraining", *with_vectors, *only]) == 0
+    assert [bool(e.pretrained) for e in trained[3:]] == [True]
+
+
+def test_starts_are_compared_at_the_same_number_of_labels(with_vectors, tmp_path):
+    assert study.main(["pretraining", *with_vectors]) == 0
+    found = json.loads((tmp_path / "out" / "study.json").read_text())
+    sizes = {variant: runs[0]["data"]["train reviews"] for variant, runs in found["runs"].items()}
+    for labels, size in {"100 labels": 10, "1,000 labels": 20, "all labels": 40}.items():
+        assert {of for variant, of in sizes.items() if variant.endswith(f", {labels}")} == {size}
+        for start in ("random", "language model"):
+            assert found["against"][f"{start}, {labels}"] == f"GloVe, {labels}"
+    in_short = [sentence for sentence in found["findings"] if sentence.startswith("In short")]
+    assert len(in_short) == 3
+    assert all(f"GloVe, {labels}" in text for text, labels in zip(in_short, ("100", "1,000", "all"), strict=True))
+
+
+def test_a_study_without_its_language_model_says_so(with_vectors, tmp_path, trained, capsys):
+    at = with_vectors.index("--pretrained")
+    assert status(study.main, "pretraining", *with_vectors[:at], *with_vectors[at + 2 :]) == 2
+    assert "--pretrained: expected the folder of a language model, got none" in one_line(capsys)
+    assert status(study.main, "pretraining", *with_vectors, "--pretrained", tmp_path) == 2
+    assert "no checkpoint" in one_line(capsys)
+    others = save_language_model(tmp_path / "others", ["a", "b"])
+    assert status(study.main, "pretraining", *with_vectors, "--pretrained", others) == 2
+    assert "--pretrained: expected a language model of some of the 20 words, got one of none" in one_line(capsys)
+    assert trained == []
+
+
+def test_reviews_held_out_take_the_place_of_the_test_reviews(with_vectors, tmp_path, capsys):
     only = ["--seeds", "1", "--validation", "8", "--only", "SemeniutaLSTM 0.3"]
     assert study.main(["full-reviews", *with_vectors, *only]) == 0
     printed = capsys.readouterr()

@@ -43,6 +43,20 @@ def test_names_with_commas_are_quoted():
     assert found[1].startswith('"a, b": ') and 'better than base: "a, b";' in found[2]
 
 
+def test_each_variant_is_compared_with_its_own(tmp_path):
+    few, many = [run(0.60), run(0.61), run(0.59)], [run(0.80), run(0.81), run(0.79)]
+    runs = {"base": BASE, "other": few, "base, more": many, "other, more": few}
+    compared = study_report.Results("made-up", "?", {}, (), runs, {"other, more": "base, more"})
+    told = study_report.findings(compared)
+    assert told[1].startswith("other: best test accuracy -10.0 points")
+    assert told[2].startswith('"base, more": best test accuracy +10.0 points'), "with the first"
+    assert told[3].startswith('"other, more" against "base, more": best test accuracy -20.0 points')
+    assert told[4] == 'In short, by the best test accuracy: better than base: "base, more"; worse: other.'
+    assert told[5].endswith('none is clearly better than "base, more"; worse: "other, more".')
+    study_report.write(compared, tmp_path)
+    assert study_report.findings(study_report.read(tmp_path / "study.json")) == told
+
+
 @pytest.mark.parametrize(
     "other, gap_halved, raised",
     [

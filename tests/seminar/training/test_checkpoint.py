@@ -13,7 +13,7 @@ from command_line import one_line, status
 from train_runs import SMALL, train
 
 import rnndrop_command as cli
-from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, load_checkpoint, read
+from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, FORMAT, load_checkpoint, read
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def damaged_json(folder):
 
 def other_format(folder):
     file = folder / FILE_NAME
-    file.write_text(file.read_text().replace('"format": 2', '"format": 3'))
+    file.write_text(file.read_text().replace('"format": 3', '"format": 4'))
 
 
 def wrong_setting(folder):
@@ -96,7 +96,7 @@ def nested_json(folder):
 
 def without_a_format(folder):
     file = folder / FILE_NAME
-    file.write_text(file.read_text().replace('"format": 2,', ""))
+    file.write_text(file.read_text().replace(f'"format": {FORMAT},', ""))
 
 
 not_finite = changed_tensors(lambda tensors: tensors["model.output.weight"].fill_(float("nan")))
@@ -121,7 +121,7 @@ DAMAGES = {
     cut_tensors: "is damaged: its sha256",
     missing_words: "is not whole",
     damaged_json: "is damaged",
-    other_format: "is of format 3, this version reads 1 and 2",
+    other_format: "is of format 4, this version reads 1, 2, 3",
     wrong_setting: "n_hidden: expected",
     other_size: "do not fit its settings",
     no_checkpoint: "is no checkpoint of rnndrop train",
@@ -150,7 +150,19 @@ def test_an_optimizer_that_does_not_fit_is_told_in_one_line(damage, command, out
     assert OF_THE_OPTIMIZER[damage] in one_line(capsys)
 
 
-# ---------------------------------------------------------------- the format before this one
+# ---------------------------------------------------------------- the formats before this one
+
+
+def test_a_checkpoint_of_format_2_loads_and_its_run_is_resumed(command, out):
+    """In which there were no language models to start from, and no concat pooling."""
+    assert train(*command, "--epochs", "1") == 0
+    for file in (out / "last" / FILE_NAME, out / "best" / FILE_NAME):
+        contents = json.loads(file.read_text())
+        new = [contents["settings"].pop(name) for name in ("pretrained", "gradual_unfreezing", "pooling")]
+        assert new == [None, False, "last"]
+        file.write_text(json.dumps({**contents, "format": 2}))
+    assert load_checkpoint(out)[2] == read(out / "last").settings
+    assert train("--resume", out, "--epochs", "2") == 0
 
 
 @pytest.fixture
@@ -173,7 +185,7 @@ def test_a_run_of_format_1_is_resumed_as_it_would_have_gone_on(of_format_1, caps
     """The second epoch is the one that dde2741 trained; what is written then is of this format."""
     assert train("--resume", of_format_1, "--epochs", "2") == 0
     assert "resuming from" in capsys.readouterr().err
-    assert json.loads((of_format_1 / "last" / FILE_NAME).read_text())["format"] == 2
+    assert json.loads((of_format_1 / "last" / FILE_NAME).read_text())["format"] == 3
     first, second = read(of_format_1 / "last").progress["progress"]["history"]
     assert first["train_loss"] == 0.6966154217720032, "kept"
     assert second["train_loss"] == pytest.approx(0.691367256641388, rel=1e-6)
