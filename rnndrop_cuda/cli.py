@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = (error.name or "").partition(".")[0]
         if missing not in DEMO_EXTRA:
             raise
-        print(f"rnndrop {args.command}: {missing} is missing: pip install rnndrop_cuda[demo]", file=sys.stderr)
+        print(f"rnndrop {args.command}: {missing} is missing: pip install '.[demo]' in the checkout", file=sys.stderr)
         return 2
     return module.main(argv[1:]) or 0
 

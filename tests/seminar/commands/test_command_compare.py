@@ -293,4 +293,4 @@ def test_the_missing_extra_is_one_line(command, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "rnndrop_cuda.seminar.commands.compare")
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert cli.main(["compare", *command]) == 2
-    assert capsys.readouterr().err == "rnndrop compare: tqdm is missing: pip install rnndrop_cuda[demo]\n"
+    assert capsys.readouterr().err == "rnndrop compare: tqdm is missing: pip install '.[demo]' in the checkout\n"

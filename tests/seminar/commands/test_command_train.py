@@ -104,7 +104,7 @@ def test_only_the_first_process_complains(monkeypatch, capsys):
 def test_a_missing_extra_is_told(command, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert train(*command, "--tensorboard") == 2
-    assert "pip install rnndrop_cuda[tensorboard]" in one_line(capsys)
+    assert "pip install '.[tensorboard]' in the checkout" in one_line(capsys)
 
 
 def test_the_same_command_resumes_and_another_is_refused(command, out, capsys):

@@ -150,4 +150,4 @@ def test_the_missing_extra_is_one_line(monkeypatch, capsys):
         monkeypatch.delitem(sys.modules, f"rnndrop_cuda.seminar.{name}")
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert cli.main(["visualize"]) == 2
-    assert capsys.readouterr().err == "rnndrop visualize: jinja2 is missing: pip install rnndrop_cuda[demo]\n"
+    assert capsys.readouterr().err == "rnndrop visualize: jinja2 is missing: pip install '.[demo]' in the checkout\n"
