@@ -76,15 +76,16 @@ repeat() {
 info() {
   nvidia-smi && "$python" -m rnndrop_cuda info
 }
+small_case=("$python" -m bench.small_case)
 export -f gpu_tests repeat info
 export python has_kernels
 
 # Without torch's cache every tensor is an allocation of its own, so that memcheck sees an access past its end.
+# sanitize NAME TOOL [OPTION...]
 sanitize() {
-  local tool=$1
-  shift
-  step "$tool" 125 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 3 --tool "$tool" "$@" \
-    "$python" -m bench.small_case
+  local name=$1 tool=$2
+  shift 2
+  step "$name" 125 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 3 --tool "$tool" "$@"
 }
 
 for part in "${parts[@]}"; do
@@ -96,12 +97,16 @@ for part in "${parts[@]}"; do
     tests) step tests 240 bash -c gpu_tests ;;
     latency) step latency 60 "$python" -m bench.latency --out "$out/latency.csv" ;;
     sanitize)
-      sanitize memcheck
-      # Our own kernels only: cuBLAS' are not ours to check, and racecheck is slow.
-      sanitize racecheck --kernel-regex kns=rnndrop
-      # All kernels: memory written by a kernel that it does not watch would count as never written.
-      sanitize initcheck
-      sanitize synccheck --kernel-regex kns=rnndrop
+      sanitize memcheck memcheck "${small_case[@]}"
+      # Our own kernels only: cuBLAS' are not ours to check, and racecheck is slow. An engine at a time, since racecheck
+      # itself breaks down over some kernels.
+      for engine in stepwise block cluster grid; do
+        sanitize "racecheck-$engine" racecheck --kernel-name kns=rnndrop "${small_case[@]}" --engine "$engine"
+      done
+      # All kernels: memory written by a kernel that it does not watch would count as never written. So does what
+      # cuBLAS' 16-bit kernels write through the tensor memory accelerator (torch's own a @ b + 1 shows it).
+      sanitize initcheck initcheck "${small_case[@]}" --dtypes float64 float32
+      sanitize synccheck synccheck --kernel-name kns=rnndrop "${small_case[@]}"
       ;;
     repeat) step repeat 480 bash -c repeat ;;
     bench)

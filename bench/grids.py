@@ -69,5 +69,8 @@ GRIDS: dict[str, list[Case]] = {
         Case(Size(512, 64, 512, 512), "bfloat16"),
         Case(Size(1024, 16, 768, 768), "float16"),
         Case(Size(512, 32, 1024, 1024), "bfloat16"),
+        # where nn.LSTM gets cuDNN's persistent kernel, which it does not in bfloat16
+        Case(Size(512, 64, 256, 256), "float16", MAIN),
+        Case(Size(512, 64, 512, 512), "float16", MAIN),
     ],
 }

@@ -29,6 +29,8 @@ OP = "rnndrop"
 MODULE = "LSTM module"
 LSTM_CELL = "nn.LSTMCell"
 ONNX_RUNTIME = "ONNX Runtime"
+KERAS = "keras.layers.LSTM"
+KERAS_OURS = "rnndrop_cuda.keras.LSTM"
 GEMMS = "GEMMs alone"
 
 MASKS = "masks"

@@ -28,6 +28,13 @@ LONG = 64
 HIDDEN_SIZES = (16, 13)  # with vector loads, and without
 
 
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+DTYPES = [name_of(dtype) for dtype in functional.KERNEL_DTYPES]
+
+
 class Case(NamedTuple):
     dtype: torch.dtype
     tf32: bool
@@ -43,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda", help="(default: cuda)")
     parser.add_argument("--engine", choices=ENGINES, help="CUDA engine for all cases (default: each in turn)")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=DTYPES, default=DTYPES, metavar="DTYPE", help=f"of {', '.join(DTYPES)}"
+    )
     args = parser.parse_args(argv)
     device = torch.device(args.device)
     if args.engine and args.device == "cpu":
@@ -51,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     engines = [args.engine] if args.engine else ENGINES
     worst: dict[str, tuple[float, float]] = {}
     for k, case in enumerate(cases(len(engines))):
+        if name_of(case.dtype) not in args.dtypes:
+            continue
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=case.tf32):
             if device.type == "cuda":
                 name = f"{case.dtype}{', tf32' * case.tf32}, {engines[k % len(engines)]}"

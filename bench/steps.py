@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ from bench.correctness import relative_error, tolerance
 from bench.machine import check_out, load_averages, machine_facts, usable
 from bench.markdown import sizes_table
 from bench.records import FULL, INFERENCE, LSTM_CELL, MODULE, NN_LSTM, ONNX_RUNTIME, Size, Timing, write
-from bench.stopwatch import SHORTEST_MEASUREMENT_MS, cpu_milliseconds, no_garbage_collection
+from bench.stopwatch import SHORTEST_MEASUREMENT_MS, cpu_milliseconds, no_garbage_collection, quartiles
 from bench.verification import VerificationError
 from rnndrop_cuda import LSTM
 
@@ -177,8 +176,6 @@ def measure(of_size: Size, threads: int, repeats: int) -> list[Timing]:
 
 
 def timing(of_size: Size, threads: int, name: str, calls: int, sample: list[float]) -> Timing:
-    q1, median, q3 = statistics.quantiles(sample, n=4, method="inclusive") if len(sample) > 1 else sample * 3
-    ms = {"median_ms": median, "q1_ms": q1, "q3_ms": q3, "min_ms": min(sample), "max_ms": max(sample)}
     return Timing(
         *of_size,
         dtype="float32",
@@ -192,7 +189,7 @@ def timing(of_size: Size, threads: int, name: str, calls: int, sample: list[floa
         repeats=len(sample),
         phase=INFERENCE,
         calls=calls,
-        **{key: round(value, 5) for key, value in ms.items()},
+        **quartiles(sample),
     )
 
 

@@ -10,6 +10,7 @@ Everything between `<!-- table:NAME -->` and `<!-- /table:NAME -->` is replaced.
     STEM peaks         from bench/results/STEM.csv, written by bench.memory
     STEM sweep         from bench/results/STEM.csv, written by bench.sweep
     STEM steps         from bench/results/STEM.csv, written by bench.steps
+    STEM keras         from bench/results/STEM.csv, written by bench.keras_layers
     STEM               from bench/results/STEM.json, a results.json written by `rnndrop compare`
     STEM study         from bench/results/STEM.json, a study.json written by `rnndrop study`
 
@@ -30,6 +31,7 @@ from bench.records import (
     FORWARD_BACKWARD,
     FULL,
     INFERENCE,
+    KERAS,
     LENGTHS,
     MASKS,
     ONNX_RUNTIME,
@@ -118,11 +120,13 @@ def table(name: str, results: Path) -> str:
         return swept(timings)
     if what == "steps":
         return steps(timings)
+    if what == "keras":
+        return keras_layers(timings)
     phase, _, size = what.partition(" ")
     if phase not in (INFERENCE, FORWARD, FORWARD_BACKWARD, "lengths"):
         raise ValueError(
             f"table:{name}: expected 'inference', 'forward', 'forward+backward', 'lengths', 'bars', 'peaks', 'sweep', "
-            f"'steps' or 'study' after the file, got {phase!r}"
+            f"'steps', 'keras' or 'study' after the file, got {phase!r}"
         )
     return milliseconds(timings, phase, size)
 
@@ -150,6 +154,15 @@ def steps(file: Path) -> str:
     return (
         f"{sizes_table(timings)}\n\nMilliseconds for inference, median of {timings[0].repeats} in turn; in brackets, "
         f"how many times as fast as nn.LSTM. ONNX Runtime: {facts[ONNX_RUNTIME]}. {provenance(facts)}"
+    )
+
+
+def keras_layers(file: Path) -> str:
+    facts, timings = read(file)
+    return (
+        f"{sizes_table(timings)}\n\nMilliseconds for a training step, forward and backward, median of "
+        f"{timings[0].repeats} in turn; in brackets, how many times as fast as nn.LSTM without dropout. "
+        f"{threads(timings)}; Keras {facts[KERAS]}; {provenance(facts)}"
     )
 
 

@@ -167,7 +167,7 @@ def _check_shape(name: str, tensor: Tensor, shapes: Sequence[Shape], sizes: Size
 
 
 def _values_can_be_read(tensor: Tensor) -> bool:
-    """Not on a device, which we would have to wait for, nor under torch.compile or torch.func, which have no values."""
-    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+    """Not on a device, which we would have to wait for, nor in a graph or under torch.func, which have no values."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() or tensor.device.type != "cpu":
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)

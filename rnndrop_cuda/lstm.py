@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from rnndrop_cuda.options import Backend, CandidateMask, GateMasks, Init, MaskScope
 
 Form = TypeVar("Form", Tensor, PackedSequence)
+Function = TypeVar("Function")
 IN_NN_LSTMS_REPR = ("proj_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+
+
+def _typed_as(function: Function) -> Callable[[Any], Function]:
+    """Decorates what has the arguments and the results of another function, for type checkers alone."""
+    return lambda _: function
 
 
 class LSTM(LikeTorch):
@@ -319,8 +325,10 @@ class LSTM(LikeTorch):
                 states[k] = LayerStates(*(packing.as_it_came(s, batched, self.batch_first) for s in of_layer))
         return output, state, *([masks] if return_masks else []), *([states] if return_states else [])
 
-    if TYPE_CHECKING:  # nn.Module's says Any
-        __call__ = forward
+    if TYPE_CHECKING:  # nn.Module's says Any, and pyright believes it before an assignment
+
+        @_typed_as(forward)
+        def __call__(self, *arguments: Any, **options: Any) -> Any: ...
 
     def _run(
         self,

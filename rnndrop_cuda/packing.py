@@ -28,13 +28,28 @@ def padded(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
 
     By index, since pad_packed_sequence's backward goes over the whole batch at every change of length.
     """
+    if torch._C._get_tracing_state():
+        return _padded_in_a_trace(packed)
     data, T, B = packed.data, len(packed.batch_sizes), int(packed.batch_sizes[0])
     running = torch.arange(B) < packed.batch_sizes.unsqueeze(1)  # [T, B], longest first
-    places, lengths = running.flatten().nonzero().squeeze(1).to(data.device), running.sum(0).to(data.device)
+    places, lengths = (on_device(t, data.device) for t in (running.flatten().nonzero().squeeze(1), running.sum(0)))
     if packed.sorted_indices is not None and packed.unsorted_indices is not None:
         order = packed.sorted_indices
         places, lengths = places - places % B + order[places % B], lengths[packed.unsorted_indices]
     x = data.new_zeros(T * B, *data.shape[1:]).index_copy(0, places, data).unflatten(0, (T, B))
+    return x, lengths, places
+
+
+def _padded_in_a_trace(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``padded`` gives, in operations on batch_sizes: the tracer would keep its length and its first value."""
+    data, batch_sizes, order = packed.data, packed.batch_sizes, packed.unsorted_indices
+    x, lengths = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0.0, -1)
+    running = torch.arange(x.shape[1], device=data.device) < batch_sizes.to(data.device).unsqueeze(1)
+    places, lengths = running.flatten().nonzero().squeeze(1), lengths.to(data.device)
+    if packed.sorted_indices is not None and order is not None:
+        B = x.shape[1]
+        places = places - places % B + packed.sorted_indices[places % B]
+        x, lengths = x.index_select(1, order), lengths[order]
     return x, lengths, places
 
 
@@ -52,7 +67,15 @@ def lengths_of(x: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor | No
     """
     if lengths is None:
         return None
-    lengths = torch.as_tensor(lengths)
+    if not isinstance(lengths, Tensor):
+        lengths = torch.as_tensor(lengths)
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
-    return lengths.to(device=x.device, dtype=torch.int64)
+    return on_device(lengths.to(torch.int64), x.device)
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """``values.to(device)``, for which the host does not wait: from memory that is not pinned it would, on CUDA."""
+    if device.type == "cuda" and values.is_cpu and not torch.compiler.is_compiling():
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)

@@ -41,7 +41,39 @@ def test_auto_keeps_small_weights_in_one_block_and_splits_large_ones():
 def test_a_large_layer_stays_on_chip_backward_too(shape, dtype, gpu):
     names, text = explained(*shape, dtype=dtype, gpu=gpu)
     assert names == ["grid", "grid"]
-    assert "pieces" in text.splitlines()[1]
+    assert "W_hh in registers" not in text, "not until a GPU has shown that it is faster"
+
+
+@pytest.fixture
+def registers():
+    """Plans may keep W_hh in registers."""
+    from rnndrop_cuda import _C
+
+    _C.set_cuda_registers(True)
+    yield
+    _C.set_cuda_registers(False)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "where"),
+    [
+        (torch.float16, (1024, 16, 768, 768), ["registers", "registers"]),
+        (torch.bfloat16, (512, 64, 512, 512), ["registers", "registers"]),
+        (torch.float32, (512, 64, 256, 256), ["registers", "registers"]),  # TF32
+        (torch.bfloat16, (32, 128, 300, 64), ["shared memory", "shared memory"]),  # one block has all
+        (torch.float64, (32, 16, 300, 128), ["shared memory", "shared memory"]),  # no tensor cores
+    ],
+    ids=str,
+)
+def test_weights_are_in_registers_where_they_fit(dtype, shape, where, registers):
+    _, text = explained(*shape, dtype=dtype)
+    assert ["registers" if "W_hh in registers" in line else "shared memory" for line in text.splitlines()] == where
+
+
+def test_weights_in_registers_leave_room_in_shared_memory(registers):
+    """An A100 has no room for the input of H=512 beside W_hh, backward: it came in pieces."""
+    line = explained(512, 64, 512, 512, gpu=A100)[1].splitlines()[1]
+    assert "W_hh in registers" in line and "pieces" not in line
 
 
 def test_a_step_of_a_large_layer_takes_longer_than_two_launches():
@@ -53,10 +85,10 @@ def test_a_step_of_a_large_layer_takes_longer_than_two_launches():
 
 def test_clusters_that_the_gpcs_have_no_room_for_run_one_after_the_other():
     """An H100 runs seven clusters of 16 blocks at once, and not the eight that its multiprocessors are enough for."""
-    text = explained(512, 64, 512, 512, engine="cluster")[1]
+    text = explained(512, 128, 512, 512, engine="cluster")[1]
     forward, backward = text.splitlines()
     assert "4 group(s) of 16 block(s)" in forward and "waves" not in forward
-    assert "8 group(s) of 16 block(s)" in backward and "times 2 waves" in backward
+    assert "16 group(s) of 16 block(s)" in backward and "times 3 waves" in backward
 
 
 def test_says_what_a_step_consists_of():
@@ -125,4 +157,27 @@ def test_info_refuses_a_shape(capsys, shape):
     with pytest.raises(SystemExit) as stopped:
         info.main(["--shape", shape])
     assert stopped.value.code == 2
-    assert "--shape" in capsys.readouterr().err
+    assert f"--shape: expected four whole numbers of at least 1, T,B,I,H, got {shape!r}" in capsys.readouterr().err
+
+
+def test_the_current_gpus_driver_is_asked(monkeypatch):
+    """What the driver refuses is not listed under an engine's name; of a GPU that is named nobody is asked."""
+    asked = []
+
+    class WithCuda:
+        @staticmethod
+        def explain_on_current_gpu(*arguments):
+            asked.append(arguments)
+            return "stepwise: no room", "stepwise: no room"
+
+        explain_cuda_engine = staticmethod(engines._kernels().explain_cuda_engine)
+
+    monkeypatch.setattr(engines, "_kernels", lambda: WithCuda)
+    monkeypatch.setattr(ops, "HAS_CUDA_KERNELS", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (
+        explain_engine(1024, 16, 768, 768, torch.float16) == "forward   stepwise: no room\nbackward  stepwise: no room"
+    )
+    assert asked == [("float16", True, 1024, 16, 768)]
+    assert "grid" in explain_engine(1024, 16, 768, 768, torch.float16, gpu=H100)
+    assert len(asked) == 1

@@ -58,14 +58,9 @@ class Backward {
   }
 
   void run() {
-    with_team(enough_for_several(layer_), [&](const Team& team) {
-      if (packs_x()) x_weight_.pack_backward(team);
-      if (packs_h()) h_weight_.pack_backward(team);
-      const Range rows = team.share(layer_.B * layer_.mask_h.inputs_of_sample());
-      std::fill_n(dh_tilde() + rows.begin * layer_.H, rows.size() * layer_.H, Acc(0));
-      team.barrier();
-      run_member(team);
-    });
+    with_team(
+        enough_for_several(layer_), [&](const Team& team) { return prepare(team); },
+        [&](const Team& team, const Member& member) { run_member(team, member); });
     if (is_16_bits<S>) convert(static_cast<S*>(layer_.dh_tilde), dh_tilde(), size_of_dh_tilde());
   }
 
@@ -111,16 +106,43 @@ class Backward {
     return {false, {0, layer_.B}, {unit_of(panels.begin), unit_of(panels.end)}, panels};
   }
 
-  void run_member(const Team& team) {
-    const int64_t B = layer_.B, H = layer_.H;
-    const Cut mine = cut(team);
-    const auto row_shares = shares_of_gate_rows(team);
+  // A member's own memory, for a few rows at a time.
+  struct Scratch {
+    Buffer<Acc> rows;     // what comes out of products with a weight, before it is spread or rounded
+    Buffer<T> da_copies;  // da, as 16-bit products take it
+    Buffer<T> inputs;     // rows of x or h, before they are packed
+  };
+  struct Member {
+    Cut cut;
+    std::vector<Range> gate_rows;  // of its gradients of the weights, as shares_of_gate_rows() says
+    Buffer<T> da_packed;
+    Scratch scratch;
+  };
+
+  // Packs the member's share of the weights too, and zeroes that of dh~.
+  Member prepare(const Team& team) const {
+    std::vector<Range> gate_rows = shares_of_gate_rows(team);
     int64_t my_rows = 0;
-    for (const Range& share : row_shares) my_rows += round_up(share.size(), rows_at_once());
-    const Buffer<T> da_packed(layer_.need_dW ? my_rows * round_up(rows_of_piece(steps_ * B), kTogether<T>) : 0);
-    const Scratch scratch{
-        Buffer<Acc>(room_for_kept_rows()),
-        Buffer<T>(std::max(x_weight_.room_for_gradients(kRowBlock), h_weight_.room_for_gradients(kRowBlock)))};
+    for (const Range& share : gate_rows) my_rows += round_up(share.size(), rows_at_once());
+    const int64_t packed_rows = layer_.need_dW ? round_up(rows_of_piece(steps_ * layer_.B), kTogether<T>) : 0;
+    const int64_t da_room = std::max(x_weight_.room_for_gradients(kRowBlock), h_weight_.room_for_gradients(kRowBlock));
+    Member member{cut(team),
+                  std::move(gate_rows),
+                  Buffer<T>(my_rows * packed_rows),
+                  {Buffer<Acc>(room_for_kept_rows()), Buffer<T>(da_room),
+                   Buffer<T>(layer_.need_dW ? std::max(dW_ih_.room_to_pack(), dW_hh_.room_to_pack()) : 0)}};
+    if (packs_x()) x_weight_.pack_backward(team);
+    if (packs_h()) h_weight_.pack_backward(team);
+    const Range rows = team.share(layer_.B * layer_.mask_h.inputs_of_sample());
+    std::fill_n(dh_tilde() + rows.begin * layer_.H, rows.size() * layer_.H, Acc(0));
+    return member;
+  }
+
+  void run_member(const Team& team, const Member& member) const {
+    const int64_t B = layer_.B, H = layer_.H;
+    const Cut& mine = member.cut;
+    const Scratch& scratch = member.scratch;
+    T* da_packed = member.da_packed.data();
     int64_t rows_done = 0;
 
     const TimeOrder backwards{layer_.T, !layer_.order.reverse};
@@ -157,11 +179,11 @@ class Backward {
         for (int64_t r = 0; r == 0 || r < rows; r += piece) {  // once also for an empty batch, whose sums are 0
           const int64_t n_rows = std::min(piece, rows - r);
           if (r > 0) team.barrier();  // all have read what is packed
-          pack_inputs(team, begin, r, n_rows);
-          pack_da(row_shares, r, n_rows, da_packed.data());
+          pack_inputs(team, begin, r, n_rows, scratch.inputs.data());
+          pack_da(member.gate_rows, r, n_rows, da_packed);
           team.barrier();
           const bool is_first = rows_done == 0, is_last = rows_done + n_rows == layer_.T * B;
-          add_weight_gradients(row_shares, n_rows, da_packed.data(), is_first, is_last, scratch.rows.data());
+          add_weight_gradients(member.gate_rows, n_rows, da_packed, is_first, is_last, scratch.rows.data());
           rows_done += n_rows;
         }
       } else {
@@ -172,11 +194,6 @@ class Backward {
     if (mask_h_.is_spread) mask_dh_tilde(mine);
   }
 
-  // A member's own memory, for a few rows at a time.
-  struct Scratch {
-    Buffer<Acc> rows;     // what comes out of products with a weight, before it is spread or rounded
-    Buffer<T> da_copies;  // da, as 16-bit products take it
-  };
   int64_t room_for_kept_rows() const {
     int64_t room = 0;
     for (const Weight<T, S>* weight : {&x_weight_, &h_weight_}) {
@@ -360,12 +377,12 @@ class Backward {
   }
 
   // Rows [first, first + n) of the chunk that begins at step `begin`.
-  void pack_inputs(const Team& team, int64_t begin, int64_t first, int64_t n) const {
+  void pack_inputs(const Team& team, int64_t begin, int64_t first, int64_t n, T* scratch) const {
     const int64_t B = layer_.B, H = layer_.H, I = layer_.I;
     const TimeOrder& order = layer_.order;
     const auto sample_of = [&](int64_t r) { return (first + r) % B; };
     const S* x = static_cast<const S*>(layer_.x) + (begin * B + first) * I;
-    dW_ih_.pack(team, B, n, [&](int64_t r) { return x + r * I; }, sample_of);
+    dW_ih_.pack(team, B, n, [&](int64_t r) { return x + r * I; }, sample_of, scratch);
     const auto h_before = [&](int64_t r) {
       const int64_t t = begin + (first + r) / B, b = sample_of(r);
       // Backwards in time a sample begins at its own end; y is 0 past it.
@@ -373,7 +390,7 @@ class Backward {
       return is_first ? static_cast<const S*>(layer_.h_0) + b * H
                       : static_cast<const S*>(layer_.y) + (order.before(t) * B + b) * H;
     };
-    dW_hh_.pack(team, B, n, h_before, sample_of);
+    dW_hh_.pack(team, B, n, h_before, sample_of, scratch);
   }
 
   // A panel of inputs stays in the first cache for all of the member's gate rows; but where the last sums are not

@@ -52,24 +52,9 @@ class Forward {
   }
 
   void run() {
-    with_team(enough_for_several(layer_), [&](const Team& team) {
-      const bool rows_split = !rows_.all() || splits_rows(layer_, team.size);
-      // Whole vectors of units, so that no two threads write to one cache line.
-      const Range units = rows_split ? Range{0, layer_.H} : team.share(layer_.H, h_weight_.width / 2);
-      const int64_t rank = rows_split ? 0 : team.rank;
-      const GatesLayout from_h = from_h_layout(units);
-      const ForwardPanels<T, S> x_panels(x_weight_, x_panels_, packs(x_weight_), units, rank,
-                                         {kGates * layer_.H, layer_.H, 0, false},
-                                         takes_x_along_ ? PanelOrder::units : PanelOrder::gates);
-      const ForwardPanels<T, S> h_panels(h_weight_, h_panels_, packs(h_weight_), units, rank, from_h,
-                                         by_units_ ? PanelOrder::units : PanelOrder::gates);
-      const Team packers = rows_split ? team : Team{0, 1};
-      x_panels.pack(packers);
-      h_panels.pack(packers);
-      if (keeps_h_tilde_) mask_h_0(team.share(layer_.B));
-      team.barrier();
-      run_member(team, rows_split, units, x_panels, h_panels, from_h);
-    });
+    with_team(
+        enough_for_several(layer_), [&](const Team& team) { return prepare(team); },
+        [&](const Team& team, const Member& member) { run_member(team, member); });
   }
 
  private:
@@ -103,49 +88,88 @@ class Forward {
     return {round_up(kGates * units.size(), width) + width, units.size(), units.begin, rows_.all()};
   }
 
-  void run_member(const Team& team, bool rows_split, const Range& units, const ForwardPanels<T, S>& x_panels,
-                  const ForwardPanels<T, S>& h_panels, const GatesLayout& from_h_layout) {
-    const Range rows = rows_split ? team.share(layer_.B) : Range{0, layer_.B};
-    const UnitBlocks blocks = blocks_of(units);
-    const Buffer<Acc> from_h(by_units_ ? kGates * blocks.gate_stride : kRowBlock * from_h_layout.row_stride);
-    const Buffer<Acc> bias = by_units_ ? bias_of_panels(units) : Buffer<Acc>(0);
-    if (!rows_.all()) std::fill_n(from_h.data(), kRowBlock * from_h_layout.row_stride, Acc(0));
-    // All threads write to one buffer of a chunk's gates, so that its chunks have to be the same for all.
-    const int64_t steps = steps_per_chunk(layer_, has_gates_of_chunk_ ? layer_.B : rows.size());
-    const Buffer<T> x_copies(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * rows.size()));
-    const Buffer<T> h_copies(h_weight_.room_for_inputs(kRowBlock));
-    const Buffer<T> x_tilde(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0);
-
-    for_each_chunk(layer_.order, steps, [&](int64_t begin, int64_t n) {
-      Acc* gates = gates_of_chunk_.data();
-      if (!is_16_bits<S> && layer_.gates)
-        gates = static_cast<Acc*>(layer_.gates) + begin * layer_.B * kGates * layer_.H;
-      if (!takes_x_along_) project_input(begin, n, rows, x_panels, gates, x_tilde.data(), x_copies.data());
-      for_each_step(layer_.order, begin, n, [&](int64_t t) {
-        Acc* gates_of_step = gates ? gates + (t - begin) * layer_.B * kGates * layer_.H : nullptr;
-        const StepForward step = step_at(t, gates_of_step);
-        const S* h_in = h_in_at(t);
-        if (by_units_) {
-          run_by_units(step, is_16_bits<S> ? gates_of_step : nullptr, h_in, rows, units, blocks, x_panels, h_panels,
-                       bias.data(), from_h.data(), h_copies.data(), x_copies.data());
-          if (!rows_split) team.barrier();
-          return;
-        }
-        for_each_block(rows, kRowBlock, [&](int64_t b, int64_t M) {
-          multiply_h(h_in, b, M, h_panels, from_h.data(), h_copies.data());
-          step_forward(step, {b, b + M, units.begin, units.end},
-                       {from_h.data(), from_h_layout.row_stride, from_h_layout.gate_stride, false,
-                        is_16_bits<S> ? gates_of_step : nullptr});
-        });
-        if (!rows_split) team.barrier();
-      });
-    });
-  }
-
   // Portions of a step: their sums, which lie gate by gate, stay in the first cache until the cell takes them.
   struct UnitBlocks {
     int64_t rows, units, row_stride, gate_stride;
   };
+
+  // What a thread owns: rows of the batch or units, and memory.
+  struct Member {
+    bool rows_split;
+    Range rows, units;
+    GatesLayout from_h_layout;
+    ForwardPanels<T, S> x_panels, h_panels;
+    UnitBlocks blocks;
+    int64_t steps;  // of a chunk
+    Buffer<Acc> from_h, bias;
+    Buffer<T> x_copies, h_copies, x_tilde;
+  };
+
+  // Packs the member's share of the weights too.
+  Member prepare(const Team& team) const {
+    const bool rows_split = !rows_.all() || splits_rows(layer_, team.size);
+    const Range rows = rows_split ? team.share(layer_.B) : Range{0, layer_.B};
+    // Whole vectors of units, so that no two threads write to one cache line.
+    const Range units = rows_split ? Range{0, layer_.H} : team.share(layer_.H, h_weight_.width / 2);
+    const int64_t rank = rows_split ? 0 : team.rank;
+    const GatesLayout from_h = from_h_layout(units);
+    const UnitBlocks blocks = blocks_of(units);
+    // All threads write to one buffer of a chunk's gates, so that its chunks have to be the same for all.
+    const int64_t steps = steps_per_chunk(layer_, has_gates_of_chunk_ ? layer_.B : rows.size());
+    Member member{rows_split,
+                  rows,
+                  units,
+                  from_h,
+                  {x_weight_,
+                   x_panels_,
+                   packs(x_weight_),
+                   units,
+                   rank,
+                   {kGates * layer_.H, layer_.H, 0, false},
+                   takes_x_along_ ? PanelOrder::units : PanelOrder::gates},
+                  {h_weight_, h_panels_, packs(h_weight_), units, rank, from_h,
+                   by_units_ ? PanelOrder::units : PanelOrder::gates},
+                  blocks,
+                  steps,
+                  Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : kRowBlock * from_h.row_stride),
+                  by_units_ ? bias_of_panels(units) : Buffer<Acc>(0),
+                  Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * rows.size())),
+                  Buffer<T>(h_weight_.room_for_inputs(kRowBlock)),
+                  Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0)};
+    if (!rows_.all()) std::fill_n(member.from_h.data(), kRowBlock * from_h.row_stride, Acc(0));
+    const Team packers = rows_split ? team : Team{0, 1};
+    member.x_panels.pack(packers);
+    member.h_panels.pack(packers);
+    if (keeps_h_tilde_) mask_h_0(team.share(layer_.B));
+    return member;
+  }
+
+  void run_member(const Team& team, const Member& mine) const {
+    for_each_chunk(layer_.order, mine.steps, [&](int64_t begin, int64_t n) {
+      Acc* gates = gates_of_chunk_.data();
+      if (!is_16_bits<S> && layer_.gates)
+        gates = static_cast<Acc*>(layer_.gates) + begin * layer_.B * kGates * layer_.H;
+      if (!takes_x_along_) project_input(begin, n, mine, gates);
+      for_each_step(layer_.order, begin, n, [&](int64_t t) {
+        run_step(t, gates ? gates + (t - begin) * layer_.B * kGates * layer_.H : nullptr, mine);
+        if (!mine.rows_split) team.barrier();
+      });
+    });
+  }
+
+  void run_step(int64_t t, Acc* gates, const Member& mine) const {
+    const StepForward step = step_at(t, gates);
+    const S* h_in = h_in_at(t);
+    const Acc* from_x = is_16_bits<S> ? gates : nullptr;
+    if (by_units_) return run_by_units(step, from_x, h_in, mine);
+    const GatesLayout& layout = mine.from_h_layout;
+    for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
+      multiply_h(h_in, b, M, mine);
+      step_forward(step, {b, b + M, mine.units.begin, mine.units.end},
+                   {mine.from_h.data(), layout.row_stride, layout.gate_stride, false, from_x});
+    });
+  }
+
   UnitBlocks blocks_of(const Range& units) const {
     constexpr int64_t kSums = 32 * 1024 / sizeof(Acc), kUnits = 64;
     const int64_t granule = std::max<int64_t>(kVectorUnits, ForwardPanels<T, S>::units_at_once());
@@ -180,9 +204,11 @@ class Forward {
 
   // A step for these rows and units: sums [4][rows][units] = W_hh h~ + b, + W_ih x~ where that is taken along; the
   // cell.
-  void run_by_units(const StepForward& step, const Acc* from_x, const S* h_in, const Range& rows, const Range& units,
-                    const UnitBlocks& blocks, const ForwardPanels<T, S>& x_panels, const ForwardPanels<T, S>& h_panels,
-                    const Acc* bias, Acc* sums, T* h_copies, T* x_copies) const {
+  void run_by_units(const StepForward& step, const Acc* from_x, const S* h_in, const Member& mine) const {
+    const Range& units = mine.units;
+    const UnitBlocks& blocks = mine.blocks;
+    const Acc* bias = mine.bias.data();
+    Acc* sums = mine.from_h.data();
     const int64_t at_once = ForwardPanels<T, S>::units_at_once(), width = h_weight_.width;
     const S* x = static_cast<const S*>(layer_.x) + step.t * layer_.B * layer_.I;
     const Group<T>&of_h = h_weight_.groups[0], &of_x = x_weight_.groups[0];
@@ -191,18 +217,19 @@ class Forward {
     const auto rows_of = [&](const Group<T>& group, const S* in, int64_t K, int64_t M, T* copies) {
       return group.inputs.of(Rows<S>{in, K, has_columns ? group.kept.data() : nullptr}, M, copies);
     };
-    for_each_block(rows, blocks.rows, [&](int64_t b, int64_t M) {
-      const Rows<T> h_rows = rows_of(of_h, h_in + b * layer_.H, layer_.H, M, h_copies);
+    for_each_block(mine.rows, blocks.rows, [&](int64_t b, int64_t M) {
+      const Rows<T> h_rows = rows_of(of_h, h_in + b * layer_.H, layer_.H, M, mine.h_copies.data());
       Rows<T> x_rows = h_rows;
-      if (takes_x_along_) x_rows = rows_of(of_x, x + b * layer_.I, layer_.I, M, x_copies);
+      if (takes_x_along_) x_rows = rows_of(of_x, x + b * layer_.I, layer_.I, M, mine.x_copies.data());
       for_each_block({0, units.size()}, blocks.units, [&](int64_t u, int64_t n) {
         // From the last units to the first: without a gap, lanes past a row's end reach into the next row.
         for (int64_t v = (n - 1) / at_once; v >= 0; --v) {
           for (const int64_t half : {0, 1}) {
             const int64_t p = 2 * (u / at_once + v) + half;
-            const Product<T> with_x = takes_x_along_ ? x_panels.product(p, x_rows) : Product<T>{h_rows, 0, nullptr};
+            const Product<T> with_x =
+                takes_x_along_ ? mine.x_panels.product(p, x_rows) : Product<T>{h_rows, 0, nullptr};
             multiply_panel_halves(sums + 2 * half * blocks.gate_stride + v * at_once, blocks.row_stride,
-                                  blocks.gate_stride, bias + p * width, h_panels.product(p, h_rows), with_x, M);
+                                  blocks.gate_stride, bias + p * width, mine.h_panels.product(p, h_rows), with_x, M);
           }
         }
         const int64_t unit = units.begin + u;
@@ -214,9 +241,10 @@ class Forward {
 
   // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch; 0 where a row of W_ih is
   // left out.
-  void project_input(int64_t begin, int64_t n, const Range& rows, const ForwardPanels<T, S>& panels, Acc* gates,
-                     T* x_tilde, T* x_copies) const {
+  void project_input(int64_t begin, int64_t n, const Member& mine, Acc* gates) const {
     const int64_t B = layer_.B, I = layer_.I, H = layer_.H;
+    const Range& rows = mine.rows;
+    T *x_tilde = mine.x_tilde.data(), *x_copies = mine.x_copies.data();
     const S* x = static_cast<const S*>(layer_.x) + begin * B * I;
     // All of the batch: the rows of several steps lie together.
     const bool whole = rows.size() == B;
@@ -247,19 +275,18 @@ class Forward {
       for (int64_t s = 0; s < pieces; ++s) {
         const Rows<S> in{x + (s * B + rows.begin) * I, I, group.columns()};
         const Rows<T> masked{x_tilde + s * M * I, I, group.columns()};
-        panels.multiply(g, gates + (s * B + rows.begin) * kGates * H,
-                        x_tilde ? group.inputs.of(masked, M, x_copies) : group.inputs.of(in, M, x_copies), M);
+        mine.x_panels.multiply(g, gates + (s * B + rows.begin) * kGates * H,
+                               x_tilde ? group.inputs.of(masked, M, x_copies) : group.inputs.of(in, M, x_copies), M);
       }
     }
   }
 
   // from_h = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
-  void multiply_h(const S* h_in, int64_t b, int64_t M, const ForwardPanels<T, S>& panels, Acc* from_h,
-                  T* h_copies) const {
+  void multiply_h(const S* h_in, int64_t b, int64_t M, const Member& mine) const {
     const int64_t B = layer_.B, H = layer_.H;
     for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
       const Rows<S> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, h_weight_.groups[g].columns()};
-      panels.multiply(g, from_h, h_weight_.groups[g].inputs.of(in, M, h_copies), M);
+      mine.h_panels.multiply(g, mine.from_h.data(), h_weight_.groups[g].inputs.of(in, M, mine.h_copies.data()), M);
     }
   }
 

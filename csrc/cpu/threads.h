@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <optional>
 
 namespace rnndrop::cpu {
 
@@ -54,12 +55,35 @@ const char* threads_of();
 
 inline bool has_threads() { return at::get_num_threads() > 1 && !at::in_parallel_region(); }
 
-// work(team) on every thread at once; on this thread alone where there is too little to do, or only one thread. It must
-// not throw.
 template <class Work>
-void with_team(bool enough_for_several, const Work& work) {
-  if (!enough_for_several || !has_threads()) return work(Team{0, 1});
+void run_team(const Work& work) {
   run_team([](const void* context, const Team& team) { (*static_cast<const Work*>(context))(team); }, &work);
+}
+
+// run(team, prepare(team)) on every thread at once; on this thread alone where there is too little to do, or only one
+// thread. prepare makes what a member has of its own, and may throw: then no member runs, and the error is thrown from
+// here. All have prepared before any runs. run must not throw, so that it must not allocate either: the others would
+// wait at a barrier for a member that is gone.
+template <class Prepare, class Run>
+void with_team(bool enough_for_several, const Prepare& prepare, const Run& run) {
+  if (!enough_for_several || !has_threads()) {
+    const Team alone{0, 1};
+    const auto member = prepare(alone);
+    return run(alone, member);
+  }
+  std::atomic_flag failed = ATOMIC_FLAG_INIT;
+  std::exception_ptr error;
+  run_team([&](const Team& team) {
+    std::optional<decltype(prepare(team))> member;
+    try {
+      member.emplace(prepare(team));
+    } catch (...) {
+      if (!failed.test_and_set()) error = std::current_exception();
+    }
+    team.barrier();
+    if (!error) run(team, *member);
+  });
+  if (error) std::rethrow_exception(error);
 }
 
 // work(begin, end) for parts of [0, n) of at least `grain`, on several threads where there are several parts. The first
@@ -70,7 +94,7 @@ void parallel_for(int64_t n, int64_t grain, const Work& work) {
   if (n <= grain || !has_threads()) return work(int64_t{0}, n);
   std::atomic_flag failed = ATOMIC_FLAG_INIT;
   std::exception_ptr error;
-  with_team(true, [&](const Team& team) {
+  run_team([&](const Team& team) {
     const int64_t parts = std::min(team.size, (n + grain - 1) / grain);
     const Range mine = team.rank < parts ? Team{team.rank, parts}.share(n) : Range{n, n};
     if (mine.size() == 0) return;

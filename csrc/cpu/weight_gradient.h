@@ -29,19 +29,29 @@ struct WeightGradient {
     }
   }
 
-  // row_of(r) is the input of row r, sample_of(r) its place in the batch.
+  // Elements that pack() needs for rows before they are packed.
+  int64_t room_to_pack() const {
+    int64_t room = 0;
+    for (const Group<T>& group : weight.groups) room = std::max(room, kTogether<T> * room_of_row(group));
+    return room;
+  }
+  int64_t room_of_kept(const Group<T>& group) const { return weight.mask.data ? std::max(group.K(), group.room()) : 0; }
+  int64_t room_of_row(const Group<T>& group) const {
+    return room_of_kept(group) + (std::is_same_v<S, T> ? 0 : weight.columns);
+  }
+
+  // row_of(r) is the input of row r, sample_of(r) its place in the batch; scratch has room_to_pack() elements.
   template <class RowOf, class SampleOf>
-  void pack(const Team& team, int64_t B, int64_t rows, const RowOf& row_of, const SampleOf& sample_of) const {
+  void pack(const Team& team, int64_t B, int64_t rows, const RowOf& row_of, const SampleOf& sample_of,
+            T* scratch) const {
     for (int64_t g = 0; g < int64_t(weight.groups.size()); ++g) {
       const Group<T>& group = weight.groups[g];
       const Range mine = team.share(rows, kTogether<T>);
-      const int64_t kept_room = weight.mask.data ? std::max(group.K(), group.room()) : 0;
-      const int64_t room = kept_room + (std::is_same_v<S, T> ? 0 : weight.columns);
-      const Buffer<T> scratch(kTogether<T> * room);
+      const int64_t kept_room = room_of_kept(group), room = room_of_row(group);
       for_each_block(mine, kTogether<T>, [&](int64_t r, int64_t n) {
         const T* together[kTogether<T>] = {};
         for (int64_t i = 0; i < n; ++i) {
-          T* of_row = scratch.data() + i * room;
+          T* of_row = scratch + i * room;
           const T *in = as_factor(row_of(r + i), of_row + kept_room),
                   *mask = weight.mask_of_sample(g, B, sample_of(r + i));
           if (mask) {

@@ -2,8 +2,8 @@
 //
 //   cell    da to the group's blocks    dh~ = da W_hh (the block's columns with all of da)
 //
-// Nothing but da for the others is stored before they are told that it is there; da for the weights' gradients follows
-// while they are waited for, and what the next step's cell reads from memory is fetched then.
+// da for the others is stored first; da for the weights' gradients follows while theirs are on the way, and what the
+// next step's cell reads from memory is fetched then.
 #pragma once
 
 #include "recurrence_exchange.cuh"
@@ -12,8 +12,8 @@
 namespace rnndrop::cuda {
 namespace {
 
-template <class M, Engine engine, bool general>
-__global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
+template <class M, Engine engine, bool general, int kSteps>
+__global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSteps > 0), 1)
     recurrence_backward_kernel(const RecurrenceBackward r, const Tiling tiling, void* scratch) {
   using scalar_t = typename M::scalar_t;
   using acc_t = typename M::acc_t;
@@ -26,14 +26,16 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
   const int64_t first = b_0 * H + unit_0, first_row = b_0 * kGates * H + unit_0;  // of the tile, in [B,H] and [B,4H]
 
   load_columns<M>(shared.W, offset<scalar_t>(r.W_hh, 0), s, unit_0, H);
+  const ProductOf<M, kSteps> product(s, shared);
   // Columns beyond the last unit are multiplied too.
   fill_with_zeros(shared.in, s.buffers * s.batch * s.ld_in);
+  // No step comes after the last, which is the first to run.
+  fill_with_zeros(shared.partial, s.splits * s.batch * s.ld_partial);
 
   const TimeOrder order = r.order, backwards{order.T, !order.reverse};
   const Cells cells(s, b_0, unit_0, B, H);
-  const Product<M> product(s);
   const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
-  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, kGates, unit_0});
+  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, kGates, unit_0, cells});
   const scalar_t* mask_h_rows = offset<scalar_t>(r.mask_h, first);
   int64_t t = r.steps.first(backwards);
   acc_t c[kCellsOfThread], dc[kCellsOfThread], carry[kCellsOfThread], m_h[kCellsOfThread];
@@ -68,17 +70,17 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
   };
   fetch(t);
 
-  bool has_product = false;  // dh~ of the step after, in shared.partial
+  bool has_product = true;  // dh~ of the step after, in shared.partial
   for (int left = r.steps.n; left > 0; --left) {
     const bool last = left == 1, running = !general || t < longest;
     acc_t da[kCellsOfThread][kGates] = {};
+    scalar_t part[kCellsOfThread][kGates];
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
-      if (!cells.there[k]) continue;
       const int b = cells.b[k], u = cells.u[k];
       if (cells.inside[k]) {
         acc_t dh_tilde[1] = {};
-        if (has_product) sum_of_splits(dh_tilde, s, shared.partial, b, u, 0);
+        if (!general || has_product) sum_of_splits(dh_tilde, s, shared.partial, b, u, 0);
         const acc_t dh = carry[k] + m_h[k] * dh_tilde[0];
         carry[k] = dh;
         if (!general || t < end[k]) {
@@ -97,11 +99,9 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
         c[k] = c_prev[k];
       }
 #pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) {
-        if (running) exchange.next(b, gate * s.padded_units + unit_0 + u) = M::operand(da[k][gate]);
-      }
+      for (int gate = 0; gate < kGates; ++gate) part[k][gate] = M::operand(da[k][gate]);
     }
-    if (running) exchange.arrive();
+    if (running) exchange.send(part);
 
     scalar_t* da_t = offset<scalar_t>(r.da, t * kGates * state + first_row);
     t = backwards.next(t);
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
   for (int k = 0; k < kCellsOfThread; ++k) {
     if (!cells.inside[k]) continue;
     acc_t dh_tilde[1] = {};
-    if (has_product) sum_of_splits(dh_tilde, s, shared.partial, cells.b[k], cells.u[k], 0);
+    if (!general || has_product) sum_of_splits(dh_tilde, s, shared.partial, cells.b[k], cells.u[k], 0);
     from_acc(offset<scalar_t>(r.dh_tilde, first)[cells.at[k]], dh_tilde[0]);
     offset<acc_t>(r.dc, first)[cells.at[k]] = dc[k];
     offset<acc_t>(r.dh_carry, first)[cells.at[k]] = carry[k];

@@ -10,8 +10,9 @@ namespace {
 
 // Sizes as a block computes with them: 32 bits are enough for what lies in shared memory.
 struct Sizes {
-  int blocks, units, batch, rows, rows_padded, K, ld, piece, pieces, ld_in, buffers, splits, at_once, ld_partial,
+  int blocks, units, batch, rows, rows_padded, K, ld, piece, pieces, ld_in, buffers, splits, steps, at_once, ld_partial,
       padded_units;
+  bool in_registers;
   __device__ Sizes(const Tiling& t, Engine engine)
       : blocks(t.blocks),
         units(t.units),
@@ -25,9 +26,11 @@ struct Sizes {
         ld_in(t.ld_in),
         buffers(t.buffers(engine)),
         splits(t.splits),
+        steps(t.steps),
         at_once(t.at_once),
         ld_partial(t.ld_partial()),
-        padded_units(t.padded_units()) {}
+        padded_units(t.padded_units()),
+        in_registers(t.in_registers) {}
 };
 
 // What a block keeps in shared memory.
@@ -36,16 +39,18 @@ struct Shared {
   using scalar_t = typename M::scalar_t;
   using acc_t = typename M::acc_t;
 
-  scalar_t* W;     // [rows_padded, ld]
+  scalar_t* W;     // [rows_padded, ld]; in registers, it was here before what follows came into its place
   scalar_t* in;    // [buffers, batch, ld_in]: h~ or da of all units, or a piece of it
   acc_t* partial;  // [splits, batch, ld_partial]
   acc_t* bias;     // [4, units]
+  uint64_t* full;  // [2], of a cluster: mbarriers, one for each buffer of the input
 
   __device__ Shared(unsigned char* bytes, const Sizes& s)
       : W(reinterpret_cast<scalar_t*>(bytes)),
-        in(W + s.rows_padded * s.ld),
+        in(W + (s.in_registers ? 0 : s.rows_padded * s.ld)),
         partial(reinterpret_cast<acc_t*>(in + s.buffers * s.batch * s.ld_in)),
-        bias(partial + s.splits * s.batch * s.ld_partial) {}
+        bias(partial + s.splits * s.batch * s.ld_partial),
+        full(reinterpret_cast<uint64_t*>(bias + kGates * s.units)) {}
 };
 
 // Cells (sample, unit) of a block's tile, kCellsOfThread of each thread; neighbouring threads have neighbouring units.

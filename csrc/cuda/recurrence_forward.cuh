@@ -2,8 +2,8 @@
 //
 //   a = W_hh h~ (the block's rows with all of h~)    cell    h~ to the group's blocks
 //
-// Nothing but h~ is stored before the others are told that it is there; gates, c and y follow while they are waited
-// for, and what the next step's cell reads from memory is fetched then.
+// h~ is stored first; gates, c and y follow while the others' parts are on their way, and what the next step's cell
+// reads from memory is fetched then.
 #pragma once
 
 #include "recurrence_exchange.cuh"
@@ -12,8 +12,8 @@
 namespace rnndrop::cuda {
 namespace {
 
-template <class M, Engine engine, bool general>
-__global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
+template <class M, Engine engine, bool general, int kSteps>
+__global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSteps > 0), 1)
     recurrence_forward_kernel(const RecurrenceForward r, const Tiling tiling, void* scratch) {
   using scalar_t = typename M::scalar_t;
   using acc_t = typename M::acc_t;
@@ -26,6 +26,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
   const int64_t first = b_0 * H + unit_0, first_row = b_0 * kGates * H + unit_0;  // of the tile, in [B,H] and [B,4H]
 
   load_rows<M>(shared.W, offset<scalar_t>(r.W_hh, 0), s, unit_0, H);
+  const ProductOf<M, kSteps> product(s, shared);
   for (int n = threadIdx.x; n < s.rows; n += blockDim.x) {
     const int64_t j = unit_0 + n % s.units, column = n / s.units * H + j;
     acc_t bias = 0;
@@ -40,9 +41,8 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
   const scalar_t* mask_h_rows = offset<scalar_t>(r.mask_h, first);
   const TimeOrder order = r.order;
   const Cells cells(s, b_0, unit_0, B, H);
-  const Product<M> product(s);
   const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
-  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, 1, unit_0});
+  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, 1, unit_0, cells});
   int64_t t = r.steps.first(order);
   acc_t c[kCellsOfThread], h[kCellsOfThread], m_h[kCellsOfThread];
   int end[kCellsOfThread];
@@ -71,13 +71,12 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
   // The first h~ goes the way of all others, to whichever step is the first to run.
   const bool starts = !general || r.steps.begin < longest;
   if (starts) {
+    scalar_t h_tilde[kCellsOfThread][1];
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
-      if (!cells.there[k]) continue;
-      const acc_t h_tilde = cells.inside[k] ? m_h[k] * h[k] : acc_t(0);
-      exchange.next(cells.b[k], unit_0 + cells.u[k]) = M::operand(h_tilde);
+      h_tilde[k][0] = M::operand(cells.inside[k] ? m_h[k] * h[k] : acc_t(0));
     }
-    exchange.arrive();
+    exchange.send(h_tilde);
   }
   fetch(t);
   if (starts) exchange.wait();
@@ -91,11 +90,11 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
     __syncthreads();  // the product is complete, and the input may be overwritten
 
     CellForward<acc_t> cell[kCellsOfThread];
+    scalar_t h_tilde[kCellsOfThread][1];
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
-      if (!cells.there[k]) continue;
       const int b = cells.b[k], u = cells.u[k];
-      acc_t h_tilde = 0;
+      h_tilde[k][0] = M::operand(acc_t(0));
       if (cells.inside[k]) {
         cell[k] = {0, 0, 0, 0, c[k], 0};
         if (!general || t < end[k]) {
@@ -111,11 +110,10 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t)), 1)
           c[k] = cell[k].c;
           h[k] = to_acc(rounded<scalar_t>(cell[k].h));
         }
-        h_tilde = m_h[k] * h[k];
+        h_tilde[k][0] = M::operand(m_h[k] * h[k]);
       }
-      if (hands_over) exchange.next(b, unit_0 + u) = M::operand(h_tilde);
     }
-    if (hands_over) exchange.arrive();
+    if (hands_over) exchange.send(h_tilde);
 
     if (!last) fetch(t_next);
     scalar_t* gates_t = offset<scalar_t>(r.gates, t * kGates * state + first_row);

@@ -1,7 +1,8 @@
 // The persistent kernels: a layer's whole recurrence in one launch, W_hh on chip from the first step to the last.
 //
 // A group of blocks shares out the units; each block keeps its units' rows of W_hh (their columns, in the backward) in
-// shared memory, and c, h and their gradients in registers. recurrence_plan.h says how units and batch are split. A
+// registers where they fit (kernels with kSteps > 0, tensor cores only) and else in shared memory, and c, h and their
+// gradients in registers. recurrence_plan.h says how units and batch are split. A
 // step:
 //
 //   forward    a = W_hh h~ (a product of the block's rows with all of h~)   cell   h~ to the group's blocks
@@ -13,8 +14,9 @@
 // What the pointwise pass of the next step reads from memory is fetched before the wait for the other blocks.
 //
 // Cost of a step, a block: rows * K * sizeof(scalar) bytes of shared memory read for every four batch tiles, 128 bytes
-// a cycle; what is handed over, batch * K * sizeof(scalar) bytes to every block; and the wait: none (block), a cluster
-// barrier (cluster), a flag through the second cache (grid). Floor: the latency of that wait, see docs/internals.md.
+// a cycle, none where they are in registers, and batch * K * sizeof(scalar) for every tile of rows; what is handed
+// over, batch * K * sizeof(scalar) bytes to every block; and the wait: none (block), a cluster barrier (cluster), a
+// flag through the second cache (grid). Floor: the latency of that wait, see docs/internals.md.
 #pragma once
 
 #include "recurrence_backward.cuh"
@@ -26,28 +28,39 @@ namespace {
 template <class R>
 using RecurrenceKernel = void (*)(const R, const Tiling, void*);
 
-template <class R, class M, Engine engine, bool general>
+template <class R, class M, Engine engine, bool general, int kSteps>
 RecurrenceKernel<R> kernel_of() {
   if constexpr (std::is_same_v<R, RecurrenceForward>) {
-    return recurrence_forward_kernel<M, engine, general>;
+    return recurrence_forward_kernel<M, engine, general, kSteps>;
   } else {
-    return recurrence_backward_kernel<M, engine, general>;
+    return recurrence_backward_kernel<M, engine, general, kSteps>;
+  }
+}
+template <class R, class M, Engine engine, bool general>
+RecurrenceKernel<R> kernel_of(bool in_registers) {
+  if (!in_registers) return kernel_of<R, M, engine, general, 0>();
+  if constexpr (M::kStepsKept > 0 && engine != Engine::block) {
+    return kernel_of<R, M, engine, general, M::kStepsKept>();
+  } else {
+    throw std::logic_error(std::string("no kernel of this type keeps W_hh in registers on the engine ") +
+                           name_of(engine));
   }
 }
 template <class R, class M, bool general>
-RecurrenceKernel<R> kernel_of(Engine engine) {
+RecurrenceKernel<R> kernel_of(Engine engine, bool in_registers) {
   switch (engine) {
-    case Engine::block: return kernel_of<R, M, Engine::block, general>();
-    case Engine::cluster: return kernel_of<R, M, Engine::cluster, general>();
-    case Engine::grid: return kernel_of<R, M, Engine::grid, general>();
+    case Engine::block: return kernel_of<R, M, Engine::block, general>(in_registers);
+    case Engine::cluster: return kernel_of<R, M, Engine::cluster, general>(in_registers);
+    case Engine::grid: return kernel_of<R, M, Engine::grid, general>(in_registers);
     case Engine::automatic:
     case Engine::stepwise: break;
   }
   throw std::logic_error(std::string("no kernel runs a recurrence on the engine ") + name_of(engine));
 }
 template <class R, class M>
-RecurrenceKernel<R> kernel_of(Engine engine, bool general) {
-  return general ? kernel_of<R, M, true>(engine) : kernel_of<R, M, false>(engine);
+RecurrenceKernel<R> kernel_of(const Plan& plan, bool general) {
+  const bool in_registers = plan.tiling.in_registers;
+  return general ? kernel_of<R, M, true>(plan.engine, in_registers) : kernel_of<R, M, false>(plan.engine, in_registers);
 }
 
 inline LaunchCfg config_of(const Plan& plan, cudaStream_t stream) {
@@ -77,21 +90,21 @@ cudaError_t launch_recurrence(const char* name, RecurrenceKernel<R> kernel, cons
 // An instantiation's file gives M its tile: struct Bfloat16 : HalfTile<__nv_bfloat16> {};
 template <class M>
 cudaError_t RecurrenceKernels<M>::forward(const RecurrenceForward& r, const RecurrenceLaunch& launch) {
-  return launch_recurrence("recurrence_forward_kernel",
-                           kernel_of<RecurrenceForward, M>(launch.plan.engine, is_general(r)), r, launch);
+  return launch_recurrence("recurrence_forward_kernel", kernel_of<RecurrenceForward, M>(launch.plan, is_general(r)), r,
+                           launch);
 }
 
 template <class M>
 cudaError_t RecurrenceKernels<M>::backward(const RecurrenceBackward& r, const RecurrenceLaunch& launch) {
-  return launch_recurrence("recurrence_backward_kernel",
-                           kernel_of<RecurrenceBackward, M>(launch.plan.engine, is_general(r)), r, launch);
+  return launch_recurrence("recurrence_backward_kernel", kernel_of<RecurrenceBackward, M>(launch.plan, is_general(r)),
+                           r, launch);
 }
 
 template <class M>
 int64_t RecurrenceKernels<M>::groups_at_once(const Plan& plan, bool backward, bool general) {
   const LaunchCfg config = config_of(plan, nullptr);
-  const int64_t clusters = backward ? clusters_at_once(config, kernel_of<RecurrenceBackward, M>(plan.engine, general))
-                                    : clusters_at_once(config, kernel_of<RecurrenceForward, M>(plan.engine, general));
+  const int64_t clusters = backward ? clusters_at_once(config, kernel_of<RecurrenceBackward, M>(plan, general))
+                                    : clusters_at_once(config, kernel_of<RecurrenceForward, M>(plan, general));
   // A grid's blocks are launched together, or not at all.
   if (plan.engine == Engine::grid) return clusters >= plan.tiling.groups * plan.tiling.blocks ? plan.tiling.groups : 0;
   return clusters;

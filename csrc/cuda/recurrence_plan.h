@@ -1,8 +1,8 @@
 // How a recurrence is laid over a GPU: which engine runs it, how units and batch are split over blocks, and why.
 // Pure arithmetic, so that it is tested, and asked (`rnndrop info --shape`), without a GPU.
 //
-// The units are split over the blocks of a group, which keep their rows of W_hh in shared memory through all steps; the
-// batch is split over groups, which never meet. The engines differ in how a group's blocks hand each other what the
+// The units are split over the blocks of a group, which keep their rows of W_hh on chip through all steps; the batch is
+// split over groups, which never meet. The engines differ in how a group's blocks hand each other what the
 // next step multiplies (h~ forward, dL/da backward):
 //   block    the group is one block: nothing to hand over
 //   cluster  up to 16 blocks, through distributed shared memory (sm_90)
@@ -12,9 +12,12 @@
 // Shared memory of a block, bytes, with Np rows of W_hh (4 gates of its units forward, its units backward) and K
 // columns (all units forward, 4 gates of all units backward):
 //   Np * row_bytes(K)  +  buffers * batch * row_bytes(piece)  +  splits * batch * (Np + 4) * sizeof(acc)  +
-//   4 units * sizeof(acc)
+//   4 units * sizeof(acc)  +  16 for a cluster's mbarriers
 // What is multiplied has all K columns there at once, or, where these do not fit, comes to a grid's blocks in pieces of
 // K, one read while the one before is multiplied.
+//
+// Where each warp has few enough of W_hh (Tiling::in_registers) the rows are in shared memory before the first step
+// only, from where each warp takes its part into registers, and all else is then in their place: the larger of the two.
 #pragma once
 
 #include <algorithm>
@@ -64,8 +67,13 @@ struct RecurrenceShape {
 
 // How many cells of the pointwise pass a thread has at most; it keeps them in registers from step to step.
 constexpr int kCellsOfThread = 2;
-// Few enough for each to have the registers it needs: a float64 takes two.
-constexpr int max_threads(int64_t scalar_size) { return scalar_size == 8 ? 256 : 512; }
+// Few enough for each to have the registers it needs: a float64 takes two, and W_hh half of what a thread can have.
+constexpr int max_threads(int64_t scalar_size, bool in_registers = false) {
+  return scalar_size == 8 || in_registers ? 256 : 512;
+}
+// K-steps of W_hh that a warp has room for in registers, four of each thread for one; it goes through them four by
+// four, 128 bytes of each row, which is as long as rows are rounded up to.
+constexpr int kStepsInRegisters = 32, kStepsAtOnce = 4;
 // Tiles of samples that a warp multiplies with what it has read of W_hh; the sums of all of them are in registers.
 constexpr int most_tiles_at_once(Math math) { return math == Math::plain ? 1 : 4; }
 constexpr int kMaxCluster = 16;
@@ -87,7 +95,9 @@ struct Tiling {
   int64_t ld_in = 0;    // elements from sample to sample of the input
   int64_t at_once = 0;  // tiles of samples that a warp multiplies with what it has read of W_hh: 1, 2 or 4
   int64_t splits = 0;   // parts of a piece that are multiplied apart and then added
+  int64_t steps = 0;    // k-steps of a split; one is as many columns as a warp's tile has
   int64_t threads = 0;
+  bool in_registers = false;  // W_hh, in which each warp has one tile of rows and one split: kStepsInRegisters at most
   HOST_DEVICE int64_t padded_units() const { return blocks * units; }
   HOST_DEVICE int64_t ld_partial() const { return rows_padded + 4; }
   HOST_DEVICE int64_t pieces() const { return (K + piece - 1) / piece; }
@@ -152,9 +162,13 @@ inline WarpTile warp_tile(Math math, Dtype dtype) {
   throw std::logic_error("warp_tile: no such math");
 }
 
+constexpr int64_t kMBarrierBytes = 2 * 8;
 inline int64_t shared_memory_of(Engine engine, const Tiling& t, Dtype dtype) {
-  return (t.rows_padded * t.ld + t.buffers(engine) * t.batch * t.ld_in) * size_of(dtype) +
-         (t.splits * t.batch * t.ld_partial() + 4 * t.units) * acc_size_of(dtype);
+  const int64_t weights = t.rows_padded * t.ld * size_of(dtype);
+  const int64_t others = t.buffers(engine) * t.batch * t.ld_in * size_of(dtype) +
+                         (t.splits * t.batch * t.ld_partial() + 4 * t.units) * acc_size_of(dtype) +
+                         (engine == Engine::cluster ? kMBarrierBytes : 0);
+  return t.in_registers ? std::max(weights, others) : weights + others;
 }
 
 // On the device, for the grid engine: a flag a group, 128 bytes apart so that no two share a line, and behind them what
@@ -165,13 +179,23 @@ inline int64_t scratch_bytes(const Plan& plan, Dtype dtype) {
   return plan.engine == Engine::grid ? t.groups * (kFlagBytes + 2 * t.batch * t.K * size_of(dtype)) : 0;
 }
 
+// Into how many parts the columns of a piece are cut at most, so that no warp has none.
+inline void set_splits(Tiling& t, int64_t splits, const WarpTile& tile) {
+  const int64_t depth = ceil_div(t.piece, tile.K);
+  t.steps = ceil_div(depth, splits);
+  if (t.in_registers) t.steps = round_up(t.steps, kStepsAtOnce);
+  t.splits = t.in_registers ? ceil_div(depth, t.steps) : splits;
+}
+
 // The tiling that splits H over `blocks` blocks, B into groups of `batch` and K into `pieces`, or fewer.
-inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t batch, int64_t pieces = 1) {
+inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t batch, int64_t pieces = 1,
+                          bool in_registers = false) {
   const int64_t size = size_of(shape.dtype), vector = 16 / size;
   const Math math = math_of(shape);
   const WarpTile tile = warp_tile(math, shape.dtype);
   Tiling t;
   t.blocks = blocks;
+  t.in_registers = in_registers;
   t.batch = batch;
   t.groups = ceil_div(shape.B, batch);
   t.units = round_up(ceil_div(shape.H, blocks), vector);
@@ -186,40 +210,56 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
   // Enough threads for the cells, and for a warp to have about eight tiles a step at most.
   const int64_t tiles = ceil_div(t.rows, tile.rows) * ceil_div(batch, tile.batch), depth = ceil_div(t.K, tile.K);
   t.threads = 64;
-  while (t.threads < max_threads(size) &&
+  while (t.threads < max_threads(size, in_registers) &&
          (t.threads * kCellsOfThread < batch * t.units || t.threads / 32 * 8 < tiles * depth)) {
     t.threads *= 2;
   }
   // A long chain of dependent products is cut, but not into pieces too short to be worth adding up.
-  const int64_t depth_of_piece = ceil_div(t.piece, tile.K), of_warps = tiles / t.at_once;
-  t.splits = std::clamp<int64_t>(t.threads / 32 / of_warps, 1, std::max<int64_t>(depth_of_piece / 2, 1));
+  const int64_t depth_of_piece = ceil_div(t.piece, tile.K);
+  const int64_t of_warps = in_registers ? ceil_div(t.rows, tile.rows) : tiles / t.at_once;
+  set_splits(t, std::clamp<int64_t>(t.threads / 32 / of_warps, 1, std::max<int64_t>(depth_of_piece / 2, 1)), tile);
   return t;
 }
 
+// Whether W_hh is kept in registers as `t` says: a warp has one tile of rows, of which it needs all k-steps of a split
+// at once, and so the whole input, too. The tensor cores only, and the engines that split the units.
+inline bool fits_in_registers(Engine engine, const Tiling& t, const RecurrenceShape& shape) {
+  const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
+  return math_of(shape) != Math::plain && engine != Engine::block && t.pieces() == 1 && t.steps <= kStepsInRegisters &&
+         ceil_div(t.rows, tile.rows) * t.splits <= t.threads / 32;
+}
+
+// Whether a plan may keep W_hh in registers, in the whole process. No, until a GPU has shown that it is faster: it is
+// twice as many registers for half as many threads.
+inline std::atomic<bool> wants_registers{false};
+
 // ---------------------------------------------------------------- the model
-// DERIVED from data sheets, published latencies and a close reading of the machine code, not measured: no GPU has run
-// this yet. bench/gpu_check.sh measures every engine side by side, and bench/latency.cu what follows; what they say
-// belongs here.
+// From data sheets, published latencies, a close reading of the machine code and, where it is said, measured on one
+// H200. bench/gpu_check.sh measures every engine side by side, and bench/latency.cu what follows; what they say belongs
+// here.
 
 // An SM reads 128 bytes of shared memory a cycle, at 1.75 GHz.
 constexpr double kNsSharedByte = 1 / 220.;
-// Other blocks' shared memory is about nine times slower than the block's own (arXiv 2402.13499).
+// Other blocks' shared memory is about nine times slower than the block's own (arXiv 2402.13499; 26 bytes a ns from 15
+// blocks on an H200, bench/results/latency.csv).
 constexpr double kNsDistributedByte = 1 / 25.;
 // Second cache, all SMs together.
 constexpr double kNsL2Byte = 1 / 5000.;
 // A warp's tile by Math: plain, tf32, half. On tensor cores the latency of a dependent one; plain from the machine
 // code: 5 loads of 16 bytes and 16 multiply-adds, issued for 4 warps in turn, some 100 cycles.
 constexpr double kNsTile[] = {60., 14., 20.};
+// W_hh in registers: two sums at least go side by side.
+constexpr double kTileInRegisters = 0.5;
 // A block's barrier.
 constexpr double kNsBarrier = 25;
-// The pointwise pass of two cells, from the machine code: with a sum of splits as a chain of loads it was 400 to 850;
-// side by side, three sigmoids and then two tanh, it is some 500 cycles.
-constexpr double kNsCells = 300;
-// Cluster barrier with the stores into the other blocks ahead of it and the fence behind them: 700 to 900. The lower
-// end, since the fence no longer waits for stores to memory.
-constexpr double kNsCluster = 700;
-// Fence, flag up and down through the second cache: 1200, which was 10 to 30 % too little.
-constexpr double kNsGrid = 1450;
+// The pointwise pass of two cells, what it waits for and what it stores: what is left of a step on an H200 when the
+// product and the exchange are taken off (H = 128, 256, 512 and 768, docs/speed.md).
+constexpr double kNsCells = 1500;
+// What is handed over in a cluster, but for its bytes: 4 KiB to one other block and a barrier took 444 on an H200, 164
+// of it the bytes (bench/results/latency.csv).
+constexpr double kNsCluster = 300;
+// Flag up and down through the second cache: 542 for two blocks, 920 for 132 (there, too).
+constexpr double kNsGrid = 800;
 // Stepwise: two launches a step, made by a host that takes 10 to 14 us for them.
 constexpr double kNsLaunches = 12000;
 // An SM in a large GEMM, by Math.
@@ -232,9 +272,10 @@ inline StepEstimate estimate_step(Engine engine, const RecurrenceShape& shape, c
   const int64_t tiles = tiles_rows * tiles_batch * ceil_div(t.K, tile.K);
   StepEstimate step;
   step.waves = waves;
+  const int64_t rows_read = t.in_registers ? 0 : t.rows * ceil_div(tiles_batch, t.at_once);
+  const double tile_ns = kNsTile[static_cast<int>(math_of(shape))] * (t.in_registers ? kTileInRegisters : 1);
   step.product =
-      std::max(ceil_div(tiles, warps) * kNsTile[static_cast<int>(math_of(shape))],
-               (t.rows * ceil_div(tiles_batch, t.at_once) + t.batch * tiles_rows) * row_bytes * kNsSharedByte);
+      std::max(ceil_div(tiles, warps) * tile_ns, (rows_read + t.batch * tiles_rows) * row_bytes * kNsSharedByte);
   step.cells = kNsBarrier + kNsCells;
   step.exchange = kNsBarrier;
   if (engine == Engine::cluster) {
@@ -267,10 +308,10 @@ inline std::string describe(const Plan& plan) {
   std::snprintf(
       text, sizeof text,
       "%s: %ld group(s) of %ld block(s), %ld units and %ld samples a block%s, %ld threads, %ld KiB of shared "
-      "memory; about %.1f us a step by the model (product %.2f, cells %.2f, exchange %.2f, of which at once %.2f%s)",
+      "memory%s; about %.1f us a step by the model (product %.2f, cells %.2f, exchange %.2f, of which at once %.2f%s)",
       name_of(plan.engine), long(t.groups), long(t.blocks), long(t.units), long(t.batch), pieces, long(t.threads),
-      long(plan.shared_memory / 1024), plan.step_ns / 1000, step.product / 1000, step.cells / 1000,
-      step.exchange / 1000, step.together / 1000, waves);
+      long(plan.shared_memory / 1024), t.in_registers ? ", W_hh in registers" : "", plan.step_ns / 1000,
+      step.product / 1000, step.cells / 1000, step.exchange / 1000, step.together / 1000, waves);
   return text;
 }
 
@@ -307,16 +348,18 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
   Plan best = stepwise("W_hh does not fit into the shared memory of the blocks that can run at once");
   bool found = false;
   const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
-  const auto consider = [&](Engine engine, int64_t blocks, int64_t batch, int64_t most_pieces = 1) {
+  const auto weigh = [&](Engine engine, int64_t blocks, int64_t batch, int64_t most_pieces, bool in_registers) {
     if (wanted != Engine::automatic && wanted != engine) return;
-    Tiling tiling = make_tiling(shape, blocks, batch);
-    if (batch * tiling.units > max_threads(size_of(shape.dtype)) * kCellsOfThread) return;
+    Tiling tiling = make_tiling(shape, blocks, batch, 1, in_registers);
+    if (batch * tiling.units > max_threads(size_of(shape.dtype), in_registers) * kCellsOfThread) return;
     if (engine == Engine::grid && tiling.groups * blocks > gpu.n_sm) return;
+    if (in_registers && !fits_in_registers(engine, tiling, shape)) return;
     int64_t bytes = shared_memory_of(engine, tiling, shape.dtype);
-    while (bytes > gpu.shared_memory && tiling.splits > 1) {
-      --tiling.splits;
+    while (bytes > gpu.shared_memory && tiling.splits > 1 && !in_registers) {
+      set_splits(tiling, tiling.splits - 1, tile);
       bytes = shared_memory_of(engine, tiling, shape.dtype);
     }
+    if (in_registers) most_pieces = 1;
     for (int64_t n = 2; bytes > gpu.shared_memory && n <= most_pieces; ++n) {
       tiling = make_tiling(shape, blocks, batch, n);
       bytes = shared_memory_of(engine, tiling, shape.dtype);
@@ -336,6 +379,10 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
     if (found && plan.step_ns >= best.step_ns) return;
     found = true;
     best = plan;
+  };
+  const auto consider = [&](Engine engine, int64_t blocks, int64_t batch, int64_t most_pieces = 1) {
+    if (wants_registers) weigh(engine, blocks, batch, most_pieces, true);
+    weigh(engine, blocks, batch, most_pieces, false);
   };
   const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);
   // The input in pieces only where nothing fast can have it whole.

@@ -15,6 +15,7 @@ struct PlainTile {
   using scalar_t = T;
   using acc_t = T;
   static constexpr int kRows = 32, kBatch = 4, kK = kVector<T>, kMostTiles = most_tiles_at_once(Math::plain);
+  static constexpr int kStepsKept = 0;
 
   __device__ static T operand(T v) { return v; }
 
@@ -61,6 +62,7 @@ struct TensorCoreTile {
   using scalar_t = T;
   using acc_t = float;
   static constexpr int kRows = 16, kBatch = 8, kK = 2 * kVector<T>, kMostTiles = most_tiles_at_once(Math::half);
+  static constexpr int kStepsKept = kStepsInRegisters;
 
   template <int kTiles>
   __device__ static void multiply(const T* W, int ld, const T* in, int ld_in, int begin, int end, int /*rows_left*/,
@@ -110,6 +112,53 @@ struct TensorCoreTile {
     }
   }
 
+  // The same with W in registers, the same sums in the same order: the first `steps` of its k-steps, and what makes
+  // them a multiple of kStepsAtOnce, which is zeros.
+  template <int kTiles, int kSteps>
+  __device__ __forceinline__ static void multiply(const uint32_t (&W)[kSteps][4], int steps, const T* in, int ld_in,
+                                                  float* partial, int ld_partial) {
+    const int lane = threadIdx.x % 32;
+    // Tiles of samples, or, of one, the even and the odd k-steps.
+    float sums[kTiles == 1 ? 2 : kTiles][4] = {};
+    const T* const samples = kTiles == 1 ? in + lane % 8 * ld_in + lane / 8 * kVector<T>
+                                         : in + (lane % 8 + lane / 16 * kBatch) * ld_in + lane / 8 % 2 * kVector<T>;
+#pragma unroll
+    for (int first = 0; first < kSteps; first += kStepsAtOnce) {
+      if (first >= steps) break;
+#pragma unroll
+      for (int k = first; k < first + kStepsAtOnce; k += kTiles == 1 ? 2 : 1) {
+        if constexpr (kTiles == 1) {
+          uint32_t b[4];
+          ldmatrix_x4(b, samples + k * kK);
+          mma(sums[0], W[k], b, T());
+          mma(sums[1], W[k + 1], b + 2, T());
+        } else {
+#pragma unroll
+          for (int pair = 0; pair < kTiles / 2; ++pair) {
+            uint32_t b[4];
+            ldmatrix_x4(b, samples + pair * 2 * kBatch * ld_in + k * kK);
+            mma(sums[2 * pair], W[k], b, T());
+            mma(sums[2 * pair + 1], W[k], b + 2, T());
+          }
+        }
+      }
+    }
+    if constexpr (kTiles == 1) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[0][i] += sums[1][i];
+    }
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      store(sums[tile], partial + tile * kBatch * ld_partial, ld_partial, false);
+    }
+  }
+
+  // What multiply wants of k-step `k` of the rows.
+  __device__ static void keep(uint32_t (&W)[4], const T* rows, int ld, int k) {
+    const int lane = threadIdx.x % 32;
+    ldmatrix_x4(W, rows + lane % 16 * ld + lane / 16 * kVector<T> + k * kK);
+  }
+
  private:
   __device__ static void store(const float (&sum)[4], float* partial, int ld_partial, bool more) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -131,11 +180,12 @@ struct HalfTile : TensorCoreTile<T> {
   __device__ static T operand(float v) { return rounded<T>(v); }
 };
 
-// The tiles of a warp. Which they are is worked out before the first step: a division takes longer than a tile.
+// The tiles of a warp, W from shared memory. Which they are is worked out before the first step: a division takes
+// longer than a tile.
 template <class M>
 class Product {
  public:
-  __device__ explicit Product(const Sizes& s)
+  __device__ Product(const Sizes& s, const Shared<M>&)
       : s_(s),
         tiles_rows_((s.rows + M::kRows - 1) / M::kRows),
         tiles_(tiles_rows_ * (s.batch / (M::kBatch * s.at_once))) {
@@ -145,9 +195,8 @@ class Product {
     first_ = warp / s.splits < stride_ ? warp / s.splits : tiles_;
     row_ = first_ % tiles_rows_;
     group_ = first_ / tiles_rows_;
-    const int depth = (s.piece + M::kK - 1) / M::kK, of_split = (depth + s.splits - 1) / s.splits;
-    begin_ = split_ * of_split;
-    end_ = begin_ + of_split;
+    begin_ = split_ * s.steps;
+    end_ = begin_ + s.steps;
   }
 
   // partial[split][sample][row] of all rows, from the exchange's input
@@ -191,6 +240,57 @@ class Product {
   const Sizes& s_;
   int tiles_rows_, tiles_, stride_, split_, first_, row_, group_, begin_, end_;
 };
+
+// The tiles of a warp, which has its part of W in registers: one tile of rows, one split, all samples.
+template <class M, int kSteps>
+class ProductOfRegisters {
+ public:
+  // Takes W from shared memory, which is free for others then.
+  __device__ ProductOfRegisters(const Sizes& s, const Shared<M>& shared) : s_(s) {
+    const int warp = threadIdx.x / 32;
+    row_ = warp / s.splits * M::kRows;
+    split_ = warp % s.splits;
+    begin_ = split_ * s.steps;
+    const int depth = (s.K + M::kK - 1) / M::kK;
+    steps_ = row_ < s.rows ? min(s.steps, depth - begin_) : 0;
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k) {
+      // Rows are zeros as far as k-steps are rounded up.
+      if (k / kStepsAtOnce * kStepsAtOnce < steps_) M::keep(W_[k], shared.W + row_ * s.ld, s.ld, begin_ + k);
+    }
+    __syncthreads();
+  }
+
+  // As Product's.
+  template <class Exchange>
+  __device__ __forceinline__ void run(const Shared<M>& shared, Exchange& exchange) const {
+    const typename M::scalar_t* const in = exchange.piece(0) + begin_ * M::kK;
+    if (row_ >= s_.rows) return;
+    switch (s_.at_once) {
+      case 1: multiply<1>(shared, in); break;
+      case 2: multiply<2>(shared, in); break;
+      default: multiply<M::kMostTiles>(shared, in);
+    }
+  }
+
+ private:
+  template <int kTiles>
+  __device__ __forceinline__ void multiply(const Shared<M>& shared, const typename M::scalar_t* in) const {
+#pragma unroll 1
+    for (int sample = 0; sample < s_.batch; sample += M::kBatch * kTiles) {
+      M::template multiply<kTiles>(W_, steps_, in + sample * s_.ld_in, s_.ld_in,
+                                   shared.partial + (split_ * s_.batch + sample) * s_.ld_partial + row_, s_.ld_partial);
+    }
+  }
+
+  const Sizes& s_;
+  int row_, split_, begin_, steps_;
+  uint32_t W_[kSteps][4];
+};
+
+template <class M, int kSteps>
+using ProductOf = std::conditional_t<kSteps == 0, Product<M>, ProductOfRegisters<M, kSteps>>;
 
 // rows[k] of sample b, k < kRows, `step` apart: the splits outside, so that the rows' loads and sums go side by side.
 template <int kRows, class acc_t>

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.lineups import ENGINES
 from tests.bench.samples import PROJECT, no_gpu
 
 
@@ -51,7 +52,7 @@ STEPS_OF = {
     "build": ["build", "info"],
     "tests": ["tests"],
     "latency": ["latency"],
-    "sanitize": ["memcheck", "racecheck", "initcheck", "synccheck"],
+    "sanitize": ["memcheck", *(f"racecheck-{engine}" for engine in ENGINES), "initcheck", "synccheck"],
     "repeat": ["repeat"],
     "bench": ["bench", "bars"],
     "compare": ["compare"],
@@ -77,7 +78,7 @@ def test_gpu_check_runs_every_step_into_one_folder(tmp_path: Path, gpu_host: dic
         "build": "setup.py build_ext --inplace",
         "tests": "-m gpu",
         "latency": "bench.latency --out",
-        **{tool: f"--tool {tool} " for tool in STEPS_OF["sanitize"]},
+        **{step: f"--tool {step.partition('-')[0]} " for step in STEPS_OF["sanitize"]},
         "repeat": "tests/cuda/test_gpu.py -k same_bits_many_times",
         "bench": f"bench.lstm --device cuda --out {out}/cuda.csv",
         "bars": f"bench.bars {out}/cuda.csv",

@@ -2,12 +2,14 @@
 //
 // Random recurrences on every engine, split over any number of blocks, with any arguments absent, in buffers of exactly
 // the contract's sizes. What is expected is computed in double from the definition; gradients are finite differences of
-// it, at places drawn at random.
+// it, at places drawn at random. Where W_hh is in registers, the bits are those of the same tiling with it in shared
+// memory.
 //   recurrence_driver <recurrences of each dtype> [<samples at most>]
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -21,6 +23,7 @@ using namespace rnndrop;
 using cuda::Engine;
 
 int64_t max_B = 11;
+long launches_in_registers = 0;
 
 // n random elements, or none at all.
 template <class T>
@@ -35,7 +38,7 @@ struct Array {
 };
 
 struct Shape {
-  int64_t T = one_of({1, 2, 5}), B = one_of({1, 3, max_B}), H = one_of({1, 5, 8, 19, 40});
+  int64_t T = one_of({1, 2, 5}), B = one_of({1, 3, max_B}), H = one_of({1, 5, 8, 19, 40, 64});
   bool reverse = coin(), per_step = coin(), per_row = coin();
   TimeOrder order() const { return {T, reverse}; }
 };
@@ -161,16 +164,25 @@ void expect(const char* what, const Context& in, int64_t at, double actual, doub
   if (std::fabs(actual - expected) <= tolerance * std::fmax(1, std::fabs(expected))) return;
   if (++failures > 20) return;
   std::printf(
-      "FAIL %s[%ld]: %.9g, expected %.9g (%s, %ld blocks, %ld samples each, %ld pieces; T %ld, B %ld, H %ld, reverse "
-      "%d)\n",
-      what, at, actual, expected, name_of(in.engine), in.tiling.blocks, in.tiling.batch, in.tiling.pieces(), in.shape.T,
-      in.shape.B, in.shape.H, in.shape.reverse);
+      "FAIL %s[%ld]: %.9g, expected %.9g (%s, %ld blocks, %ld samples each, %ld pieces, in registers %d; T %ld, B %ld, "
+      "H %ld, reverse %d)\n",
+      what, at, actual, expected, name_of(in.engine), in.tiling.blocks, in.tiling.batch, in.tiling.pieces(),
+      in.tiling.in_registers, in.shape.T, in.shape.B, in.shape.H, in.shape.reverse);
 }
 
 template <class Values>
 void expect_all(const char* what, const Context& in, const Values& actual, const std::vector<double>& expected,
                 double tolerance) {
   for (int64_t at = 0; at < int64_t(expected.size()); ++at) expect(what, in, at, actual[at], expected[at], tolerance);
+}
+
+template <class T>
+void expect_same_bits(const char* what, const Context& in, const Array<T>& in_registers, const Array<T>& in_shared) {
+  const auto& [a, b] = std::tie(in_registers.elements, in_shared.elements);
+  for (size_t at = 0; at < a.size(); ++at) {
+    if (std::memcmp(&a[at], &b[at], sizeof(T)) == 0) continue;
+    expect(what, in, at, in_registers[at], in_shared[at], -1);
+  }
 }
 
 struct Kind {
@@ -199,9 +211,12 @@ class Launch {
     plan.engine = Engine(one_of({int64_t(Engine::block), int64_t(Engine::cluster), int64_t(Engine::grid)}));
     const int64_t blocks = plan.engine == Engine::block ? 1 : one_of({2, 3, 5});
     int64_t batch = tile * one_of({1, 2, 4});
-    const int64_t cells = cuda::max_threads(cuda::size_of(kind.dtype)) * cuda::kCellsOfThread;
+    const int64_t cells = cuda::max_threads(cuda::size_of(kind.dtype), true) * cuda::kCellsOfThread;
     while (batch * cuda::make_tiling(sizes, blocks, batch).units > cells) batch /= 2;
-    plan.tiling = cuda::make_tiling(sizes, blocks, batch, plan.engine == Engine::grid ? one_of({1, 2, 3, 4}) : 1);
+    plan.tiling = cuda::make_tiling(sizes, blocks, batch, 1, /*in_registers=*/true);
+    if (!coin() || !cuda::fits_in_registers(plan.engine, plan.tiling, sizes)) {
+      plan.tiling = cuda::make_tiling(sizes, blocks, batch, plan.engine == Engine::grid ? one_of({1, 2, 3, 4}) : 1);
+    }
     plan.shared_memory = cuda::shared_memory_of(plan.engine, plan.tiling, kind.dtype);
     scratch_.resize(cuda::scratch_bytes(plan, kind.dtype));
     std::fill(scratch_.begin(), scratch_.end(), char(0xff));
@@ -213,6 +228,13 @@ class Launch {
     }
   }
   const cuda::RecurrenceLaunch& get() const { return launch_; }
+  // The same, W_hh in shared memory.
+  cuda::RecurrenceLaunch in_shared_memory(const Kind& kind) const {
+    cuda::RecurrenceLaunch other = launch_;
+    other.plan.tiling.in_registers = false;
+    other.plan.shared_memory = cuda::shared_memory_of(other.plan.engine, other.plan.tiling, kind.dtype);
+    return other;
+  }
 
  private:
   cuda::RecurrenceLaunch launch_{};
@@ -220,45 +242,79 @@ class Launch {
 };
 
 template <class scalar_t>
-void check_forward(Problem<scalar_t>& p, const Kind& kind, const Result& expected, bool save) {
+struct ForwardOutputs {
   using acc_t = typename Problem<scalar_t>::acc_t;
-  const auto [T, B, H] = std::tuple(p.T, p.B, p.H);
-  const Launch launch(kind, p.shape, false);
-  const Context in{launch.get().plan.engine, launch.get().plan.tiling, p.shape};
-  Array<scalar_t> gates(T * B * 4 * H, 5, 6), y(T * B * H, 5, 6), h_n(B * H, 5, 6), h_between(B * H, 5, 6);
-  Array<acc_t> c((save ? T + 1 : 2) * B * H, 5, 6);
+  ForwardOutputs(int64_t T, int64_t cells, bool save)
+      : gates(T * cells * 4, 5, 6), y(T * cells, 5, 6), h_n(cells, 5, 6), c((save ? T + 1 : 2) * cells, 5, 6) {}
+  Array<scalar_t> gates, y, h_n;
+  Array<acc_t> c;
+};
 
+// In one launch, or in two with the state handed on between them.
+template <class scalar_t>
+void run_forward(ForwardOutputs<scalar_t>& out, Problem<scalar_t>& p, const Kind& kind,
+                 const cuda::RecurrenceLaunch& launch, bool save, int64_t n_first) {
   RecurrenceForward r;
   p.fill(r, kind.dtype);
   r.b_ih = p.b_ih.data();
   r.b_hh = p.b_hh.data();
   r.h_begin = p.h_0.data();
-  if (save) gates.elements = p.from_x.elements;  // in place
-  r.from_x = save ? gates.data() : p.from_x.data();
-  r.gates = save ? gates.data() : nullptr;
-  r.c = c.data();
-  r.y = y.data();
-  const int64_t first_slot = r.c_slot(r.order.slot_before(r.order.first())) * B * H;
-  std::copy(p.c_0.elements.begin(), p.c_0.elements.end(), c.elements.begin() + first_slot);
-  // In one launch, or in two with the state handed on between them.
-  const int64_t n_first = coin() ? T : (T + 1) / 2;
-  for (const Steps& part : {Steps{0, n_first}, Steps{n_first, T - n_first}}) {
+  if (save) out.gates.elements = p.from_x.elements;  // in place
+  r.from_x = save ? out.gates.data() : p.from_x.data();
+  r.gates = save ? out.gates.data() : nullptr;
+  r.c = out.c.data();
+  r.y = out.y.data();
+  const int64_t first_slot = r.c_slot(r.order.slot_before(r.order.first())) * p.B * p.H;
+  std::copy(p.c_0.elements.begin(), p.c_0.elements.end(), out.c.elements.begin() + first_slot);
+  Array<scalar_t> h_between(p.B * p.H, 5, 6);
+  for (const Steps& part : {Steps{0, n_first}, Steps{n_first, p.T - n_first}}) {
     if (part.n == 0) continue;
-    r.steps = p.shape.reverse ? Steps{T - part.begin - part.n, part.n} : part;
-    r.h_n = part.begin + part.n == T ? h_n.data() : h_between.data();
-    expect_launched(with_kernels(kind, [&](auto kernels) { return kernels.forward(r, launch.get()); }));
+    r.steps = p.shape.reverse ? Steps{p.T - part.begin - part.n, part.n} : part;
+    r.h_n = part.begin + part.n == p.T ? out.h_n.data() : h_between.data();
+    expect_launched(with_kernels(kind, [&](auto kernels) { return kernels.forward(r, launch); }));
     r.h_begin = h_between.data();
   }
-
-  expect_all("y", in, y, expected.y, kind.tolerance);
-  expect_all("h_n", in, h_n, expected.h_n, kind.tolerance);
-  if (save) {
-    expect_all("gates", in, gates, expected.gates, kind.tolerance);
-    expect_all("c", in, c, expected.c, kind.tolerance);
-  }
-  const int64_t last_slot = r.c_slot(r.order.slot(r.order.last())) * B * H;
-  for (int64_t at = 0; at < B * H; ++at) expect("c_n", in, at, c[last_slot + at], expected.c_n[at], kind.tolerance);
 }
+
+template <class scalar_t>
+void check_forward(Problem<scalar_t>& p, const Kind& kind, const Result& expected, bool save) {
+  const auto [T, B, H] = std::tuple(p.T, p.B, p.H);
+  const Launch launch(kind, p.shape, false);
+  const Context in{launch.get().plan.engine, launch.get().plan.tiling, p.shape};
+  const int64_t n_first = coin() ? T : (T + 1) / 2;
+  ForwardOutputs<scalar_t> out(T, B * H, save);
+  run_forward(out, p, kind, launch.get(), save, n_first);
+
+  expect_all("y", in, out.y, expected.y, kind.tolerance);
+  expect_all("h_n", in, out.h_n, expected.h_n, kind.tolerance);
+  if (save) {
+    expect_all("gates", in, out.gates, expected.gates, kind.tolerance);
+    expect_all("c", in, out.c, expected.c, kind.tolerance);
+  }
+  RecurrenceForward r;  // which knows where c_n is
+  r.order = p.shape.order();
+  r.gates = save ? out.gates.data() : nullptr;
+  const int64_t last_slot = r.c_slot(r.order.slot(r.order.last()));
+  for (int64_t at = 0; at < B * H; ++at) {
+    expect("c_n", in, at, out.c[last_slot * B * H + at], expected.c_n[at], kind.tolerance);
+  }
+  if (!in.tiling.in_registers) return;
+  ++launches_in_registers;
+  ForwardOutputs<scalar_t> other(T, B * H, save);
+  run_forward(other, p, kind, launch.in_shared_memory(kind), save, n_first);
+  expect_same_bits("bits of y", in, out.y, other.y);
+  expect_same_bits("bits of h_n", in, out.h_n, other.h_n);
+  if (!save) return;
+  expect_same_bits("bits of gates", in, out.gates, other.gates);
+  expect_same_bits("bits of c", in, out.c, other.c);
+}
+
+template <class scalar_t>
+struct BackwardOutputs {
+  using acc_t = typename Problem<scalar_t>::acc_t;
+  Array<acc_t> dh_carry, dc;
+  Array<scalar_t> da, dh_tilde;
+};
 
 template <class scalar_t>
 void check_backward(Problem<scalar_t>& p, const Kind& kind, const Result& forward) {
@@ -266,24 +322,38 @@ void check_backward(Problem<scalar_t>& p, const Kind& kind, const Result& forwar
   const auto [T, B, H] = std::tuple(p.T, p.B, p.H);
   const Launch launch(kind, p.shape, true);
   const Context in{launch.get().plan.engine, launch.get().plan.tiling, p.shape};
-  Array<scalar_t> dy(T * B * H, -1, 1, coin()), da(T * B * 4 * H, 5, 6), dh_tilde(B * H, 5, 6);
+  Array<scalar_t> dy(T * B * H, -1, 1, coin());
   Array<scalar_t> gates(T * B * 4 * H, 0, 0);
-  Array<acc_t> c((T + 1) * B * H, 0, 0), dh_carry(B * H, -1, 1), dc(B * H, -1, 1);
-  const Array<acc_t> dh_n = dh_carry, dc_n = dc;
+  Array<acc_t> c((T + 1) * B * H, 0, 0);
+  const Array<acc_t> dh_n(B * H, -1, 1), dc_n(B * H, -1, 1);
   for (size_t at = 0; at < forward.gates.size(); ++at) gates.elements[at] = scalar_t(float(forward.gates[at]));
   for (size_t at = 0; at < forward.c.size(); ++at) c.elements[at] = acc_t(forward.c[at]);
   if constexpr (std::is_same_v<scalar_t, double>) gates.elements = forward.gates;
 
-  RecurrenceBackward r;
-  p.fill(r, kind.dtype);
-  r.gates = gates.data();
-  r.c = c.data();
-  r.dy = dy.data();
-  r.dh_carry = dh_carry.data();
-  r.dc = dc.data();
-  r.dh_tilde = dh_tilde.data();
-  r.da = da.data();
-  expect_launched(with_kernels(kind, [&](auto kernels) { return kernels.backward(r, launch.get()); }));
+  const auto run = [&](const cuda::RecurrenceLaunch& with) {
+    BackwardOutputs<scalar_t> out{dh_n, dc_n, {p.T * p.B * 4 * p.H, 5, 6}, {p.B * p.H, 5, 6}};
+    RecurrenceBackward r;
+    p.fill(r, kind.dtype);
+    r.gates = gates.data();
+    r.c = c.data();
+    r.dy = dy.data();
+    r.dh_carry = out.dh_carry.data();
+    r.dc = out.dc.data();
+    r.dh_tilde = out.dh_tilde.data();
+    r.da = out.da.data();
+    expect_launched(with_kernels(kind, [&](auto kernels) { return kernels.backward(r, with); }));
+    return out;
+  };
+  const BackwardOutputs<scalar_t> out = run(launch.get());
+  const auto& [dh_carry, dc, da, dh_tilde] = out;
+  if (in.tiling.in_registers) {
+    ++launches_in_registers;
+    const BackwardOutputs<scalar_t> other = run(launch.in_shared_memory(kind));
+    expect_same_bits("bits of da", in, da, other.da);
+    expect_same_bits("bits of dh~", in, dh_tilde, other.dh_tilde);
+    expect_same_bits("bits of dh", in, dh_carry, other.dh_carry);
+    expect_same_bits("bits of dc", in, dc, other.dc);
+  }
 
   const auto slope = [&](int what, int64_t at) {
     constexpr double kStep = 1e-5;
@@ -318,14 +388,19 @@ void check(const Kind& kind, int count) {
   }
 }
 
-// These are no engines of the recurrence, and must not be taken for one.
-void check_engines_without_kernels() {
-  for (const Engine engine : {Engine::automatic, Engine::stepwise}) {
+// These are no engines of the recurrence, or keep no W_hh in registers, and must not be taken for one that does.
+void check_what_has_no_kernel() {
+  struct {
+    Engine engine;
+    bool in_registers;
+  } const none[] = {{Engine::automatic, false}, {Engine::stepwise, false}, {Engine::block, true}, {Engine::grid, true}};
+  for (const auto& [engine, in_registers] : none) {
     cuda::Plan plan;
     plan.engine = engine;
+    plan.tiling.in_registers = in_registers;
     try {
       cuda::RecurrenceKernels<cuda::Float32>::groups_at_once(plan, false, false);
-      std::printf("FAIL there are kernels for the engine %s\n", name_of(engine));
+      std::printf("FAIL there are kernels for the engine %s, in registers %d\n", name_of(engine), in_registers);
       ++failures;
     } catch (const std::logic_error&) {  // as it should
     }
@@ -348,7 +423,12 @@ int main(int argc, char** argv) {
   check<double>({Dtype::float64, false, 1e-12}, count);
   check<__half>({Dtype::float16, false, 4e-3}, count);
 #endif
-  check_engines_without_kernels();
-  std::printf("%u launches, %ld failures\n", emu::stats.launches, failures);
+  check_what_has_no_kernel();
+  if (launches_in_registers == 0) {
+    std::printf("FAIL no launch had W_hh in registers\n");
+    ++failures;
+  }
+  std::printf("%u launches, %ld with W_hh in registers, %ld failures\n", emu::stats.launches, launches_in_registers,
+              failures);
   return failures != 0;
 }

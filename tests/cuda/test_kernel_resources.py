@@ -27,7 +27,12 @@ HOW = "run `python tests/cuda/kernel_resources.py` and commit bench/results/cuda
 
 
 def expected_kernels():
-    """(file, kernel): the step for each dtype, vector width and noise; the recurrence for each engine and noise."""
+    """(file, kernel): masks by an entry's width; steps by dtype, vector and noise; recurrences by engine and noise.
+
+    Where tensor cores and several blocks share W_hh, another recurrence keeps 32 k-steps of it in a warp's registers.
+    """
+    for bits in ("unsigned short", "unsigned int", "unsigned long"):
+        yield "mask_kernel.cu", f"masks_kernel<{bits}>"
     ways, noises = ("forward", "backward"), ("false", "true")
     for (scalar, size), way, noise in product(
         {"double": 8, "float": 4, "__nv_bfloat16": 2, "__half": 2}.items(), ways, noises
@@ -37,7 +42,9 @@ def expected_kernels():
     for math, way, engine, noise in product(
         ("Float64", "Float32", "Tf32", "Bfloat16", "Float16"), ways, ("block", "cluster", "grid"), noises
     ):
-        yield f"recurrence_{math.lower()}.cu", f"recurrence_{way}_kernel<{math}, {engine}, {noise}>"
+        in_registers = (0,) if engine == "block" or math in ("Float64", "Float32") else (0, 32)
+        for steps in in_registers:
+            yield f"recurrence_{math.lower()}.cu", f"recurrence_{way}_kernel<{math}, {engine}, {noise}, {steps}>"
 
 
 def test_the_report_is_of_these_sources():
@@ -62,9 +69,9 @@ def test_the_report_has_every_kernel_once_for_each_architecture():
 def test_a_kernel_is_named_with_its_engine_and_without_namespaces_and_arguments():
     of_engine = (
         "void rnndrop::cuda::(anonymous namespace)::recurrence_forward_kernel<rnndrop::cuda::Bfloat16, "
-        "(rnndrop::cuda::Engine)3, true>(rnndrop::RecurrenceForward, rnndrop::cuda::Tiling, void*)"
+        "(rnndrop::cuda::Engine)3, true, 32>(rnndrop::RecurrenceForward, rnndrop::cuda::Tiling, void*)"
     )
-    assert kernel_name(of_engine) == "recurrence_forward_kernel<Bfloat16, cluster, true>"
+    assert kernel_name(of_engine) == "recurrence_forward_kernel<Bfloat16, cluster, true, 32>"
     of_step = "void rnndrop::cuda::(anonymous namespace)::forward_kernel<double, 2, false>(rnndrop::StepForward)"
     assert kernel_name(of_step) == "forward_kernel<double, 2, false>"
     assert kernel_name("plain(int, float*)") == "plain"

@@ -14,8 +14,8 @@ ONE_FILE = "recurrence_bfloat16.cu"
 NEWEST = ARCHITECTURES[-1:]
 HOW = "run `python tests/cuda/time_loops.py` and commit bench/results/cuda_time_loops.csv"
 
-FENCES = {("cluster", "90"): 1, ("grid", "80"): 1, ("grid", "90"): 1}
-"""One before the arrival, which has to be behind what is handed over. sm_80 has no clusters."""
+FENCES = {("grid", "80"): 1, ("grid", "90"): 1}
+"""One before the arrival, which has to be behind what is handed over. In a cluster the data say that they are there."""
 STORES = {"forward": 2, "backward": 8}
 """What a thread hands over through memory: h~ of two cells, or the four da of each."""
 
@@ -28,6 +28,9 @@ LOOP = """
         /*0030*/                   LDS R3, [R10] ;
         /*0040*/                   FADD R4, R4, R3 ;
         /*0050*/              @!P4 BRA `(.L_x_2) ;
+        /*0052*/                   LDSM.16.M88.4 R12, [R11] ;
+        /*0054*/                   LDSM.16.MT88.2 R16, [R11+0x40] ;
+        /*0056*/                   HMMA.16816.F32.BF16 R20, R28, R12, R20 ;
         /*0060*/                   STG.E desc[UR4][R8.64], R4 ;
         /*0070*/                   LDG.E.64 R2, desc[UR4][R8.64] ;
         /*0080*/                   LDG.E.U16 R6, desc[UR4][R8.64] ;
@@ -49,6 +52,10 @@ LOOP = """
 
 def engine_of(row):
     return row.kernel.split(", ")[1]
+
+
+def steps_in_registers_of(row):
+    return int(row.kernel.rstrip(">").split(", ")[3])
 
 
 def way_of(row):
@@ -82,6 +89,15 @@ def test_no_sum_is_a_chain_of_loads(rows):
     assert [row for row in rows if row.loops_of_one_load] == []
 
 
+def test_no_step_reads_weights_that_are_in_registers(rows):
+    """A product takes two matrices of h~ or da, and of W_hh none more; all others read some of W_hh for it."""
+    kept = [row for row in rows if steps_in_registers_of(row)]
+    assert len(kept) == 3 * 2 * 2 * 2 * len(ARCHITECTURES)  # types, ways, engines, noises
+    assert [row for row in kept if row.matrices != 2 * row.products or not row.products] == []
+    read = [row for row in rows if row.products and row not in kept]
+    assert [row for row in read if row.matrices <= 2 * row.products] == []
+
+
 def test_only_what_is_handed_over_is_stored_before_the_fence(rows):
     assert [row for row in rows if row.fences != FENCES.get((engine_of(row), row.arch), 0)] == []
     expected = {"block": {}, "cluster": {}, "grid": STORES}
@@ -101,13 +117,14 @@ def test_the_report_is_what_nvcc_says(rows):
 
 def test_counts_of_a_loop_worked_by_hand():
     found = count("a.cu", "kernel", "90", parse(LOOP))
-    assert found.instructions == 16
+    assert found.instructions == 19
     assert found.fetches == 2  # not the flag, not what lies before the loop
     assert found.fetches_used_before_wait == 1  # R3, the upper half of R2; R6 is used behind the barrier
     assert found.fences == 1
     assert found.stores_before_arrival == 1
     assert found.divisions == 1
     assert found.loops_of_one_load == 1  # not the one that polls
+    assert (found.products, found.matrices) == (1, 6)
 
 
 def test_the_time_loop_is_the_longest_with_a_barrier():

@@ -21,7 +21,7 @@ from kernel_resources import ARCHITECTURES, REPO, find_nvcc, flags, kernel_name,
 
 CSV = REPO / "bench" / "results" / "cuda_time_loops.csv"
 FILES = "recurrence_*.cu"
-STORES = ("STG", "ST", "STS", "RED", "REDG")
+STORES = ("STG", "ST", "STS", "STAS", "RED", "REDG")
 """Whose first operand is read."""
 
 
@@ -46,13 +46,13 @@ class Instruction:
 
     @property
     def is_wait(self) -> bool:
-        """Of all of a block's threads, or of a cluster's."""
-        return self.name == "UCGABAR_WAIT" or self.opcode.startswith("BAR.SYNC")
+        """Of all of a block's threads, or for what comes to an mbarrier."""
+        return self.opcode.startswith(("BAR.SYNC", "SYNCS.PHASECHK"))
 
     @property
     def is_arrival(self) -> bool:
-        """What tells the other blocks of a group."""
-        return self.name == "UCGABAR_ARV" or (self.name in ("RED", "REDG") and "STRONG" in self.opcode)
+        """What tells the other blocks of a group; in a cluster it is the data."""
+        return self.name == "STAS" or (self.name in ("RED", "REDG") and "STRONG" in self.opcode)
 
     @property
     def target(self) -> str:
@@ -96,6 +96,10 @@ class TimeLoop:
     """Of integers: a dozen instructions each, of which the first converts to a float."""
     loops_of_one_load: int
     """Innermost loops that load once an iteration and use it: each waits for the one before."""
+    products: int
+    """Instructions of the tensor cores, in all of the loop's ways through."""
+    matrices: int
+    """8 by 8 of them, which LDSM reads from shared memory: two a product are h~ or da, the others W_hh."""
 
 
 def parse(listing: str) -> list[Instruction]:
@@ -142,6 +146,14 @@ def used_before_wait(code: Sequence[Instruction], k: int) -> bool:
     return False
 
 
+def matrices_of(instruction: Instruction) -> int:
+    """That an `LDSM.16.M88.4` reads, here four."""
+    if instruction.name != "LDSM":
+        return 0
+    number = re.search(r"\.([24])$", instruction.opcode)
+    return int(number[1]) if number else 1
+
+
 def count(file: str, kernel: str, arch: str, code: Sequence[Instruction]) -> TimeLoop:
     """The figures of one kernel."""
     loop = time_loop(code)
@@ -160,6 +172,8 @@ def count(file: str, kernel: str, arch: str, code: Sequence[Instruction]) -> Tim
         loops_of_one_load=sum(
             sum(i.name in ("LDS", "LD", "LDSM") or i.is_fetch for i in body) == 1 for body in innermost(loop)
         ),
+        products=sum(instruction.name == "HMMA" for instruction in loop),
+        matrices=sum(map(matrices_of, loop)),
     )
 
 

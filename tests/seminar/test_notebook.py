@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
+nbformat = pytest.importorskip("nbformat", reason="the dev extra is not installed")
+NotebookClient = pytest.importorskip("nbclient", reason="the dev extra is not installed").NotebookClient
 PROJECT = Path(__file__).parents[2]
 NOTEBOOK = PROJECT / "examples" / "seminar.ipynb"
 pytestmark = pytest.mark.skipif(not NOTEBOOK.exists(), reason="not run from the source folder")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from modules import FUSED, all_equal, assert_close, build, device_of, flat, random_x
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 class Flat(nn.Module):
@@ -59,3 +60,33 @@ def test_what_was_traced_has_gradients(backend):
     gradients = torch.autograd.grad(sum(value.sin().sum() for value in traced(x)), parameters)
     expected = torch.autograd.grad(sum(value.sin().sum() for value in model(x)), list(model.parameters()))
     assert_close(gradients, expected)
+
+
+class Packs(nn.Module):
+    """A model that packs its sequences on its own."""
+
+    def __init__(self, lstm, enforce_sorted):
+        super().__init__()
+        self.lstm, self.enforce_sorted = lstm, enforce_sorted
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=self.enforce_sorted)
+        y, (h_n, c_n) = self.lstm(packed)
+        return *pad_packed_sequence(y), h_n, c_n
+
+
+@FUSED
+def test_a_trace_takes_other_sizes(backend):
+    model = Flat(build(backend).eval())
+    traced, other = trace(model, random_x(backend)), random_x(backend, T=7, B=4)
+    assert all_equal(traced(other), model(other))
+
+
+@FUSED
+@pytest.mark.parametrize("enforce_sorted", [False, True])
+def test_a_trace_takes_a_packed_sequence_of_other_sizes(backend, enforce_sorted):
+    """As nn.LSTM's does: neither the number of steps nor that of the sequences is kept."""
+    model = Packs(build(backend).eval(), enforce_sorted)
+    traced = trace(model, random_x(backend), torch.tensor([5, 3, 1] if enforce_sorted else [2, 5, 3]))
+    other, lengths = random_x(backend, T=9, B=4), torch.tensor([9, 8, 3, 1] if enforce_sorted else [3, 9, 1, 8])
+    assert all_equal(traced(other, lengths), model(other, lengths))

@@ -17,9 +17,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rnndrop_cuda.files import check_writable
 from rnndrop_cuda.provenance import facts
-from rnndrop_cuda.seminar.commands import options
+from rnndrop_cuda.seminar.commands import language_model_study, options
 from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
 from rnndrop_cuda.seminar.data.vectors import GLOVE
+from rnndrop_cuda.seminar.language_model.study import QUESTION
 from rnndrop_cuda.seminar.reports import study as study_report
 from rnndrop_cuda.seminar.studies import STUDIES, Plan, planned, run_all
 from rnndrop_cuda.seminar.training.experiment import Cache, Experiment, Run
@@ -30,6 +31,8 @@ GIVEN = ("data", "unverified_data", "reviews", "validation", "epochs")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `rnndrop study argv...`; returns 0, 2 on wrong input or an unwritable folder, 130 on Ctrl-C."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == [language_model_study.NAME]:  # its figures are perplexities
+        return language_model_study.main(argv[1:])
     parser = _parser()
     args = parser.parse_args(argv)
     study = STUDIES[args.study]
@@ -46,10 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             seeds=args.seeds,
             vectors=args.vectors,
             n_emb=args.n_emb,
+            pretrained=args.pretrained,
         )
-        runs = _run(plan, Cache(out / "runs"), device)
+        runs = _run(plan, Cache(out / "runs", Run), device)
         results = study_report.Results(
-            args.study, study.question, facts(device, shlex.join(["rnndrop", "study", *argv])), study.bars, runs
+            args.study,
+            study.question,
+            facts(device, shlex.join(["rnndrop", "study", *argv])),
+            study.bars,
+            runs,
+            {variant: base for variant, base in study.against.items() if variant in runs},
         )
         study_report.print_results(results)
         written = study_report.write(results, out)
@@ -87,11 +96,13 @@ def _parser() -> options.Parser:
         description="Trains the review classifier in several variants and with several seeds, and says what differs.",
         epilog="studies:\n"
         + "\n".join(f"  {name:<16}{study.question}" for name, study in STUDIES.items())
+        + f"\n  {language_model_study.NAME:<16}{QUESTION}"
         + "\n\nexamples:\n"
         "  rnndrop study dropout --quick          short sentences, a minute or two\n"
         "  rnndrop study dropout                  meant for 15 minutes on 2 cores\n"
         "  rnndrop study dropout --seeds 5        the same, with two seeds more\n"
-        "  rnndrop study full-reviews             every review, whole: half an hour\n\n"
+        "  rnndrop study full-reviews             every review, whole: half an hour\n"
+        "  rnndrop study pretraining --pretrained results/language-model\n\n"
         "Writes study.json, study.png and study.html, and a file for each run under runs/: none is repeated.",
     )
     parser.add_argument("study", choices=STUDIES, metavar="STUDY", help="one of those below")
@@ -133,5 +144,11 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         help=f"the pretrained vectors: {GLOVE} (default) or a file as for rnndrop vectors",
     )
     add("--n-emb", type=options.positive, metavar="N", help="numbers per word in these vectors (default: 50)")
+    add(
+        "--pretrained",
+        type=str,
+        metavar="DIR",
+        help="the language model that `pretraining` needs, the folder of `rnndrop language-model train`",
+    )
     add("--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     add("--out", type=str, metavar="DIR", help="folder of the results (default: results/study-STUDY[-quick|-paper])")

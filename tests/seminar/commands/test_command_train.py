@@ -74,7 +74,7 @@ def test_wrong_files_are_told_in_one_line(name, text, message, tmp_path, capsys)
             ["--layer", "RNNLayer:0.5", "--variable-length"],
             "--variable-length: expected nn.LSTM or one of this",
         ),
-        (["--layer", "MyLSTM", "--num-layers", "2"], "--num-layers: expected 1 with MyLSTM, got 2"),
+        (["--layer", "MyLSTM:0", "--num-layers", "2"], "--num-layers: expected 1 with MyLSTM, got 2"),
         (["--layer", "nn.LSTM", "--mask-scope", "sample"], "--mask-scope: expected batch with nn.LSTM, got sample"),
         (["--word-dropout", "1"], "--word-dropout: expected a probability in [0, 1), got '1'"),
         (["--compile", "nonsense"], "--compile: expected one of"),
@@ -104,7 +104,7 @@ def test_only_the_first_process_complains(monkeypatch, capsys):
 def test_a_missing_extra_is_told(command, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert train(*command, "--tensorboard") == 2
-    assert "pip install '.[tensorboard]' in the checkout" in one_line(capsys)
+    assert "from the checkout, pip install '.[tensorboard]'" in one_line(capsys)
 
 
 def test_the_same_command_resumes_and_another_is_refused(command, out, capsys):
@@ -159,3 +159,11 @@ def test_ctrl_c_says_how_to_resume(epochs, message, command, capsys, monkeypatch
     monkeypatch.setattr(Trainer, "_fed", interrupted)
     assert train(*command) == 130
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_in_the_current_folder_cannot_be_kept_aside(command, out, monkeypatch, capsys):
+    assert train(*command, "--epochs", "1") == 0
+    capsys.readouterr()
+    monkeypatch.chdir(out)
+    assert train(*command[: command.index("--out")], "--out", ".", "--fresh") == 2
+    assert one_line(capsys).startswith("rnndrop train: --out: expected a folder by its name")

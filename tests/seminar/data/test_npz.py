@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from object_arrays import object_array
 
+from rnndrop_cuda.seminar.data.npz import read_word_index
 from rnndrop_cuda.seminar.data.reviews import load_matrix_imdb
 
 
@@ -97,7 +98,35 @@ def test_other_content_is_refused(tmp_path, pickled, length, message):
         load_matrix_imdb(str(path), sha256=None)
 
 
-@pytest.mark.parametrize("labels", [np.zeros(2), np.array([2]), np.array(["0"]), np.zeros((1, 1))])
+def header(text: str) -> bytes:
+    """A file of version 2 whose header is this text."""
+    return b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text.encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (1152921504606846976,), }\n",
+        "{'descr': '<i8', 'fortran_order': False, 'shape': " + "(" * 3000 + ")" * 3000 + ", }\n",
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (1,\n",
+    ],
+    ids=["2^60 labels", "deep", "cut off"],
+)
+def test_a_header_that_cannot_be_is_refused_in_one_line(tmp_path, text):
+    path = one_review_npz(tmp_path / "a.npz", pickle.dumps(object_array([[5]])))
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in {**parts, "y_train.npy": header(text)}.items():
+            file.writestr(name, data)
+    with pytest.raises(ValueError, match="^refused to read ") as refused:
+        load_matrix_imdb(str(path), sha256=None)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros(2), np.array([2]), np.array(["0"]), np.zeros((1, 1)), np.zeros(1, dtype=[("a", "i4")])]
+)
 def test_wrong_labels_are_refused(tmp_path, labels):
     reviews = (1, pickle.dumps(object_array([[5]])))
     path = write_npz(tmp_path / "a.npz", x_train=reviews, y_train=labels, x_test=reviews, y_test=np.zeros(1))
@@ -115,3 +144,11 @@ def test_reviews_that_are_no_lists_are_refused(tmp_path):
     numbers = dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), np.zeros(1))
     with pytest.raises(ValueError, match=r"expected x_train to be an object array of lists of ints, got float64"):
         load_matrix_imdb(str(write_npz(tmp_path / "a.npz", **numbers)), sha256=None)
+
+
+@pytest.mark.parametrize("index", [b"{", b"\xff", 100000 * b"[", b"[]"])
+def test_a_damaged_word_index_is_named(tmp_path, index):
+    path = tmp_path / "imdb_word_index.json"
+    path.write_bytes(index)
+    with pytest.raises(ValueError, match=r"imdb_word_index\.json: expected"):
+        read_word_index(path)

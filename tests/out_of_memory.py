@@ -1,0 +1,101 @@
+"""Every allocation of the CPU's ops fails in turn: each time there is an error, and then the same bits as before.
+
+A program of its own, `python out_of_memory.py THREADS DTYPE`, with failing_memory.cpp's library preloaded: one that
+aborts or hangs is seen from outside, by system/test_out_of_memory.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from problems import CONSTANTS, INPUTS, OUTPUTS, random_problem
+from torch import Tensor
+
+import rnndrop_cuda  # noqa: F401  registers the ops
+
+# T, B, I, H: batches to share out; units; and too few rows to pack a weight for.
+SIZES = [(6, 20, 24, 40), (9, 6, 40, 64), (2, 3, 64, 130)]
+MASKS = ["none", "gal-batch", "gal-sample", "semeniuta-shared", "untied-batch", "all"]
+Call = Callable[[], "list[Tensor]"]
+
+
+def layer_calls(sizes: tuple[int, ...], dtype: torch.dtype, masks: str, *, proj: int = 0) -> Iterator[Call]:
+    """The forward that saves, the one that does not, and the backward."""
+    problem = random_problem(*sizes, masks=masks, proj=proj, lengths=True, reverse=True, dtype=dtype)
+    inputs = [problem.inputs.get(name) for name in (*INPUTS, "W_hr")]
+    tensors = [*inputs, *(problem.options.get(name) for name in CONSTANTS)]
+    saved = torch.ops.rnndrop.lstm_layer(*tensors, True, True)
+    upstream = [problem.upstream[name] for name in OUTPUTS]
+    upstream[1:] = [upstream[1].to(dtype), upstream[2].to(saved[2].dtype)]
+    forward, backward = torch.ops.rnndrop.lstm_layer, torch.ops.rnndrop.lstm_layer_backward
+    yield partial(forward, *tensors, True, True)
+    yield partial(forward, *tensors, True, False)
+    y, _, _, gates, c, h_full = saved
+    yield partial(backward, *tensors, True, y, gates, c, h_full, *upstream, True, True)
+
+
+def mask_calls(dtype: torch.dtype) -> Iterator[Call]:
+    """Large enough for several threads."""
+    seeds = torch.arange(6, dtype=torch.int32).view(2, 3)
+    yield lambda: [torch.ops.rnndrop.expand_dropout_mask(seeds, (300, 200), 1 << 15, 0.0, 2.0, dtype)]
+
+    def draw() -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return torch.ops.rnndrop.draw_dropout_masks(
+            [2, 1], [300, 200, 7], [1 << 15, 9], [0.0, 0.0], [2.0, 1.0], dtype, generator
+        )
+
+    yield draw
+
+
+def fail_each(library: ctypes.CDLL, call: Call, *, and_all_after: bool) -> int:
+    """How many allocations the call makes."""
+    expected = call()
+    n = 0
+    while True:
+        result = error = None
+        library.arm(n, and_all_after)
+        try:
+            result = call()
+        except (MemoryError, RuntimeError) as caught:
+            error = caught
+        n_failed = library.disarm()
+        if n_failed and error is None:
+            raise AssertionError(f"allocation {n} failed, and nobody noticed")
+        if error is not None and not n_failed:
+            raise error
+        if result is None:
+            result = call()
+        if not all(torch.equal(*pair) for pair in zip(result, expected, strict=True)):
+            raise AssertionError(f"other bits after a failure of allocation {n}")
+        if not n_failed:
+            return n
+        n += 1
+
+
+def main(threads: str, dtype_name: str) -> None:
+    """Prints how often memory was short."""
+    faulthandler.dump_traceback_later(150, exit=True)
+    torch.manual_seed(0)
+    torch.set_num_threads(int(threads))
+    dtype = getattr(torch, dtype_name)
+    library = ctypes.CDLL(os.environ["LD_PRELOAD"])
+    library.arm.argtypes = ctypes.c_int64, ctypes.c_bool
+    library.disarm.restype = ctypes.c_int64
+    calls = list(mask_calls(dtype))
+    for sizes in SIZES:
+        for masks in MASKS:
+            calls += layer_calls(sizes, dtype, masks)
+        calls += layer_calls(sizes, dtype, "all", proj=sizes[-1] // 2)
+    n = sum(fail_each(library, call, and_all_after=both) for call in calls for both in (False, True))
+    print(n, "failures")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
