@@ -19,40 +19,27 @@ constexpr int kRows_baseline = kBaselineRegisters == 32 ? 12 : 6, kRows_AVX2 = 6
 // An addition takes about 4 cycles and two can start in each: fewer sums than that would wait for one another.
 constexpr int kSums = 8;
 
-// A column of the first operand.
-template <class acc_t>
-struct Column {
-  const acc_t* data;
-  int64_t stride;
-  INLINE acc_t row(int m) const { return data[m * stride]; }
-};
-
 // Where the first operand's elements are.
 template <class acc_t>
 struct PlainRows {
   const acc_t* data;
   int64_t stride;
-  INLINE Column<acc_t> column(int64_t k) const { return {data + k, stride}; }
+  INLINE const acc_t* column(int64_t k) const { return data + k; }
+  INLINE acc_t row(const acc_t* column, int m) const { return column[m * stride]; }
 };
 template <class acc_t>
 struct IndexedRows {
   const acc_t* data;
   int64_t stride;
   const int32_t* columns;
-  INLINE Column<acc_t> column(int64_t k) const {
-    Column<acc_t> column{data + columns[k], stride};
-#ifdef __clang__
-    // Not to be known as the stride of the column before: Clang would keep all its multiples, and in want of registers
-    // for these put sums into memory.
-    asm("" : "+r"(column.stride));
-#endif
-    return column;
-  }
+  INLINE const acc_t* column(int64_t k) const { return data + columns[k]; }
+  INLINE acc_t row(const acc_t* column, int m) const { return column[m * stride]; }
 };
 template <class acc_t, int width>
 struct TransposedRows {
   const acc_t* data;
-  INLINE Column<acc_t> column(int64_t k) const { return {data + k * width, 1}; }
+  INLINE const acc_t* column(int64_t k) const { return data + k * width; }
+  INLINE acc_t row(const acc_t* column, int m) const { return column[m]; }
 };
 
 // sums += a panel. Few rows have few sums, so that these are split over `chains` of every chains-th k.
@@ -61,14 +48,14 @@ INLINE void add_product(V (&sums)[chains][rows][kVectors], const A& a, int64_t K
   using InMemory = typename Vector<acc_t, bytes>::in_memory;
   constexpr int lanes = bytes / sizeof(acc_t), width = kVectors * lanes;
   const auto multiply_add = [&](V(&sum)[rows][kVectors], int64_t k) __attribute__((always_inline)) {
-    const Column<acc_t> column = a.column(k);
+    const acc_t* column = a.column(k);
     V b[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) b[v] = *reinterpret_cast<const InMemory*>(panel + k * width + v * lanes);
 #pragma GCC unroll 16
     for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sum[m][v] += column.row(m) * b[v];
+      for (int v = 0; v < kVectors; ++v) sum[m][v] += a.row(column, m) * b[v];
     }
   };
   int64_t k = 0;
