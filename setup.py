@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -30,6 +31,11 @@ DEFAULT_ARCH_LIST = "8.0;9.0+PTX"
 
 def find_compiler() -> tuple[str, str]:
     """The C++ compiler's command, and what is missing for a build ("" when nothing is)."""
+    if platform.system() == "Windows":
+        return "", (
+            "the kernels need GCC's or Clang's vectors, which the compiler of torch for Windows lacks; under WSL they "
+            "are built as on Linux"
+        )
     asked = os.environ.get("CXX")
     likely = [asked] if asked else ["c++", "g++", "clang++"]
     command = next((c for c in likely if shutil.which(shlex.split(c)[0])), "")
@@ -202,7 +208,8 @@ facts = {
     "cuda_missing": cuda_missing,
     "cuda_arch_list": "" if cuda_missing else arch_list,
 }
-print(f"rnndrop_cuda against torch {torch.__version__}, C++ compiler: {facts['compiler'] or 'none'}")
+chosen = f"{facts['compiler']} ({compiler}; the environment variable CXX names another)" if compiler else "none"
+print(f"rnndrop_cuda against torch {torch.__version__}, C++ compiler: {chosen}")
 print(f"  CPU kernels:  {cpp_missing or 'built'}")
 print(f"  CUDA kernels: {cuda_missing or 'built for ' + arch_list}")
 

@@ -90,7 +90,12 @@ def _missing(facts: dict[str, str] | None) -> list[str]:
     if facts["cpu_missing"]:
         return [f"all kernels: {facts['cpu_missing']}"]
     lines = []
-    if ops.WHY_NOT_LOADED:
+    if ops.WHY_NOT_LOADED and facts["torch"] == torch.__version__:
+        lines.append(
+            f"all kernels: {ops.WHY_NOT_LOADED}; torch is the one that they were built for, so look to the compiler "
+            f"({facts['compiler']}): CXX=g++ in front of the install names another"
+        )
+    elif ops.WHY_NOT_LOADED:
         lines.append(
             f"all kernels: they were built for torch {facts['torch']} and do not load with torch {torch.__version__}; "
             "install rnndrop_cuda again"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +25,29 @@ N_TENSORS = N_INPUTS + len(CONSTANTS)
 B_IH, B_HH = (list(INPUTS).index(name) for name in ("b_ih", "b_hh"))
 
 
+def _why_not_built() -> tuple[str, str]:
+    """What is missing, and what a user does about it: the clone's own folder may hide an install that has kernels."""
+    folder = Path(__file__).parent
+    if (folder / "_build_facts.json").exists():
+        return (
+            "the kernels were not built when rnndrop_cuda was installed",
+            "`rnndrop info` says why and how to get them.",
+        )
+    return (
+        f"{folder} is a source folder that was never built",
+        "Python takes it before an installed rnndrop_cuda where it is run in the clone (`torchrun -m` too): run it in "
+        "another folder, or build here by `pip install -e .`.",
+    )
+
+
 def _load() -> str:
     """Load the compiled ops. Returns "", or why there are none."""
     if importlib.util.find_spec("rnndrop_cuda._C") is None:
-        return "the kernels were not built when rnndrop_cuda was installed"
+        why, cause = _why_not_built()
+        warnings.warn(
+            f"rnndrop_cuda: {why}. Every layer runs on the slow Python path. {cause}", RuntimeWarning, stacklevel=2
+        )
+        return why
     try:
         importlib.import_module("rnndrop_cuda._C")
     except ImportError as error:

@@ -70,6 +70,12 @@ def test_built_for_another_torch(built) -> None:
     )
 
 
+def test_built_for_this_torch_and_still_not_loaded(built) -> None:
+    built({}, why_not_loaded="undefined symbol: __kmpc_barrier", gpu=True)
+    assert missing().startswith("all kernels: undefined symbol: __kmpc_barrier; torch is the one that they were built")
+    assert "do not load with torch" not in missing()
+
+
 def test_no_cuda_kernels(built) -> None:
     built({"cuda": "", "cuda_arch_list": "", "cuda_missing": "no nvcc; install it"}, gpu=True)
     assert "CUDA kernels   no\n" in info.report()

@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kVectors = 2;  // of a panel's width
 
-// rows * kVectors sums, the panel's vectors and a broadcast have to fit into 16 registers, or AVX-512's 32.
-constexpr int kRows_baseline = 6, kRows_AVX2 = 6, kRows_AVX512 = 12;
+// rows * kVectors sums, the panel's vectors and a broadcast have to fit into 16 registers, or AVX-512's and NEON's 32.
+constexpr int kRows_baseline = kBaselineRegisters == 32 ? 12 : 6, kRows_AVX2 = 6, kRows_AVX512 = 12;
 
 // An addition takes about 4 cycles and two can start in each: fewer sums than that would wait for one another.
 constexpr int kSums = 8;

@@ -11,8 +11,8 @@
 namespace rnndrop::cpu {
 namespace {
 
-// Vectors of sums: AVX-512 has 32 registers, the others 16.
-constexpr int kSums_baseline = 8, kSums_AVX2 = 8, kSums_AVX512 = 16;
+// Vectors of sums: AVX-512 and NEON have 32 registers, the others 16.
+constexpr int kSums_baseline = kBaselineRegisters / 2, kSums_AVX2 = 8, kSums_AVX512 = 16;
 
 // multiply(m, n) for rows in blocks of nearly equal size, up to 4; n is an integral constant.
 template <class Multiply>

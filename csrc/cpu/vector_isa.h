@@ -52,6 +52,11 @@ DEFINE_FOR_EVERY_ISA(DEFINE_ISA_NAME)
 // "AVX512", "AVX2" or "baseline": what the kernels run as on this machine.
 inline const char* vector_isa() { return WIDEST(isa_name_); }
 
+#ifdef __aarch64__
+inline constexpr int kBaselineRegisters = 32;  // NEON's
+#else
+inline constexpr int kBaselineRegisters = 16;
+#endif
 inline constexpr int kVectorBytes_baseline = 16, kVectorBytes_AVX2 = 32, kVectorBytes_AVX512 = 64;
 
 // A vector, and one in memory, at any address. They are two types since a template that deduces a type forgets how it

@@ -83,12 +83,17 @@ def test_any_good_call_equals_the_reference(call):
     actual = solve(lambda *a, **k: lstm_layer(*a, backend="cpu", **k), inputs, options, upstream)
     dtype = inputs["x"].dtype
     tolerance = TOLERANCE[dtype]
+    # Projected states may grow until what a step rounds off decides the result: plain torch in the same dtype tells.
+    plain = None
     # A gradient of a single entry may be the small rest of terms that cancel: each was rounded by as much as this.
     rounding = torch.finfo(dtype).eps * sum(v.double().norm() for v in upstream)
     for name, value in actual.items():
         size = exact[name].norm()
         error = relative_error(value, exact[name])
-        assert error <= tolerance or error * size <= rounding or size < 1e-3 * tolerance, name
+        if error <= tolerance or error * size <= rounding or size < 1e-3 * tolerance:
+            continue
+        plain = plain or solve(reference.lstm_layer, inputs, options, upstream)
+        assert error <= 2 * relative_error(plain[name], exact[name]), name
 
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

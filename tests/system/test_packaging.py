@@ -120,6 +120,35 @@ def test_missing_compiler_is_named(source: Path) -> None:
     assert "(looked for /nowhere/c++)" in decide(source, CXX="/nowhere/c++")["cpu_missing"]
 
 
+def test_build_names_its_compiler(source: Path) -> None:
+    status, log = run([sys.executable, "setup.py", "build_py"], cwd=source, env={"CXX": "c++"})
+    assert status == 0, log
+    assert re.search(r"C\+\+ compiler: \S.* \(c\+\+; the environment variable CXX names another\)", log)
+
+
+def test_windows_gets_the_python_path_and_why(source: Path) -> None:
+    script = "import platform; platform.system = lambda: 'Windows'\n" + WITH_CUDA_TORCH
+    status, log = run([sys.executable, "-c", script], cwd=source)
+    assert status == 0, log
+    assert "CPU kernels:  the kernels need GCC's or Clang's vectors" in log
+
+
+@pytest.mark.parametrize("how", [["-c", "import rnndrop_cuda"], ["-m", "rnndrop_cuda.info"]], ids=["import", "-m"])
+def test_an_unbuilt_clone_that_hides_an_install_is_named(source: Path, tmp_path: Path, how: list[str]) -> None:
+    status, log = run([make_environment(tmp_path / "env"), *how], cwd=source, env={"PYTHONPATH": ""})
+    assert status == 0, log
+    assert f"{source / 'rnndrop_cuda'} is a source folder that was never built" in log
+    assert "run it in another folder, or build here" in log
+
+
+def test_an_install_without_kernels_says_so_once(source: Path, tmp_path: Path) -> None:
+    (source / "rnndrop_cuda" / "_build_facts.json").write_text("{}")
+    script = "import rnndrop_cuda, rnndrop_cuda.info"
+    status, log = run([make_environment(tmp_path / "env"), "-c", script], cwd=source, env={"PYTHONPATH": ""})
+    assert status == 0, log
+    assert log.count("the kernels were not built when rnndrop_cuda was installed") == 1
+
+
 def test_skip_cuda(source: Path, tmp_path: Path) -> None:
     toolkit = make_toolkit(tmp_path / "cuda", "13.0")
     facts = decide(source, cuda_torch=True, CUDA_HOME=str(toolkit), RNNDROP_SKIP_CUDA="1")
