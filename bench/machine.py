@@ -16,7 +16,7 @@ from rnndrop_cuda.provenance import facts as run_facts
 def usable(device: str, asked: list[str] | None) -> tuple[torch.device, list[str]]:
     """The device and the backends to time. Raises RuntimeError if one cannot run: nothing is left out silently."""
     if importlib.util.find_spec("tqdm") is None:
-        raise RuntimeError("tqdm is not installed: pip install rnndrop_cuda[demo]")
+        raise RuntimeError("tqdm is not installed: from the checkout, pip install '.[demo]'")
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("--device cuda: torch sees no CUDA device (`rnndrop info` says more)")
     # On CUDA the Python path launches thousands of kernels a call: its time would dwarf all the others together.

@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
 
 namespace rnndrop {
@@ -74,8 +75,13 @@ void SequenceGradients::add(const Steps& steps, const Tensor& da) {
   }
   if (!call_.need_dW) return;
   weight_gradient(backend_, call_.dW_ih, da_rows, rows_of(x_tilde_, steps), accumulate_);
-  weight_gradient(backend_, call_.dW_hh, da_rows, h_tilde(steps), accumulate_);
-  call_.db.add_(da_rows.sum(0, /*keepdim=*/false, call_.db.scalar_type()));
+  add_dW_hh(steps, da);
+  if (accumulate_) {
+    call_.db.add_(da_rows.sum(0, /*keepdim=*/false, call_.db.scalar_type()));
+  } else {
+    Tensor db = call_.db;
+    at::sum_out(db, da_rows, at::IntArrayRef({0}), /*keepdim=*/false, db.scalar_type());
+  }
   accumulate_ = true;
 }
 
@@ -87,16 +93,38 @@ void SequenceGradients::finish() const {
   mask_columns(call_.dW_hh, in.mask_h);
 }
 
+// h~ of all steps but the first is y of the step before: where it is no more than that, it is multiplied where it lies.
+void SequenceGradients::add_dW_hh(const Steps& steps, const Tensor& da) const {
+  const CheckedInputs& in = call_.in;
+  if (in.mask_h_of_samples() || (in.lengths && in.order.reverse)) {
+    return weight_gradient(backend_, call_.dW_hh, rows_of(da, {0, steps.n}), h_tilde(steps), accumulate_);
+  }
+  const auto [has_first, first, others] = places_of(steps);
+  bool accumulate = accumulate_;
+  if (has_first) {
+    weight_gradient(backend_, call_.dW_hh, da.select(0, first), in.h_0, accumulate);
+    accumulate = true;
+  }
+  if (others.n == 0) return;
+  const Steps before{in.order.before(steps.begin + others.begin), others.n};
+  weight_gradient(backend_, call_.dW_hh, rows_of(da, others), rows_of(call_.y, before), accumulate);
+}
+
+SequenceGradients::Places SequenceGradients::places_of(const Steps& steps) const {
+  const TimeOrder& order = call_.in.order;
+  const bool has_first = steps.contains(order.first());
+  return {has_first, order.first() - steps.begin, {has_first && !order.reverse ? 1 : 0, steps.n - has_first}};
+}
+
 // h~ of these steps, [n*B,P] or [4,n*B,P]: h_{t-1}, masked where each sample has a mask of its own.
 Tensor SequenceGradients::h_tilde(const Steps& steps) const {
   const CheckedInputs& in = call_.in;
-  const TimeOrder& order = in.order;
+  const auto [has_first, first, others] = places_of(steps);
   Tensor h_prev = at::empty({steps.n, in.sizes.B, in.sizes.P}, in.options());
-  const bool has_first = steps.contains(order.first());
-  const int64_t others = steps.n - has_first, first_other = has_first && !order.reverse ? 1 : 0;
-  h_prev.narrow(0, first_other, others).copy_(call_.y.narrow(0, order.before(steps.begin + first_other), others));
-  if (has_first) h_prev.select(0, order.first() - steps.begin).copy_(in.h_0);
-  if (in.lengths && order.reverse) {
+  const int64_t before = in.order.before(steps.begin + others.begin);
+  h_prev.narrow(0, others.begin, others.n).copy_(call_.y.narrow(0, before, others.n));
+  if (has_first) h_prev.select(0, first).copy_(in.h_0);
+  if (in.lengths && in.order.reverse) {
     // Backwards in time a sample begins at its own end; y is 0 past it.
     const Tensor next = at::arange(steps.begin + 1, steps.begin + steps.n + 1, in.lengths->options());
     h_prev = at::where((next.unsqueeze(1) == *in.lengths).unsqueeze(2), in.h_0, h_prev);

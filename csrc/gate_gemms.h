@@ -39,6 +39,14 @@ class SequenceGradients {
   void finish() const;
 
  private:
+  // Where in some steps, counted from their beginning, those are that follow on a y, and the one that follows on h_0.
+  struct Places {
+    bool has_first;
+    int64_t first;
+    Steps others;
+  };
+  Places places_of(const Steps& steps) const;
+  void add_dW_hh(const Steps& steps, const at::Tensor& da) const;
   at::Tensor h_tilde(const Steps& steps) const;
 
   const BackwardCall& call_;

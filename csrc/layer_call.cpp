@@ -24,7 +24,11 @@ CheckedInputs check(const LayerInputs& given, bool reverse, const BackwardInputs
   check("y", saved.y, dtype, {{T, B, P}});
   check("gates", saved.gates, dtype, {{T, B, 4 * H}});
   check("c", saved.c, acc_type_of(in.x), {{T + 1, B, H}});
-  if (in.W_hr) check("h_full", saved.h_full, dtype, {{T, B, H}});
+  if (in.W_hr) {
+    check("h_full", saved.h_full, dtype, {{T, B, H}});
+  } else {
+    check("h_full", saved.h_full, dtype, {{0}});
+  }
   return in;
 }
 
@@ -73,14 +77,20 @@ BackwardCall::BackwardCall(const LayerInputs& given, bool reverse, const Backwar
       dy(contiguous(saved.dy)) {
   const auto [T, B, I, H, P] = in.sizes;
   if (in.W_hr) h_full = saved.h_full;
-  dh_carry = accumulator(saved.dh_n, {B, P}, in);
-  dc = accumulator(saved.dc_n, {B, H}, in);
+  if (!saved.dh_n && !saved.dc_n && P == H) {  // one fill for both: on a GPU each is a launch
+    const Tensor zeros = at::zeros({2, B, H}, in.acc_options());
+    dh_carry = zeros.select(0, 0);
+    dc = zeros.select(0, 1);
+  } else {
+    dh_carry = accumulator(saved.dh_n, {B, P}, in);
+    dc = accumulator(saved.dc_n, {B, H}, in);
+  }
   dh_tilde = in.h_tilde_per_gate() ? at::empty({kGates, B, P}, in.options()) : at::empty({B, P}, in.options());
   dx = empty_if(need_dx, {T, B, I}, in.options());
   dW_ih = empty_if(need_dW, {4 * H, I}, in.options());
   dW_hh = empty_if(need_dW, {4 * H, P}, in.options());
   dW_hr = empty_if(need_dW && in.W_hr, {P, H}, in.options());
-  db = at::zeros({need_dW ? 4 * H : 0}, in.acc_options());
+  db = at::empty({need_dW ? 4 * H : 0}, in.acc_options());
 }
 
 BackwardResult BackwardCall::result() const {

@@ -27,7 +27,8 @@ struct ForwardCall {
   at::Tensor h_full;  // scalar [T,B,H] out; undefined without W_hr
   at::Tensor gates;   // scalar [T,B,4H] out; undefined without save
   at::Tensor c;       // acc [T+1,B,H], or [2,B,H] without save; in: c_0 in its slot, out: all others
-  at::Tensor h_n;     // scalar [B,P] in: h_0, out: h_n; undefined without lengths and zone_h, where it is y's last
+  at::Tensor h_n;     // scalar [B,P] in: h_0, out: h_n; undefined without lengths and zone_h, where it is y's last:
+                      // a backend that writes it all the same defines it
 };
 
 // What the backward is given beside the layer's inputs, unchecked: the forward's results and their gradients.
@@ -53,7 +54,7 @@ struct BackwardCall {
   at::Tensor dW_ih;        // scalar [4H,I] out, where need_dW; else [0]; so are all below
   at::Tensor dW_hh;        // scalar [4H,P] out
   at::Tensor dW_hr;        // scalar [P,H] out; [0] also without W_hr
-  at::Tensor db;           // acc [4H] in: 0, out
+  at::Tensor db;           // acc [4H] out
 };
 
 }  // namespace rnndrop

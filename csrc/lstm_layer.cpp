@@ -12,7 +12,7 @@ ForwardResult lstm_layer_forward(const Backend& backend, const Tensor& x, const 
                                  const OptionalTensor& zone_h, const OptionalTensor& lengths, bool reverse, bool save) {
   const LayerInputs in{x,      h_0,    c_0,    W_ih,   W_hh,   b_ih,   b_hh,   W_hr,
                        mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths};
-  const ForwardCall call(in, reverse, save);
+  ForwardCall call(in, reverse, save);
   backend.forward(call);
   return call.result();
 }

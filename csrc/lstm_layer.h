@@ -24,7 +24,7 @@ inline constexpr const char* kLayerBackwardSchema =
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual void forward(const ForwardCall& call) const = 0;
+  virtual void forward(ForwardCall& call) const = 0;
   virtual void backward(const BackwardCall& call) const = 0;
 };
 

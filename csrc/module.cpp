@@ -1,13 +1,19 @@
 // The Python module rnndrop_cuda._C: loading it registers the ops; it says what was built and what runs.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/library.h>
 
 #include "build_facts.h"
-#include "cpu/dropout_mask.h"
 #include "cpu/vector_isa.h"
 #include "cuda/recurrence_plan.h"
+#include "dropout_mask.h"
+#include "layer_node.h"
 #include "lstm_layer.h"
+#ifdef RNNDROP_WITH_CUDA
+#include "cuda/backend.h"
+#endif
 
 TORCH_LIBRARY(rnndrop, m) {
   m.def(rnndrop::kLayerSchema);
@@ -26,6 +32,39 @@ rnndrop::Dtype dtype_named(const std::string& name) {
   throw std::invalid_argument("dtype: expected float64, float32, bfloat16 or float16, got " + name);
 }
 
+const at::Tensor& tensor_of(PyObject* argument) {
+  TORCH_CHECK_TYPE(THPVariable_Check(argument), "expected a Tensor, got ", Py_TYPE(argument)->tp_name);
+  return THPVariable_Unpack(argument);
+}
+rnndrop::OptionalTensor optional_of(PyObject* argument) {
+  return argument == Py_None ? std::nullopt : rnndrop::OptionalTensor(tensor_of(argument));
+}
+
+// lstm_layer_with_node for Python. By hand: a short sequence takes as long as torch.ops takes to read its arguments.
+PyObject* lstm_layer(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
+  HANDLE_TH_ERRORS
+  constexpr Py_ssize_t kArguments = 17;
+  TORCH_CHECK_TYPE(n == kArguments, "lstm_layer: expected ", kArguments, " arguments, got ", n);
+  const at::Tensor &x = tensor_of(args[0]), &h_0 = tensor_of(args[1]), &c_0 = tensor_of(args[2]);
+  const at::Tensor &W_ih = tensor_of(args[3]), &W_hh = tensor_of(args[4]);
+  const rnndrop::OptionalTensor b_ih = optional_of(args[5]), b_hh = optional_of(args[6]), W_hr = optional_of(args[7]);
+  const rnndrop::OptionalTensor mask_x = optional_of(args[8]), mask_h = optional_of(args[9]);
+  const rnndrop::OptionalTensor mask_g = optional_of(args[10]), mask_c = optional_of(args[11]);
+  const rnndrop::OptionalTensor zone_c = optional_of(args[12]), zone_h = optional_of(args[13]);
+  const rnndrop::OptionalTensor lengths = optional_of(args[14]);
+  const bool reverse = args[15] == Py_True, save = args[16] == Py_True;
+  const rnndrop::ForwardResult outputs = [&] {
+    const pybind11::gil_scoped_release others_run;
+    return rnndrop::lstm_layer_with_node(x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c,
+                                         zone_c, zone_h, lengths, reverse, save);
+  }();
+  PyObject* const tuple = PyTuple_New(std::tuple_size_v<rnndrop::ForwardResult>);
+  Py_ssize_t k = 0;
+  std::apply([&](const auto&... output) { (PyTuple_SET_ITEM(tuple, k++, THPVariable_Wrap(output)), ...); }, outputs);
+  return tuple;
+  END_HANDLE_TH_ERRORS
+}
+
 // What the forward and the backward would run, and why; also in a build without CUDA.
 std::pair<std::string, std::string> explain_cuda_engine(const std::string& dtype, bool tf32, int64_t T, int64_t B,
                                                         int64_t H, int major, int64_t n_sm, int64_t shared_memory) {
@@ -36,9 +75,23 @@ std::pair<std::string, std::string> explain_cuda_engine(const std::string& dtype
   return {why(false), why(true)};
 }
 
+#ifdef RNNDROP_WITH_CUDA
+// The same with what the driver of the current device says, for a layer without noise on its state and lengths.
+std::pair<std::string, std::string> explain_on_current_gpu(const std::string& dtype, bool tf32, int64_t T, int64_t B,
+                                                           int64_t H) {
+  const auto why = [&](bool backward) {
+    return rnndrop::cuda::plan_on_current_gpu({dtype_named(dtype), tf32, T, B, H, backward}, /*general=*/false).why;
+  };
+  return {why(false), why(true)};
+}
+#endif
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
+  static PyMethodDef layer{"lstm_layer", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lstm_layer)),
+                           METH_FASTCALL, "rnndrop::lstm_layer for eager calls, its derivative a node in C++."};
+  m.attr("lstm_layer") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&layer, nullptr));
   m.doc() = "Compiled kernels of rnndrop_cuda; the ops are in torch.ops.rnndrop.";
   m.def("build_facts_json", [] { return RNNDROP_BUILD_FACTS; }, "JSON object: what this extension was built with.");
   m.def("vector_isa", [] { return rnndrop::cpu::vector_isa(); }, "Vector code the CPU kernels use on this machine.");
@@ -50,5 +103,8 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "set_cuda_input_parts", [](int64_t n) { rnndrop::cuda::wanted_parts = std::max<int64_t>(n, 1); },
       "In how many parts long sequences are projected beside the recurrence, in the whole process: 1 until measured.");
+#ifdef RNNDROP_WITH_CUDA
+  m.def("explain_on_current_gpu", explain_on_current_gpu, "The same for the current GPU, as its driver has it.");
+#endif
   m.def("explain_cuda_engine", explain_cuda_engine, "Why a recurrence runs on which engine: (forward, backward).");
 }

@@ -1,5 +1,5 @@
 """`python -m rnndrop_cuda`: the same as the command `rnndrop`."""
 
-from rnndrop_cuda.cli import main
+from rnndrop_command import main
 
 raise SystemExit(main())

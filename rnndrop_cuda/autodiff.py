@@ -27,13 +27,13 @@ def transformable(
     name: str,
     backward: Callable[..., Any],
     setup_context: Callable[..., None],
-    saves: Callable[[tuple[Any, ...]], bool] = lambda _: True,
+    eager: Op | None = None,
     record: Callable[..., tuple[Tensor, ...]] = lambda op, *args: op(*args),
 ) -> Op:
     """Give ``rnndrop::name`` its derivative and its vmap rule; returns the function to call so that torch.func works.
 
-    ``backward`` and ``setup_context`` are those of ``torch.library.register_autograd``; ``saves(args)`` says whether a
-    backward can follow at all, and ``record(op, *args)`` calls the op where a graph is being recorded.
+    ``backward`` and ``setup_context`` are those of ``torch.library.register_autograd``; ``eager(*args)`` is the op with
+    the same derivative in C++, and ``record(op, *args)`` calls the op where a graph is being recorded.
     """
     op = getattr(torch.ops.rnndrop, name).default
     names = [argument.name for argument in op._schema.arguments]
@@ -46,18 +46,9 @@ def transformable(
             _refuse_forward_mode()
         if torch.compiler.is_compiling() or torch._C._get_tracing_state():
             return record(op, *args)
-        # The kernel that register_autograd makes does the same, but takes as long about it as a short sequence.
-        if saves(args) and torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            # A subclass hands out views of what it is given, which Function does not let anybody change in place.
-            return op(*args) if has_torch_function(args) else Node.apply(*args)
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)
-
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        with torch._C._AutoDispatchBelowAutograd():
-            outputs = op(*args)
-        setup_context(ctx, args, outputs)
-        return outputs
+        # The kernel that register_autograd makes does the same, but takes as long about it as a short sequence. A
+        # subclass hands out views of what it is given, which a node of its own would let nobody change in place.
+        return op(*args) if eager is None or has_torch_function(args) else eager(*args)
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         return _map(call, names, info.batch_size, in_dims, args)
@@ -70,9 +61,6 @@ def transformable(
         "vmap": staticmethod(rule),
     }
     Function: Any = type(name, (torch.autograd.Function,), members)
-    # Not for torch.func, and quicker: where there is a setup_context, apply goes through forward's signature.
-    plain = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    Node: Any = type(name, (torch.autograd.Function,), plain)
     torch.library.register_autograd(f"rnndrop::{name}", backward, setup_context=setup_context)
     torch.library.register_vmap(f"rnndrop::{name}", rule)
     return call

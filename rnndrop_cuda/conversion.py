@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from torch import nn
 
+from rnndrop_cuda.like_torch import what_torch_lacks
 from rnndrop_cuda.lstm import LSTM
-from rnndrop_cuda.masks import noises_on
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,7 +29,7 @@ def to_torch(model: Model) -> Model | nn.LSTM:
     why_not = [
         f"{name or 'the model itself'}: {why}"
         for name, module in model.named_modules()
-        if isinstance(module, LSTM) and (why := _what_torch_lacks(module))
+        if isinstance(module, LSTM) and (why := what_torch_lacks(module))
     ]
     if why_not:
         raise ValueError(f"to_torch: nn.LSTM cannot take the place of every layer. {'; '.join(why_not)}")
@@ -44,21 +44,6 @@ def to_torch(model: Model) -> Model | nn.LSTM:
                     plain[child] = _plain(child)
                 parent._modules[name] = plain[child]
     return copied
-
-
-def _what_torch_lacks(layer: LSTM) -> str:
-    """What a layer does in eval that nn.LSTM cannot; "" where there is nothing."""
-    if not type(layer).forward.__module__.startswith("rnndrop_cuda."):
-        return f"{type(layer).__name__} has a forward of its own"
-    if layer.learn_initial_state:
-        return "learn_initial_state=True, and nn.LSTM has no h_0 and c_0 of its own"
-    on = {row.keyword: p for row, p, _ in noises_on(layer)}
-    if layer.mc_dropout and on:
-        return "mc_dropout=True, and nn.LSTM has no dropout in eval"
-    for keyword in ("hidden_zoneout", "cell_zoneout"):
-        if keyword in on:
-            return f"{keyword}={on[keyword]} acts in eval too, and nn.LSTM has none"
-    return ""
 
 
 def _plain(layer: LSTM) -> nn.LSTM:

@@ -1,6 +1,7 @@
 """Which CUDA engine runs a recurrence: to choose one, and to ask which it would be and why.
 
-The choice is made in csrc/cuda/recurrence_plan.h. It is arithmetic, so one can ask without a GPU.
+The choice is made in csrc/cuda/recurrence_plan.h. It is arithmetic, so one can ask without a GPU; where there is one,
+its driver has a say in it.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def explain_engine(
         T, B, I, H: steps, batch, input and hidden features. I makes no difference: its GEMM is cuBLAS'.
         dtype: float64, float32, bfloat16 or float16.
         tf32: whether float32 products may be rounded to TF32, as torch.backends.cudnn.allow_tf32 has it.
-        gpu: the GPU; by default the current one, or an H100 where there is none. Whether all blocks that
-            wait for each other fit on it at once is asked of the driver only when the layer runs.
+        gpu: the GPU; by default the current one, or an H100 where there is none. Whether all blocks that wait for each
+            other fit on it at once is asked of the driver for the current one, and computed for any other.
 
     Raises:
         ValueError: a size is not positive, or there is no kernel for the dtype.
@@ -75,7 +76,11 @@ def explain_engine(
             raise ValueError(f"{name}: expected a size of at least 1, got {size}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES.values())}, got {dtype}")
-    forward, backward = _kernels().explain_cuda_engine(DTYPES[dtype], tf32, T, B, H, *(gpu or current_gpu()))
+    kernels = _kernels()
+    if gpu is None and torch.cuda.is_available() and ops.HAS_CUDA_KERNELS:
+        forward, backward = kernels.explain_on_current_gpu(DTYPES[dtype], tf32, T, B, H)
+    else:
+        forward, backward = kernels.explain_cuda_engine(DTYPES[dtype], tf32, T, B, H, *(gpu or current_gpu()))
     return f"forward   {forward}\nbackward  {backward}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -15,6 +16,12 @@ def write_whole(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def remove_if_empty(out: Path) -> None:
+    """Takes away what check_writable has made for a run that did not begin."""
+    with contextlib.suppress(OSError):  # it is not there, or has something in it
+        out.rmdir()
 
 
 def check_writable(out: Path) -> None:

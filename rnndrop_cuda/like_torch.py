@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor, fx, nn
 
+from rnndrop_cuda.masks import noises_on
+
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
@@ -28,6 +30,7 @@ class LikeTorch(nn.RNNBase):
     """The part of :class:`rnndrop_cuda.LSTM` that is there for code written for nn.LSTM."""
 
     learn_initial_state: bool
+    mc_dropout: bool
     _drops_between_layers: bool
 
     @classmethod
@@ -55,15 +58,14 @@ class LikeTorch(nn.RNNBase):
         return torch_options(lstm) | {"dropout": lstm.dropout}
 
     def to_torch(self) -> nn.LSTM:
-        """The nn.LSTM with the same sizes, options, weights, device, dtype and mode; dropout inside is lost.
+        """The nn.LSTM that this layer is in eval, with its weights, device, dtype and mode; dropout inside is lost.
 
         Raises:
-            ValueError: the initial state is learned, which nn.LSTM cannot hold.
+            ValueError: the layer has what nn.LSTM has not in eval: a learned initial state, zoneout, ``mc_dropout``, or
+                a forward of its own.
         """
-        if self.learn_initial_state:
-            raise ValueError(
-                "learn_initial_state: expected False, since nn.LSTM has no h_0 and c_0 of its own; got True"
-            )
+        if why := what_torch_lacks(self):
+            raise ValueError(f"to_torch: nn.LSTM cannot take this layer's place: {why}")
         copy = nn.LSTM(**self._as_torch())
         copy.load_state_dict(self.state_dict())
         return copy.train(self.training)
@@ -103,6 +105,21 @@ class LikeTorch(nn.RNNBase):
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels read every weight where it is. Here for code written for nn.LSTM."""
+
+
+def what_torch_lacks(layer: LikeTorch) -> str:
+    """What a layer does in eval that nn.LSTM cannot; "" where there is nothing."""
+    if not type(layer).forward.__module__.startswith("rnndrop_cuda."):
+        return f"{type(layer).__name__} has a forward of its own"
+    if layer.learn_initial_state:
+        return "learn_initial_state=True, and nn.LSTM has no h_0 and c_0 of its own"
+    on = {row.keyword: p for row, p, _ in noises_on(layer)}
+    if layer.mc_dropout and on:
+        return "mc_dropout=True, and nn.LSTM has no dropout in eval"
+    for keyword in ("hidden_zoneout", "cell_zoneout"):
+        if keyword in on:
+            return f"{keyword}={on[keyword]} acts in eval too, and nn.LSTM has none"
+    return ""
 
 
 def torch_options(lstm: nn.RNNBase) -> dict[str, Any]:

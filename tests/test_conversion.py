@@ -118,6 +118,17 @@ def test_what_nn_lstm_lacks_is_named_for_every_layer():
         to_torch(LSTM(I, H, hidden_zoneout=0.2))
 
 
+@pytest.mark.parametrize("keyword", ["hidden_zoneout", "cell_zoneout"])
+def test_the_method_refuses_what_the_function_refuses(keyword):
+    with pytest.raises(ValueError, match=f"to_torch: .* this layer's place: {keyword}=0.2 acts in eval too"):
+        LSTM(I, H, **{keyword: 0.2}).to_torch()
+    with pytest.raises(ValueError, match="mc_dropout=True, and nn.LSTM has no dropout in eval"):
+        GalLSTM(I, H, dropout=0.5, mc_dropout=True).to_torch()
+    with pytest.raises(ValueError, match="Doubled has a forward of its own"):
+        Doubled(I, H).to_torch()
+    assert type(LSTM(I, H, mc_dropout=True).to_torch()) is nn.LSTM
+
+
 # ---------------------------------------------------------------- what it is for
 
 

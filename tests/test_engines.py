@@ -148,3 +148,26 @@ def test_info_refuses_a_shape(capsys, shape):
         info.main(["--shape", shape])
     assert stopped.value.code == 2
     assert "--shape" in capsys.readouterr().err
+
+
+def test_the_current_gpus_driver_is_asked(monkeypatch):
+    """What the driver refuses is not listed under an engine's name; of a GPU that is named nobody is asked."""
+    asked = []
+
+    class WithCuda:
+        @staticmethod
+        def explain_on_current_gpu(*arguments):
+            asked.append(arguments)
+            return "stepwise: no room", "stepwise: no room"
+
+        explain_cuda_engine = staticmethod(engines._kernels().explain_cuda_engine)
+
+    monkeypatch.setattr(engines, "_kernels", lambda: WithCuda)
+    monkeypatch.setattr(ops, "HAS_CUDA_KERNELS", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (
+        explain_engine(1024, 16, 768, 768, torch.float16) == "forward   stepwise: no room\nbackward  stepwise: no room"
+    )
+    assert asked == [("float16", True, 1024, 16, 768)]
+    assert "grid" in explain_engine(1024, 16, 768, 768, torch.float16, gpu=H100)
+    assert len(asked) == 1

@@ -287,7 +287,7 @@ def test_learned_initial_state_survives_copies_and_not_to_torch():
     x = torch.randn(T, B, I)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert_bit_for_bit(other(x), layer(x))
-    with pytest.raises(ValueError, match="learn_initial_state: expected False, since nn.LSTM has no h_0"):
+    with pytest.raises(ValueError, match="learn_initial_state=True, and nn.LSTM has no h_0"):
         layer.to_torch()
     ours = LSTM.from_torch(nn.LSTM(I, H, 2, bidirectional=True), learn_initial_state=True)
     assert ours.h_0.shape == (4, 1, H)

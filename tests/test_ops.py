@@ -273,3 +273,52 @@ def test_the_backward_op_checks_by_itself():
         for bad in (tensor[1:], tensor.half(), tensor[..., None]):
             with pytest.raises((RuntimeError, ValueError, NotImplementedError)):
                 call(**good | {name: bad})
+
+
+@pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason="no CPU kernels")
+def test_without_a_projection_the_backward_op_takes_no_h_full():
+    arguments = good_arguments()
+    inputs = [arguments.get(k) for k in (*INPUTS, "W_hr", *CONSTANTS)]
+    y, _, _, gates, c, h_full = torch.ops.rnndrop.lstm_layer(*inputs, False, True)
+    rest = (y, None, None, True, True)
+    torch.ops.rnndrop.lstm_layer_backward(*inputs, False, y, gates, c, h_full, *rest)
+    for bad in (y, h_full[:, None], h_full.half()):
+        with pytest.raises((RuntimeError, ValueError), match="h_full: expected"):
+            torch.ops.rnndrop.lstm_layer_backward(*inputs, False, y, gates, c, bad, *rest)
+
+
+@pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason="no CPU kernels")
+@pytest.mark.parametrize("proj", [0, 2])
+def test_the_op_takes_states_with_gaps(proj):
+    """Every other column of a wider tensor, of the states that come in and of those that the forward kept."""
+
+    def with_gaps(tensor):
+        wide = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), float("nan"))
+        wide[..., ::2] = tensor
+        return wide[..., ::2]
+
+    for dtype in (torch.float64, torch.bfloat16):
+        problem = random_problem(masks="all", lengths=True, proj=proj, dtype=dtype)
+        inputs = [problem.inputs.get(name) for name in (*INPUTS, "W_hr")]
+        inputs += [problem.options.get(name) for name in CONSTANTS]
+        upstream = [problem.upstream[name] for name in OUTPUTS]
+        results = []
+        for spread in (lambda tensor: tensor, with_gaps):
+            given = [inputs[0], *map(spread, inputs[1:3]), *inputs[3:]]
+            y, *final, gates, c, h_full = torch.ops.rnndrop.lstm_layer(*given, False, True)
+            saved = [spread(t) if t.dim() > 1 else t for t in (y, gates, c, h_full)]
+            gradients = torch.ops.rnndrop.lstm_layer_backward(*given, False, *saved, *map(spread, upstream), True, True)
+            results.append([y, *final, *gradients])
+        assert all(map(torch.equal, *results))
+
+
+@pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason="no CPU kernels")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("B, I", [(0, 3), (2, 0), (0, 0)])
+def test_an_empty_dimension_reaches_no_product(dtype, B, I):
+    """oneDNN once divided by it, a SIGFPE."""
+    for proj in (0, 2):
+        problem = random_problem(3, B, I, 6, masks="gal-sample", proj=proj, dtype=dtype)
+        solved = problem.solve(cpu_layer)
+        assert solved["y"].shape == (3, B, proj or 6)
+        assert not any(tensor.isnan().any() for tensor in solved.values())

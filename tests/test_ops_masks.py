@@ -93,7 +93,7 @@ def test_the_op_under_vmap_equals_a_loop():
 
 def draw(shapes, drop, dropped, kept, dtype=torch.float32, generator=None):
     dims, sizes = [len(shape) for shape in shapes], [size for shape in shapes for size in shape]
-    return torch.ops.rnndrop.draw_dropout_masks(dims, sizes, drop, dropped, kept, dtype, generator)
+    return torch.ops.rnndrop.draw_dropout_masks(dims, sizes, drop, dropped, kept, dtype, None, generator)
 
 
 @needs_op

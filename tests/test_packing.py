@@ -7,7 +7,7 @@ from problems import relative_error
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
-from rnndrop_cuda import LSTM, LayerMasks
+from rnndrop_cuda import LSTM, LayerMasks, packing
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -87,3 +87,15 @@ def test_lengths_equal_each_sample_alone(masks):
     expected = torch.autograd.grad(loss, [*leaves, *ours.parameters()])
     for a, e in zip(actual, expected, strict=True):
         assert relative_error(a, e) < 1e-12
+
+
+def test_the_host_waits_for_no_copy_to_a_gpu(monkeypatch):
+    """A copy from memory that is not pinned would wait."""
+    pinned, moved = [], []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *args, **options: moved.append(options) or tensor)
+    values = torch.arange(3)
+    assert packing.on_device(values, torch.device("cuda")) is values
+    assert len(pinned) == 1 and moved == [{"non_blocking": True}]
+    packing.on_device(values, torch.device("cpu"))
+    assert len(pinned) == 1

@@ -47,7 +47,7 @@ Layer layer_of(const CheckedInputs& in, const DenseInputs& dense) {
 
 class CpuBackend final : public Backend, private Primitives {
  public:
-  void forward(const ForwardCall& call) const override {
+  void forward(ForwardCall& call) const override {
     if (!call.in.W_hr) return run_engine(call);
     const bool widens = !cpu::multiplies(call.in.x.scalar_type());
     const auto run = widens ? cpu::widened_stepwise_forward : stepwise_forward;
@@ -87,6 +87,7 @@ class CpuBackend final : public Backend, private Primitives {
     layer.need_dx = call.need_dx;
     layer.dx = call.dx.data_ptr();
     layer.need_dW = call.need_dW;
+    call.db.zero_();
     layer.dW_ih = call.dW_ih.data_ptr();
     layer.dW_hh = call.dW_hh.data_ptr();
     layer.db = call.db.data_ptr();

@@ -45,11 +45,16 @@ void multiply_few_rows(const at::Tensor& out, const at::Tensor& a, const at::Ten
 }  // namespace
 
 void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) {
+  if (out.numel() == 0) return;
+  at::Tensor result = out;
+  if (a.size(1) == 0) {  // not to a library: oneDNN has divided by a size of 0 when it copied 16-bit operands
+    if (!accumulate) result.zero_();
+    return;
+  }
   if (has_few_rows(out, a, b)) {
     if (out.scalar_type() == at::kFloat) return multiply_few_rows<float>(out, a, b, accumulate);
     if (out.scalar_type() == at::kDouble) return multiply_few_rows<double>(out, a, b, accumulate);
   }
-  at::Tensor result = out;
   if (accumulate) {
     at::addmm_out(result, result, a, b);
   } else {

@@ -115,7 +115,7 @@ CudaBackend::CudaBackend(c10::Device device)
       cublas_(cublas_of_current_stream()),
       tf32_(nn_lstm_uses_tf32()) {}
 
-void CudaBackend::forward(const ForwardCall& call) const {
+void CudaBackend::forward(ForwardCall& call) const {
   const Plan plan = plan_for(call.in, /*backward=*/false);
   plan.engine == Engine::stepwise ? stepwise_forward(call, *this, call.in.sizes.T) : run_recurrence(call, plan);
 }
@@ -165,7 +165,7 @@ Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
   return plans.emplace(key, plan_on_current_gpu(shape, general)).first->second;
 }
 
-void CudaBackend::run_recurrence(const ForwardCall& call, const Plan& plan) const {
+void CudaBackend::run_recurrence(ForwardCall& call, const Plan& plan) const {
   const CheckedInputs& in = call.in;
   const auto [T, B, I, H, P] = in.sizes;
   const Tensor W_hh = dense_W_hh(in);
@@ -179,7 +179,9 @@ void CudaBackend::run_recurrence(const ForwardCall& call, const Plan& plan) cons
   if (call.save) r.gates = call.gates.data_ptr();
   r.c = call.c.data_ptr();
   r.y = call.y.data_ptr();
-  if (call.h_n.defined()) r.h_n = call.h_n.data_ptr();
+  // Where the last of y is h_n, the kernel may as well write both: a copy is a launch.
+  if (!call.h_n.defined()) call.h_n = at::empty({B, H}, in.options());
+  r.h_n = call.h_n.data_ptr();
 
   const Tensor scratch = scratch_for(plan, in);
   const RecurrenceLaunch launch{plan, scratch.data_ptr(), stream_};

@@ -228,13 +228,8 @@ int64_t clusters_at_once(const LaunchCfg& cfg, void (*kernel)(P...)) {
   return error == cudaSuccess ? int64_t(fitting) * n_sm : 0;
 }
 
-inline cudaError_t set_to_zero(void* memory, size_t bytes, [[maybe_unused]] cudaStream_t stream) {
-#ifdef RNNDROP_EMULATE_CUDA
-  std::memset(memory, 0, bytes);
-  return cudaSuccess;
-#else
+inline cudaError_t set_to_zero(void* memory, size_t bytes, cudaStream_t stream) {
   return cudaMemsetAsync(memory, 0, bytes, stream);
-#endif
 }
 
 template <class... P, class... A>

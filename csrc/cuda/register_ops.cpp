@@ -2,6 +2,7 @@
 #include <torch/library.h>
 
 #include "cuda/backend.h"
+#include "cuda/mask_ops.h"
 #include "lstm_layer.h"
 
 namespace rnndrop {
@@ -13,9 +14,25 @@ cuda::CudaBackend make_backend(const at::Tensor& x) {
   return cuda::CudaBackend(x.device());
 }
 
+at::Tensor expand(const at::Tensor& seed, at::IntArrayRef shape, int64_t drop, double dropped, double kept,
+                  at::ScalarType dtype) {
+  return cuda::expand_dropout_mask(seed.device(), seed, shape, drop, dropped, kept, dtype);
+}
+
+std::vector<at::Tensor> draw(at::IntArrayRef dims, at::IntArrayRef sizes, at::IntArrayRef drop,
+                             at::ArrayRef<double> dropped, at::ArrayRef<double> kept, at::ScalarType dtype,
+                             std::optional<c10::Device> device, std::optional<at::Generator> generator) {
+  const bool numbered = device && device->has_index();
+  const c10::Device gpu(c10::kCUDA, numbered ? device->index() : c10::cuda::current_device());
+  const at::TensorOptions options = at::TensorOptions(gpu).dtype(dtype);
+  return cuda::draw_dropout_masks(gpu, options, dims, sizes, drop, dropped, kept, generator);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(rnndrop, CUDA, m) {
+  m.impl("expand_dropout_mask", expand);
+  m.impl("draw_dropout_masks", draw);
   m.impl("lstm_layer", OpKernel<lstm_layer_forward, make_backend>::call);
   m.impl("lstm_layer_backward", OpKernel<lstm_layer_backward, make_backend>::call);
 }

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from rnndrop_cuda.seminar.data.vectors import load_vectors
 from rnndrop_cuda.seminar.embedding import DROPOUT_SCOPES, DroppingEmbedding
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer
 from rnndrop_cuda.seminar.model import RNNClassifier
+from rnndrop_cuda.seminar.pooling import POOLINGS
 
 LAYERS: dict[str, type[nn.Module]] = {
     "nn.LSTM": nn.LSTM,
@@ -44,16 +45,18 @@ class Layer:
 
     @classmethod
     def parse(cls, text: str) -> Layer:
-        """From "Name" or "Name:p". Raises ValueError where there is no such layer or p is no probability."""
-        name, _, p = text.partition(":")
+        """From "nn.LSTM" or "Name:p". Raises ValueError where there is no such layer or p is no probability."""
+        name, colon, p = text.partition(":")
         if name not in LAYERS:
-            raise ValueError(f"no layer {name!r}: choose from {', '.join(LAYERS)}, as Name or Name:p")
+            raise ValueError(f"no layer {name!r}: choose from {', '.join(LAYERS)}, as Name:p but for nn.LSTM")
         if name == "nn.LSTM":
             if p:
                 raise ValueError("nn.LSTM has no dropout inside: write it without :p")
             return cls(name, None)
+        if not colon:
+            raise ValueError(f"{name} needs the probability of its dropout, as in {name}:0.5; {name}:0 is none")
         try:
-            dropout = float(p or "0")
+            dropout = float(p)
         except ValueError:
             dropout = math.nan
         if not 0 <= dropout <= 1:
@@ -136,6 +139,14 @@ class ModelSettings:
     vectors: str | None = None
     """What load_vectors takes: the embedding starts from it, and the padding's row is zero and stays so."""
     freeze_vectors: bool = False
+    """Whether the embedding stays what it starts as: these vectors, or the language model's."""
+    pretrained: str | None = None
+    """The folder of a language model: the embedding and the LSTM start from its own, and the padding's row is zero and
+    stays so."""
+    gradual_unfreezing: bool = False
+    """Epoch by epoch another group of weights is trained, from the output layer down to the embedding, see unfreeze."""
+    pooling: str = "last"
+    """What the output layer reads, as the classifier's."""
     embedding_dropout: float = 0.0
     embedding_dropout_scope: str = "word"
     """"word": a word of the vocabulary is dropped, wherever it stands in the batch (Gal & Ghahramani); "element":
@@ -147,12 +158,17 @@ class ModelSettings:
     epochs: int = 5
     seed: int = 0
 
+    @property
+    def starts_pretrained(self) -> bool:
+        """Whether the embedding is not drawn."""
+        return self.vectors is not None or self.pretrained is not None
+
     def build_model(self, n_words: int, *, sparse: bool = False, vectors: Tensor | None = None) -> RNNClassifier:
         """The classifier, its weights drawn with the seed.
 
         n_words: rows of the embedding. sparse: whether the embedding's gradient is. vectors: what the embedding
         starts from, [n_words, n_emb], of which nothing is drawn then; None: it is drawn, and load_pretrained may fill
-        in the vectors afterwards. ValueError where they are of another shape.
+        in what is pretrained afterwards. ValueError where they are of another shape.
         """
         if vectors is not None and tuple(vectors.shape) != (n_words, self.n_emb):
             raise ValueError(f"vectors: expected shape {[n_words, self.n_emb]}, got {list(vectors.shape)}")
@@ -169,14 +185,15 @@ class ModelSettings:
                 DroppingEmbedding,
                 p=self.embedding_dropout,
                 scope=self.embedding_dropout_scope,
-                padding_idx=None if self.vectors is None else PADDING,
+                padding_idx=PADDING if self.starts_pretrained else None,
                 sparse=sparse,
                 weight=vectors,
             ),
             dropout=layer.dropout,
+            pooling=self.pooling,
         )
         weight = _embedding_weight(model)
-        if self.embedding_init == "uniform" and self.vectors is None:
+        if self.embedding_init == "uniform" and not self.starts_pretrained:
             nn.init.uniform_(weight, -0.05, 0.05)
         weight.requires_grad_(not self.freeze_vectors)
         return model
@@ -201,9 +218,17 @@ class ModelSettings:
             raise ValueError(f"mask_scope: expected batch with {layer.name}, got {self.mask_scope}")
         if self.options and not layer.is_fused:
             raise ValueError(f"options: expected none with {layer.name}, got {dict(self.options)}")
-        if self.freeze_vectors and self.vectors is None:
+        if self.freeze_vectors and not self.starts_pretrained:
             raise ValueError("freeze_vectors: expected vectors to freeze, got none")
-        for name, allowed in (("embedding_init", EMBEDDING_INITS), ("embedding_dropout_scope", DROPOUT_SCOPES)):
+        if self.pretrained is not None and self.vectors is not None:
+            raise ValueError(f"pretrained: expected no vectors beside a language model, got {self.vectors}")
+        if self.gradual_unfreezing and self.pretrained is None:
+            raise ValueError("gradual_unfreezing: expected a pretrained language model to unfreeze, got none")
+        for name, allowed in (
+            ("embedding_init", EMBEDDING_INITS),
+            ("embedding_dropout_scope", DROPOUT_SCOPES),
+            ("pooling", tuple(POOLINGS)),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)}")
 
@@ -241,6 +266,7 @@ class RunSettings(DataSettings, ModelSettings):
 class TrainSettings(RunSettings):
     """A run of `rnndrop train`."""
 
+    COMMAND: ClassVar[str] = "train"
     layer: str = "GalLSTM:0.5"
     word_dropout: float = 0.0
     """Probability of replacing a word by <unknown>, drawn for each word independently."""

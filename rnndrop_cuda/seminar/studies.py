@@ -15,7 +15,8 @@ import torch
 from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES, Reviews
 from rnndrop_cuda.seminar.data.vectors import GLOVE, load_vectors
 from rnndrop_cuda.seminar.settings import DataSettings
-from rnndrop_cuda.seminar.training.experiment import Cache, Experiment, Run, train_and_score
+from rnndrop_cuda.seminar.training.experiment import Cache, Experiment, Run, described, train_and_score
+from rnndrop_cuda.seminar.training.start import sizes_of
 
 Changes = Mapping[str, Any]
 """Fields of an Experiment."""
@@ -35,6 +36,8 @@ class Study:
     """Variants of which the report says whether they keep the seminar's promise."""
     seeds: int = 3
     """How many, at the default size."""
+    against: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What a variant is compared with, where that is not the first."""
 
 
 def _lstm(**options: Any) -> dict[str, Any]:
@@ -45,6 +48,17 @@ def _lstm(**options: Any) -> dict[str, Any]:
 # Fewer reviews where there are many variants: the defaults are meant for 15 minutes on 2 cores.
 _PART: Changes = {"reviews": 12000}
 _GLOVE: Changes = {"contractions": "split", "n_emb": 50, "vectors": GLOVE}
+LANGUAGE_MODEL = "language-model"  # stands for the folder of the one that is given
+_BY_LABELS: Mapping[str, Changes] = {
+    "100 labels": {"labelled": 100, "passes": 10},
+    "1,000 labels": {"labelled": 1000, "passes": 2},
+    "all labels": {"batch_size": 32, "learning_rate": 0.003},
+}
+_STARTS: Mapping[str, Changes] = {
+    "GloVe": _GLOVE,
+    "random": {"n_emb": 50},
+    "language model": {"pretrained": LANGUAGE_MODEL, "gradual_unfreezing": True},
+}
 STUDIES: dict[str, Study] = {
     "initialization": Study(
         "Is PyTorch's default initialisation of an unregularised LSTM wisely chosen?",
@@ -122,6 +136,36 @@ STUDIES: dict[str, Study] = {
         {"epochs": 5},
         seeds=1,
     ),
+    "pretraining": Study(
+        "How much does the classifier gain from a language model of the same reviews, the fewer are labelled?",
+        {
+            "layer": "GalLSTM:0.2",
+            "options": (("forget_bias", 1.0),),
+            "contractions": "split",
+            "maxlen": 400,
+            "variable_length": True,
+            "pooling": "concat",
+            "embedding_dropout": 0.3,
+            "embedding_dropout_scope": "element",
+            "batch_size": 16,
+            "optimizer": "Adam",
+            "learning_rate": 0.005,
+            "one_cycle": True,
+            "clip": 1.0,
+            "loss_reduction": "mean",
+            "autocast": True,
+            "epochs": 4,
+        },
+        {
+            f"{start}, {labels}": {**changes, **of_labels}
+            for labels, of_labels in _BY_LABELS.items()
+            for start, changes in _STARTS.items()
+        },
+        {"epochs": 4},
+        against={
+            f"{start}, {labels}": f"GloVe, {labels}" for labels in _BY_LABELS for start in _STARTS if start != "GloVe"
+        },
+    ),
 }
 # What --quick and --paper change of every study, and their number of seeds.
 QUICK: Changes = {"data": "rotten-tomatoes", "reviews": 2000, "epochs": 2, "n_emb": 50, "n_hidden": 32}
@@ -148,12 +192,14 @@ def planned(
     seeds: int | None = None,
     vectors: str | None = None,
     n_emb: int | None = None,
+    pretrained: str | None = None,
 ) -> Plan:
     """The runs of each variant, one a seed.
 
     preset: "default", "quick" or "paper". given: what is changed of every variant. only: variants beside the first.
-    vectors, n_emb: what takes the place of GloVe in the variants that start from it. Raises ValueError where `only`
-    names no variant and where settings do not fit one another.
+    vectors, n_emb: what takes the place of GloVe in the variants that start from it. pretrained: the folder of the
+    language model that others start from. Raises ValueError where `only` names no variant, where settings do not fit
+    one another, and where a language model is wanted and not given; errors as sizes_of's.
     """
     changes = {"quick": QUICK, "paper": {**PAPER, **study.paper}, "default": {}}[preset]
     given = dict(given or {})
@@ -163,18 +209,28 @@ def planned(
     unknown = [name for name in only or () if name not in names]
     if unknown:
         raise ValueError(f"only: expected some of {', '.join(map(repr, names))}, got {unknown[0]!r}")
-    chosen = [name for name in names if not only or name == names[0] or name in only]
+    wanted = {names[0], *(only or names)}
+    wanted |= {study.against[name] for name in wanted if name in study.against}
+    chosen = [name for name in names if name in wanted]
+    if vectors is not None and not any({**study.base, **study.variants[name]}.get("vectors") for name in chosen):
+        raise ValueError(f"vectors: expected none, since none of {', '.join(map(repr, chosen))} starts from vectors")
     plan = {}
     for name in chosen:
+        shown = name
         fields = {**study.base, **changes, **given, **study.variants[name]}
         if preset == "quick":
-            fields |= _length_of_sentences(fields)
-        if fields.get("data", Experiment.data) not in CSV_SOURCES:
-            fields["contractions"] = "keep"  # ids of words cut already
+            fields |= {**_length_of_sentences(fields), **_few_labels(fields)}
+            shown = _renamed(name, study.variants[name], fields)
         if fields.get("vectors"):
             fields |= {"vectors": vectors or fields["vectors"], "n_emb": n_emb or 50}
-        plan[name] = [Experiment(**fields, seed=seed) for seed in range(seeds or SEEDS.get(preset, study.seeds))]
-        plan[name][0].check()
+        if fields.get("pretrained"):
+            if pretrained is None:
+                raise ValueError("pretrained: expected the folder of a language model, got none")
+            fields |= {"pretrained": pretrained, **sizes_of(pretrained)}
+        if fields.get("data", Experiment.data) not in CSV_SOURCES:
+            fields["contractions"] = "keep"  # ids of words cut already
+        plan[shown] = [Experiment(**fields, seed=seed) for seed in range(seeds or SEEDS.get(preset, study.seeds))]
+        plan[shown][0].check()
     return plan
 
 
@@ -188,7 +244,7 @@ def run_all(
     """Every run of the plan, from the cache where it is; what is new is put there as soon as it is done.
 
     started: called before each run. after_epoch: called after each epoch trained. Errors as load_reviews',
-    load_vectors' and Cache.get's.
+    load_vectors', start's and Cache.get's.
     """
     loaded: dict[tuple[Any, ...], Reviews] = {}
     for variant, experiments in plan.items():
@@ -197,9 +253,9 @@ def run_all(
             if key not in loaded:
                 loaded.clear()  # whole reviews take much memory
                 loaded[key] = experiment.load().first(experiment.reviews)
-                _check_vectors(plan, key, loaded[key].words)
+                _check_pretrained(plan, key, loaded[key].words)
             reviews = loaded[key]
-            file = cache.file(experiment, reviews.described(), device)
+            file = cache.file(experiment, described(experiment, reviews), device)
             started(variant, experiment)
             run = cache.get(file)
             is_new = run is None
@@ -216,13 +272,25 @@ def _length_of_sentences(fields: Changes) -> dict[str, int]:
     return {"maxlen": fields["maxlen"] // 10} if "maxlen" in fields else {}
 
 
+def _renamed(name: str, variant: Changes, fields: Changes) -> str:
+    """The variant's name with the number of words that it reads, where it says how many."""
+    return name.replace(str(variant["maxlen"]), str(fields["maxlen"])) if "maxlen" in variant else name
+
+
+def _few_labels(fields: Changes) -> dict[str, int]:
+    """A tenth of the labels, and not all that there are."""
+    return {"labelled": min(fields["labelled"] // 10, fields["reviews"] // 2)} if "labelled" in fields else {}
+
+
 def _of_data(experiment: Experiment) -> tuple[Any, ...]:
     """What decides which reviews an experiment loads."""
     return tuple(getattr(experiment, field.name) for field in dataclasses.fields(DataSettings))
 
 
-def _check_vectors(plan: Plan, of_data: tuple[Any, ...], words: list[str]) -> None:
-    """Raises what load_vectors raises, for any variant on these reviews: before the first of them is trained."""
+def _check_pretrained(plan: Plan, of_data: tuple[Any, ...], words: list[str]) -> None:
+    """Raises what load_vectors and start raise, for any variant on these reviews: before the first is trained."""
     experiments = [e for of_variant in plan.values() for e in of_variant if _of_data(e) == of_data]
     for source, n_emb in {(e.vectors, e.n_emb) for e in experiments if e.vectors is not None}:
         load_vectors(source, words, n_emb)
+    for experiment in {e.pretrained: e for e in experiments if e.pretrained is not None}.values():
+        experiment.build_pretrained(words, sparse=False)

@@ -11,8 +11,11 @@ from tests.emulation import toolchain
 from tests.problems import CONSTANTS
 
 SOURCES = [
-    *sorted(set((toolchain.REPO / "csrc").glob("*.cpp")) - {toolchain.REPO / "csrc/module.cpp"}),
+    *sorted(
+        path for path in (toolchain.REPO / "csrc").glob("*.cpp") if path.name not in ("module.cpp", "layer_node.cpp")
+    ),
     toolchain.REPO / "csrc/cuda/backend.cpp",
+    toolchain.REPO / "csrc/cuda/mask_ops.cpp",
     *sorted((toolchain.REPO / "csrc/cuda").glob("*.cu")),
     toolchain.REPO / "tests/cuda/emulated_backend.cpp",
 ]
@@ -26,6 +29,11 @@ def op():
     """
     if reason := toolchain.why_unusable():
         pytest.skip(reason)
+    return load_op()
+
+
+def load_op():
+    """The ops, built where they are not up to date."""
     fake = Path(__file__).parent / "fake_torch_cuda"
     torch.ops.load_library(toolchain.build_torch_ext("emulated_backend", SOURCES, include_dirs=[fake]))
     torch.ops.rnndrop_emulated.set_engine("stepwise")

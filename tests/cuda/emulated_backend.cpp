@@ -1,9 +1,13 @@
 // The CUDA backend without a GPU, as ops on CPU tensors: the real backend and time loop, the kernels of
 // csrc/cuda/*.cu run by the emulation, and fake_torch_cuda/ in place of torch's CUDA headers and of cuBLAS.
+#include <ATen/cuda/CUDAGeneratorImpl.h>
+#include <ATen/ops/ones.h>
 #include <torch/library.h>
 
 #include "cuda/backend.h"
+#include "cuda/mask_ops.h"
 #include "cuda_emulation.h"
+#include "dropout_mask.h"
 #include "lstm_layer.h"
 
 namespace rnndrop {
@@ -17,11 +21,57 @@ void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool 
   make_backend(out).gemm(out, a, b, accumulate);
 }
 
+at::Tensor expand_dropout_mask(const at::Tensor& seed, at::IntArrayRef shape, int64_t drop, double dropped, double kept,
+                               at::ScalarType dtype) {
+  return cuda::expand_dropout_mask(kDevice, seed, shape, drop, dropped, kept, dtype);
+}
+
+std::vector<at::Tensor> draw_dropout_masks(at::IntArrayRef dims, at::IntArrayRef sizes, at::IntArrayRef drop,
+                                           at::ArrayRef<double> dropped, at::ArrayRef<double> kept,
+                                           at::ScalarType dtype, std::optional<c10::Device> /*device*/,
+                                           std::optional<at::Generator> /*generator*/) {
+  // No generator of a test's is a CUDA generator: the default one is.
+  return cuda::draw_dropout_masks(kDevice, at::TensorOptions(dtype), dims, sizes, drop, dropped, kept, std::nullopt);
+}
+
+void begin_late_streams(const std::string& order, bool capture, int64_t forget) {
+  late::begin(order, capture, forget);
+  emu::later = [](cudaStream_t stream, std::function<void()> work) {
+    late::enqueue(late::number_of(stream), std::move(work));
+  };
+}
+
+void end_late_streams() {
+  emu::later = nullptr;
+  late::end();
+}
+
+// Memory of the caller's stream that the side stream has yet to read when it is freed: what it reads there. 1 was
+// written; it stays while the caller's stream waits for the side stream first.
+double read_on_side_stream_after_free(bool waits) {
+  const c10::cuda::CUDAStream caller = c10::cuda::getCurrentCUDAStream(), side{1};
+  at::cuda::CUDAEvent here, there;
+  float seen = 0;
+  {
+    const at::Tensor ones = at::ones({4});
+    here.record(caller);
+    here.block(side);
+    late::enqueue(side.number, [memory = ones.const_data_ptr<float>(), &seen] { seen = memory[0]; });
+    there.record(side);
+    if (waits) there.block(caller);
+  }
+  late::run_all_of(caller.number);
+  late::run_all_of(side.number);
+  return seen;
+}
+
 }  // namespace
 
 TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def(kLayerSchema);
   m.def(kLayerBackwardSchema);
+  m.def(kDropoutMaskSchema);
+  m.def(kDrawDropoutMasksSchema);
   m.def("gemm(Tensor(a!) out, Tensor a, Tensor b, bool accumulate) -> ()");
   m.def("set_schedule(str name) -> ()", [](const std::string& name) { emu::config.set_schedule(name); });
   m.def("set_engine(str name) -> ()", [](const std::string& name) { cuda::wanted_engine = cuda::engine_named(name); });
@@ -36,7 +86,16 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def("set_ptx_version(int version) -> ()",
         [](int64_t version) { emu::device.ptx_version = static_cast<int>(version); });
   m.def("set_input_parts(int n) -> ()", [](int64_t n) { cuda::wanted_parts = n; });
+  m.def("set_generator(int seed, int offset, bool captured) -> ()", [](int64_t seed, int64_t offset, bool captured) {
+    at::default_generator().state = {static_cast<uint64_t>(seed), static_cast<uint64_t>(offset), captured};
+  });
+  m.def("generator_offset() -> int", [] { return static_cast<int64_t>(at::default_generator().state.offset); });
   m.def("streams_from_pool() -> int", [] { return c10::cuda::streams_from_pool; });
+  m.def("begin_late_streams(str order, bool capture, int forget) -> ()", begin_late_streams);
+  m.def("end_late_streams() -> ()", end_late_streams);
+  m.def("host_waits() -> ()", late::host_waits);
+  m.def("read_on_side_stream_after_free(bool waits) -> float", read_on_side_stream_after_free);
+  m.def("gemms() -> int", [] { return fake_cublas::gemms; });
   m.def("launches() -> int", [] { return int64_t{emu::stats.launches}; });
 }
 
@@ -44,6 +103,9 @@ TORCH_LIBRARY_IMPL(rnndrop_emulated, CPU, m) {
   m.impl("lstm_layer", OpKernel<lstm_layer_forward, make_backend>::call);
   m.impl("lstm_layer_backward", OpKernel<lstm_layer_backward, make_backend>::call);
   m.impl("gemm", gemm);
+  m.impl("expand_dropout_mask", expand_dropout_mask);
 }
+
+TORCH_LIBRARY_IMPL(rnndrop_emulated, CompositeExplicitAutograd, m) { m.impl("draw_dropout_masks", draw_dropout_masks); }
 
 }  // namespace rnndrop

@@ -27,10 +27,12 @@ HOW = "run `python tests/cuda/kernel_resources.py` and commit bench/results/cuda
 
 
 def expected_kernels():
-    """(file, kernel): the step for each dtype, vector width and noise; the recurrence for each engine and noise.
+    """(file, kernel): masks by an entry's width; steps by dtype, vector and noise; recurrences by engine and noise.
 
     Where tensor cores and several blocks share W_hh, another one keeps 32 k-steps of it in a warp's registers.
     """
+    for bits in ("unsigned short", "unsigned int", "unsigned long"):
+        yield "mask_kernel.cu", f"masks_kernel<{bits}>"
     ways, noises = ("forward", "backward"), ("false", "true")
     for (scalar, size), way, noise in product(
         {"double": 8, "float": 4, "__nv_bfloat16": 2, "__half": 2}.items(), ways, noises

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 from pages import PAGES, PROJECT, commands, inline_code, name, text
 
-from rnndrop_cuda import cli
+import rnndrop_command as cli
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=name)
 

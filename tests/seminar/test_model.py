@@ -10,6 +10,7 @@ from torch import nn
 from rnndrop_cuda.presets import GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer
 from rnndrop_cuda.seminar.model import RNNClassifier
+from rnndrop_cuda.seminar.pooling import POOLINGS
 from rnndrop_cuda.seminar.training.batches import LengthBatches
 
 
@@ -34,10 +35,23 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
-def test_a_padded_review_gives_what_it_gives_alone(layer):
+def test_the_output_layer_may_read_the_mean_and_the_maximum_too():
     torch.manual_seed(0)
-    model = RNNClassifier(6, 8, V, 1, 5, rec_layer=layer).double().eval()
+    model = RNNClassifier(5, 7, 11, 1, 3, pooling="concat")
+    ids = torch.randint(0, 11, (4, 3))
+    out, _ = model.rec_layer(model.word_embeddings(ids))
+    last, mean, most = (weight[0] for weight in model.output.weight.split(7, 1))
+    logits = out[-1] @ last + out.mean(0) @ mean + out.amax(0) @ most + model.output.bias
+    torch.testing.assert_close(model(ids)[:, 0], torch.sigmoid(logits))
+    with pytest.raises(ValueError, match="pooling: expected one of last, concat, got 'mean'"):
+        RNNClassifier(5, 7, 11, 1, 3, pooling="mean")
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_a_padded_review_gives_what_it_gives_alone(layer, pooling):
+    torch.manual_seed(0)
+    model = RNNClassifier(6, 8, V, 1, 5, rec_layer=layer, pooling=pooling).double().eval()
     rows = some_rows([9, 1, 4, 9, 17])
     ((ids, order, lengths),) = LengthBatches(rows, torch.arange(5), 5)
     together = model(ids.T, lengths)

@@ -23,8 +23,9 @@ def test_a_layer_is_read_as_it_is_written(text):
     assert layer.dropout == (None if text == "nn.LSTM" else 0.25)
 
 
-def test_no_probability_is_none_dropped():
-    assert Layer.parse("MyLSTM") == Layer("MyLSTM", 0.0)
+def test_a_probability_is_not_left_out():
+    with pytest.raises(ValueError, match="^MyLSTM needs the probability of its dropout, as in MyLSTM:0.5; MyLSTM:0 is"):
+        Layer.parse("MyLSTM")
 
 
 @pytest.mark.parametrize(
@@ -111,13 +112,13 @@ def test_given_vectors_are_what_the_embedding_starts_from():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"layer": "RNNLayer", "num_layers": 2}, "num_layers: expected 1 with RNNLayer, got 2"),
-        ({"layer": "MyLSTM", "mask_scope": "sample"}, "mask_scope: expected batch with MyLSTM, got sample"),
+        ({"layer": "RNNLayer:0", "num_layers": 2}, "num_layers: expected 1 with RNNLayer, got 2"),
+        ({"layer": "MyLSTM:0", "mask_scope": "sample"}, "mask_scope: expected batch with MyLSTM, got sample"),
         ({"options": (("forget_bias", 1.0),)}, "options: expected none with nn.LSTM"),
         ({"freeze_vectors": True}, "freeze_vectors: expected vectors to freeze, got none"),
         ({"embedding_init": "zeros"}, "embedding_init: expected one of normal, uniform, got zeros"),
         ({"embedding_dropout_scope": "x"}, "embedding_dropout_scope: expected one of word, element, got x"),
-        ({"layer": "FastRNNLayer", "maxlen": None}, "variable_length: expected nn.LSTM or"),
+        ({"layer": "FastRNNLayer:0", "maxlen": None}, "variable_length: expected nn.LSTM or"),
         ({"data": "imdb", "contractions": "split"}, "contractions: expected keep for imdb"),
     ],
 )

@@ -4,16 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
+from language_models import save_language_model
 
 from rnndrop_cuda.seminar.studies import STUDIES, planned
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_sizes(name):
+def test_sizes(name, tmp_path):
     study = STUDIES[name]
+    language_model = save_language_model(tmp_path, contractions="split")
 
     def reviews(preset, **given):
-        plan = planned(study, preset, given)
+        plan = planned(study, preset, given, pretrained=str(language_model))
         return {experiment.reviews for experiments in plan.values() for experiment in experiments}
 
     assert reviews("default") == {study.base.get("reviews")}

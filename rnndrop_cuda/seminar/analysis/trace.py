@@ -5,7 +5,8 @@ The output is read after every word, as if the review ended there:
     z_t = w . h_t + b,    p_t = sigmoid(z_t)        z_0, p_0: after the padding and the start, before the first word
 
 so that the words' influences z_t - z_{t-1} add up to z_T - z_0, and a unit's contribution to one of them is
-w_u (h_t,u - h_{t-1},u). The states are those of rnndrop_cuda.LSTM; the weights of other layers are copied into one.
+w_u (h_t,u - h_{t-1},u). With concat pooling w also reads the mean and the maximum of h_1 ... h_t, and a contribution
+is the sum of the three. The states are those of rnndrop_cuda.LSTM; the weights of other layers are copied into one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rnndrop_cuda.seminar.data.ids import Rows
 from rnndrop_cuda.seminar.data.text import PADDING, SPECIAL_WORDS, START, UNKNOWN, find_words, ids_of_words
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, lstm_weights
 from rnndrop_cuda.seminar.model import RNNClassifier
+from rnndrop_cuda.seminar.pooling import pool_each_step
 
 Array = NDArray[np.float64]
 
@@ -186,17 +188,19 @@ def trace(model: RNNClassifier, ids: Sequence[int], maxlen: int | None, samples:
     layer = fused(model.rec_layer).eval()
     x = model.word_embeddings.eval()(row.unsqueeze(1))
     h_and_more = _states(layer, x)
-    logits = _double(model.output(h_and_more.h))[-T - 1 :, 0, 0]
+    features = pool_each_step(h_and_more.h, model.pooling)
+    logits = _double(model.output(features))[-T - 1 :, 0, 0]
     states = {name: _double(state)[-T:, 0] for name, state in h_and_more._asdict().items()}
     steps = np.diff(_double(h_and_more.h)[-T - 1 :, 0], axis=0)
-    states["contribution"] = steps * _double(model.output.weight)[0]
+    changes = features.double().diff(dim=0)[-T:, 0]
+    states["contribution"] = _double(_of_units(changes * model.output.weight[0], layer.hidden_size))
     return Trace(
         logits=logits,
         probabilities=1 / (1 + np.exp(-logits)),
         influence=np.diff(logits),
         moved=np.linalg.norm(steps, axis=1),
         states={name: states[name] for name in QUANTITIES},
-        band=_band(layer, model.output, x, T, samples, seed) if drops(layer) else None,
+        band=_band(model, layer, x, T, samples, seed) if drops(layer) else None,
     )
 
 
@@ -215,11 +219,12 @@ def word_effects(model: RNNClassifier, rows: Rows) -> WordEffects:
         lengths = torch.tensor([len(row) for row in batch])
         states = _states(layer, model.word_embeddings.eval()(ids), lengths)._asdict()
         changes = {name: states[name].diff(dim=0) for name in ("h", "c")}
+        features = pool_each_step(states["h"], model.pooling)
         # A row begins with padding or the start: there is no word at step 0.
         values = {
             **{name: state[1:] for name, state in states.items()},
             **changes,
-            "contribution": changes["h"] * weight,
+            "contribution": _of_units(features.diff(dim=0) * weight, layer.hidden_size),
         }
         words = ids[1:]
         of_words = words >= len(SPECIAL_WORDS)
@@ -244,18 +249,23 @@ class _EveryStep(nn.Module):
     mc_predict draws the masks once a pass, so every prefix of the text is read with the same masks.
     """
 
-    def __init__(self, layer: LSTM, output: nn.Linear, T: int) -> None:
+    def __init__(self, model: RNNClassifier, layer: LSTM, T: int) -> None:
         super().__init__()
-        self.layer, self.output, self.T = layer, output, T
+        self.layer, self.output, self.pooling, self.T = layer, model.output, model.pooling, T
 
     def forward(self, x: Tensor) -> Tensor:
         y, _ = self.layer(x)
-        return torch.sigmoid(self.output(y[-self.T - 1 :, 0]))
+        return torch.sigmoid(self.output(pool_each_step(y, self.pooling)[-self.T - 1 :, 0]))
 
 
-def _band(layer: LSTM, output: nn.Linear, x: Tensor, T: int, samples: int, seed: int) -> Band:
-    prediction = mc_predict(_EveryStep(layer, output, T), x, samples, torch.Generator().manual_seed(seed))
+def _band(model: RNNClassifier, layer: LSTM, x: Tensor, T: int, samples: int, seed: int) -> Band:
+    prediction = mc_predict(_EveryStep(model, layer, T), x, samples, torch.Generator().manual_seed(seed))
     return Band(_double(prediction.mean)[:, 0], _double(prediction.std)[:, 0], _double(prediction.samples)[..., 0])
+
+
+def _of_units(contributions: Tensor, U: int) -> Tensor:
+    """[..., P * U], of all that the output layer reads -> [..., U]: each unit's P, one a pooling, added up."""
+    return contributions.unflatten(-1, (-1, U)).sum(-2)
 
 
 def _states(layer: LSTM, x: Tensor, lengths: Tensor | None = None) -> LayerStates:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from rnndrop_cuda.files import check_writable
+from rnndrop_cuda.files import check_writable, remove_if_empty
 from rnndrop_cuda.provenance import facts
 from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
@@ -71,12 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if earlier := open_results(out, results, fresh=args.fresh):
             print(earlier, file=sys.stderr)
     except (OSError, ValueError, ModuleNotFoundError) as error:
+        remove_if_empty(out)
         return fail("compare", one_line(error, flags_of(parser)))
     try:
         left = [layer for layer in layers if layer.label not in results["layers"]]
         _train_all(left, settings, reviews, device, results, out)
-        report.print_table(results)
-        written = report.write(results, out)
+        asked_for: Results = {**results, "layers": {layer.label: results["layers"][layer.label] for layer in layers}}
+        report.print_table(asked_for)
+        written = report.write(asked_for, out)
     except OSError as error:
         return fail("compare", f"writing to {out}: {error}")
     except KeyboardInterrupt:

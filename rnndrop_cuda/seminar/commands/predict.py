@@ -12,6 +12,7 @@ from typing import Any
 from rnndrop_cuda.seminar.analysis.predict import Encoded, Prediction, encode, predict
 from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
+from rnndrop_cuda.seminar.commands.train_options import OUT
 from rnndrop_cuda.seminar.data.text import ids_of_words, tokenize
 from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint
 
@@ -128,9 +129,9 @@ def _parser() -> options.Parser:
     parser.add_argument(
         "--checkpoint",
         type=str,
-        required=True,
+        default=OUT,
         metavar="DIR",
-        help="the folder of a run (uses its best checkpoint) or of a checkpoint",
+        help=f"the folder of a run (uses its best checkpoint) or of a checkpoint (default: {OUT})",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", type=str, help="the text")

@@ -46,10 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             seeds=args.seeds,
             vectors=args.vectors,
             n_emb=args.n_emb,
+            pretrained=args.pretrained,
         )
         runs = _run(plan, Cache(out / "runs"), device)
         results = study_report.Results(
-            args.study, study.question, facts(device, shlex.join(["rnndrop", "study", *argv])), study.bars, runs
+            args.study,
+            study.question,
+            facts(device, shlex.join(["rnndrop", "study", *argv])),
+            study.bars,
+            runs,
+            {variant: base for variant, base in study.against.items() if variant in runs},
         )
         study_report.print_results(results)
         written = study_report.write(results, out)
@@ -91,7 +97,8 @@ def _parser() -> options.Parser:
         "  rnndrop study dropout --quick          short sentences, a minute or two\n"
         "  rnndrop study dropout                  meant for 15 minutes on 2 cores\n"
         "  rnndrop study dropout --seeds 5        the same, with two seeds more\n"
-        "  rnndrop study full-reviews             every review, whole: half an hour\n\n"
+        "  rnndrop study full-reviews             every review, whole: half an hour\n"
+        "  rnndrop study pretraining --pretrained results/language-model\n\n"
         "Writes study.json, study.png and study.html, and a file for each run under runs/: none is repeated.",
     )
     parser.add_argument("study", choices=STUDIES, metavar="STUDY", help="one of those below")
@@ -133,5 +140,11 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         help=f"the pretrained vectors: {GLOVE} (default) or a file as for rnndrop vectors",
     )
     add("--n-emb", type=options.positive, metavar="N", help="numbers per word in these vectors (default: 50)")
+    add(
+        "--pretrained",
+        type=str,
+        metavar="DIR",
+        help="the language model that `pretraining` needs, the folder of `rnndrop language-model train`",
+    )
     add("--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     add("--out", type=str, metavar="DIR", help="folder of the results (default: results/study-STUDY[-quick|-paper])")

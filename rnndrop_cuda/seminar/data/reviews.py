@@ -81,6 +81,11 @@ class Reviews:
             test_texts=self.test_texts and self.test_texts[:tests],
         )
 
+    def trained_on(self, chosen: list[int]) -> Reviews:
+        """Reviews with only the chosen ones to train on, by their numbers; the words are still those of all."""
+        X = self.X_train[chosen] if isinstance(self.X_train, np.ndarray) else [self.X_train[i] for i in chosen]
+        return dataclasses.replace(self, X_train=X, y_train=self.y_train[chosen])
+
     def hold_out(self, n: int | None) -> tuple[Reviews, Rows, IntArray]:
         """Reviews without the last n to train on, and X and y of those n. Raises ValueError where none would remain."""
         train = len(self.y_train)

@@ -33,7 +33,7 @@ GLOVE_SHA256 = {
     GLOVE_MATRIX: "2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
     GLOVE_WORDS: "02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39",
 }
-EXTRA = "pip install rnndrop_cuda[vectors]"
+EXTRA = "from the checkout, pip install '.[vectors]'"
 SNIFFED = 1 << 16  # bytes: more than the first two lines of any vectors
 
 Entries = Iterator[tuple[str, Sequence[Any] | NDArray[Any]]]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure  # no pyplot: no display, no global state
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -132,19 +133,21 @@ def findings(results: Results) -> list[str]:
         sentences.append(
             f"An epoch of training and evaluation takes {base.seconds:.2f} s with {BASE}; of the others "
             f"{fastest.layer} is the fastest at {fastest.ratio:.2f} times that, {slowest.layer} the slowest at "
-            f"{slowest.ratio:.2f} times. These times include embedding and optimizer, the same for every layer."
+            f"{slowest.ratio:.2f} times. These times include embedding and optimizer, the same for every layer. The "
+            "layers were trained one after the other, so that other work on the machine may have slowed some of them "
+            "and not others: `rnndrop bench` times layers in turn."
         )
     return sentences
 
 
 def print_table(results: Results) -> None:
-    table = Table(title=_title(results))
+    table = Table(title=_title(results), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns(results)):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in rows(results):
         table.add_row(*row.cells())
     console = Console(markup=False, highlight=False)
-    console.width = max(console.width, 110)  # narrower, as in a pipe, the table would lose figures
+    console.width = max(console.width, 80)  # narrower, as in a pipe, the table would lose figures
     console.print(table)
     for sentence in findings(results):
         console.print(sentence)

@@ -13,7 +13,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ from rnndrop_cuda.seminar.training.experiment import Run
 
 COLUMNS = ("variant", "test acc.\nlast", "\nbest", "train acc.\nlast", "gap", "s/epoch", "seeds")
 MARKERS = "osD^v<>Pp*X"
+MEANINGFUL = 0.6
+"""The accuracy that some variant must reach for the differences to be worth a word: that of a coin is 0.5."""
 
 
 class Estimate(NamedTuple):
@@ -54,17 +56,22 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """runs: of each variant, one a seed; the first variant is what the others are compared with."""
+    """runs: of each variant, one a seed. against: as a Study's."""
 
     study: str
     question: str
     facts: dict[str, Any]
     bars: tuple[str, ...]
     runs: dict[str, list[Run]]
+    against: dict[str, str] = field(default_factory=dict)
 
     @property
     def baseline(self) -> str:
         return next(iter(self.runs))
+
+    def base_of(self, variant: str) -> str:
+        """The variant that it is compared with."""
+        return self.against.get(variant, self.baseline)
 
     @property
     def title(self) -> str:
@@ -99,24 +106,46 @@ def findings(results: Results) -> list[str]:
     base, (_, part) = results.baseline, results.scored
     last = results.estimate(base, "test_accuracy")
     gap = results.estimate(base, "gap")
+    reached = max(results.estimate(variant, "best_test_accuracy").mean for variant in results.runs)
+    if reached < MEANINGFUL:
+        return [
+            f"No variant gets beyond {100 * reached:.1f} % on the {part} reviews, where a coin gets 50 %: these runs "
+            "are too small to mean anything. They show that the study works."
+        ]
     sentences = [
-        f"{base} ends at {last} % on the {part} reviews (mean and standard deviation over {_seeds(last.n)}), "
+        f"{_quoted(base)} ends at {last} % on the {part} reviews (mean and standard deviation over {_seeds(last.n)}), "
         f"{100 * gap.mean:.1f} points below its accuracy on the training reviews."
     ]
     others = [variant for variant in results.runs if variant != base]
     for variant in others:
+        beside = "" if results.base_of(variant) == base else f" against {_quoted(results.base_of(variant))}"
         sentences.append(
-            f"{variant}: {_compared(results, variant, 'best_test_accuracy', f'best {part} accuracy')}, "
+            f"{_quoted(variant)}{beside}: "
+            f"{_compared(results, variant, 'best_test_accuracy', f'best {part} accuracy')}, "
             f"{_compared(results, variant, 'test_accuracy', f'final {part} accuracy')}, "
             f"{_compared(results, variant, 'gap', 'gap to the training reviews')}."
         )
+    if last.n > 1:
+        for compared_with in dict.fromkeys(results.base_of(variant) for variant in others):
+            compared = [variant for variant in others if results.base_of(variant) == compared_with]
+            verdict = _verdict(results, compared_with, compared)
+            sentences.append(f"In short, by the best {part} accuracy: {verdict}.")
+    return sentences + [promise(results, variant) for variant in results.bars if variant in results.runs]
+
+
+def _verdict(results: Results, base: str, others: Sequence[str]) -> str:
+    """Which of the others are better than their base, and which are worse."""
     better = [v for v in others if _clear(results, v, "best_test_accuracy") > 0]
     worse = [v for v in others if _clear(results, v, "best_test_accuracy") < 0]
-    if others and last.n > 1:
-        verdict = [f"better than {base}: {', '.join(better)}"] if better else [f"none is clearly better than {base}"]
-        verdict += [f"worse: {', '.join(worse)}"] if worse else ["none is clearly worse"]
-        sentences.append(f"In short, by the best {part} accuracy: {'; '.join(verdict)}.")
-    return sentences + [promise(results, variant) for variant in results.bars if variant in results.runs]
+    verdict = f"none is clearly better than {_quoted(base)}; "
+    if better:
+        verdict = f"better than {_quoted(base)}: {', '.join(map(_quoted, better))}; "
+    return verdict + (f"worse: {', '.join(map(_quoted, worse))}" if worse else "none is clearly worse")
+
+
+def _quoted(variant: str) -> str:
+    """In a sentence: a name with a comma would fall apart."""
+    return f'"{variant}"' if "," in variant else variant
 
 
 def promise(results: Results, variant: str) -> str:
@@ -126,7 +155,7 @@ def promise(results: Results, variant: str) -> str:
     best, base_best = results.estimate(variant, "best_test_accuracy"), results.estimate(base, "best_test_accuracy")
     halved = "below half, as expected" if gap < base_gap / 2 else "not below half"
     text = (
-        f"Expected of {variant}: less than half the gap of {base}, and a better {part} accuracy. "
+        f"Expected of {_quoted(variant)}: less than half the gap of {_quoted(base)}, and a better {part} accuracy. "
         f"Final gap {100 * gap:.1f} points against {100 * base_gap:.1f}: {halved}. "
     )
     if base_best.n < 2:
@@ -140,8 +169,8 @@ def promise(results: Results, variant: str) -> str:
 
 
 def _difference(results: Results, variant: str, what: str) -> tuple[float, float]:
-    """From the baseline, and its standard error, NaN of a single seed."""
-    ours, theirs = results.estimate(variant, what), results.estimate(results.baseline, what)
+    """From what it is compared with, and its standard error, NaN of a single seed."""
+    ours, theirs = results.estimate(variant, what), results.estimate(results.base_of(variant), what)
     return ours.mean - theirs.mean, math.hypot(ours.error, theirs.error)
 
 
@@ -181,7 +210,9 @@ def read(file: Path) -> Results:
     """From a study.json that `write` made."""
     found = json.loads(file.read_text(encoding="utf-8"))
     runs = {variant: [Run(**run) for run in of_seeds] for variant, of_seeds in found["runs"].items()}
-    return Results(found["study"], found["question"], found["facts"], tuple(found["bars"]), runs)
+    return Results(
+        found["study"], found["question"], found["facts"], tuple(found["bars"]), runs, found.get("against", {})
+    )
 
 
 def write(results: Results, out: Path) -> list[Path]:
@@ -192,6 +223,7 @@ def write(results: Results, out: Path) -> list[Path]:
         "question": results.question,
         "facts": results.facts,
         "bars": results.bars,
+        "against": results.against,
         "findings": findings(results),
         "runs": {variant: [run._asdict() for run in runs] for variant, runs in results.runs.items()},
     }

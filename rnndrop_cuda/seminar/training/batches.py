@@ -104,6 +104,8 @@ class Parts:
 
     validation: so many of the training reviews are held out, as the part VALIDATION, which comes first in `scored`;
     None: none are. test: whether the test reviews are scored on beside them; without validation they always are.
+    labelled: so many of the reviews that are left are trained on, drawn with `order`; None: all are. passes: how often
+    each of them is met in an epoch.
     """
 
     def __init__(
@@ -115,10 +117,18 @@ class Parts:
         *,
         validation: int | None = None,
         test: bool = False,
+        labelled: int | None = None,
+        passes: int = 1,
     ) -> None:
         self.reviews, X_val, y_val = reviews.hold_out(validation)
+        if labelled is not None:
+            left = len(self.reviews.y_train)
+            if labelled > left:
+                raise ValueError(f"labelled: expected at most the {left} reviews to train on, got {labelled}")
+            self.reviews = self.reviews.trained_on(torch.randperm(left, generator=order)[:labelled].tolist())
         self._batch_size, self._device = batch_size, device
-        self.train = batches_of(self.reviews.X_train, self.reviews.y_train, batch_size, device, order)
+        met = self.reviews if passes == 1 else self.reviews.trained_on([*range(len(self.reviews.y_train))] * passes)
+        self.train = batches_of(met.X_train, met.y_train, batch_size, device, order)
         self.scored: dict[str, Batches | LengthBatches] = {}
         if validation is not None:
             self.scored[VALIDATION] = batches_of(X_val, y_val, batch_size, device)

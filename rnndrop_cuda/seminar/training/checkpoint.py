@@ -1,6 +1,6 @@
-"""A checkpoint of `rnndrop train`: a folder of plain files, whole at every instant.
+"""A checkpoint of `rnndrop train` or `language-model`: a folder of plain files, whole at every instant.
 
-    checkpoint.json             settings, what training had reached, and the name and sha256 of the two others
+    checkpoint.json             kind, settings, what training had reached, and name and sha256 of the two others
     words-<hash>.json           the vocabulary: the word of each id
     tensors-<hash>.safetensors  model.* as in its state_dict; to resume from, optimizer.* and generator.* as well
 
@@ -20,27 +20,47 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnndrop_cuda.files import write_whole
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import TrainSettings
 
 FILE_NAME = "checkpoint.json"
-FORMAT = 2
-READABLE = (1, FORMAT)
+FORMAT = 3
+READABLE = (1, 2, FORMAT)
+NEW_SETTINGS = {
+    2: ("variable_length", "options", "embedding_init", "embedding_dropout_scope"),
+    3: ("pretrained", "gradual_unfreezing", "pooling"),
+}
+"""By the format that had them first: in what is older they are at their defaults."""
 MODEL = "model."
 
 
+class Settings(Protocol):
+    """The settings of a run that writes checkpoints: a frozen dataclass."""
+
+    COMMAND: ClassVar[str]
+    """The command that it is a run of, which its checkpoints name as their kind."""
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def check(self) -> None:
+        """ValueError, naming the field, where settings do not fit one another."""
+
+
+S = TypeVar("S", bound=Settings)
+M = TypeVar("M", bound=nn.Module)
+
+
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Generic[S]):
     """What a checkpoint's files hold."""
 
-    settings: TrainSettings
+    settings: S
     words: list[str]
     """words[id] is an id's word."""
     tensors: dict[str, Tensor]
@@ -48,15 +68,24 @@ class Checkpoint:
     progress: dict[str, Any]
     """What training had reached, as JSON."""
 
-    def build(self) -> RNNClassifier:
-        """The classifier with these weights, in eval; ValueError where they are not the settings' own."""
-        model = self.settings.build()
+    @property
+    def pretrained(self) -> dict[str, Any] | None:
+        """About the language model that the run started from; None: it started from none."""
+        return self.progress.get("pretrained")
+
+    def load_into(self, model: M) -> M:
+        """Gives a model of the settings these weights; ValueError where they are not the settings' own."""
         weights = {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
+        check_like(weights, model.state_dict())
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(f"the checkpoint's weights do not fit its settings: {_one_line(error)}") from error
-        return model.eval()
+        return model
+
+    def build(self: Checkpoint[TrainSettings]) -> RNNClassifier:
+        """The classifier with these weights, in eval; errors as load_into's."""
+        return self.load_into(self.settings.build()).eval()
 
 
 def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[RNNClassifier, list[str], TrainSettings]:
@@ -80,7 +109,7 @@ def find(folder: str | os.PathLike[str]) -> Path:
     raise FileNotFoundError(f"no checkpoint at {folder}: no {FILE_NAME} in it, nor in best/ or last/")
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
+def save(folder: Path, checkpoint: Checkpoint[S]) -> None:
     """Puts the checkpoint in the place of the folder's own; see the top of this file. OSError as writing raises it."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
@@ -90,6 +119,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     }
     contents = {
         "format": FORMAT,
+        "kind": checkpoint.settings.COMMAND,
         "settings": dataclasses.asdict(checkpoint.settings),
         "progress": checkpoint.progress,
         "files": files,
@@ -102,10 +132,15 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             path.unlink()
 
 
-def read(folder: Path) -> Checkpoint:
-    """The checkpoint in the folder.
+def read(folder: Path) -> Checkpoint[TrainSettings]:
+    """The classifier's checkpoint in the folder. Errors as read_of's."""
+    return read_of(folder, TrainSettings)
 
-    Raises FileNotFoundError where there is none, ValueError where a file is damaged or of another version.
+
+def read_of(folder: Path, kind: type[S]) -> Checkpoint[S]:
+    """The checkpoint in the folder, of a run with settings of this kind.
+
+    Raises FileNotFoundError where there is none, ValueError where a file is damaged, or of another version or kind.
     """
     file = folder / FILE_NAME
     if not file.is_file():
@@ -116,17 +151,32 @@ def read(folder: Path) -> Checkpoint:
     try:
         found = contents["format"]
         if found not in READABLE:
-            raise ValueError(f"{file} is of format {found!r}, this version reads {' and '.join(map(str, READABLE))}")
-        settings = _settings(contents["settings"], found)
+            raise ValueError(f"{file} is of format {found!r}, this version reads {', '.join(map(str, READABLE))}")
+        if (command := contents.get("kind", TrainSettings.COMMAND)) != kind.COMMAND:  # the first ones do not say
+            raise ValueError(f"{folder} is a checkpoint of rnndrop {command}, not of rnndrop {kind.COMMAND}")
+        settings = _settings(contents["settings"], found, kind)
         words_file, words = _content(folder, contents["files"]["words"])
         tensors_file, tensors = _content(folder, contents["files"]["tensors"])
         progress = contents["progress"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is no checkpoint of rnndrop train: {type(error).__name__} {error}") from error
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{file} is no checkpoint of rnndrop {kind.COMMAND}: {what}") from error
+    vocabulary = _parsed(words_file, words)
+    if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
+        raise ValueError(f"{words_file} is damaged: expected a list of words")
     try:
-        return Checkpoint(settings, _parsed(words_file, words), safetensors.torch.load(tensors), progress)
+        return Checkpoint(settings, vocabulary, safetensors.torch.load(tensors), progress)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{tensors_file} is damaged: {_one_line(error)}") from error
+
+
+def check_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """ValueError where a tensor has another dtype than the one of its name, or a value that is not finite."""
+    for name, tensor in found.items():
+        if name in expected and tensor.dtype != expected[name].dtype:
+            raise ValueError(f"the checkpoint's {name}: expected {expected[name].dtype}, got {tensor.dtype}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"the checkpoint's {name} has values that are not finite")
 
 
 def _write_content(folder: Path, stem: str, suffix: str, data: bytes) -> dict[str, str]:
@@ -154,24 +204,27 @@ def _json(value: Any, indent: int | None = None) -> bytes:
 def _parsed(path: Path, data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError as error:  # of UTF-8, too
+    except (ValueError, RecursionError) as error:  # of UTF-8, too; of brackets in brackets
         raise ValueError(f"{path} is damaged: {_one_line(error)}") from error
 
 
-def _settings(values: dict[str, Any], written_as: int) -> TrainSettings:
+def _settings(values: dict[str, Any], written_as: int, of: type[S]) -> S:
     """As they were saved: every setting there, none besides, each of its type."""
-    kinds = typing.get_type_hints(TrainSettings)
-    if written_as == 1:  # in which maxlen null was what variable_length is
-        since = {"variable_length", "options", "embedding_init", "embedding_dropout_scope"}
-        values = {**{name: getattr(TrainSettings, name) for name in since}, **values}
+    hints = typing.get_type_hints(of)
+    kinds = {field.name: hints[field.name] for field in dataclasses.fields(of)}
+    for number, names in NEW_SETTINGS.items():  # in format 1 maxlen null was what variable_length is
+        if written_as < number:
+            values = {**{name: getattr(of, name) for name in names}, **values}
     if values.keys() != kinds.keys():
         raise ValueError(f"the checkpoint has other settings than this version: {sorted(values.keys() ^ kinds.keys())}")
-    values = {**values, "options": tuple((name, value) for name, value in values["options"])}  # JSON has lists only
+    values = dict(values)
     for name, kind in kinds.items():
         expected = typing.get_args(kind) if isinstance(kind, types.UnionType) else (typing.get_origin(kind) or kind,)
+        if tuple in expected and isinstance(values[name], list):  # JSON has lists only
+            values[name] = tuple(tuple(x) if isinstance(x, list) else x for x in values[name])
         if type(values[name]) not in expected:
             raise ValueError(f"the checkpoint's {name}: expected {kind}, got {values[name]!r}")
-    settings = TrainSettings(**values)
+    settings = of(**values)
     settings.check()
     return settings
 

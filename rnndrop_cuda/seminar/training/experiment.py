@@ -19,11 +19,15 @@ from rnndrop_cuda.files import write_whole
 from rnndrop_cuda.provenance import version
 from rnndrop_cuda.seminar.data.reviews import Reviews
 from rnndrop_cuda.seminar.data.vectors import load_vectors
+from rnndrop_cuda.seminar.language_model.pretrained import load_pretrained
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import RunSettings
 from rnndrop_cuda.seminar.training.batches import Parts, scored_on
+from rnndrop_cuda.seminar.training.forward import Forward
 from rnndrop_cuda.seminar.training.loop import evaluate, fit
 from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
+from rnndrop_cuda.seminar.training.start import fingerprint, transfer
+from rnndrop_cuda.seminar.training.unfreezing import unfreeze
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +40,25 @@ class Experiment(RunSettings):
     """The learning rate rises to learning_rate and falls again over the run (OneCycleLR); else it is constant."""
     loss_reduction: str = "sum"
     """What is minimised: the "sum" of a batch's losses, or their "mean"."""
+    autocast: bool = False
+    """Whether it is trained and scored in bfloat16 where torch.autocast computes in it."""
+    labelled: int | None = None
+    """So many of the training reviews, drawn with the seed, are trained on; None: all are."""
+    passes: int = 1
+    """Over the reviews that are trained on, in each epoch: few of them need not be followed by scores each time."""
     reseeded: bool = True
     """Whether dropout draws from the seed again once the weights are drawn, and so is the same for every layer.
     False: it draws what follows, as the run of bench/results/variable_length.json did."""
 
     def build_pretrained(self, words: list[str], *, sparse: bool) -> RNNClassifier:
-        """The classifier of these words, which starts from the vectors where there are any. Errors as load_vectors'."""
+        """The classifier of these words, which starts from what is pretrained, if anything is. Errors as start's."""
         vectors = None
         if self.vectors is not None:
             vectors = load_vectors(self.vectors, words, self.n_emb, self.seed).matrix
-        return self.build(len(words), sparse=sparse, vectors=vectors)
+        model = self.build(len(words), sparse=sparse, vectors=vectors)
+        if self.pretrained is not None:
+            transfer(model, words, load_pretrained(self.pretrained))
+        return model
 
 
 class Run(NamedTuple):
@@ -123,6 +136,14 @@ class Cache:
         write_whole(file, (json.dumps(run._asdict(), indent=1) + "\n").encode())
 
 
+def described(experiment: Experiment, reviews: Reviews) -> dict[str, Any]:
+    """What the experiment is trained on: the reviews, and the language model that it starts from, if any."""
+    data: dict[str, Any] = {**reviews.described()}
+    if experiment.pretrained is not None:
+        data["language model sha256"] = fingerprint(experiment.pretrained)
+    return data
+
+
 def train_and_score(
     experiment: Experiment, reviews: Reviews, device: torch.device, after_epoch: Callable[[], object] = lambda: None
 ) -> Run:
@@ -133,6 +154,8 @@ def train_and_score(
         device,
         torch.Generator().manual_seed(experiment.seed),
         validation=experiment.validation,
+        labelled=experiment.labelled,
+        passes=experiment.passes,
     )
     # On CUDA the host would wait for each step to say how many words it met; Adam takes no sparse gradients.
     sparse = device.type == "cpu" and experiment.optimizer == "RMSprop"
@@ -142,13 +165,19 @@ def train_and_score(
     if experiment.reseeded:
         torch.manual_seed(experiment.seed)
     epochs = []
+    forward = Forward(model, device.type, experiment.autocast)
+    if experiment.gradual_unfreezing:
+        unfreeze(model, 1, embedding=not experiment.freeze_vectors)
     for epoch in fit(
-        model, lossfun, optimizer, device, parts.train, parts.scored, experiment.epochs, max_norm=experiment.clip
+        forward, lossfun, optimizer, device, parts.train, parts.scored, experiment.epochs, max_norm=experiment.clip
     ):
         epochs.append(epoch.row())
+        if experiment.gradual_unfreezing:
+            unfreeze(model, epoch.number + 1, embedding=not experiment.freeze_vectors)
         after_epoch()
-    as_trained = evaluate(parts.train_in_order(), model, lossfun, device)
-    return Run(dataclasses.asdict(experiment), parts.reviews.described(), epochs, as_trained.accuracy)
+    as_trained = evaluate(parts.train_in_order(), forward, lossfun, device)
+    data = described(experiment, parts.reviews)
+    return Run(dataclasses.asdict(experiment), data, epochs, as_trained.accuracy)
 
 
 def _optimizer(experiment: Experiment, model: nn.Module, steps: int) -> torch.optim.Optimizer:

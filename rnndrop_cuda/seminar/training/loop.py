@@ -1,6 +1,7 @@
-"""Training the seminar's classifier: `fit` is the one loop, an epoch at a time; one pass, an evaluation and `train`.
+"""Training: `fit` is the one loop, an epoch at a time; one pass, an evaluation, and the seminar's `train`.
 
-Loss and accuracy are averages over examples, whatever the sizes of the batches and the loss function's reduction.
+What a batch is scored by is the business of a Measure. The classifier's is the default: loss and accuracy are averages
+over examples, whatever the sizes of the batches and the loss function's reduction.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import itertools
 import operator
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,9 @@ class Score(NamedTuple):
 
     loss: float
     accuracy: float
+
+    def __str__(self) -> str:
+        return f"loss {self.loss:.4f} accuracy {self.accuracy:.4f}"
 
 
 class Sums(NamedTuple):
@@ -45,6 +50,11 @@ class Sums(NamedTuple):
 
 
 NO_SUMS = Sums(0.0, 0, 0)
+
+AnySums = Any
+"""Sums, or those of another kind of run: a NamedTuple of numbers with `plus` and `score`, which gives one, too."""
+Measure = Callable[[nn.Module, nn.Module, Sequence[Tensor]], tuple[Tensor, tuple[Tensor | int, ...]]]
+"""Of model, loss function and a batch on the device: what is minimised, and what the batch adds to each of the sums."""
 
 
 class History(NamedTuple):
@@ -81,7 +91,7 @@ class Progress:
 
     epochs: int = 0
     batches: int = 0
-    sums: Sums = NO_SUMS
+    sums: AnySums = NO_SUMS
     seconds: float = 0.0
 
 
@@ -89,13 +99,29 @@ class Epoch(NamedTuple):
     """One that is done: its number from 1, its scores by the part of the reviews, TRAIN's as met in training."""
 
     number: int
-    scores: dict[str, Score]
+    scores: dict[str, Any]
     seconds: float
+    training_seconds: float
+    """Of them, those without scoring."""
 
     def row(self) -> dict[str, float]:
         """{"train_loss": ..., "train_accuracy": ..., "test_loss": ..., ..., "seconds": ...}."""
         scores = {f"{part}_{what}": x for part, score in self.scores.items() for what, x in score._asdict().items()}
         return {**scores, "seconds": self.seconds}
+
+
+def classified(
+    model: nn.Module, lossfun: nn.Module, batch: Sequence[Tensor]
+) -> tuple[Tensor, tuple[Tensor | int, ...]]:
+    """The Measure of a classifier: of its probabilities. ValueError where lossfun has no reduction that it knows."""
+    reduction = getattr(lossfun, "reduction", None)
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f'lossfun: expected a reduction of "sum" or "mean", got {reduction!r}')
+    ids, labels, *lengths = batch
+    probabilities = model(ids.T, *lengths).squeeze(-1)
+    loss = lossfun(probabilities, labels.to(probabilities.dtype))
+    loss_sum = loss.detach() * (len(labels) if reduction == "mean" else 1)
+    return loss, (loss_sum, ((probabilities > 0.5) == labels).sum(), len(labels))
 
 
 def fit(
@@ -113,28 +139,31 @@ def fit(
     feed: Callable[[str, Iterable[Batch]], Iterable[Batch]] = lambda part, batches: batches,
     evaluated: nn.Module | None = None,
     max_norm: float | None = None,
-    total: Callable[[Sums], Sums] = lambda sums: sums,
+    total: Callable[[AnySums], AnySums] = lambda sums: sums,
+    measure: Measure = classified,
+    nothing: AnySums = NO_SUMS,
+    scoring: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[Epoch]:
     """Trains until so many epochs are done in all, and yields each once it is scored.
 
     scored: batches by the part of the reviews that they are of. start: what was done before; so many of its epoch's
     batches are skipped. every: batches after which `within` is called with the progress inside an epoch; it needs
     train_batches with a length. feed: what the batches of a part pass through, such as a progress bar. evaluated: the
-    module that is scored, None: the model. max_norm: as for run_batches. total: makes the sums of one process those of
-    all. Raises ValueError where there is no batch.
+    module that is scored, None: the model. max_norm, measure, nothing: as for run_batches. total: makes the sums of one
+    process those of all. scoring: what the scored parts are run in. Raises ValueError where there is no batch.
     """
-    start = start or Progress()
+    start = start or Progress(sums=nothing)
     evaluated = model if evaluated is None else evaluated
     count = 0 if every is None else operator.length_hint(train_batches)
     for number in range(start.epochs + 1, epochs + 1):
-        at = start if number == start.epochs + 1 else Progress(number - 1)
+        at = start if number == start.epochs + 1 else Progress(number - 1, sums=nothing)
         batches = iter(train_batches)
         deque(itertools.islice(batches, at.batches), maxlen=0)
         while True:
             begun = time.perf_counter()
             model.train()
             fed = feed(TRAIN, itertools.islice(batches, every))
-            sums = total(run_batches(fed, model, lossfun, device, optimizer, max_norm))
+            sums = total(run_batches(fed, model, lossfun, device, optimizer, max_norm, measure, nothing))
             seconds = at.seconds + time.perf_counter() - begun
             at = Progress(at.epochs, at.batches + (every or 0), at.sums.plus(sums), seconds)
             if at.batches >= count:
@@ -144,9 +173,11 @@ def fit(
         scores = {TRAIN: at.sums.score()}
         evaluated.eval()
         for part, part_batches in scored.items():
-            with torch.no_grad():
-                scores[part] = total(run_batches(feed(part, part_batches), evaluated, lossfun, device)).score()
-        yield Epoch(number, scores, at.seconds + time.perf_counter() - begun)
+            with torch.no_grad(), scoring():
+                fed = feed(part, part_batches)
+                sums = run_batches(fed, evaluated, lossfun, device, measure=measure, nothing=nothing)
+            scores[part] = total(sums).score()
+        yield Epoch(number, scores, at.seconds + time.perf_counter() - begun, at.seconds)
 
 
 def train(
@@ -176,44 +207,42 @@ def train(
     return history
 
 
-def format_scores(scores: Mapping[str, Score]) -> str:
-    """The line an epoch is reported with; the scores by the part of the reviews."""
-    return ", ".join(f"{part} loss {score.loss:.4f} accuracy {score.accuracy:.4f}" for part, score in scores.items())
+def format_scores(scores: Mapping[str, Any]) -> str:
+    """The line an epoch is reported with; the scores by the part of the data."""
+    return ", ".join(f"{part} {score}" for part, score in scores.items())
 
 
 def run_batches(
-    loader: Iterable[Batch],
+    loader: Iterable[Sequence[Tensor]],
     model: nn.Module,
     lossfun: nn.Module,
     device: torch.device | str,
     optimizer: torch.optim.Optimizer | None = None,
     max_norm: float | None = None,
-) -> Sums:
+    measure: Measure = classified,
+    nothing: AnySums = NO_SUMS,
+) -> AnySums:
     """One pass in the mode that the model is in, with updates where there is an optimizer.
 
     max_norm: what the norm of all gradients together is scaled down to before a step; None: they stay as they are.
+    nothing: the sums of no batch, of the kind that measure adds to.
     """
-    reduction = getattr(lossfun, "reduction", None)
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f'lossfun: expected a reduction of "sum" or "mean", got {reduction!r}')
     # Sums stay on the device until the end: reading one would make every step wait for it.
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    examples = 0
+    sums = [
+        torch.zeros((), dtype=torch.float64 if isinstance(zero, float) else torch.int64, device=device)
+        for zero in nothing
+    ]
     for batch in loader:
-        ids, labels, *lengths = (tensor.to(device) for tensor in batch)
-        probabilities = model(ids.T, *lengths).squeeze(-1)
-        loss = lossfun(probabilities, labels.to(probabilities.dtype))
+        loss, added = measure(model, lossfun, [tensor.to(device) for tensor in batch])
         if optimizer is not None:
             optimizer.zero_grad()
             loss.backward()
             if max_norm is not None:
                 clip_gradients(model.parameters(), max_norm)
             optimizer.step()
-        loss_sum += loss.detach() * (len(labels) if reduction == "mean" else 1)
-        correct += ((probabilities > 0.5) == labels).sum()
-        examples += len(labels)
-    return Sums(loss_sum.item(), int(correct.item()), examples)
+        for total, value in zip(sums, added, strict=True):
+            total += value
+    return type(nothing)(*(total.item() for total in sums))
 
 
 @torch.no_grad()

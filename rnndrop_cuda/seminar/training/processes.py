@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -20,8 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.masks import LayerMasks, cut
+from rnndrop_cuda.seminar.dropout import LayerDropout
 from rnndrop_cuda.seminar.training.batches import Batch
-from rnndrop_cuda.seminar.training.loop import Sums
+from rnndrop_cuda.seminar.training.loop import AnySums
 
 T = TypeVar("T")
 
@@ -102,14 +103,30 @@ class Processes:
         made: T = outcome[0]
         return made
 
-    def total(self, sums: Sums) -> Sums:
+    def total(self, sums: AnySums) -> AnySums:
         """Of all processes together."""
         if self.ranks == 1:
             return sums
         total = torch.tensor(sums, dtype=torch.float64)  # counts are exact up to 2^53
         dist.all_reduce(total)
-        loss, correct, examples = total.tolist()
-        return Sums(loss, int(correct), int(examples))
+        return type(sums)(*(type(of_one)(of_all) for of_one, of_all in zip(sums, total.tolist(), strict=True)))
+
+    def rows_of(self, B: int) -> slice:
+        """This process' rows of a batch of B."""
+        return slice(B * self.rank // self.ranks, B * (self.rank + 1) // self.ranks)
+
+    def whole(self, share: Tensor) -> int:
+        """Rows of the batch that the share was taken from last."""
+        return len(share) if self.ranks == 1 else self._batch_size
+
+    def all_rows(self, tensors: Sequence[Tensor], dim: int) -> list[Tensor]:
+        """Of each tensor the rows of all processes, along dim, on the CPU."""
+        mine = [tensor.cpu() for tensor in tensors]
+        if self.ranks == 1:
+            return mine
+        of_all: list[Any] = [None] * self.ranks
+        dist.all_gather_object(of_all, mine)
+        return [torch.cat(shares, dim) for shares in zip(*of_all, strict=True)]
 
     def share(self, batch: Batch) -> Batch:
         """This process' rows of a batch.
@@ -119,29 +136,34 @@ class Processes:
         """
         if self.ranks == 1:
             return batch
-        B = self._batch_size = len(batch[1])
-        rows = slice(B * self.rank // self.ranks, B * (self.rank + 1) // self.ranks)
+        self._batch_size = len(batch[1])
+        rows = self.rows_of(self._batch_size)
         self._stands_in = rows.start == rows.stop
         self._rows = slice(1) if self._stands_in else rows
         ids, labels, *lengths = batch[0][self._rows], batch[1][rows], *(tensor[self._rows] for tensor in batch[2:])
         return (ids, labels, lengths[0]) if lengths else (ids, labels)
 
-    def join(self, model: nn.Module) -> nn.Module:
-        """The model to train with: its gradients are the sums over all processes, its masks those of whole batches."""
+    def join(self, model: nn.Module, *, find_unused: bool = False) -> nn.Module:
+        """The model to train with: its gradients are the sums over all processes, its masks those of whole batches.
+
+        find_unused: whether there may be parameters that a batch has no gradient of.
+        """
         if self.ranks == 1:
             return model
         for layer in model.modules():
             if isinstance(layer, LSTM):
                 layer.register_forward_pre_hook(self._give_masks, with_kwargs=True)
+            elif isinstance(layer, LayerDropout):
+                layer.rows_of = lambda B: (self._batch_size, self._rows)
         model.register_forward_hook(self._drop_stand_in)
-        joined = DistributedDataParallel(model)
+        joined = DistributedDataParallel(model, find_unused_parameters=find_unused)
         joined.register_comm_hook(
             None, lambda _, bucket: _sum_gradients(bucket)
         )  # it refuses annotations that are text
         return joined
 
-    def _drop_stand_in(self, model: nn.Module, args: Any, probabilities: Tensor) -> Tensor:
-        return probabilities[:0] if self._stands_in else probabilities
+    def _drop_stand_in(self, model: nn.Module, args: Any, output: Any) -> Any:
+        return output[:0] if self._stands_in else output
 
     def _give_masks(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Masks drawn for the whole batch, as one process would, and cut to this process' rows."""

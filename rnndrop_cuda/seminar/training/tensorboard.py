@@ -16,7 +16,7 @@ def check_installed() -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "tensorboard: expected the package to be installed: pip install rnndrop_cuda[tensorboard]"
+            "tensorboard: expected the package to be installed: from the checkout, pip install '.[tensorboard]'"
         ) from error
 
 

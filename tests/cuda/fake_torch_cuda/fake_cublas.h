@@ -13,6 +13,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
+
+#include "late_streams.h"
 
 enum cublasStatus_t { CUBLAS_STATUS_SUCCESS, CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_NOT_SUPPORTED };
 enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
@@ -25,6 +28,7 @@ enum cublasMath_t {
 };
 struct cublasContext {
   int math_mode;
+  int stream;
 };
 using cublasHandle_t = cublasContext*;
 
@@ -35,26 +39,31 @@ namespace c10::cuda {
 struct CUDAGuard {
   explicit CUDAGuard(c10::Device device) { TORCH_CHECK(device.is_cuda(), "expected a CUDA device, got ", device); }
 };
-// Everything here is done at once: streams and events are names.
+// Everything here is done at once, unless late_streams.h is on.
 struct CUDAStream {
-  operator cudaStream_t() const { return nullptr; }
+  int number = 0;
+  operator cudaStream_t() const { return late::stream_of(number); }
   c10::DeviceIndex device_index() const { return 0; }
 };
 struct CUDAStreamGuard {
-  explicit CUDAStreamGuard(CUDAStream) {}
+  explicit CUDAStreamGuard(CUDAStream stream) : before(std::exchange(late::current, stream.number)) {}
+  CUDAStreamGuard(const CUDAStreamGuard&) = delete;
+  ~CUDAStreamGuard() { late::current = before; }
+  int before;
 };
-inline CUDAStream getCurrentCUDAStream() { return {}; }
+inline CUDAStream getCurrentCUDAStream() { return {late::current}; }
 inline int64_t streams_from_pool = 0;
 inline CUDAStream getStreamFromPool(bool, c10::DeviceIndex) {
   ++streams_from_pool;
-  return {};
+  return {1};
 }
 }  // namespace c10::cuda
 
 namespace at::cuda {
 struct CUDAEvent {
-  void record(c10::cuda::CUDAStream) {}
-  void block(c10::cuda::CUDAStream) {}
+  void record(c10::cuda::CUDAStream stream) { mark = late::mark_of(stream.number); }
+  void block(c10::cuda::CUDAStream stream) { late::wait(stream.number, mark); }
+  late::Mark mark;
 };
 // An H100, or what a test makes of it.
 inline cudaDeviceProp& device_properties() {
@@ -72,6 +81,7 @@ inline cudaDeviceProp* getCurrentDeviceProperties() { return &device_properties(
 // As torch does, set up after the switch of torch.backends.cuda.matmul.
 inline cublasHandle_t getCurrentCUDABlasHandle() {
   static cublasContext context;
+  context.stream = late::current;
   context.math_mode = at::globalContext().allowTF32CuBLAS() ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH;
   return &context;
 }
@@ -84,6 +94,8 @@ inline cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode
 
 namespace fake_cublas {
 
+inline int64_t gemms = 0;  // so many were called for
+
 inline float to_tf32(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof bits);
@@ -94,15 +106,15 @@ inline float to_tf32(float value) {
 
 // C[m,n] = op(A)[m,k] op(B)[k,n] + beta C, every matrix stored by columns
 template <class scalar_t, class acc_t>
-void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const void* alpha, const void* a, int64_t lda,
-          const void* b, int64_t ldb, const void* beta, void* c, int64_t ldc, bool tf32) {
+void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, double alpha, const void* a, int64_t lda,
+          const void* b, int64_t ldb, double beta, void* c, int64_t ldc, bool tf32) {
   const auto* A = static_cast<const scalar_t*>(a);
   const auto* B = static_cast<const scalar_t*>(b);
   auto* C = static_cast<scalar_t*>(c);
   const auto load = [tf32](scalar_t value) {
     return tf32 ? static_cast<acc_t>(to_tf32(static_cast<float>(value))) : static_cast<acc_t>(value);
   };
-  const acc_t alpha_value = *static_cast<const acc_t*>(alpha), beta_value = *static_cast<const acc_t*>(beta);
+  const acc_t alpha_value = static_cast<acc_t>(alpha), beta_value = static_cast<acc_t>(beta);
   for (int64_t col = 0; col < n; ++col) {
     for (int64_t row = 0; row < m; ++row) {
       acc_t sum = 0;
@@ -123,6 +135,7 @@ inline cublasStatus_t cublasGemmEx_64(cublasHandle_t handle, cublasOperation_t t
                                       cudaDataType_t type_a, int64_t lda, const void* B, cudaDataType_t type_b,
                                       int64_t ldb, const void* beta, void* C, cudaDataType_t type_c, int64_t ldc,
                                       cublasComputeType_t compute, cublasGemmAlgo_t) {
+  ++fake_cublas::gemms;
   const auto too_small = [](int64_t leading, int64_t rows) { return leading < std::max<int64_t>(1, rows); };
   if (m <= 0 || n <= 0 || k <= 0 || too_small(lda, trans_a ? k : m) || too_small(ldb, trans_b ? n : k) ||
       too_small(ldc, m)) {
@@ -134,8 +147,15 @@ inline cublasStatus_t cublasGemmEx_64(cublasHandle_t handle, cublasOperation_t t
     return CUBLAS_STATUS_NOT_SUPPORTED;
   }
   const bool tf32 = type_a == CUDA_R_32F && (tf32_compute || handle->math_mode & CUBLAS_TF32_TENSOR_OP_MATH);
+  const auto value_of = [compute](const void* scalar) {
+    return compute == CUBLAS_COMPUTE_64F ? *static_cast<const double*>(scalar) : *static_cast<const float*>(scalar);
+  };
+  const double alpha_value = value_of(alpha), beta_value = value_of(beta);
   const auto run = [&](auto gemm) {
-    gemm(trans_a == CUBLAS_OP_T, trans_b == CUBLAS_OP_T, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc, tf32);
+    late::enqueue(handle->stream, [=] {
+      gemm(trans_a == CUBLAS_OP_T, trans_b == CUBLAS_OP_T, m, n, k, alpha_value, A, lda, B, ldb, beta_value, C, ldc,
+           tf32);
+    });
     return CUBLAS_STATUS_SUCCESS;
   };
   switch (type_a) {

@@ -37,6 +37,8 @@ inline std::mutex functions_mutex;
 inline std::map<const void*, Function> functions;
 // Called once, before the next launch looks at its kernel's attributes: what another host thread does just then.
 inline std::function<void()> before_next_launch;
+// Where a stream's work comes late: what keeps it, with the stream, until then.
+inline std::function<void(cudaStream_t, std::function<void()>)> later;
 
 inline Function attributes_of(const void* kernel) {
   std::lock_guard<std::mutex> lock(functions_mutex);
@@ -138,8 +140,15 @@ cudaError_t launch_kernel(const cudaLaunchConfig_t& config, const char* name, vo
   const unsigned cluster = cluster_of(config);
   const cudaError_t error = admit(reinterpret_cast<const void*>(kernel), config.dynamicSmemBytes, cluster);
   if (error != cudaSuccess) return error;
-  launch({config.gridDim, config.blockDim, config.dynamicSmemBytes, is_cooperative(config), cluster, name},
-         [=] { kernel(arguments...); });
+  const Launch what{config.gridDim, config.blockDim, config.dynamicSmemBytes, is_cooperative(config), cluster, name};
+  const auto run = [=] { launch(what, [=] { kernel(arguments...); }); };
+  later ? later(config.stream, run) : run();
+  return cudaSuccess;
+}
+
+inline cudaError_t set_memory(void* memory, int value, size_t bytes, cudaStream_t stream) {
+  const auto run = [=] { std::memset(memory, value, bytes); };
+  later ? later(stream, run) : run();
   return cudaSuccess;
 }
 
@@ -152,3 +161,4 @@ cudaError_t launch_kernel(const cudaLaunchConfig_t& config, const char* name, vo
 #define cudaOccupancyMaxActiveBlocksPerMultiprocessor ::emu::max_active_blocks
 #define cudaOccupancyMaxActiveClusters ::emu::max_active_clusters
 #define cudaGetLastError() cudaSuccess
+#define cudaMemsetAsync ::emu::set_memory

@@ -16,11 +16,12 @@ from rnndrop_cuda.seminar.analysis.trace import MIN_COUNT, QUANTITIES, fused, re
 from rnndrop_cuda.seminar.commands.compare import LAYERS
 from rnndrop_cuda.seminar.data.text import find_words, tokenize
 from rnndrop_cuda.seminar.model import RNNClassifier
+from rnndrop_cuda.seminar.pooling import POOLINGS, pool
 
 
-def make_model(layer: str, dropout: float | None) -> RNNClassifier:
+def make_model(layer: str, dropout: float | None, pooling: str = "last") -> RNNClassifier:
     torch.manual_seed(0)
-    model = RNNClassifier(6, 5, 20, 1, 4, rec_layer=LAYERS[layer], dropout=dropout)
+    model = RNNClassifier(6, 5, 20, 1, 4, rec_layer=LAYERS[layer], dropout=dropout, pooling=pooling)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2)  # so that every gate moves
@@ -28,9 +29,10 @@ def make_model(layer: str, dropout: float | None) -> RNNClassifier:
 
 
 @pytest.mark.parametrize("maxlen", [9, None])
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("layer", LAYERS)
-def test_the_outputs_are_the_classifiers_own_of_every_prefix(layer, maxlen):
-    model = make_model(layer, None if layer == "nn.LSTM" else 0.5)
+def test_the_outputs_are_the_classifiers_own_of_every_prefix(layer, pooling, maxlen):
+    model = make_model(layer, None if layer == "nn.LSTM" else 0.5, pooling)
     ids = [5, 2, 19, 7, 7, 11]
     traced = trace(model, ids, maxlen, samples=2)
     row = torch.tensor([0] * ((maxlen or 7) - 7) + [1, *ids])
@@ -41,8 +43,9 @@ def test_the_outputs_are_the_classifiers_own_of_every_prefix(layer, maxlen):
     assert (traced.band is None) == (layer == "nn.LSTM")
 
 
-def test_influence_and_contributions_add_up():
-    traced = trace(make_model("GalLSTM", 0.5), [5, 2, 19, 7, 7, 11], 9)
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_influence_and_contributions_add_up(pooling):
+    traced = trace(make_model("GalLSTM", 0.5, pooling), [5, 2, 19, 7, 7, 11], 9)
     assert traced.influence.sum() == pytest.approx(traced.logits[-1] - traced.logits[0], abs=1e-12)
     assert np.abs(traced.influence).min() > 0
     np.testing.assert_allclose(traced.states["contribution"].sum(1), traced.influence, atol=1e-6)
@@ -62,9 +65,10 @@ def test_the_states_are_those_of_the_layer():
     np.testing.assert_allclose(traced.moved, [np.sqrt(((h[t + 1] - h[t]) ** 2).sum()) for t in range(6)])
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("layer", ["RNNLayer", "FastRNNLayer", "MyLSTM", "GalLSTM", "SemeniutaLSTM"])
-def test_the_band_is_of_samples_with_one_set_of_masks_each(layer):
-    model, ids = make_model(layer, 0.5), [5, 2, 19, 7]
+def test_the_band_is_of_samples_with_one_set_of_masks_each(layer, pooling):
+    model, ids = make_model(layer, 0.5, pooling), [5, 2, 19, 7]
     band = trace(model, ids, 9, samples=7, seed=3).band
     ours, generator = fused(model.rec_layer).eval(), torch.Generator().manual_seed(3)
     x = model.word_embeddings(torch.tensor([[0] * 4 + [1, *ids]]).T)
@@ -72,7 +76,8 @@ def test_the_band_is_of_samples_with_one_set_of_masks_each(layer):
     with torch.no_grad():
         for _ in range(7):
             y, _ = ours(x, masks=ours.draw_masks(9, 1, generator))
-            expected.append(torch.sigmoid(model.output(y[4:, 0]))[:, 0].double().numpy())
+            read = torch.stack([pool(y[: t + 1], pooling)[0] for t in range(4, 9)])
+            expected.append(torch.sigmoid(model.output(read))[:, 0].double().numpy())
     np.testing.assert_allclose(band.samples, expected, rtol=1e-6)
     np.testing.assert_allclose(band.mean, np.mean(expected, 0), rtol=1e-6)
     np.testing.assert_allclose(band.sd, np.std(expected, 0), rtol=1e-4)
@@ -97,9 +102,11 @@ def test_a_layer_without_an_output_word_by_word_is_refused(make):
         fused(nn.GRU(3, 4))
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("ragged", [False, True])
-def test_the_effects_of_words_are_averages_over_their_occurrences(ragged):
-    model = make_model("GalLSTM", 0.5).eval()
+def test_the_effects_of_words_are_averages_over_their_occurrences(ragged, pooling):
+    model = make_model("GalLSTM", 0.5, pooling).eval()
+    weights = model.output.weight[0].double().detach().numpy().reshape(-1, 5)
     rng = np.random.default_rng(0)
     rows = [np.array([1, *rng.integers(2, 9, size=n)]) for n in [*range(12), 3, 30]]
     rows = [np.where(row == 3, 9, row) for row in rows]
@@ -112,10 +119,12 @@ def test_the_effects_of_words_are_averages_over_their_occurrences(ragged):
         with torch.no_grad():
             _, _, (states,) = model.rec_layer(model.word_embeddings(torch.from_numpy(row)[:, None]), return_states=True)
         of = {name: getattr(states, name)[:, 0].double().numpy() for name in states._fields}
+        ends = [of["h"][: t + 1] for t in range(len(row))]
+        read = [np.stack([h[-1], h.mean(0), h.max(0)])[: len(weights)] for h in ends]
         for t in range(1, len(row)):
             if row[t] >= 4:
                 change = {name: of[name][t] - of[name][t - 1] for name in ("h", "c")}
-                change["contribution"] = change["h"] * model.output.weight[0].double().detach().numpy()
+                change["contribution"] = ((read[t] - read[t - 1]) * weights).sum(0)
                 for name in QUANTITIES:
                     values[name, int(row[t])].append(change[name] if name in change else of[name][t])
     counts = {word: len(found) for (name, word), found in values.items() if name == "h"}

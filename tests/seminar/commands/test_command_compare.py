@@ -11,7 +11,8 @@ import torch
 from command_line import one_line, status
 from object_arrays import object_array
 
-from rnndrop_cuda import cli, provenance
+import rnndrop_command as cli
+from rnndrop_cuda import provenance
 from rnndrop_cuda.seminar import load_matrix_imdb
 from rnndrop_cuda.seminar.commands import compare
 from rnndrop_cuda.seminar.settings import Layer
@@ -293,4 +294,4 @@ def test_the_missing_extra_is_one_line(command, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "rnndrop_cuda.seminar.commands.compare")
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert cli.main(["compare", *command]) == 2
-    assert capsys.readouterr().err == "rnndrop compare: tqdm is missing: pip install rnndrop_cuda[demo]\n"
+    assert capsys.readouterr().err == "rnndrop compare: tqdm is missing: from the checkout, pip install '.[demo]'\n"

@@ -1,5 +1,6 @@
 """`rnndrop study`: every study on a few reviews, its cache of runs, and wrong input."""
 
+import html
 import json
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import one_line, status
+from language_models import RANKS, save_language_model
 
 from bench import tables
 from rnndrop_cuda.seminar import studies
@@ -21,6 +23,8 @@ TINY = {"vocab_size": 20, "n_hidden": 4, "batch_size": 16, "epochs": 2}
 N_EMB = 6
 # 80 words are 8 of a sentence: behind more padding than that no initial state is felt.
 QUICK = {**TINY, "n_emb": N_EMB, "reviews": 40, "maxlen": 80}
+STARTING_FROM_VECTORS = ("embeddings", "full-reviews", "pretraining")
+NAMES_AT_THIS_SIZE = {"length": ["first 5 words", "first 20 words", "first 40 words", "own length, up to 8"]}
 
 
 @pytest.fixture
@@ -28,13 +32,20 @@ def command(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     """--quick, but for the study's name; on reviews and models that are smaller still."""
     monkeypatch.setattr(studies, "QUICK", QUICK)
     monkeypatch.setattr(studies, "QUICK_LONGEST", 8)
+    monkeypatch.setattr(study_report, "MEANINGFUL", 0.0)
+    return [
+        "--quick", "--data", str(npz), "--unverified-data", "--device", "cpu", "--out", str(tmp_path / "out"),
+        "--pretrained", str(save_language_model(tmp_path / "language-model")),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def with_vectors(command: list[str], tmp_path: Path) -> list[str]:
+    """The same for a study that starts from vectors: a file of small ones."""
     vectors = tmp_path / "vectors.txt"
     rows = [f"#{k} " + " ".join(str((k * j) % 7 / 7) for j in range(1, N_EMB + 1)) for k in range(1, 17)]
     vectors.write_text("\n".join(rows) + "\n")
-    return [
-        "--quick", "--data", str(npz), "--unverified-data", "--vectors", str(vectors), "--n-emb", str(N_EMB),
-        "--device", "cpu", "--out", str(tmp_path / "out"),
-    ]  # fmt: skip
+    return [*command, "--vectors", str(vectors), "--n-emb", str(N_EMB)]
 
 
 @pytest.fixture
@@ -47,11 +58,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_every_study(name, command, tmp_path, capsys):
-    assert study.main([name, *command]) == 0
+def test_every_study(name, command, with_vectors, tmp_path, capsys):
+    assert study.main([name, *(with_vectors if name in STARTING_FROM_VECTORS else command)]) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "study.json").read_text())
-    assert list(found["runs"]) == list(studies.STUDIES[name].variants)
+    assert list(found["runs"]) == list(NAMES_AT_THIS_SIZE.get(name, studies.STUDIES[name].variants))
     for variant, runs in found["runs"].items():
         assert variant in printed
         assert [run["experiment"]["seed"] for run in runs] == [0, 1]
@@ -69,7 +80,7 @@ def test_every_study(name, command, tmp_path, capsys):
     page = (tmp_path / "out" / "study.html").read_text()
     assert "http" not in page, "loads nothing"
     for sentence in found["findings"]:
-        assert sentence.split(":")[0].split(",")[0] in page.replace("&#x27;", "'")
+        assert sentence.split(":")[0].split(",")[0] in html.unescape(page)
 
 
 def test_nothing_is_trained_twice(command, trained, capsys):
@@ -121,6 +132,7 @@ def test_a_killed_study_is_resumed(command, tmp_path):
         (["--only", "Gal 7"], "--only: expected some of 'nn.LSTM', 'Gal 0.25'"),
         (["--reviews", "1000"], "--reviews: expected at most 48"),
         (["--device", "tpu"], "--device tpu cannot be used"),
+        (["--vectors", "glove.txt"], "--vectors: expected none, since none of 'nn.LSTM', 'Gal 0.25'"),
         (["--data", "/nowhere.npz"], "/nowhere.npz"),
     ],
 )
@@ -143,22 +155,58 @@ def test_a_damaged_run_is_named(command, tmp_path, capsys):
     "options, message",
     [(["--n-emb", "5"], "has 6 numbers a word, n_emb is 5"), (["--vectors", "/nowhere"], "/nowhere")],
 )
-def test_wrong_vectors_are_refused_before_anything_is_trained(options, message, command, trained, capsys):
-    assert study.main(["embeddings", *command, *options]) == 2
+def test_wrong_vectors_are_refused_before_anything_is_trained(options, message, with_vectors, trained, capsys):
+    assert study.main(["embeddings", *with_vectors, *options]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("rnndrop study: ") and error.count("\n") == 1
     assert trained == []
 
 
-def test_reviews_held_out_take_the_place_of_the_test_reviews(command, tmp_path, capsys):
+def test_another_language_model_is_another_run(with_vectors, tmp_path, trained):
+    only = ["--seeds", "1", "--only", "language model, all labels"]
+    assert study.main(["pretraining", *with_vectors, *only]) == 0
+    assert study.main(["pretraining", *with_vectors, *only]) == 0
+    started = [bool(e.pretrained) for e in trained]
+    assert started == [False, False, True], "the baselines of the study and of the variant, too"
+    save_language_model(tmp_path / "language-model", RANKS[::-1])
+    assert study.main(["pretraining", *with_vectors, *only]) == 0
+    assert [bool(e.pretrained) for e in trained[3:]] == [True]
+
+
+def test_starts_are_compared_at_the_same_number_of_labels(with_vectors, tmp_path):
+    assert study.main(["pretraining", *with_vectors]) == 0
+    found = json.loads((tmp_path / "out" / "study.json").read_text())
+    sizes = {variant: runs[0]["data"]["train reviews"] for variant, runs in found["runs"].items()}
+    for labels, size in {"100 labels": 10, "1,000 labels": 20, "all labels": 40}.items():
+        assert {of for variant, of in sizes.items() if variant.endswith(f", {labels}")} == {size}
+        for start in ("random", "language model"):
+            assert found["against"][f"{start}, {labels}"] == f"GloVe, {labels}"
+    in_short = [sentence for sentence in found["findings"] if sentence.startswith("In short")]
+    assert len(in_short) == 3
+    assert all(f"GloVe, {labels}" in text for text, labels in zip(in_short, ("100", "1,000", "all"), strict=True))
+
+
+def test_a_study_without_its_language_model_says_so(with_vectors, tmp_path, trained, capsys):
+    at = with_vectors.index("--pretrained")
+    assert status(study.main, "pretraining", *with_vectors[:at], *with_vectors[at + 2 :]) == 2
+    assert "--pretrained: expected the folder of a language model, got none" in one_line(capsys)
+    assert status(study.main, "pretraining", *with_vectors, "--pretrained", tmp_path) == 2
+    assert "no checkpoint" in one_line(capsys)
+    others = save_language_model(tmp_path / "others", ["a", "b"])
+    assert status(study.main, "pretraining", *with_vectors, "--pretrained", others) == 2
+    assert "--pretrained: expected a language model of some of the 20 words, got one of none" in one_line(capsys)
+    assert trained == []
+
+
+def test_reviews_held_out_take_the_place_of_the_test_reviews(with_vectors, tmp_path, capsys):
     only = ["--seeds", "1", "--validation", "8", "--only", "SemeniutaLSTM 0.3"]
-    assert study.main(["full-reviews", *command, *only]) == 0
+    assert study.main(["full-reviews", *with_vectors, *only]) == 0
     printed = capsys.readouterr()
     assert "% on the validation reviews" in printed.out and "best validation accuracy" in printed.out
     assert "test acc" not in printed.out + printed.err
     page = (tmp_path / "out" / "study.html").read_text()
     assert "same 8 validation reviews" in page and "test acc" not in page
-    assert status(study.main, "full-reviews", *command, "--validation", "40") == 2
+    assert status(study.main, "full-reviews", *with_vectors, "--validation", "40") == 2
     assert "--validation: expected fewer than the 40 reviews to train on, got 40" in one_line(capsys)
 
 

@@ -74,7 +74,7 @@ def test_wrong_files_are_told_in_one_line(name, text, message, tmp_path, capsys)
             ["--layer", "RNNLayer:0.5", "--variable-length"],
             "--variable-length: expected nn.LSTM or one of this",
         ),
-        (["--layer", "MyLSTM", "--num-layers", "2"], "--num-layers: expected 1 with MyLSTM, got 2"),
+        (["--layer", "MyLSTM:0", "--num-layers", "2"], "--num-layers: expected 1 with MyLSTM, got 2"),
         (["--layer", "nn.LSTM", "--mask-scope", "sample"], "--mask-scope: expected batch with nn.LSTM, got sample"),
         (["--word-dropout", "1"], "--word-dropout: expected a probability in [0, 1), got '1'"),
         (["--compile", "nonsense"], "--compile: expected one of"),
@@ -104,7 +104,7 @@ def test_only_the_first_process_complains(monkeypatch, capsys):
 def test_a_missing_extra_is_told(command, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert train(*command, "--tensorboard") == 2
-    assert "pip install rnndrop_cuda[tensorboard]" in one_line(capsys)
+    assert "from the checkout, pip install '.[tensorboard]'" in one_line(capsys)
 
 
 def test_the_same_command_resumes_and_another_is_refused(command, out, capsys):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rnndrop_cuda import cli
+import rnndrop_command as cli
 
 
 def test_the_command_reports_coverage(tmp_path, capsys):

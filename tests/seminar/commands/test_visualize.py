@@ -10,7 +10,7 @@ import pytest
 from command_line import status
 from one_review import MAXLEN, READ, TEXT, VOCABULARY, page_data, save, with_words
 
-from rnndrop_cuda import cli
+import rnndrop_command as cli
 from rnndrop_cuda.seminar import load_reviews
 from rnndrop_cuda.seminar.analysis.trace import QUANTITIES, read, trace
 from rnndrop_cuda.seminar.commands import visualize
@@ -150,4 +150,4 @@ def test_the_missing_extra_is_one_line(monkeypatch, capsys):
         monkeypatch.delitem(sys.modules, f"rnndrop_cuda.seminar.{name}")
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert cli.main(["visualize"]) == 2
-    assert capsys.readouterr().err == "rnndrop visualize: jinja2 is missing: pip install rnndrop_cuda[demo]\n"
+    assert capsys.readouterr().err == "rnndrop visualize: jinja2 is missing: from the checkout, pip install '.[demo]'\n"

@@ -61,7 +61,7 @@ def test_a_changed_csv_is_refused(fake_package):
 
 def test_the_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install rnndrop_cuda\[demo\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"from the checkout, pip install '\.\[demo\]'"):
         load_reviews()
 
 

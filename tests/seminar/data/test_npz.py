@@ -97,7 +97,35 @@ def test_other_content_is_refused(tmp_path, pickled, length, message):
         load_matrix_imdb(str(path), sha256=None)
 
 
-@pytest.mark.parametrize("labels", [np.zeros(2), np.array([2]), np.array(["0"]), np.zeros((1, 1))])
+def header(text: str) -> bytes:
+    """A file of version 2 whose header is this text."""
+    return b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text.encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (1152921504606846976,), }\n",
+        "{'descr': '<i8', 'fortran_order': False, 'shape': " + "(" * 3000 + ")" * 3000 + ", }\n",
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (1,\n",
+    ],
+    ids=["2^60 labels", "deep", "cut off"],
+)
+def test_a_header_that_cannot_be_is_refused_in_one_line(tmp_path, text):
+    path = one_review_npz(tmp_path / "a.npz", pickle.dumps(object_array([[5]])))
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in {**parts, "y_train.npy": header(text)}.items():
+            file.writestr(name, data)
+    with pytest.raises(ValueError, match="^refused to read ") as refused:
+        load_matrix_imdb(str(path), sha256=None)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros(2), np.array([2]), np.array(["0"]), np.zeros((1, 1)), np.zeros(1, dtype=[("a", "i4")])]
+)
 def test_wrong_labels_are_refused(tmp_path, labels):
     reviews = (1, pickle.dumps(object_array([[5]])))
     path = write_npz(tmp_path / "a.npz", x_train=reviews, y_train=labels, x_test=reviews, y_test=np.zeros(1))

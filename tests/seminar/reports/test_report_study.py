@@ -33,6 +33,30 @@ def test_a_clear_difference_is_told_from_noise():
     assert "one seed" in single[1] and not any("In short" in sentence for sentence in single)
 
 
+def test_figures_near_chance_get_no_verdict():
+    (only,) = study_report.findings(results(base=[run(0.52), run(0.54)], other=[run(0.56), run(0.55)]))
+    assert only.startswith("No variant gets beyond 55.5 % on the test reviews, where a coin gets 50 %")
+
+
+def test_names_with_commas_are_quoted():
+    found = study_report.findings(results(**{"base": BASE, "a, b": [run(0.8), run(0.81)]}))
+    assert found[1].startswith('"a, b": ') and 'better than base: "a, b";' in found[2]
+
+
+def test_each_variant_is_compared_with_its_own(tmp_path):
+    few, many = [run(0.60), run(0.61), run(0.59)], [run(0.80), run(0.81), run(0.79)]
+    runs = {"base": BASE, "other": few, "base, more": many, "other, more": few}
+    compared = study_report.Results("made-up", "?", {}, (), runs, {"other, more": "base, more"})
+    told = study_report.findings(compared)
+    assert told[1].startswith("other: best test accuracy -10.0 points")
+    assert told[2].startswith('"base, more": best test accuracy +10.0 points'), "with the first"
+    assert told[3].startswith('"other, more" against "base, more": best test accuracy -20.0 points')
+    assert told[4] == 'In short, by the best test accuracy: better than base: "base, more"; worse: other.'
+    assert told[5].endswith('none is clearly better than "base, more"; worse: "other, more".')
+    study_report.write(compared, tmp_path)
+    assert study_report.findings(study_report.read(tmp_path / "study.json")) == told
+
+
 @pytest.mark.parametrize(
     "other, gap_halved, raised",
     [

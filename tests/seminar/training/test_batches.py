@@ -7,8 +7,8 @@ import pytest
 import torch
 from ragged_rows import some_rows
 
-from rnndrop_cuda.seminar.data.reviews import load_reviews
-from rnndrop_cuda.seminar.training.batches import Batches, LengthBatches
+from rnndrop_cuda.seminar.data.reviews import Reviews, load_reviews
+from rnndrop_cuda.seminar.training.batches import TEST, VALIDATION, Batches, LengthBatches, Parts
 
 SENTENCES = "rotten-tomatoes"
 
@@ -111,3 +111,31 @@ def test_wrong_rows_are_named():
         LengthBatches(some_rows([3, 0, 2]), torch.zeros(3), 2)
     with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         LengthBatches(some_rows([3]), torch.zeros(1), 0)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_of_the_labelled_reviews_alone_some_are_trained_on(ragged):
+    """Drawn with the generator from those that are not held out; each is met so often in an epoch."""
+    X = np.arange(1, 31)[:, None]  # a review is its number
+    y = np.arange(30) % 2
+    reviews = Reviews(list(X) if ragged else X, y, X[:3], y[:3], ["w"] * 31, "made up", {})
+
+    def parts(seed: int) -> Parts:
+        order = torch.Generator().manual_seed(seed)
+        return Parts(reviews, 4, torch.device("cpu"), order, validation=10, test=True, labelled=6, passes=3)
+
+    def numbers(batches):
+        return Counter(int(number) for ids, *_ in batches for number in ids[:, 0])
+
+    made = parts(0)
+    met = numbers(made.train)
+    assert len(met) == 6 and set(met.values()) == {3}
+    assert max(met) <= 20, "none that is held out"
+    assert numbers(made.train_in_order()) == Counter([*met])
+    assert made.reviews.described()["train reviews"] == 6
+    assert len(numbers(made.scored[VALIDATION])) == 10 and len(numbers(made.scored[TEST])) == 3
+    for ids, labels, *_ in made.train:
+        assert torch.equal(labels, (ids[:, 0] - 1) % 2)
+    assert numbers(parts(0).train) == met != numbers(parts(1).train)
+    with pytest.raises(ValueError, match="labelled: expected at most the 20 reviews to train on, got 21"):
+        Parts(reviews, 4, torch.device("cpu"), torch.Generator(), validation=10, labelled=21)

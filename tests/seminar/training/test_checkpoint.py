@@ -1,16 +1,19 @@
 """Checkpoints: damaged ones are told in one line, and those of the format before this one load and resume."""
 
+import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 from command_line import one_line, status
 from train_runs import SMALL, train
 
-from rnndrop_cuda import cli
-from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, load_checkpoint, read
+import rnndrop_command as cli
+from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, FORMAT, load_checkpoint, read
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def damaged_json(folder):
 
 def other_format(folder):
     file = folder / FILE_NAME
-    file.write_text(file.read_text().replace('"format": 2', '"format": 3'))
+    file.write_text(file.read_text().replace('"format": 3', '"format": 4'))
 
 
 def wrong_setting(folder):
@@ -63,12 +66,62 @@ def no_checkpoint(folder):
     (folder / FILE_NAME).write_text("[]")
 
 
+def rewritten(change, stem, load, save):
+    """A damage whose hashes are right: `change` of what a file holds."""
+
+    def damage(folder):
+        file = next(folder.glob(f"{stem}-*"))
+        contents = load(file.read_bytes())
+        change(contents)
+        data = save(contents)
+        named = json.loads((folder / FILE_NAME).read_text())
+        named["files"][stem]["sha256"] = hashlib.sha256(data).hexdigest()
+        file.write_bytes(data)
+        (folder / FILE_NAME).write_text(json.dumps(named))
+
+    return damage
+
+
+def changed_tensors(change):
+    return rewritten(change, "tensors", safetensors.torch.load, safetensors.torch.save)
+
+
+def changed_words(change):
+    return rewritten(change, "words", json.loads, lambda words: json.dumps(words).encode())
+
+
+def nested_json(folder):
+    (folder / FILE_NAME).write_text("[" * 100_000)
+
+
+def without_a_format(folder):
+    file = folder / FILE_NAME
+    file.write_text(file.read_text().replace(f'"format": {FORMAT},', ""))
+
+
+not_finite = changed_tensors(lambda tensors: tensors["model.output.weight"].fill_(float("nan")))
+whole_numbers = changed_tensors(lambda t: t.update({"model.output.weight": t["model.output.weight"].long()}))
+no_words = changed_words(lambda words: words.__setitem__(5, 7))
+# These concern whoever resumes, not whoever predicts.
+OF_THE_OPTIMIZER = {
+    changed_tensors(lambda t: t.update({"optimizer.1.square_avg": torch.zeros(3, 3)})): "1.square_avg: expected shape",
+    changed_tensors(lambda t: t["optimizer.1.square_avg"].fill_(float("inf"))): "has values that are not finite",
+    changed_tensors(lambda t: t.update({"optimizer.1.square_avg": t["optimizer.1.square_avg"].double()})):
+        "1.square_avg: expected torch.float32, got torch.float64",
+    changed_tensors(lambda t: t.update({"optimizer.99.square_avg": torch.zeros(3)})): "a state for weight 99 of",
+    changed_tensors(lambda t: t.pop("generator.order")): "'generator.order' is missing",
+}  # fmt: skip
 DAMAGES = {
+    nested_json: "is damaged",
+    without_a_format: "is no checkpoint of rnndrop train: 'format' is missing",
+    not_finite: "output.weight has values that are not finite",
+    whole_numbers: "output.weight: expected torch.float32, got torch.int64",
+    no_words: "is damaged: expected a list of words",
     damaged_tensors: "is damaged: its sha256",
     cut_tensors: "is damaged: its sha256",
     missing_words: "is not whole",
     damaged_json: "is damaged",
-    other_format: "is of format 3, this version reads 1 and 2",
+    other_format: "is of format 4, this version reads 1, 2, 3",
     wrong_setting: "n_hidden: expected",
     other_size: "do not fit its settings",
     no_checkpoint: "is no checkpoint of rnndrop train",
@@ -88,7 +141,28 @@ def test_a_damaged_checkpoint_is_told_in_one_line(damage, command, out, capsys):
         load_checkpoint(out / "last")
 
 
-# ---------------------------------------------------------------- the format before this one
+@pytest.mark.parametrize("damage", OF_THE_OPTIMIZER)
+def test_an_optimizer_that_does_not_fit_is_told_in_one_line(damage, command, out, capsys):
+    assert train(*command, "--epochs", "1") == 0
+    damage(out / "last")
+    capsys.readouterr()
+    assert train("--resume", out) == 2
+    assert OF_THE_OPTIMIZER[damage] in one_line(capsys)
+
+
+# ---------------------------------------------------------------- the formats before this one
+
+
+def test_a_checkpoint_of_format_2_loads_and_its_run_is_resumed(command, out):
+    """In which there were no language models to start from, and no concat pooling."""
+    assert train(*command, "--epochs", "1") == 0
+    for file in (out / "last" / FILE_NAME, out / "best" / FILE_NAME):
+        contents = json.loads(file.read_text())
+        new = [contents["settings"].pop(name) for name in ("pretrained", "gradual_unfreezing", "pooling")]
+        assert new == [None, False, "last"]
+        file.write_text(json.dumps({**contents, "format": 2}))
+    assert load_checkpoint(out)[2] == read(out / "last").settings
+    assert train("--resume", out, "--epochs", "2") == 0
 
 
 @pytest.fixture
@@ -111,7 +185,7 @@ def test_a_run_of_format_1_is_resumed_as_it_would_have_gone_on(of_format_1, caps
     """The second epoch is the one that dde2741 trained; what is written then is of this format."""
     assert train("--resume", of_format_1, "--epochs", "2") == 0
     assert "resuming from" in capsys.readouterr().err
-    assert json.loads((of_format_1 / "last" / FILE_NAME).read_text())["format"] == 2
+    assert json.loads((of_format_1 / "last" / FILE_NAME).read_text())["format"] == 3
     first, second = read(of_format_1 / "last").progress["progress"]["history"]
     assert first["train_loss"] == 0.6966154217720032, "kept"
     assert second["train_loss"] == pytest.approx(0.691367256641388, rel=1e-6)

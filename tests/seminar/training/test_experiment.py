@@ -4,14 +4,17 @@ import dataclasses
 
 import pytest
 import torch
+from language_models import save_language_model
 from torch import nn
 
 from rnndrop_cuda.presets import SemeniutaLSTM
+from rnndrop_cuda.seminar.language_model.pretrained import load_pretrained
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.studies import STUDIES
 from rnndrop_cuda.seminar.training import experiment
 from rnndrop_cuda.seminar.training.batches import batches_of
 from rnndrop_cuda.seminar.training.experiment import Experiment
+from rnndrop_cuda.seminar.training.start import fingerprint
 
 CPU = torch.device("cpu")
 TINY = {"vocab_size": 20, "n_hidden": 4, "batch_size": 16, "epochs": 2, "n_emb": 6}
@@ -41,6 +44,29 @@ def test_reviews_held_out_are_scored_and_the_test_reviews_left_alone(npz):
     assert [epoch["train_loss"] for epoch in on_the_rest.epochs] == [epoch["train_loss"] for epoch in run.epochs]
     with pytest.raises(ValueError, match="validation: expected fewer than the 48 reviews to train on, got 48"):
         experiment.train_and_score(dataclasses.replace(what, validation=48), reviews, CPU)
+
+
+def test_a_language_model_is_unfrozen_layer_by_layer(npz, tmp_path):
+    """After so many epochs what is still frozen is the language model's, in bfloat16 as in float32."""
+    folder = save_language_model(tmp_path / "language-model")
+    found = load_pretrained(folder)
+    base = Experiment(
+        data=str(npz), unverified_data=True, maxlen=8, layer="GalLSTM:0.2", pretrained=str(folder),
+        gradual_unfreezing=True, pooling="concat", autocast=True, optimizer="Adam", **TINY,
+    )  # fmt: skip
+    reviews = base.load()
+    models = []
+    real = experiment.Forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "Forward", lambda model, *rest: models.append(model) or real(model, *rest))
+        for epochs in (1, 2, 3):
+            run = experiment.train_and_score(dataclasses.replace(base, epochs=epochs), reviews, CPU)
+            assert run.data["language model sha256"] == fingerprint(str(folder))
+    assert [torch.equal(model.rec_layer.weight_hh_l0, found.lstm["weight_hh_l0"]) for model in models] == [
+        True, False, False,
+    ]  # fmt: skip
+    kept = [torch.equal(model.word_embeddings.weight[4:17], found.embedding[4:17]) for model in models]
+    assert kept == [True, True, False]
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ from command_line import one_line, status
 from torch import nn
 from train_runs import SMALL, train, without_maxlen
 
-from rnndrop_cuda import cli
+import rnndrop_command as cli
 from rnndrop_cuda.seminar import load_reviews
 from rnndrop_cuda.seminar.settings import TrainSettings
 from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint, read
-from rnndrop_cuda.seminar.training.trainer import _Forward, drop_words
+from rnndrop_cuda.seminar.training.forward import Forward
+from rnndrop_cuda.seminar.training.trainer import drop_words
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def test_autocast_keeps_the_sigmoid_in_float32(command, out):
     """In bfloat16 every probability would be one of a few."""
     model = TrainSettings(vocab_size=20, n_emb=6, n_hidden=4).build().eval()
     ids = torch.randint(0, 20, (8, 50))
-    found, expected = _Forward(model, "cpu", True)(ids), model(ids)
+    found, expected = Forward(model, "cpu", True)(ids), model(ids)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-3)
     assert not torch.equal(found, expected)

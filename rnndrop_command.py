@@ -1,0 +1,128 @@
+"""The command `rnndrop`: finds the subcommand's module, imports only that, and passes it the other arguments.
+
+It lies outside of the package, whose import brings torch in: --help, --version and a shell's completion need none. What
+ends any command in the same way is here too: Ctrl-C, a closed pipe, a full disk, too little memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+SEMINAR = "rnndrop_cuda.seminar.commands"
+COMMANDS = {
+    "info": ("rnndrop_cuda.info", "show what was built, what can be used here, and why the rest cannot"),
+    "compare": (SEMINAR + ".compare", "train the review classifier with each layer and compare the layers"),
+    "study": (SEMINAR + ".study", "answer one of the seminar's further questions, with several seeds"),
+    "train": (SEMINAR + ".train", "train one classifier, with checkpoints to resume from"),
+    "language-model": (SEMINAR + ".language_model", "train a language model, tell its perplexity, write text (or: lm)"),
+    "predict": (SEMINAR + ".predict", "tell the sentiment of a text, and how sure the classifier is"),
+    "vectors": (SEMINAR + ".vectors", "show which of the reviews' words have a pretrained vector"),
+    "visualize": (SEMINAR + ".visualize", "show what a classifier does with one review, word by word"),
+    "bench": ("bench.lstm", "time the layer on every backend (needs the source checkout)"),
+}
+ALIASES = {"lm": "language-model"}
+
+DEMO_EXTRA = {"jinja2", "jsonargparse", "matplotlib", "rich", "safetensors", "toml", "tqdm"}
+STOPPED, PIPE_CLOSED = 130, 141
+"""Exit statuses: 128 and the number of the signal."""
+TOO_LARGE = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+"""What torch says, in a RuntimeError, of a tensor for which there is no memory."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `rnndrop argv...`; returns 0 done, 1 failed, 2 wrong input, 130 Ctrl-C, 141 a closed pipe."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    command = argv[0] if argv and argv[0] in (*COMMANDS, *ALIASES) else ""
+    try:
+        status = _run(argv)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return _fail(command, "stopped", STOPPED)
+    except BrokenPipeError:
+        _give_up_stdout()
+        return PIPE_CLOSED
+    except OSError as error:
+        _give_up_stdout()
+        return _fail(command, f"{error.filename or 'the output cannot be written'}: {error.strerror or error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        said = " ".join(str(error).split()) or "MemoryError"
+        if isinstance(error, RuntimeError) and not any(reason in said for reason in TOO_LARGE):
+            raise
+        return _fail(command, f"there is not enough memory for these sizes: {said[:200]}", 1)
+
+
+def _run(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="rnndrop",
+        description="LSTM layers with dropout inside the recurrence.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<16}{what}" for name, (_, what) in COMMANDS.items())
+        + "\n\n`rnndrop COMMAND --help` tells more about each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rnndrop {_version()}")
+    command = parser.add_argument(
+        "command", choices=(*COMMANDS, *ALIASES), metavar="COMMAND", help="one of those below"
+    )
+    _complete(parser, command)
+    args = parser.parse_args(argv[:1])
+    module_name, _ = COMMANDS[ALIASES.get(args.command, args.command)]
+    if args.command == "bench" and not _bench_importable():
+        return _fail("bench", "needs the source checkout (the folder bench/ is not installed)", 2)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in DEMO_EXTRA:
+            raise
+        return _fail(args.command, f"{missing} is missing: from the checkout, pip install '.[demo]'", 2)
+    status: int = module.main(argv[1:]) or 0
+    return status
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("rnndrop-cuda")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed, run from its source folder)"
+
+
+def _complete(parser: argparse.ArgumentParser, command: argparse.Action) -> None:
+    """Answers a shell that asks how the command line may go on, and exits, where argcomplete is installed."""
+    if "_ARGCOMPLETE" not in os.environ:
+        return
+    try:
+        import argcomplete
+    except ModuleNotFoundError:
+        return
+    command.completer = argcomplete.ChoicesCompleter(list(COMMANDS))  # type: ignore[attr-defined]
+    parser.add_argument("arguments", nargs="*").completer = argcomplete.FilesCompleter()  # type: ignore[attr-defined]
+    argcomplete.autocomplete(parser)
+
+
+def _fail(command: str, message: str, status: int) -> int:
+    print(f"rnndrop {command}".rstrip() + f": {message}", file=sys.stderr)
+    return status
+
+
+def _give_up_stdout() -> None:
+    """So that Python, when it ends, does not fail once more to write what is left."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _bench_importable() -> bool:
+    """Whether bench/ lies beside this file or in the current folder; puts that checkout on the import path."""
+    for root in (Path(__file__).parent, Path.cwd()):
+        if (root / "bench" / "lstm.py").is_file() and (root / "rnndrop_command.py").is_file():
+            sys.path.insert(0, str(root))
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""Language models with the package's LSTM: text, model, training, perplexity, generation."""

@@ -1,0 +1,69 @@
+"""What surrounds the kernels of a layer, on a real GPU: its masks, and packed input. Skips where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import rnndrop_cuda
+from rnndrop_cuda import functional
+
+if why_not := functional.usable_backends()["cuda"]:
+    pytest.skip(f"the real CUDA layer needs a GPU: {why_not}", allow_module_level=True)
+
+pytestmark = pytest.mark.gpu
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+def test_masks_of_a_seed_are_those_of_the_cpu():
+    """What the emulation shows, on a GPU: the same bits."""
+    for dtype in (torch.float64, torch.float32, *HALVES):
+        for shape in ((), (5,), (0, 3), (64,), (8193,), (7, 9001)):
+            seeds = torch.randint(-(2**31), 2**31, (2, 3), dtype=torch.int32)
+            rest = (shape, 20_000, -0.3, 1.7, dtype)
+            on_gpu = torch.ops.rnndrop.expand_dropout_mask(seeds.cuda(), *rest)
+            assert on_gpu.is_cuda
+            assert torch.equal(on_gpu.cpu(), torch.ops.rnndrop.expand_dropout_mask(seeds, *rest))
+
+
+def test_masks_follow_the_generator():
+    layer = rnndrop_cuda.LSTM(30, 20, 2, hidden_dropout=0.3, candidate_dropout=0.25, device="cuda")
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        drawn.append([mask for masks in layer.draw_masks(50, 40) for mask in masks if mask is not None])
+    drawn.append([mask for masks in layer.draw_masks(50, 40) for mask in masks if mask is not None])
+    assert all(map(torch.equal, drawn[0], drawn[1]))
+    assert not any(map(torch.equal, drawn[1], drawn[2]))
+    for mask, p in zip(drawn[0], (0.3, 0.25) * 2, strict=True):
+        assert mask.is_cuda and set(mask.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p)).item()}
+    assert abs((drawn[0][1] == 0).float().mean().item() - 0.25) < 0.02
+
+
+def test_a_graph_draws_anew_with_each_replay():
+    layer = rnndrop_cuda.LSTM(30, 20, candidate_dropout=0.5, device="cuda")
+    layer.draw_masks(10, 8)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        [masks] = layer.draw_masks(10, 8)
+    seen = []
+    for _ in range(2):
+        graph.replay()
+        seen.append(masks.g.clone())
+    assert not torch.equal(*seen)
+
+
+def test_packed_input_waits_for_nothing():
+    layer = rnndrop_cuda.LSTM(6, 8, 2, device="cuda")
+    lengths = torch.tensor([3, 7, 1, 7])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.randn(7, 4, 6).cuda(), lengths, enforce_sorted=False)
+    x = torch.randn(7, 4, 6, device="cuda")
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        layer(packed)
+        layer(x, lengths=lengths)
+        layer(x, lengths=lengths.tolist())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
