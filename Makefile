@@ -14,7 +14,7 @@ PIP_INSTALL = $(1)/bin/python -m pip install --no-compile --disable-pip-version-
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard build_backend/*.py csrc/* csrc/cpu/* csrc/cuda/*)
 CXX_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
-.PHONY: help demo test test-all lint format docs bench scaling sweep cuda-link cuda-torch clean
+.PHONY: help demo notebook test test-all lint format docs bench scaling sweep cuda-link cuda-torch clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,6 +22,10 @@ help: ## list what can be made
 demo: $(VENV)/demo.stamp ## install into .venv and compare the LSTM layers on real reviews
 	@echo "==> rnndrop compare: training the classifier with every layer on movie reviews"
 	$(VENV)/bin/rnndrop compare $(ARGS)
+
+notebook: $(VENV)/demo.stamp ## install JupyterLab into .venv and open the seminar's notebook
+	$(call PIP_INSTALL,$(VENV)) jupyterlab
+	$(VENV)/bin/jupyter lab examples/seminar.ipynb $(ARGS)
 
 # A process a core, each on one thread: those of torch, spinning, would keep the cores from one another.
 PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder

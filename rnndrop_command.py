@@ -31,7 +31,13 @@ ALIASES = {"lm": "language-model"}
 DEMO_EXTRA = {"jinja2", "jsonargparse", "matplotlib", "rich", "safetensors", "toml", "tqdm"}
 STOPPED, PIPE_CLOSED = 130, 141
 """Exit statuses: 128 and the number of the signal."""
-TOO_LARGE = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+TOO_LARGE = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "Storage size calculation overflowed",
+    "Overflow when",
+)
 """What torch says, in a RuntimeError, of a tensor for which there is no memory."""
 
 
@@ -40,9 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     command = argv[0] if argv and argv[0] in (*COMMANDS, *ALIASES) else ""
     try:
-        status = _run(argv)
-        sys.stdout.flush()
-        return status
+        try:
+            return _run(argv)
+        finally:  # --help and --version end in a SystemExit
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail(command, "stopped", STOPPED)
     except BrokenPipeError:
@@ -51,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         _give_up_stdout()
         return _fail(command, f"{error.filename or 'the output cannot be written'}: {error.strerror or error}", 1)
+    except FloatingPointError as error:
+        return _fail(command, str(error), 1)
     except (MemoryError, RuntimeError) as error:
         said = " ".join(str(error).split()) or "MemoryError"
         if isinstance(error, RuntimeError) and not any(reason in said for reason in TOO_LARGE):
@@ -71,7 +80,7 @@ def _run(argv: list[str]) -> int:
     command = parser.add_argument(
         "command", choices=(*COMMANDS, *ALIASES), metavar="COMMAND", help="one of those below"
     )
-    _complete(parser, command)
+    argv = _complete(parser, command, argv)
     args = parser.parse_args(argv[:1])
     module_name, _ = COMMANDS[ALIASES.get(args.command, args.command)]
     if args.command == "bench" and not _bench_importable():
@@ -94,17 +103,28 @@ def _version() -> str:
         return "(not installed, run from its source folder)"
 
 
-def _complete(parser: argparse.ArgumentParser, command: argparse.Action) -> None:
-    """Answers a shell that asks how the command line may go on, and exits, where argcomplete is installed."""
+def _complete(parser: argparse.ArgumentParser, command: argparse.Action, argv: list[str]) -> list[str]:
+    """Answers a shell that asks how the command line may go on, and exits, where argcomplete is installed.
+
+    Behind a command whose options jsonargparse reads, which answers itself, it returns that command; argv without a
+    shell that asks.
+    """
     if "_ARGCOMPLETE" not in os.environ:
-        return
+        return argv
     try:
         import argcomplete
     except ModuleNotFoundError:
-        return
+        return argv
+    before = int(os.environ["_ARGCOMPLETE"])  # words, the program's name among them
+    words = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split(" ")
+    name = words[before] if len(words) > before + 1 else ""  # else it is not whole yet
+    if COMMANDS.get(ALIASES.get(name, name), ("", ""))[0].startswith(SEMINAR):
+        os.environ["_ARGCOMPLETE"] = str(before + 1)
+        return [name]
     command.completer = argcomplete.ChoicesCompleter(list(COMMANDS))  # type: ignore[attr-defined]
     parser.add_argument("arguments", nargs="*").completer = argcomplete.FilesCompleter()  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser)
+    return argv
 
 
 def _fail(command: str, message: str, status: int) -> int:

@@ -103,6 +103,9 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "set_cuda_input_parts", [](int64_t n) { rnndrop::cuda::wanted_parts = std::max<int64_t>(n, 1); },
       "In how many parts long sequences are projected beside the recurrence, in the whole process: 1 until measured.");
+  m.def(
+      "set_cuda_registers", [](bool may) { rnndrop::cuda::wants_registers = may; },
+      "Whether W_hh may be in registers, in the whole process: not until measured.");
 #ifdef RNNDROP_WITH_CUDA
   m.def("explain_on_current_gpu", explain_on_current_gpu, "The same for the current GPU, as its driver has it.");
 #endif

@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Print what was built of rnndrop_cuda, which backends can be used here, and what is missing, why, "
         "and how to get it. With --shape, print which CUDA engine would run a layer of that shape, and why.",
     )
-    parser.add_argument("--shape", type=_shape, metavar="T,B,I,H", help="steps, batch, input and hidden features")
+    parser.add_argument("--shape", type=shape, metavar="T,B,I,H", help="steps, batch, input and hidden features")
     parser.add_argument("--dtype", choices=engines.DTYPES.values(), default="float32", help="(default: float32)")
     parser.add_argument("--gpu", choices=engines.GPUS, help="(default: the GPU of this machine, otherwise an H100)")
     args = parser.parse_args(argv)
@@ -127,8 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in text.split(","))
-    if len(sizes) != 4 or min(sizes) < 1:
-        raise ValueError
-    return sizes
+def shape(text: str) -> tuple[int, ...]:
+    sizes = text.split(",")
+    if len(sizes) != 4 or not all(size.isdecimal() and int(size) for size in sizes):
+        raise argparse.ArgumentTypeError(f"expected four whole numbers of at least 1, T,B,I,H, got {text!r}")
+    return tuple(map(int, sizes))

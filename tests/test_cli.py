@@ -83,9 +83,10 @@ rnndrop_command.main({arguments!r})
 def test_a_full_disk_is_told_in_one_line():
     with open("/dev/full", "w") as full:
         ended = rnndrop("info", stdout=full)
-    assert (ended.returncode, ended.stderr) == (
-        1, "rnndrop info: the output cannot be written: No space left on device\n",
-    )  # fmt: skip
+        helped = rnndrop("--help", stdout=full)
+    said = "the output cannot be written: No space left on device\n"
+    assert (ended.returncode, ended.stderr) == (1, f"rnndrop info: {said}")
+    assert (helped.returncode, helped.stderr) == (1, f"rnndrop: {said}")
 
 
 def test_a_closed_pipe_ends_a_command_in_silence():
@@ -131,7 +132,9 @@ def test_other_errors_are_bugs_and_keep_their_traceback(fake):
         cli.main(["info"])
 
 
-@pytest.mark.parametrize("line, expected", [("rnndrop pre", "predict"), ("rnndrop v", "vectors")])
+@pytest.mark.parametrize(
+    "line, expected", [("rnndrop pre", "predict"), ("rnndrop v", "vectors"), ("rnndrop train --batch", "--batch-size")]
+)
 def test_a_shell_completes_commands(tmp_path, line, expected):
     pytest.importorskip("argcomplete")
     answer = tmp_path / "answer"

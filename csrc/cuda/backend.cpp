@@ -156,8 +156,9 @@ Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
   const auto [T, B, I, H, P] = in.sizes;
   // Remembered, for all lengths of the sequence: what a kernel may have and how many of its blocks fit is asked of the
   // driver.
-  using Key = std::tuple<int, int64_t, int64_t, Dtype, bool, int64_t, int64_t, bool, bool, Engine>;
-  const Key key{gpu.major, gpu.n_sm, gpu.shared_memory, in.dtype, tf32_, B, H, backward, general, wanted};
+  using Key = std::tuple<int, int64_t, int64_t, Dtype, bool, int64_t, int64_t, bool, bool, Engine, bool>;
+  const Key key{gpu.major, gpu.n_sm, gpu.shared_memory, in.dtype, tf32_,          B,
+                H,         backward, general,           wanted,   wants_registers};
   thread_local std::map<Key, Plan> plans;
   const auto known = plans.find(key);
   if (known != plans.end()) return known->second;

@@ -2,8 +2,8 @@
 //
 //   cell    da to the group's blocks    dh~ = da W_hh (the block's columns with all of da)
 //
-// Nothing but da for the others is stored before they are told that it is there; da for the weights' gradients follows
-// while they are waited for, and what the next step's cell reads from memory is fetched then.
+// da for the others is stored first; da for the weights' gradients follows while theirs are on the way, and what the
+// next step's cell reads from memory is fetched then.
 #pragma once
 
 #include "recurrence_exchange.cuh"
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   const TimeOrder order = r.order, backwards{order.T, !order.reverse};
   const Cells cells(s, b_0, unit_0, B, H);
   const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
-  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, kGates, unit_0});
+  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, kGates, unit_0, cells});
   const scalar_t* mask_h_rows = offset<scalar_t>(r.mask_h, first);
   int64_t t = r.steps.first(backwards);
   acc_t c[kCellsOfThread], dc[kCellsOfThread], carry[kCellsOfThread], m_h[kCellsOfThread];
@@ -74,9 +74,9 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   for (int left = r.steps.n; left > 0; --left) {
     const bool last = left == 1, running = !general || t < longest;
     acc_t da[kCellsOfThread][kGates] = {};
+    scalar_t part[kCellsOfThread][kGates];
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
-      if (!cells.there[k]) continue;
       const int b = cells.b[k], u = cells.u[k];
       if (cells.inside[k]) {
         acc_t dh_tilde[1] = {};
@@ -99,11 +99,9 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
         c[k] = c_prev[k];
       }
 #pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) {
-        if (running) exchange.next(b, gate * s.padded_units + unit_0 + u) = M::operand(da[k][gate]);
-      }
+      for (int gate = 0; gate < kGates; ++gate) part[k][gate] = M::operand(da[k][gate]);
     }
-    if (running) exchange.arrive();
+    if (running) exchange.send(part);
 
     scalar_t* da_t = offset<scalar_t>(r.da, t * kGates * state + first_row);
     t = backwards.next(t);

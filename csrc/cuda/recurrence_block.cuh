@@ -43,12 +43,14 @@ struct Shared {
   scalar_t* in;    // [buffers, batch, ld_in]: h~ or da of all units, or a piece of it
   acc_t* partial;  // [splits, batch, ld_partial]
   acc_t* bias;     // [4, units]
+  uint64_t* full;  // [2], of a cluster: mbarriers, one for each buffer of the input
 
   __device__ Shared(unsigned char* bytes, const Sizes& s)
       : W(reinterpret_cast<scalar_t*>(bytes)),
         in(W + (s.in_registers ? 0 : s.rows_padded * s.ld)),
         partial(reinterpret_cast<acc_t*>(in + s.buffers * s.batch * s.ld_in)),
-        bias(partial + s.splits * s.batch * s.ld_partial) {}
+        bias(partial + s.splits * s.batch * s.ld_partial),
+        full(reinterpret_cast<uint64_t*>(bias + kGates * s.units)) {}
 };
 
 // Cells (sample, unit) of a block's tile, kCellsOfThread of each thread; neighbouring threads have neighbouring units.

@@ -1,12 +1,13 @@
 // How a block's part of the next input reaches the blocks of its group: one struct an engine, ExchangeOf<M, engine>.
 //
-// Rows of the input are segments of `units` columns, padded_units apart: one of h~, four of da. A step writes its part
-// to next(), says so by arrive(), does what nobody waits for, and comes back with wait(): then piece() has all of it.
-// Stores between arrive() and wait() are waited for by no fence of this step.
+// Rows of the input are segments of `units` columns, padded_units apart: one of h~, four of da. A step gives its part
+// to send(), from registers; does what nobody waits for; and comes back with wait(): then piece() has all of it. Stores
+// to memory between send() and wait() are waited for by no fence of this step.
 //
 // To add an engine: its struct here, with the same members, and its line in ExchangeOf.
 #pragma once
 
+#include "async_exchange.cuh"
 #include "recurrence_block.cuh"
 
 namespace rnndrop::cuda {
@@ -19,7 +20,33 @@ struct ExchangeSetUp {
   void* scratch;
   int64_t groups, group;
   int segments, unit_0;
+  const Cells& cells;
 };
+
+constexpr unsigned kAllLanes = 0xffffffff;
+
+// The elements of kVector neighbouring lanes side by side, which are neighbouring units of a sample: each of these
+// lanes gets them. The whole warp takes part.
+template <class T>
+__device__ __forceinline__ Bits128 vector_of_lanes(T element) {
+  const unsigned lane = threadIdx.x;
+  uint64_t eight_bytes = 0;
+  memcpy(&eight_bytes, &element, sizeof element);
+  if constexpr (sizeof element <= 4) {
+    auto four_bytes = static_cast<uint32_t>(eight_bytes);
+    if constexpr (sizeof element == 2) {
+      const uint32_t other = __shfl_xor_sync(kAllLanes, four_bytes, 1);
+      four_bytes = lane & 1 ? other | four_bytes << 16 : four_bytes | other << 16;
+    }
+    constexpr unsigned kApart = kVector<T> / 4;
+    const uint32_t other = __shfl_xor_sync(kAllLanes, four_bytes, kApart);
+    const uint32_t low = lane & kApart ? other : four_bytes, high = lane & kApart ? four_bytes : other;
+    eight_bytes = low | static_cast<uint64_t>(high) << 32;
+  }
+  constexpr unsigned kApart = kVector<T> / 2;
+  const uint64_t other = __shfl_xor_sync(kAllLanes, eight_bytes, kApart);
+  return lane & kApart ? Bits128{other, eight_bytes} : Bits128{eight_bytes, other};
+}
 
 // The block has all units: it reads its own input, and is done with one before it writes the next.
 template <class M>
@@ -28,19 +55,31 @@ class BlockExchange {
   using scalar_t = typename M::scalar_t;
   static constexpr bool kInPieces = false;
 
-  __device__ explicit BlockExchange(const ExchangeSetUp<M>& set_up) : in_(set_up.shared.in), ld_in_(set_up.s.ld_in) {}
+  __device__ explicit BlockExchange(const ExchangeSetUp<M>& set_up)
+      : s_(set_up.s), cells_(set_up.cells), in_(set_up.shared.in) {}
   __device__ const scalar_t* piece(int) const { return in_; }
-  __device__ scalar_t& next(int b, int column) { return in_[b * ld_in_ + column]; }
-  __device__ void arrive() {}
+
+  template <int kSegments>
+  __device__ void send(const scalar_t (&part)[kCellsOfThread][kSegments]) {
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!cells_.there[k]) continue;
+#pragma unroll
+      for (int segment = 0; segment < kSegments; ++segment) {
+        in_[cells_.b[k] * s_.ld_in + segment * s_.padded_units + cells_.u[k]] = part[k][segment];
+      }
+    }
+  }
   __device__ void wait() { __syncthreads(); }
 
  private:
+  const Sizes& s_;
+  const Cells& cells_;
   scalar_t* in_;
-  int ld_in_;
 };
 
-// Each block writes its part to all others, through distributed shared memory, and meets them at the cluster's barrier.
-// Two buffers in turn: the others may still read one input while the next is written.
+// Each block stores its part into the shared memory of all, asynchronously, and the bytes count on an mbarrier that
+// each of them has for each of its two buffers.
 template <class M>
 class ClusterExchange {
  public:
@@ -48,63 +87,60 @@ class ClusterExchange {
   static constexpr bool kInPieces = false;
 
   __device__ explicit ClusterExchange(const ExchangeSetUp<M>& set_up)
-      : in_(set_up.shared.in), ld_in_(set_up.s.ld_in), buffer_(set_up.s.batch * set_up.s.ld_in) {
+      : s_(set_up.s),
+        cells_(set_up.cells),
+        in_(set_up.shared.in),
+        full_(set_up.shared.full),
+        unit_0_(set_up.unit_0),
+        buffer_(s_.batch * s_.ld_in) {
 #if HAS_CLUSTERS
-    const Sizes& s = set_up.s;
-    const int vectors = s.units / kVector<scalar_t>, mine = set_up.segments * s.batch * vectors;
-    // Where they are enough, threads share out the vectors and the blocks that get them.
-    const int threads = blockDim.x;
-    senders_ = max(1, threads / mine);
-    const int sender = threadIdx.x / mine;
-    const int rank = cg::this_cluster().block_rank();
-    blocks_ = s.blocks;
-    first_ = sender < senders_ ? sender + 1 : s.blocks;
-    to_ = rank + first_;
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k) {
-      const int v = (senders_ == 1 ? threadIdx.x : threadIdx.x % mine) + k * threads;
-      const int row = v / vectors, b = row % s.batch, segment = row / s.batch;
-      const int column = segment * s.padded_units + set_up.unit_0 + v % vectors * kVector<scalar_t>;
-      from_[k] = v < mine ? b * s.ld_in + column : -1;
-    }
+    if (threadIdx.x < 2) mbarrier_init(full_ + threadIdx.x, 1);
 #endif
   }
 
-  __device__ const scalar_t* piece(int) const { return in_ + turn_; }
-  __device__ scalar_t& next(int b, int column) { return in_[(buffer_ - turn_) + b * ld_in_ + column]; }
+  __device__ const scalar_t* piece(int) const { return in_ + turn_ * buffer_; }
 
-  __device__ void arrive() {
-    __syncthreads();  // the block's own part is written
-    turn_ = buffer_ - turn_;
+  template <int kSegments>
+  __device__ void send(const scalar_t (&part)[kCellsOfThread][kSegments]) {
+    turn_ ^= 1;
+    if (turn_) parity_ ^= 1;
 #if HAS_CLUSTERS
-    const auto cluster = cg::this_cluster();
+    // The bytes may come before they are expected, but not all of the phase without this arrival.
+    if (threadIdx.x == 0) mbarrier_arrive_expect_tx(full_ + turn_, s_.batch * s_.K * sizeof(scalar_t));
 #pragma unroll
-    for (int k = 0; k < kVectors; ++k) {
-      if (from_[k] < 0) continue;
-      scalar_t* const from = in_ + turn_ + from_[k];
-      const Vector<scalar_t> v = *reinterpret_cast<const Vector<scalar_t>*>(from);
-      for (int n = first_, to = to_; n < blocks_; n += senders_, to += senders_) {
-        *reinterpret_cast<Vector<scalar_t>*>(cluster.map_shared_rank(from, to < blocks_ ? to : to - blocks_)) = v;
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!__any_sync(kAllLanes, cells_.there[k])) continue;
+      Bits128 vectors[kSegments];
+#pragma unroll
+      for (int segment = 0; segment < kSegments; ++segment) vectors[segment] = vector_of_lanes(part[k][segment]);
+      if (!cells_.there[k]) continue;
+      // The lanes that have the vector share out the blocks that get it.
+      const int lane = cells_.u[k] % kVector<scalar_t>;
+      scalar_t* const to = in_ + turn_ * buffer_ + cells_.b[k] * s_.ld_in + unit_0_ + cells_.u[k] - lane;
+      for (int rank = lane; rank < s_.blocks; rank += kVector<scalar_t>) {
+        const ClusterAddress there = map_to_rank(to, rank), full = map_to_rank(full_ + turn_, rank);
+#pragma unroll
+        for (int segment = 0; segment < kSegments; ++segment) {
+          st_async(there + segment * s_.padded_units * static_cast<int>(sizeof(scalar_t)), vectors[segment], full);
+        }
       }
     }
-    cluster.barrier_arrive();
 #endif
   }
 
   __device__ void wait() {
 #if HAS_CLUSTERS
-    cg::this_cluster().barrier_wait();
+    mbarrier_wait_cluster(full_ + turn_, parity_);
 #endif
   }
 
  private:
-  // The most that a thread has of the block's part, which is kCellsOfThread cells of each, four times in da.
-  static constexpr int kVectors = (kCellsOfThread * kGates + kVector<scalar_t> - 1) / kVector<scalar_t>;
-
+  const Sizes& s_;
+  const Cells& cells_;
   scalar_t* in_;
-  int ld_in_, buffer_, turn_ = 0;
-  // This thread's vectors, and the blocks that it sends them to: every `senders`th from `first` on.
-  int from_[kVectors], first_, to_, blocks_, senders_;
+  uint64_t* full_;
+  int unit_0_, buffer_, turn_ = 0;
+  unsigned parity_ = 1;  // of the buffer's phase: 0 in the first step of either, then 1, in turn
 };
 
 // Each block writes its part to memory, in truth to the second cache, adds one to the group's flag, and reads all parts
@@ -117,7 +153,9 @@ class GridExchange {
 
   __device__ explicit GridExchange(const ExchangeSetUp<M>& set_up)
       : s_(set_up.s),
+        cells_(set_up.cells),
         in_(set_up.shared.in),
+        unit_0_(set_up.unit_0),
         flag_(static_cast<unsigned*>(set_up.scratch) + set_up.group * kFlagStride),
         rows_(reinterpret_cast<scalar_t*>(static_cast<unsigned*>(set_up.scratch) + set_up.groups * kFlagStride) +
               set_up.group * s_.batch * s_.K),
@@ -137,11 +175,17 @@ class GridExchange {
     return here(k);
   }
 
-  __device__ scalar_t& next(int b, int column) { return rows_[(turn_ ^ 1) * buffer_ + b * s_.K + column]; }
-
-  __device__ void arrive() {
-    __syncthreads();
+  template <int kSegments>
+  __device__ void send(const scalar_t (&part)[kCellsOfThread][kSegments]) {
     turn_ ^= 1;
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!cells_.there[k]) continue;
+      scalar_t* const row = rows_ + turn_ * buffer_ + cells_.b[k] * s_.K + unit_0_ + cells_.u[k];
+#pragma unroll
+      for (int segment = 0; segment < kSegments; ++segment) row[segment * s_.padded_units] = part[k][segment];
+    }
+    __syncthreads();
     arrived_ += s_.blocks;
     if (threadIdx.x == 0) red_release_add(flag_, 1);
   }
@@ -174,7 +218,9 @@ class GridExchange {
   }
 
   const Sizes& s_;
+  const Cells& cells_;
   scalar_t* in_;
+  int unit_0_;
   unsigned* flag_;  // how many times a block of the group has arrived
   scalar_t* rows_;  // [2][all groups' samples][K], the group's own in the first
   int buffer_, vectors_, b_, column_, b_step_, column_step_;

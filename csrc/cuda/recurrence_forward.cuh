@@ -2,8 +2,8 @@
 //
 //   a = W_hh h~ (the block's rows with all of h~)    cell    h~ to the group's blocks
 //
-// Nothing but h~ is stored before the others are told that it is there; gates, c and y follow while they are waited
-// for, and what the next step's cell reads from memory is fetched then.
+// h~ is stored first; gates, c and y follow while the others' parts are on their way, and what the next step's cell
+// reads from memory is fetched then.
 #pragma once
 
 #include "recurrence_exchange.cuh"
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   const TimeOrder order = r.order;
   const Cells cells(s, b_0, unit_0, B, H);
   const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
-  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, 1, unit_0});
+  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, 1, unit_0, cells});
   int64_t t = r.steps.first(order);
   acc_t c[kCellsOfThread], h[kCellsOfThread], m_h[kCellsOfThread];
   int end[kCellsOfThread];
@@ -71,13 +71,12 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   // The first h~ goes the way of all others, to whichever step is the first to run.
   const bool starts = !general || r.steps.begin < longest;
   if (starts) {
+    scalar_t h_tilde[kCellsOfThread][1];
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
-      if (!cells.there[k]) continue;
-      const acc_t h_tilde = cells.inside[k] ? m_h[k] * h[k] : acc_t(0);
-      exchange.next(cells.b[k], unit_0 + cells.u[k]) = M::operand(h_tilde);
+      h_tilde[k][0] = M::operand(cells.inside[k] ? m_h[k] * h[k] : acc_t(0));
     }
-    exchange.arrive();
+    exchange.send(h_tilde);
   }
   fetch(t);
   if (starts) exchange.wait();
@@ -91,11 +90,11 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     __syncthreads();  // the product is complete, and the input may be overwritten
 
     CellForward<acc_t> cell[kCellsOfThread];
+    scalar_t h_tilde[kCellsOfThread][1];
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
-      if (!cells.there[k]) continue;
       const int b = cells.b[k], u = cells.u[k];
-      acc_t h_tilde = 0;
+      h_tilde[k][0] = M::operand(acc_t(0));
       if (cells.inside[k]) {
         cell[k] = {0, 0, 0, 0, c[k], 0};
         if (!general || t < end[k]) {
@@ -111,11 +110,10 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
           c[k] = cell[k].c;
           h[k] = to_acc(rounded<scalar_t>(cell[k].h));
         }
-        h_tilde = m_h[k] * h[k];
+        h_tilde[k][0] = M::operand(m_h[k] * h[k]);
       }
-      if (hands_over) exchange.next(b, unit_0 + u) = M::operand(h_tilde);
     }
-    if (hands_over) exchange.arrive();
+    if (hands_over) exchange.send(h_tilde);
 
     if (!last) fetch(t_next);
     scalar_t* gates_t = offset<scalar_t>(r.gates, t * kGates * state + first_row);

@@ -12,7 +12,7 @@
 // Shared memory of a block, bytes, with Np rows of W_hh (4 gates of its units forward, its units backward) and K
 // columns (all units forward, 4 gates of all units backward):
 //   Np * row_bytes(K)  +  buffers * batch * row_bytes(piece)  +  splits * batch * (Np + 4) * sizeof(acc)  +
-//   4 units * sizeof(acc)
+//   4 units * sizeof(acc)  +  16 for a cluster's mbarriers
 // What is multiplied has all K columns there at once, or, where these do not fit, comes to a grid's blocks in pieces of
 // K, one read while the one before is multiplied.
 //
@@ -162,10 +162,12 @@ inline WarpTile warp_tile(Math math, Dtype dtype) {
   throw std::logic_error("warp_tile: no such math");
 }
 
+constexpr int64_t kMBarrierBytes = 2 * 8;
 inline int64_t shared_memory_of(Engine engine, const Tiling& t, Dtype dtype) {
   const int64_t weights = t.rows_padded * t.ld * size_of(dtype);
   const int64_t others = t.buffers(engine) * t.batch * t.ld_in * size_of(dtype) +
-                         (t.splits * t.batch * t.ld_partial() + 4 * t.units) * acc_size_of(dtype);
+                         (t.splits * t.batch * t.ld_partial() + 4 * t.units) * acc_size_of(dtype) +
+                         (engine == Engine::cluster ? kMBarrierBytes : 0);
   return t.in_registers ? std::max(weights, others) : weights + others;
 }
 
@@ -227,14 +229,19 @@ inline bool fits_in_registers(Engine engine, const Tiling& t, const RecurrenceSh
          ceil_div(t.rows, tile.rows) * t.splits <= t.threads / 32;
 }
 
+// Whether a plan may keep W_hh in registers, in the whole process. No, until a GPU has shown that it is faster: it is
+// twice as many registers for half as many threads.
+inline std::atomic<bool> wants_registers{false};
+
 // ---------------------------------------------------------------- the model
-// DERIVED from data sheets, published latencies and a close reading of the machine code, not measured: no GPU has run
-// this yet. bench/gpu_check.sh measures every engine side by side, and bench/latency.cu what follows; what they say
-// belongs here.
+// From data sheets, published latencies, a close reading of the machine code and, where it is said, measured on one
+// H200. bench/gpu_check.sh measures every engine side by side, and bench/latency.cu what follows; what they say belongs
+// here.
 
 // An SM reads 128 bytes of shared memory a cycle, at 1.75 GHz.
 constexpr double kNsSharedByte = 1 / 220.;
-// Other blocks' shared memory is about nine times slower than the block's own (arXiv 2402.13499).
+// Other blocks' shared memory is about nine times slower than the block's own (arXiv 2402.13499; 26 bytes a ns from 15
+// blocks on an H200, bench/results/latency.csv).
 constexpr double kNsDistributedByte = 1 / 25.;
 // Second cache, all SMs together.
 constexpr double kNsL2Byte = 1 / 5000.;
@@ -245,14 +252,14 @@ constexpr double kNsTile[] = {60., 14., 20.};
 constexpr double kTileInRegisters = 0.5;
 // A block's barrier.
 constexpr double kNsBarrier = 25;
-// The pointwise pass of two cells, from the machine code: with a sum of splits as a chain of loads it was 400 to 850;
-// side by side, three sigmoids and then two tanh, it is some 500 cycles.
-constexpr double kNsCells = 300;
-// Cluster barrier with the stores into the other blocks ahead of it and the fence behind them: 700 to 900. The lower
-// end, since the fence no longer waits for stores to memory.
-constexpr double kNsCluster = 700;
-// Fence, flag up and down through the second cache: 1200, which was 10 to 30 % too little.
-constexpr double kNsGrid = 1450;
+// The pointwise pass of two cells, what it waits for and what it stores: what is left of a step on an H200 when the
+// product and the exchange are taken off (H = 128, 256, 512 and 768, docs/speed.md).
+constexpr double kNsCells = 1500;
+// What is handed over in a cluster, but for its bytes: 4 KiB to one other block and a barrier took 444 on an H200, 164
+// of it the bytes (bench/results/latency.csv).
+constexpr double kNsCluster = 300;
+// Flag up and down through the second cache: 542 for two blocks, 920 for 132 (there, too).
+constexpr double kNsGrid = 800;
 // Stepwise: two launches a step, made by a host that takes 10 to 14 us for them.
 constexpr double kNsLaunches = 12000;
 // An SM in a large GEMM, by Math.
@@ -374,7 +381,7 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
     best = plan;
   };
   const auto consider = [&](Engine engine, int64_t blocks, int64_t batch, int64_t most_pieces = 1) {
-    weigh(engine, blocks, batch, most_pieces, true);
+    if (wants_registers) weigh(engine, blocks, batch, most_pieces, true);
     weigh(engine, blocks, batch, most_pieces, false);
   };
   const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);

@@ -236,7 +236,7 @@ def planned(
 
 def run_all(
     plan: Plan,
-    cache: Cache,
+    cache: Cache[Run],
     device: torch.device,
     started: Callable[[str, Experiment], object] = lambda variant, experiment: None,
     after_epoch: Callable[[], object] = lambda: None,

@@ -29,7 +29,7 @@ HOW = "run `python tests/cuda/kernel_resources.py` and commit bench/results/cuda
 def expected_kernels():
     """(file, kernel): masks by an entry's width; steps by dtype, vector and noise; recurrences by engine and noise.
 
-    Where tensor cores and several blocks share W_hh, another one keeps 32 k-steps of it in a warp's registers.
+    Where tensor cores and several blocks share W_hh, another recurrence keeps 32 k-steps of it in a warp's registers.
     """
     for bits in ("unsigned short", "unsigned int", "unsigned long"):
         yield "mask_kernel.cu", f"masks_kernel<{bits}>"

@@ -21,7 +21,7 @@ from kernel_resources import ARCHITECTURES, REPO, find_nvcc, flags, kernel_name,
 
 CSV = REPO / "bench" / "results" / "cuda_time_loops.csv"
 FILES = "recurrence_*.cu"
-STORES = ("STG", "ST", "STS", "RED", "REDG")
+STORES = ("STG", "ST", "STS", "STAS", "RED", "REDG")
 """Whose first operand is read."""
 
 
@@ -46,13 +46,13 @@ class Instruction:
 
     @property
     def is_wait(self) -> bool:
-        """Of all of a block's threads, or of a cluster's."""
-        return self.name == "UCGABAR_WAIT" or self.opcode.startswith("BAR.SYNC")
+        """Of all of a block's threads, or for what comes to an mbarrier."""
+        return self.opcode.startswith(("BAR.SYNC", "SYNCS.PHASECHK"))
 
     @property
     def is_arrival(self) -> bool:
-        """What tells the other blocks of a group."""
-        return self.name == "UCGABAR_ARV" or (self.name in ("RED", "REDG") and "STRONG" in self.opcode)
+        """What tells the other blocks of a group; in a cluster it is the data."""
+        return self.name == "STAS" or (self.name in ("RED", "REDG") and "STRONG" in self.opcode)
 
     @property
     def target(self) -> str:

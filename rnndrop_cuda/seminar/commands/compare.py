@@ -77,12 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         left = [layer for layer in layers if layer.label not in results["layers"]]
         _train_all(left, settings, reviews, device, results, out)
         asked_for: Results = {**results, "layers": {layer.label: results["layers"][layer.label] for layer in layers}}
-        report.print_table(asked_for)
         written = report.write(asked_for, out)
     except OSError as error:
         return fail("compare", f"writing to {out}: {error}")
     except KeyboardInterrupt:
         return fail("compare", f"stopped; the same command resumes from {out / FILE_NAME}", 130)
+    report.print_table(asked_for)
     print("written: " + ", ".join(str(path) for path in (out / FILE_NAME, *written)))
     return 0
 

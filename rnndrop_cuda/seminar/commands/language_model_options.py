@@ -195,7 +195,7 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
     _choice(group, "layer", tuple(LAYERS), "this package's or torch's, which has no dropout inside")
-    _number(group, "num_layers", options.positive, "N", "stacked layers")
+    _number(group, "num_layers", options.num_layers, "N", "stacked layers")
     _number(group, "n_emb", options.positive, "N", "numbers per word")
     _number(group, "n_hidden", options.positive, "N", "units per layer")
     _choice(group, "head", HEADS, "softmax over all words, the same with the embedding's weights, or adaptive")

@@ -108,7 +108,8 @@ def number(kind: type, expected: str, holds: Callable[[Any], bool]) -> Any:
 whole = number(int, "a whole number of at least 0", lambda value: value >= 0)
 positive = number(int, "a whole number of at least 1", lambda value: value >= 1)
 seed = number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2**63)
-vocab_size = number(int, "a whole number of at least 4", lambda value: value >= 4)
+vocab_size = number(int, "a whole number from 4 to 10,000,000", lambda value: 4 <= value <= 10**7)
+num_layers = number(int, "a whole number from 1 to 1,000", lambda value: 1 <= value <= 1000)
 above_0 = number(float, "a finite number above 0", lambda value: 0 < value < math.inf)
 probability = number(float, "a probability in [0, 1]", lambda value: 0 <= value <= 1)
 

@@ -151,6 +151,8 @@ def _shown(value: object) -> str:
 
 def _keep_aside(out: Path, command: str) -> None:
     if any((out / name).exists() for name in (LAST, BEST)):
+        if out.name in ("", ".."):
+            raise ValueError(f"out: expected a folder by its name, as the earlier run is renamed, got {out}")
         aside = next(path for n in range(1, 10**6) if not (path := out.with_name(f"{out.name}.{n}")).exists())
         out.rename(aside)
         print(f"rnndrop {command}: the earlier run is kept as {aside}", file=sys.stderr)

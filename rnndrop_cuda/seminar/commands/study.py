@@ -17,9 +17,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rnndrop_cuda.files import check_writable
 from rnndrop_cuda.provenance import facts
-from rnndrop_cuda.seminar.commands import options
+from rnndrop_cuda.seminar.commands import language_model_study, options
 from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
 from rnndrop_cuda.seminar.data.vectors import GLOVE
+from rnndrop_cuda.seminar.language_model.study import QUESTION
 from rnndrop_cuda.seminar.reports import study as study_report
 from rnndrop_cuda.seminar.studies import STUDIES, Plan, planned, run_all
 from rnndrop_cuda.seminar.training.experiment import Cache, Experiment, Run
@@ -30,6 +31,8 @@ GIVEN = ("data", "unverified_data", "reviews", "validation", "epochs")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `rnndrop study argv...`; returns 0, 2 on wrong input or an unwritable folder, 130 on Ctrl-C."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == [language_model_study.NAME]:  # its figures are perplexities
+        return language_model_study.main(argv[1:])
     parser = _parser()
     args = parser.parse_args(argv)
     study = STUDIES[args.study]
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             n_emb=args.n_emb,
             pretrained=args.pretrained,
         )
-        runs = _run(plan, Cache(out / "runs"), device)
+        runs = _run(plan, Cache(out / "runs", Run), device)
         results = study_report.Results(
             args.study,
             study.question,
@@ -93,6 +96,7 @@ def _parser() -> options.Parser:
         description="Trains the review classifier in several variants and with several seeds, and says what differs.",
         epilog="studies:\n"
         + "\n".join(f"  {name:<16}{study.question}" for name, study in STUDIES.items())
+        + f"\n  {language_model_study.NAME:<16}{QUESTION}"
         + "\n\nexamples:\n"
         "  rnndrop study dropout --quick          short sentences, a minute or two\n"
         "  rnndrop study dropout                  meant for 15 minutes on 2 cores\n"

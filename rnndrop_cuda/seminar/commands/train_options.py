@@ -116,7 +116,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         metavar="NAME[:P]",
         help=f"recurrent layer, and P, the probability of its dropout: {', '.join(LAYERS)} (default: {DEFAULT.layer})",
     )
-    _number(group, "num_layers", options.positive, "N", "stacked layers")
+    _number(group, "num_layers", options.num_layers, "N", "stacked layers")
     add(
         "--mask-scope",
         choices=MASK_SCOPES,

@@ -63,13 +63,16 @@ def _parser() -> options.Parser:
     )
     parser.add_argument(
         "--vocab-size",
-        type=int,
+        type=options.vocab_size,
         default=20000,
         metavar="N",
         help="ids of the vocabulary, special words included (default: 20000)",
     )
     parser.add_argument(
-        "--n-emb", type=int, metavar="N", help="numbers that each vector is expected to have (default: any)"
+        "--n-emb",
+        type=options.positive,
+        metavar="N",
+        help="numbers that each vector is expected to have (default: any)",
     )
     parser.add_argument(
         "--contractions",

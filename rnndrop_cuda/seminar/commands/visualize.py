@@ -30,10 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         picture = _picture(args)
         check_writable(out)
     except (OSError, TypeError, ValueError, ModuleNotFoundError) as error:
-        message = one_line(error, flags_of(parser))
-        if isinstance(error, FileNotFoundError) and message.startswith("no checkpoint"):
-            message += "; `rnndrop train` makes one, `rnndrop train --data rotten-tomatoes --epochs 3` in a minute"
-        return fail("visualize", message)
+        return fail("visualize", one_line(error, flags_of(parser)))
     files = {out / "review.html": page(picture).encode(), out / "review.png": png(picture)}
     try:
         for path, content in files.items():

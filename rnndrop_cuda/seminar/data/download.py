@@ -12,6 +12,10 @@ KERAS_ADDRESS = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
 DOWNLOAD_TIMEOUT = 60  # seconds without a byte
 
 
+class UnverifiedError(ValueError):
+    """A file of the user's own is not the one whose hash is known; who wants it all the same can say so."""
+
+
 def cached(name: str, expected_hash: str) -> Path:
     """Keras' file of that name, fetched once into the cache folder ($XDG_CACHE_HOME or ~/.cache, rnndrop_cuda/).
 

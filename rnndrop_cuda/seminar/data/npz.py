@@ -20,10 +20,11 @@ IMDB_SHA256 = "69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f"
 WORD_INDEX = "imdb_word_index.json"
 WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"
 
-# A header or a pickle that is not what it claims to be; one of 2^60 elements, and one of brackets in brackets, too.
+# A header or a pickle that is not what it claims to be; one of 2^60 elements, and one of brackets in brackets, too; a
+# member that is encrypted or packed in another way.
 UNREADABLE = (
     pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError, MemoryError, OverflowError,
-    RecursionError, SyntaxError, tokenize.TokenError,
+    RecursionError, SyntaxError, NotImplementedError, RuntimeError, tokenize.TokenError,
 )  # fmt: skip
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -53,7 +54,10 @@ def read_npz(path: Path) -> dict[str, Any]:
 
 def read_word_index(path: Path) -> dict[str, int]:
     """The rank of each word. ValueError where the file holds anything else."""
-    index = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON: {error}") from error
     if not isinstance(index, dict) or not all(type(rank) is int and rank > 0 for rank in index.values()):
         raise ValueError(f"{path}: expected an object that maps words to ranks of at least 1, got something else")
     return index

@@ -26,7 +26,7 @@ from rnndrop_cuda.seminar.data.csv_reviews import (
     read_split,
     shuffled,
 )
-from rnndrop_cuda.seminar.data.download import cached, check_hash, file_hash
+from rnndrop_cuda.seminar.data.download import UnverifiedError, cached, check_hash, file_hash
 from rnndrop_cuda.seminar.data.ids import Encoding, IntArray, Rows, check_sizes, padded
 from rnndrop_cuda.seminar.data.npz import IMDB, IMDB_SHA256, WORD_INDEX, WORD_INDEX_MD5, read_npz, read_word_index
 from rnndrop_cuda.seminar.data.text import PADDING, SPECIAL_WORDS, check_contractions, tokenize
@@ -196,7 +196,10 @@ def _of_ids(
 ) -> Reviews:
     """load_reviews of an npz, with the words of the index where there is one; sha256 as there."""
     if sha256 is not None:
-        check_hash(path, sha256)
+        try:
+            check_hash(path, sha256)
+        except ValueError as error:
+            raise UnverifiedError(f"data: {error}") from error
     (X_train, y_train), (X_test, y_test) = (
         (padded(rows, padded_to) if padded_to else rows, y) for rows, y in _encoded(path, encoding, seed)
     )

@@ -15,24 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure  # no pyplot: no display, no global state
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from rnndrop_cuda.files import write_whole
-from rnndrop_cuda.seminar.reports.html import COLOURS, document, html_table
+from rnndrop_cuda.seminar.reports.html import document, html_table
 from rnndrop_cuda.seminar.reports.results import Results, reviews_scored
+from rnndrop_cuda.seminar.reports.terminal import print_report
 from rnndrop_cuda.seminar.training.batches import PART_NAMES, TRAIN, scored_on
 
 BASE = "nn.LSTM"
+PANELS_ACROSS = 4
 COLUMNS = (
     "layer",
-    "train acc.\nlast",
-    "test acc.\nlast",
-    "\nbest (epoch)",
+    "train\nacc.\nlast",
+    "test\nacc.\nlast",
+    "best\n(epoch)",
     "train\nloss",
     "test\nloss",
-    "\ns/epoch",
+    "s/epoch",
     f"times\n{BASE}",
 )
 
@@ -141,69 +140,77 @@ def findings(results: Results) -> list[str]:
 
 
 def print_table(results: Results) -> None:
-    table = Table(title=_title(results), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for i, column in enumerate(columns(results)):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
-    for row in rows(results):
-        table.add_row(*row.cells())
-    console = Console(markup=False, highlight=False)
-    console.width = max(console.width, 80)  # narrower, as in a pipe, the table would lose figures
-    console.print(table)
-    for sentence in findings(results):
-        console.print(sentence)
+    print_report(_title(results), columns(results), [row.cells() for row in rows(results)], findings(results))
 
 
 def write(results: Results, out: Path) -> list[Path]:
     """Writes out/curves.png and out/report.html, and returns their paths."""
-    png = curves(results)
-    files = {out / "curves.png": png, out / "report.html": page(results, png).encode()}
+    files = {out / "curves.png": curves(results, "png"), out / "report.html": page(results).encode()}
     for path, content in files.items():
         write_whole(path, content)
     return list(files)
 
 
-def curves(results: Results) -> bytes:
-    """A PNG: accuracy and loss by epoch, solid on the test reviews, dotted as met in training, dropout on.
+def curves(results: Results, kind: str) -> bytes:
+    """A picture, of a kind that matplotlib saves: accuracy by epoch, a panel for each layer, the others in grey.
 
-    Layers of the same equations and masks give the same curves: each line is thinner than the one below it.
+    Solid is what was scored on, dotted the training part as met in training, dropout on.
     """
-    scored = scored_on(results["settings"])
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
-    for axes, what in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
-        for i, (name, layer) in enumerate(results["layers"].items()):
-            colour = COLOURS[i % len(COLOURS)]
-            width = 1.5 + 4.5 * (1 - (i + 1) / len(results["layers"]))
-            epochs = range(1, len(layer["epochs"]) + 1)
-            for part, style in ((scored, "-" if i < len(COLOURS) else "--"), (TRAIN, ":")):
-                values = [epoch[f"{part}_{what}"] for epoch in layer["epochs"]]
-                label = name if part == scored else None
-                axes.plot(
-                    epochs, values, style, color=colour, label=label, linewidth=width, marker="o", markersize=width
-                )
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(what)
-        axes.set_title(f"{what}: {PART_NAMES[scored]} (solid), in training with dropout on (dotted)")
+    scored, layers = scored_on(results["settings"]), results["layers"]
+    curve = {
+        (name, part): [100 * epoch[f"{part}_accuracy"] for epoch in layer["epochs"]]
+        for name, layer in layers.items()
+        for part in (scored, TRAIN)
+    }
+    names = {**PART_NAMES, TRAIN: "training"}
+    across = min(len(layers), PANELS_ACROSS)
+    down = -(-len(layers) // across)
+    figure = Figure(figsize=(0.8 + 2.8 * across, 0.6 + 2.6 * down), layout="constrained")
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes in panels[len(layers) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels, layers, strict=False):
+        for other in layers:
+            values = curve[other, scored]
+            axes.plot(range(1, len(values) + 1), values, color="#BBBBBB", linewidth=1)
+        last = {part: curve[name, part][-1] for part in (TRAIN, scored)}
+        for part, style, colour in ((TRAIN, ":", "#D55E00"), (scored, "-", "#0072B2")):
+            values = curve[name, part]
+            epochs = range(1, len(values) + 1)
+            axes.plot(epochs, values, style, color=colour, linewidth=2, marker="o", markersize=3)
+            above = last[part] == max(last.values())
+            axes.annotate(
+                names[part], (epochs[-1], values[-1]), (0, 6 if above else -6), textcoords="offset points",
+                color=colour, ha="right", va="bottom" if above else "top", fontsize="small",
+            )  # fmt: skip
+        axes.set_title(f"{name}: best {max(curve[name, scored]):.1f} %", fontsize="medium")
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.margins(0.1, 0.15)
         axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=120)
-    return png.getvalue()
+    figure.supxlabel("epoch")
+    figure.supylabel("accuracy in %")
+    image = io.BytesIO()
+    figure.savefig(image, format=kind, dpi=120)
+    return image.getvalue()
 
 
-def page(results: Results, png: bytes) -> str:
+def page(results: Results) -> str:
     """The report as one HTML file that loads nothing; every text in it is escaped."""
     says = "\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in findings(results))
-    image = base64.b64encode(png).decode()
-    title = html.escape(_title(results))
+    image = base64.b64encode(curves(results, "svg")).decode()
+    title, table = html.escape(_title(results)), rows(results)
+    best = max(range(len(table)), key=lambda k: table[k].best_test_accuracy)
+    lines = [row.cells() for row in table]
     return document(
         title,
         f"""{says}
-<div class="scroll">{html_table([row.cells() for row in rows(results)], columns(results))}</div>
+<div class="scroll">{html_table(lines, columns(results), best=best)}</div>
+<p>In bold the layer of the best accuracy. GalLSTM and SemeniutaLSTM are fused: each is one operator of this package,
+and nn.LSTM one of PyTorch's; RNNLayer, FastRNNLayer and MyLSTM are the seminar's, written in Python.</p>
 <p>acc.: accuracy, of the last and of the best epoch; loss: per review, last epoch; s/epoch: seconds of training and
 evaluation, median over the epochs. The table's training figures are those of the trained model with dropout off; the
 curves' dotted lines are averages over each epoch as met in training, with dropout on.</p>
-<img src="data:image/png;base64,{image}" alt="Accuracy and loss by epoch for each layer">
+<img src="data:image/svg+xml;base64,{image}" alt="Accuracy by epoch, a panel for each layer">
 """,
         {"Settings": results["settings"], "Data": results["data"], "Machine and versions": results["facts"]},
     )
@@ -211,6 +218,5 @@ curves' dotted lines are averages over each epoch as met in training, with dropo
 
 def _title(results: Results) -> str:
     data, settings = results["data"], results["settings"]
-    return (
-        f"Dropout inside the LSTM: {data['train reviews']} reviews of {settings['data']}, {settings['epochs']} epochs"
-    )
+    epochs = f"{settings['epochs']} epoch{'s' * (settings['epochs'] > 1)}"
+    return f"Dropout inside the LSTM: {data['train reviews']} reviews of {settings['data']}, {epochs}"

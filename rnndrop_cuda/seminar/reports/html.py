@@ -12,7 +12,8 @@ COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D
 def document(title: str, body: str, facts: Mapping[str, Mapping[str, object]]) -> str:
     """An HTML page that loads nothing; title and body are HTML, facts are tables below it by their headings, text."""
     tables = "\n".join(
-        f"<h2>{html.escape(heading)}</h2>\n{html_table(table.items(), class_name='facts')}"
+        f"<h2>{html.escape(heading)}</h2>\n"
+        + html_table([(name.replace("_", " "), in_words(value)) for name, value in table.items()], class_name="facts")
         for heading, table in facts.items()
     )
     return f"""<!DOCTYPE html>
@@ -22,11 +23,18 @@ def document(title: str, body: str, facts: Mapping[str, Mapping[str, object]]) -
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+:root {{ color-scheme: light dark; --ink: #222; --paper: #fff; --line: #ddd; --best: #e4f3ec; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ink: #ddd; --paper: #161616; --line: #444; --best: #14382a; }}
+}}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: var(--ink);
+  background: var(--paper); overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; margin: 1rem 0; }}
-th, td {{ border-bottom: 1px solid #ddd; padding: .25rem .75rem; text-align: right; vertical-align: top; }}
+th, td {{ border-bottom: 1px solid var(--line); padding: .25rem .75rem; text-align: right; vertical-align: top; }}
 th:first-child, td:first-child, .facts td {{ text-align: left; }}
-img {{ max-width: 100%; }}
+.scroll table {{ overflow-wrap: normal; font-variant-numeric: tabular-nums; }}
+.best td {{ font-weight: bold; background: var(--best); }}
+img {{ max-width: 100%; height: auto; background: #fff; border-radius: .25rem; }}
 .scroll {{ overflow-x: auto; }}
 </style>
 </head>
@@ -38,11 +46,29 @@ img {{ max-width: 100%; }}
 """
 
 
-def html_table(lines: Iterable[Iterable[object]], head: Iterable[str] = (), class_name: str = "") -> str:
-    """A table of these lines; every text in it is escaped."""
+def in_words(value: object) -> str:
+    """A setting or a fact, as a reader writes it and not as Python does."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {in_words(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(in_words, value)) or "none"
+    return str(value)
 
-    def line(cells: Iterable[object], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+def html_table(
+    lines: Iterable[Iterable[object]], head: Iterable[str] = (), class_name: str = "", best: int | None = None
+) -> str:
+    """A table of these lines; every text in it is escaped. best: the number of the line that stands out."""
+
+    def line(cells: Iterable[object], tag: str, number: int | None = None) -> str:
+        opened = '<tr class="best">' if number is not None and number == best else "<tr>"
+        return opened + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
 
     header = [line(head, "th")] if head else []
-    return "\n".join([f'<table class="{class_name}">', *header, *(line(cells, "td") for cells in lines), "</table>"])
+    return "\n".join(
+        [f'<table class="{class_name}">', *header, *(line(cells, "td", k) for k, cells in enumerate(lines)), "</table>"]
+    )

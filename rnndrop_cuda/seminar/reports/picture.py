@@ -31,7 +31,8 @@ LABELS = {
     "g": "candidate g",
     "o": "output gate o",
 }
-MAX_NAMES = 250  # words whose names the image can show
+MAX_INCHES = 18.0  # of the image: 1980 pixels, which a screen shows
+MAX_NAMES = 60  # words whose names the image can show
 FEW_UNITS = 16
 TOP_WORDS = 6
 
@@ -52,9 +53,9 @@ class Picture:
 
     @property
     def verdict(self) -> str:
-        """Such as "positive, probability 0.912"."""
+        """Such as "negative, P(positive) = 0.178"."""
         p = self.trace.probabilities[-1]
-        return f"{'positive' if p > 0.5 else 'negative'}, probability {p:.3f}"
+        return f"{'positive' if p > 0.5 else 'negative'}, P(positive) = {p:.3f}"
 
 
 def page(picture: Picture) -> str:
@@ -88,7 +89,7 @@ def draw(picture: Picture) -> Figure:
     traced, words = picture.trace, [_shortened(word) for word in picture.reading.words]
     T, units = len(words), traced.units[:FEW_UNITS]
     diverging = LinearSegmentedColormap.from_list("signed", [COLOURS["negative"], COLOURS["zero"], COLOURS["positive"]])
-    figure = Figure(figsize=(min(max(8.0, 0.3 * T + 1.5), 80.0), 8.5), layout="constrained")
+    figure = Figure(figsize=(min(max(8.0, 0.3 * T + 1.5), MAX_INCHES), 8.5), layout="constrained")
     outputs, influences, heat = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 4))
 
     steps = np.arange(-1, T)  # -1: before the first word
@@ -98,7 +99,7 @@ def draw(picture: Picture) -> Figure:
         outputs.plot(steps, band.mean, "--", color="#444444")
     outputs.plot(steps, traced.probabilities, "o-", color="black", markersize=3, label="without dropout")
     outputs.axhline(0.5, color="black", linewidth=0.5)
-    outputs.set(ylim=(0, 1), ylabel="probability positive", title=picture.verdict)
+    outputs.set(ylim=(0, 1), ylabel="P(positive)", title=picture.verdict)
     outputs.legend(loc="best", fontsize="small")
 
     scale = np.abs(traced.influence).max() or 1.0

@@ -19,12 +19,11 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from rnndrop_cuda.files import write_whole
 from rnndrop_cuda.seminar.reports.html import COLOURS, document, html_table
 from rnndrop_cuda.seminar.reports.results import reviews_scored
+from rnndrop_cuda.seminar.reports.terminal import print_report
 from rnndrop_cuda.seminar.training.experiment import Run
 
 COLUMNS = ("variant", "test acc.\nlast", "\nbest", "train acc.\nlast", "gap", "s/epoch", "seeds")
@@ -194,16 +193,8 @@ def _seeds(n: int) -> str:
 
 
 def print_results(results: Results) -> None:
-    table = Table(title=f"{results.title}. {results.question}")
-    for i, column in enumerate(results.columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
-    for variant in results.runs:
-        table.add_row(*results.cells(variant))
-    console = Console(markup=False, highlight=False)
-    console.width = max(console.width, 110)
-    console.print(table)
-    for sentence in findings(results):
-        console.print(sentence)
+    title = f"{results.title}. {results.question}"
+    print_report(title, results.columns, map(results.cells, results.runs), findings(results))
 
 
 def read(file: Path) -> Results:
@@ -268,7 +259,7 @@ def plot(results: Results) -> bytes:
             )  # fmt: skip
     by_epoch.set(xlabel="epoch", ylabel=f"{part} accuracy", title=f"{part} accuracy, mean and deviation over the seeds")
     by_epoch.xaxis.get_major_locator().set_params(integer=True)
-    by_epoch.legend()
+    by_epoch.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3, fontsize="small")  # below: it covers no line
     at_end.set(xlabel="final accuracy", title=f"{part} (filled) and training, dropout off (hollow)")
     at_end.set_yticks(range(len(results.runs)), list(results.runs))
     at_end.invert_yaxis()

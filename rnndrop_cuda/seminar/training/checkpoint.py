@@ -24,9 +24,11 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from rnndrop_cuda.files import write_whole
+from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import TrainSettings
 
@@ -39,6 +41,10 @@ NEW_SETTINGS = {
 }
 """By the format that had them first: in what is older they are at their defaults."""
 MODEL = "model."
+
+
+class NoCheckpointError(FileNotFoundError):
+    """There is none where one was looked for."""
 
 
 class Settings(Protocol):
@@ -85,6 +91,18 @@ class Checkpoint(Generic[S]):
 
     def build(self: Checkpoint[TrainSettings]) -> RNNClassifier:
         """The classifier with these weights, in eval; errors as load_into's."""
+        if self.words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS or len(self.words) > self.settings.vocab_size:
+            raise ValueError(
+                f"the checkpoint's words: expected {' '.join(SPECIAL_WORDS)} and others, one an id at most"
+            )
+        try:
+            with torch.device("meta"):  # sizes that do not fit the file are not allocated
+                sizes = {name: tensor.shape for name, tensor in self.settings.build().state_dict().items()}
+        except (RuntimeError, OverflowError, TypeError) as error:
+            raise ValueError(f"the checkpoint's weights do not fit its settings: {_one_line(error)}") from error
+        found = {name.removeprefix(MODEL): t.shape for name, t in self.tensors.items() if name.startswith(MODEL)}
+        if others := sorted(name for name, size in sizes.items() | found.items() if sizes.get(name) != found.get(name)):
+            raise ValueError(f"the checkpoint's weights do not fit its settings: {', '.join(dict.fromkeys(others))}")
         return self.load_into(self.settings.build()).eval()
 
 
@@ -105,8 +123,8 @@ def find(folder: str | os.PathLike[str]) -> Path:
         if (candidate / FILE_NAME).is_file():
             return candidate
     if not folder.exists():
-        raise FileNotFoundError(f"no checkpoint at {folder}: there is no such folder")
-    raise FileNotFoundError(f"no checkpoint at {folder}: no {FILE_NAME} in it, nor in best/ or last/")
+        raise NoCheckpointError(f"no checkpoint at {folder}: there is no such folder")
+    raise NoCheckpointError(f"no checkpoint at {folder}: no {FILE_NAME} in it, nor in best/ or last/")
 
 
 def save(folder: Path, checkpoint: Checkpoint[S]) -> None:
@@ -158,6 +176,8 @@ def read_of(folder: Path, kind: type[S]) -> Checkpoint[S]:
         words_file, words = _content(folder, contents["files"]["words"])
         tensors_file, tensors = _content(folder, contents["files"]["tensors"])
         progress = contents["progress"]
+        if not isinstance(progress, dict):
+            raise TypeError(f"progress: expected an object, got {progress!r}")
     except (KeyError, TypeError, AttributeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{file} is no checkpoint of rnndrop {kind.COMMAND}: {what}") from error

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -102,14 +102,28 @@ class Run(NamedTuple):
         return statistics.median(epoch["seconds"] for epoch in self.epochs)
 
 
-class Cache:
-    """Runs by what they depend on: a JSON file each, written whole when the run is done."""
+class CachedRun(Protocol):
+    """A NamedTuple of what JSON can hold."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    @property
+    def epochs(self) -> list[dict[str, float]]: ...
+    def _asdict(self) -> dict[str, Any]: ...
 
-    def file(self, experiment: Experiment, data: dict[str, Any], device: torch.device) -> Path:
-        """Where a run of these is: its name is a hash of all that its figures depend on, the processor apart."""
+
+R = TypeVar("R", bound=CachedRun)
+
+
+class Cache(Generic[R]):
+    """Runs of a kind by what they depend on: a JSON file each, written whole when the run is done."""
+
+    def __init__(self, folder: Path, kind: type[R]) -> None:
+        self.folder, self.kind = folder, kind
+
+    def file(self, experiment: Any, data: dict[str, Any], device: torch.device) -> Path:
+        """Where a run of these is: its name is a hash of all that its figures depend on, the processor apart.
+
+        experiment: a dataclass of settings.
+        """
         key = {
             "experiment": dataclasses.asdict(experiment),
             "data": data,
@@ -119,19 +133,19 @@ class Cache:
         }
         return self.folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]}.json"
 
-    def get(self, file: Path) -> Run | None:
+    def get(self, file: Path) -> R | None:
         """None where there is none. ValueError where the file is damaged."""
         if not file.is_file():
             return None
         try:
-            run = Run(**json.loads(file.read_text(encoding="utf-8")))
+            run = self.kind(**json.loads(file.read_text(encoding="utf-8")))
             if not run.epochs or not all(np.isfinite([*epoch.values()]).all() for epoch in run.epochs):
                 raise ValueError("a figure is not finite")
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} is damaged ({error}): delete it") from error
         return run
 
-    def put(self, file: Path, run: Run) -> None:
+    def put(self, file: Path, run: R) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(file, (json.dumps(run._asdict(), indent=1) + "\n").encode())
 

@@ -113,13 +113,21 @@ class Epoch(NamedTuple):
 def classified(
     model: nn.Module, lossfun: nn.Module, batch: Sequence[Tensor]
 ) -> tuple[Tensor, tuple[Tensor | int, ...]]:
-    """The Measure of a classifier: of its probabilities. ValueError where lossfun has no reduction that it knows."""
+    """The Measure of a classifier: of its probabilities.
+
+    ValueError where lossfun has no reduction that it knows, FloatingPointError where the probabilities are NaN.
+    """
     reduction = getattr(lossfun, "reduction", None)
     if reduction not in ("sum", "mean"):
         raise ValueError(f'lossfun: expected a reduction of "sum" or "mean", got {reduction!r}')
     ids, labels, *lengths = batch
     probabilities = model(ids.T, *lengths).squeeze(-1)
-    loss = lossfun(probabilities, labels.to(probabilities.dtype))
+    try:
+        loss = lossfun(probabilities, labels.to(probabilities.dtype))
+    except RuntimeError as error:  # nn.BCELoss refuses NaN as it does any number that is no probability
+        if probabilities.isfinite().all():
+            raise
+        raise FloatingPointError("the model's output is no number any more: try a smaller learning rate") from error
     loss_sum = loss.detach() * (len(labels) if reduction == "mean" else 1)
     return loss, (loss_sum, ((probabilities > 0.5) == labels).sum(), len(labels))
 

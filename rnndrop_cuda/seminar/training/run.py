@@ -36,6 +36,7 @@ from rnndrop_cuda.seminar.training.loop import (
     format_scores,
 )
 from rnndrop_cuda.seminar.training.processes import Processes
+from rnndrop_cuda.seminar.training.progress import check_progress
 
 LAST, BEST = "last", "best"  # folders in that of the run
 OPTIMIZER, GENERATOR = "optimizer.", "generator."
@@ -269,6 +270,7 @@ class Run(Generic[S]):
 
     def _restore(self, found: Checkpoint[S]) -> None:
         try:
+            check_progress(found.progress)
             at = dict(found.progress["progress"])
             self.history, self.best = at.pop("history"), at.pop("best")
             self.progress = Progress(**{**at, "sums": type(self.nothing)(*at["sums"])})
@@ -285,6 +287,6 @@ class Run(Generic[S]):
             torch.set_rng_state(found.tensors[GENERATOR + "cpu"])
             if self.device.type == "cuda" and GENERATOR + "cuda" in found.tensors:
                 torch.cuda.set_rng_state(found.tensors[GENERATOR + "cuda"], self.device)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"cannot resume from the checkpoint in {self.out / LAST}: {why}") from error

@@ -70,7 +70,7 @@ def test_the_whole_command(npz, tmp_path):
     page = (out / "report.html").read_text()
     assert "<script" not in page
     assert "&lt;script&gt;&amp;.npz" in page
-    assert 'src="data:image/png;base64,' in page
+    assert 'src="data:image/svg+xml;base64,' in page
     assert page.count("http") == 0, "loads nothing"
     assert {path.name for path in out.iterdir()} == {"results.json", "curves.png", "report.html"}
 
@@ -231,6 +231,26 @@ def test_the_former_name_of_maxlen_works(command, tmp_path, capsys):
     assert "--seq-len" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("held_out", [[], ["--validation", "16"]], ids=["test", "validation"])
+def test_the_table_fits_80_columns_and_loses_no_figure(command, held_out, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert compare.main([*command, *held_out, "--layers", "nn.LSTM", "SemeniutaLSTM:0.25"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed[:-1])) <= 80
+    assert "…" not in "".join(printed)
+
+
+def test_a_loss_that_is_no_number_is_one_line(command, capfd):
+    assert cli.main(["compare", *command, "--layers", "nn.LSTM", "--learning-rate", "1e30"]) == 1
+    assert "rnndrop compare: the model's output is no number any more" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_file_of_another_hash_names_the_flag_that_takes_it(command, capsys):
+    command.remove("--unverified-data")
+    line = fails_with_one_line(command, capsys)
+    assert line.startswith("rnndrop compare: --data: ") and line.endswith("; --unverified-data takes it as it is\n")
+
+
 def fails_with_one_line(argv: list[str], capsys) -> str:
     assert status(compare.main, *argv) == 2
     return one_line(capsys)
@@ -245,7 +265,7 @@ def fails_with_one_line(argv: list[str], capsys) -> str:
         (["--layers", "nn.LSTM:0.5"], "nn.LSTM has no dropout inside"),
         (["--epochs", "0"], "--epochs: expected a whole number of at least 1, got '0'"),
         (["--batch-size", "x"], "--batch-size: expected a whole number of at least 1, got 'x'"),
-        (["--vocab-size", "3"], "--vocab-size: expected a whole number of at least 4, got '3'"),
+        (["--vocab-size", "3"], "--vocab-size: expected a whole number from 4 to 10,000,000, got '3'"),
         (["--learning-rate", "nan"], "--learning-rate: expected a finite number above 0, got 'nan'"),
         (["--device", "abacus"], "--device abacus cannot be used"),
         (["--device", "meta"], "--device meta cannot be used: only cpu and cuda are"),

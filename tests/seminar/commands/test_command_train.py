@@ -159,3 +159,11 @@ def test_ctrl_c_says_how_to_resume(epochs, message, command, capsys, monkeypatch
     monkeypatch.setattr(Trainer, "_fed", interrupted)
     assert train(*command) == 130
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_in_the_current_folder_cannot_be_kept_aside(command, out, monkeypatch, capsys):
+    assert train(*command, "--epochs", "1") == 0
+    capsys.readouterr()
+    monkeypatch.chdir(out)
+    assert train(*command[: command.index("--out")], "--out", ".", "--fresh") == 2
+    assert one_line(capsys).startswith("rnndrop train: --out: expected a folder by its name")

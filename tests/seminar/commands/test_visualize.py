@@ -35,7 +35,7 @@ def test_the_whole_command(folder, tmp_path, capsys):
     run = subprocess.run([*command, "--text", TEXT], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
-    assert re.match(r"(posi|nega)tive, probability 0\.\d+; with dropout 0\.\d+ ± 0\.\d+\nwritten: ", run.stdout)
+    assert re.match(r"(posi|nega)tive, P\(positive\) = 0\.\d+; with dropout 0\.\d+ ± 0\.\d+\nwritten: ", run.stdout)
     out = tmp_path / "a" / "b"
     assert {path.name for path in out.iterdir()} == {"review.html", "review.png"}
     assert (out / "review.png").read_bytes().startswith(b"\x89PNG")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from object_arrays import object_array
 
+from rnndrop_cuda.seminar.data.npz import read_word_index
 from rnndrop_cuda.seminar.data.reviews import load_matrix_imdb
 
 
@@ -143,3 +144,11 @@ def test_reviews_that_are_no_lists_are_refused(tmp_path):
     numbers = dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), np.zeros(1))
     with pytest.raises(ValueError, match=r"expected x_train to be an object array of lists of ints, got float64"):
         load_matrix_imdb(str(write_npz(tmp_path / "a.npz", **numbers)), sha256=None)
+
+
+@pytest.mark.parametrize("index", [b"{", b"\xff", 100000 * b"[", b"[]"])
+def test_a_damaged_word_index_is_named(tmp_path, index):
+    path = tmp_path / "imdb_word_index.json"
+    path.write_bytes(index)
+    with pytest.raises(ValueError, match=r"imdb_word_index\.json: expected"):
+        read_word_index(path)

@@ -52,3 +52,19 @@ def test_a_report_without_nn_lstm_has_no_ratios(overfitted):
     (row,) = report.rows(overfitted)
     assert row.cells()[-1] == "-"
     assert len(report.findings(overfitted)) == 1
+
+
+def test_the_page_marks_the_best_layer_and_speaks_no_python(overfitted):
+    overfitted["settings"] |= {"reviews": None, "variable_length": False, "options": {}, "sizes": [1, 2]}
+    page = report.page(overfitted)
+    assert '<tr class="best"><td>GalLSTM 0.5</td>' in page and page.count('class="best"') == 1
+    for name, value in {"reviews": "none", "variable length": "no", "options": "none", "sizes": "1, 2"}.items():
+        assert f"<td>{name}</td><td>{value}</td>" in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_the_curves_have_a_panel_for_each_layer(overfitted):
+    assert report.curves(overfitted, "png").startswith(b"\x89PNG")
+    drawn = report.curves(overfitted, "svg").decode()
+    for name, best in {"nn.LSTM": "70.0", "GalLSTM 0.5": "71.0"}.items():
+        assert f"{name}: best {best} %" in drawn, "matplotlib writes each text as a comment, too"

@@ -1,0 +1,162 @@
+"""What the study of language models says: a table, a plot, and plain sentences, every one computed from the figures.
+
+A difference counts where it is larger than twice its standard error over the seeds.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from rnndrop_cuda.files import write_whole
+from rnndrop_cuda.seminar.language_model.study import NONE, QUESTION, USUAL, Chosen, TextRun
+
+COLUMNS = ("dropout", "p", "validation", "test", "train", "s/epoch", "seeds")
+BELOW_NONE, BELOW_USUAL = 0.10, 0.03
+"""How far below these the best dropout inside the recurrence is expected to be."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """kinds: NONE and USUAL first."""
+
+    facts: dict[str, Any]
+    kinds: dict[str, Chosen]
+
+    def perplexities(self, kind: str, part: str) -> list[float]:
+        """One a seed; part: "train", "validation" or "test"."""
+        return [getattr(run, part) for run in self.kinds[kind].runs]
+
+    @property
+    def best_inside(self) -> str | None:
+        """The kind inside the recurrence with the lowest mean validation perplexity; None where there is none."""
+        inside = [kind for kind in self.kinds if kind not in (NONE, USUAL)]
+        return min(inside, key=lambda kind: statistics.fmean(self.perplexities(kind, "validation")), default=None)
+
+    def cells(self, kind: str) -> list[str]:
+        chosen = self.kinds[kind]
+        seconds = statistics.median(row["training_seconds"] for run in chosen.runs for row in run.epochs)
+        parts = [_shown(self.perplexities(kind, part)) for part in ("validation", "test", "train")]
+        return [kind, f"{chosen.p:g}" if chosen.p else "", *parts, f"{seconds:.1f}", str(len(chosen.runs))]
+
+
+def findings(results: Results) -> list[str]:
+    """In plain sentences."""
+    none, usual = (statistics.fmean(results.perplexities(kind, "test")) for kind in (NONE, USUAL))
+    first = results.kinds[NONE].runs[0]
+    sentences = [
+        f"{first.data['train tokens']:,} tokens to train on, {first.data['ids']:,} ids; every figure is of the epoch "
+        "with the lowest validation perplexity, and the probability was chosen on the validation text with seed 0.",
+        f"Without dropout nn.LSTM's test perplexity is {none:.1f}; with the usual dropout on inputs and outputs, "
+        f"{results.kinds[USUAL].p:g}, it is {usual:.1f}, {_percent(none, usual)}.",
+    ]
+    best = results.best_inside
+    if best is None:
+        return sentences
+    chosen, of_best = results.kinds[best], statistics.fmean(results.perplexities(best, "test"))
+    sentences.append(
+        f"The lowest validation perplexity inside the recurrence has {best}, {chosen.p:g}: test perplexity "
+        f"{of_best:.1f}, {_percent(none, of_best)} against none and {_percent(usual, of_best)} against the usual one."
+    )
+    if len(chosen.runs) < 2:
+        return [*sentences, "Whether that is more than chance, one seed cannot tell."]
+    for against, bar in ((NONE, BELOW_NONE), (USUAL, BELOW_USUAL)):
+        theirs, ours = results.perplexities(against, "test"), results.perplexities(best, "test")
+        difference = statistics.fmean(ours) - statistics.fmean(theirs)
+        error = math.hypot(_error(ours), _error(theirs))
+        sure = "beyond" if abs(difference) > 2 * error else "within"
+        met = "reached" if -difference >= bar * statistics.fmean(theirs) and sure == "beyond" else "not reached"
+        sentences.append(
+            f"Expected: at least {bar:.0%} below {against}. Found: {difference:+.1f} (standard error {error:.1f}, so "
+            f"{sure} two of them): {met}."
+        )
+    return sentences
+
+
+def print_results(results: Results) -> None:
+    table = Table(title=f"Study: language-model. {QUESTION}")
+    for i, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if i else "left")
+    for kind in results.kinds:
+        table.add_row(*results.cells(kind))
+    console = Console(markup=False, highlight=False)
+    console.width = max(console.width, 110)
+    console.print(table)
+    for sentence in findings(results):
+        console.print(sentence)
+
+
+def read(file: Path) -> Results:
+    """From a study.json that `write` made."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    kinds = {
+        kind: Chosen(of["tried"], of["p"], [TextRun(**run) for run in of["runs"]])
+        for kind, of in found["kinds"].items()
+    }
+    return Results(found["facts"], kinds)
+
+
+def write(results: Results, out: Path) -> list[Path]:
+    """Writes out/study.json and out/study.png, and returns their paths."""
+    contents = {
+        "study": "language-model",
+        "question": QUESTION,
+        "facts": results.facts,
+        "findings": findings(results),
+        "kinds": {kind: _as_json(chosen) for kind, chosen in results.kinds.items()},
+    }
+    files = {
+        out / "study.json": (json.dumps(contents, indent=1) + "\n").encode(),
+        out / "study.png": plot(results),
+    }
+    for path, content in files.items():
+        write_whole(path, content)
+    return list(files)
+
+
+def plot(results: Results) -> bytes:
+    """A PNG: each kind's perplexity on the test text, mean and deviation over the seeds, and on the training text."""
+    figure = Figure(figsize=(9, 0.45 * len(results.kinds) + 1.5), layout="constrained")
+    axes = figure.subplots()
+    for i, kind in enumerate(results.kinds):
+        for part, filled in (("train", "none"), ("test", "C0")):
+            values = results.perplexities(kind, part)
+            error = None if len(values) == 1 else [statistics.stdev(values)]
+            axes.errorbar(
+                [statistics.fmean(values)], [i], xerr=error, marker="o", color="C0", markerfacecolor=filled, capsize=2
+            )
+    axes.set_yticks(
+        range(len(results.kinds)), [f"{kind} {c.p:g}" if c.p else kind for kind, c in results.kinds.items()]
+    )
+    axes.invert_yaxis()
+    axes.set(xlabel="perplexity: test (filled) and training text (hollow), dropout off")
+    axes.grid(alpha=0.3)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    return png.getvalue()
+
+
+def _as_json(chosen: Chosen) -> Mapping[str, Any]:
+    return {"tried": chosen.tried, "p": chosen.p, "runs": [run._asdict() for run in chosen.runs]}
+
+
+def _shown(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def _error(values: list[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _percent(before: float, now: float) -> str:
+    return f"{100 * (now / before - 1):+.1f} %"

@@ -1,0 +1,96 @@
+"""Mistakes in how the persistent kernels' blocks hand each other what the next step multiplies, planted and found.
+
+One build of the driver has all of them, each as an alternative to the line that it is made in; a variable of the
+environment chooses. Without one it has none, and passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from test_recurrence_kernels import CUDA, DEFINES, DRIVER
+
+from tests.emulation import toolchain
+
+pytestmark = pytest.mark.skipif(bool(toolchain.why_unusable()), reason=toolchain.why_unusable())
+
+VARIABLE = "PLANTED_IN_EXCHANGE"
+KINDS = ("float32", "tf32", "bfloat16")
+# Of one folder, so that each includes the others' copies; all else they take from csrc.
+FILES = ["recurrence_kernels.cuh", "recurrence_forward.cuh", "recurrence_backward.cuh", "recurrence_exchange.cuh"]
+PLANTED = f"""
+#pragma once
+#include <cstdlib>
+inline bool planted(int number) {{
+  static const char* const chosen = std::getenv("{VARIABLE}");
+  return chosen && std::atoi(chosen) == number;
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """`right` in `file` becomes `wrong` where the mistake is chosen; found under each of `schedules`."""
+
+    name: str
+    right: str
+    wrong: str
+    file: str = "recurrence_exchange.cuh"
+    schedules: tuple[str, ...] = toolchain.SCHEDULES
+
+
+EXPECT = "mbarrier_arrive_expect_tx(full_ + turn_, s_.batch * s_.K * sizeof(scalar_t))"
+MISTAKES = [
+    Mistake("no bytes are expected", EXPECT, "mbarrier_arrive(full_ + turn_)"),
+    Mistake("wrong parity", "(full_ + turn_, parity_)", "(full_ + turn_, parity_ ^ 1)"),
+    Mistake("there is one buffer", "turn_ * buffer_", "0 * buffer_", schedules=("lifo",)),
+    Mistake("the flag is not waited for", "ld_relaxed(flag_) < arrived_", "false"),
+    Mistake(
+        "the flag is as the last launch left it",
+        "set_to_zero(launch.scratch, plan.tiling.groups * kFlagBytes, launch.stream)",
+        "cudaSuccess",
+        "recurrence_kernels.cuh",
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=[None, "weak"], ids=["plain", "weak"])
+def program(request, tmp_path_factory):
+    """(sanitize, the driver with every mistake to choose from)."""
+    folder = tmp_path_factory.mktemp("exchange")
+    for name in [*FILES, *(f"recurrence_{kind}.cu" for kind in KINDS)]:
+        text = (CUDA / name).read_text()
+        for number, mistake in enumerate(MISTAKES, 1):
+            if mistake.file != name:
+                continue
+            assert mistake.right in text, mistake.name
+            text = text.replace(mistake.right, f"(planted({number}) ? {mistake.wrong} : {mistake.right})")
+        # The first that is included has what all of them ask.
+        (folder / name).write_text(PLANTED + text if name == "recurrence_kernels.cuh" else text)
+    sources = [*(folder / f"recurrence_{kind}.cu" for kind in KINDS), DRIVER]
+    return request.param, toolchain.build_program(
+        "planted_in_exchange", sources, sanitize=request.param, defines=DEFINES
+    )
+
+
+@pytest.fixture
+def status(program, monkeypatch):
+    """status(number, schedule): the exit status with that mistake."""
+
+    def run(number: int, schedule: str) -> int:
+        monkeypatch.setenv(VARIABLE, str(number))
+        return toolchain.run(program[1], "12", "5", schedule=schedule).returncode
+
+    return run
+
+
+@pytest.mark.usefixtures("program")
+def test_without_a_mistake_it_passes(status):
+    assert status(0, "rand1") == 0
+
+
+@pytest.mark.parametrize("number", range(1, len(MISTAKES) + 1), ids=lambda number: MISTAKES[number - 1].name)
+def test_a_mistake_is_found(status, number):
+    for schedule in MISTAKES[number - 1].schedules:
+        assert status(number, schedule) != 0, schedule
