@@ -44,11 +44,14 @@ cuda_layer = functools.partial(functional.lstm_layer, backend="cuda")
 cuda_problem = functools.partial(make_problem, device="cuda")
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=[*ENGINES, "cluster, registers", "grid, registers"])
 def engine(request):
-    """Runs the test on each engine."""
-    with rnndrop_cuda.cuda_engine(request.param):
-        yield request.param
+    """Runs the test on each engine, and with W_hh in registers."""
+    name, _, registers = request.param.partition(", ")
+    rnndrop_cuda._C.set_cuda_registers(bool(registers))
+    with rnndrop_cuda.cuda_engine(name):
+        yield name
+    rnndrop_cuda._C.set_cuda_registers(False)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
