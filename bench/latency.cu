@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "portable.cuh"
+#include "async_exchange.cuh"
 
 namespace {
 
@@ -76,6 +76,36 @@ __global__ void __launch_bounds__(kMostThreads)
 #endif
 }
 
+// As ClusterExchange has it: asynchronous stores of `vectors` times 16 bytes a thread to every block, and their bytes
+// on an mbarrier. The more vectors, the more of it is throughput.
+template <bool kCheck>
+__global__ void __launch_bounds__(kMostThreads)
+    cluster_async_exchange([[maybe_unused]] int rounds, [[maybe_unused]] unsigned vectors,
+                           [[maybe_unused]] unsigned* wrong) {
+#if HAS_CLUSTERS
+  DYN_SHARED(Bits128, buffers);  // [2][blocks][vectors][threads]
+  SHARED(full, uint64_t[2]);
+  const auto cluster = cg::this_cluster();
+  const unsigned rank = cluster.block_rank(), blocks = cluster.num_blocks(), of_block = vectors * blockDim.x;
+  if (threadIdx.x < 2) mbarrier_init(&full[threadIdx.x], 1);
+  cluster.sync();  // all mbarriers are there before anything comes
+  for (int i = 0; i < rounds; ++i) {
+    Bits128* const buffer = buffers + i % 2 * blocks * of_block;
+    const uint64_t value = i;
+    if (threadIdx.x == 0) mbarrier_arrive_expect_tx(&full[i % 2], blocks * of_block * sizeof(Bits128));
+    for (unsigned k = 0; k < blocks; ++k) {
+      const unsigned to = (rank + k) % blocks;
+      for (unsigned v = threadIdx.x; v < of_block; v += blockDim.x) {
+        st_async(map_to_rank(buffer + rank * of_block + v, to), {value, value}, map_to_rank(&full[i % 2], to));
+      }
+    }
+    mbarrier_wait_cluster(&full[i % 2], i / 2 % 2);
+    if (kCheck) expect(buffer[(rank + 1) % blocks * of_block + threadIdx.x].high == value, wrong);
+    __syncthreads();  // the block has done with what came
+  }
+#endif
+}
+
 // One thread follows a chain through another block's shared memory, 16 bytes at a time: each load waits for the last.
 __global__ void cluster_load([[maybe_unused]] int rounds, [[maybe_unused]] unsigned* wrong) {
 #if HAS_CLUSTERS
@@ -123,6 +153,38 @@ __global__ void __launch_bounds__(kMostThreads)
     }
     __syncthreads();
   });
+}
+
+// The same behind eight stores of each thread that nobody reads: the release waits until they are seen.
+__global__ void __launch_bounds__(kMostThreads)
+    grid_flag_barrier_behind_stores(int rounds, unsigned* flag, unsigned* stores) {
+  constexpr unsigned kStores = 8;
+  for (int i = 0; i < rounds; ++i) {
+    for (unsigned k = 0; k < kStores; ++k) stores[((blockIdx.x * kStores) + k) * blockDim.x + threadIdx.x] = i;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      red_release_add(flag, 1);
+      while (ld_acquire(flag) < unsigned(i + 1) * gridDim.x) spin_pause();
+    }
+    __syncthreads();
+  }
+}
+
+// As GridExchange has it: 16 bytes of every block to all, which say themselves that they are there. `units`: two times
+// as many as blocks, zeros.
+template <bool kCheck>
+__global__ void __launch_bounds__(kMostThreads) grid_epochs(int rounds, Bits128* units, unsigned* wrong) {
+  for (int i = 0; i < rounds; ++i) {
+    Bits128* const of_round = units + i % 2 * gridDim.x;
+    const uint64_t epoch = i + 1;
+    if (threadIdx.x == 0) st_relaxed128(of_round + blockIdx.x, {epoch, epoch});
+    for (unsigned k = threadIdx.x; k < gridDim.x; k += blockDim.x) {
+      Bits128 unit = ld_relaxed128(of_round + k);
+      for (; unit.low != epoch; unit = ld_relaxed128(of_round + k)) spin_pause();
+      if (kCheck) expect(unit.high == epoch, wrong);
+    }
+    __syncthreads();  // all of the block have all units
+  }
 }
 
 template <bool kCheck>
@@ -279,6 +341,15 @@ void measure_clusters(Bench& bench) {
       return check ? LAUNCH(exchange, cluster_exchange<true>, n, bench.wrong)
                    : LAUNCH(exchange, cluster_exchange<false>, n, bench.wrong);
     });
+    for (const unsigned vectors : {1u, 2u, 4u}) {
+      LaunchCfg async = cfg;
+      async.smem = vectors * exchange.smem;
+      if (clusters_at_once(async, cluster_async_exchange<false>) == 0) continue;
+      bench.measure("cluster exchange by st.async", blocks, threads, vectors * handed_over, [=](int n, bool check) {
+        return check ? LAUNCH(async, cluster_async_exchange<true>, n, vectors, bench.wrong)
+                     : LAUNCH(async, cluster_async_exchange<false>, n, vectors, bench.wrong);
+      });
+    }
     bench.measure("distributed shared memory load", blocks, 32, sizeof(uint4),
                   [=](int n, bool) { return LAUNCH(load, cluster_load, n, bench.wrong); });
   }
@@ -288,6 +359,9 @@ void measure_grids(Bench& bench) {
   constexpr size_t kFlagBytes = 128;  // a line of its own
   unsigned* const flag = static_cast<unsigned*>(allocate(kFlagBytes + 2 * bench.most_blocks * sizeof(unsigned)));
   unsigned* const places = flag + kFlagBytes / sizeof(unsigned);
+  auto* const stores = static_cast<unsigned*>(allocate(bench.most_blocks * bench.threads * 8 * sizeof(unsigned)));
+  const size_t bytes_of_units = 2 * bench.most_blocks * sizeof(Bits128);
+  auto* const units = static_cast<Bits128*>(allocate(bytes_of_units));
   std::vector<unsigned> counts;
   for (unsigned blocks = 2; blocks < bench.most_blocks; blocks *= 2) counts.push_back(blocks);
   counts.push_back(bench.most_blocks);
@@ -299,6 +373,16 @@ void measure_grids(Bench& bench) {
       if (error != cudaSuccess) return error;
       return check ? LAUNCH(cfg, grid_flag_barrier<true>, n, flag, places, bench.wrong)
                    : LAUNCH(cfg, grid_flag_barrier<false>, n, flag, places, bench.wrong);
+    });
+    bench.measure("grid barrier by a flag, behind stores", blocks, bench.threads, 0, [=](int n, bool) {
+      const cudaError_t error = set_to_zero(flag, sizeof *flag, nullptr);
+      return error != cudaSuccess ? error : LAUNCH(cfg, grid_flag_barrier_behind_stores, n, flag, stores);
+    });
+    bench.measure("grid exchange by epochs", blocks, bench.threads, sizeof(Bits128), [=](int n, bool check) {
+      const cudaError_t error = set_to_zero(units, bytes_of_units, nullptr);
+      if (error != cudaSuccess) return error;
+      return check ? LAUNCH(cfg, grid_epochs<true>, n, units, bench.wrong)
+                   : LAUNCH(cfg, grid_epochs<false>, n, units, bench.wrong);
     });
     bench.measure("grid.sync", blocks, bench.threads, 0, [=](int n, bool check) {
       return check ? LAUNCH(cfg, grid_sync<true>, n, places, bench.wrong)

@@ -12,7 +12,9 @@ from tests.emulation import toolchain
 
 needs_emulation = pytest.mark.skipif(bool(toolchain.why_unusable()), reason=toolchain.why_unusable())
 SMALL = ("5", "1", "8", "64")
-BARRIERS = ["__syncthreads", "cluster barrier", "cluster exchange", "grid barrier by a flag", "grid.sync"]
+BARRIERS = ["__syncthreads", "cluster barrier", "grid barrier by a flag", "grid.sync"]
+BARRIERS += ["grid barrier by a flag, behind stores"]
+EXCHANGES = ["cluster exchange", "cluster exchange by st.async", "grid exchange by epochs"]
 LOADS = ["distributed shared memory load", "L2 load", "L2 tile"]
 PRODUCTS = ["mma m16n8k16 bf16", "mma m16n8k8 tf32"]
 
@@ -38,7 +40,11 @@ def test_sanitizers_find_nothing(sanitize, size):
 MISTAKES = {
     "cluster barrier": ("cluster.sync();\n    if (kCheck) expect(cluster", "if (kCheck) expect(cluster"),
     "distributed shared memory load": ("at = there[at].x", "at = there[0].x"),
-    "grid barrier by a flag": ("while (ld_acquire(flag) < unsigned(i + 1) * gridDim.x) spin_pause();", ""),
+    "grid barrier by a flag": (
+        "while (ld_acquire(flag) < unsigned(i + 1) * gridDim.x) spin_pause();\n    }\n    __syncthreads();\n  });",
+        "}\n    __syncthreads();\n  });",
+    ),
+    "grid exchange by epochs": ("for (; unit.low != epoch; unit = ld_relaxed128(of_round + k)) spin_pause();", ""),
 }
 
 
@@ -58,7 +64,7 @@ def test_a_kernel_without_its_barrier_or_its_work_is_found(what, tmp_path):
 @needs_emulation
 def test_latencies_are_read_and_written(tmp_path):
     found, left_out = latency.measure(program(), 7, 3, 4, 64)
-    assert {row.what for row in found} == {*BARRIERS, *LOADS, *PRODUCTS}
+    assert {row.what for row in found} == {*BARRIERS, *EXCHANGES, *LOADS, *PRODUCTS}
     assert left_out == []
     assert [row.blocks for row in found if row.what in ("cluster barrier", "grid.sync")] == [2, 4, 2, 4]
     assert {(row.rounds, row.repeats) for row in found} == {(7, 3)}
