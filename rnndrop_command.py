@@ -121,7 +121,7 @@ def _complete(parser: argparse.ArgumentParser, command: argparse.Action, argv: l
     if COMMANDS.get(ALIASES.get(name, name), ("", ""))[0].startswith(SEMINAR):
         os.environ["_ARGCOMPLETE"] = str(before + 1)
         return [name]
-    command.completer = argcomplete.ChoicesCompleter(list(COMMANDS))  # type: ignore[attr-defined]
+    command.completer = argcomplete.ChoicesCompleter(tuple(COMMANDS))  # type: ignore[attr-defined]
     parser.add_argument("arguments", nargs="*").completer = argcomplete.FilesCompleter()  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser)
     return argv

@@ -43,7 +43,11 @@ class Mistake:
 EXPECT = "mbarrier_arrive_expect_tx(full_ + turn_, s_.batch * s_.K * sizeof(scalar_t))"
 MISTAKES = [
     Mistake("no bytes are expected", EXPECT, "mbarrier_arrive(full_ + turn_)"),
-    Mistake("wrong parity", "(full_ + turn_, parity_)", "(full_ + turn_, parity_ ^ 1)"),
+    Mistake(
+        "wrong parity",
+        "mbarrier_wait_cluster(full_ + turn_, parity_)",
+        "mbarrier_wait_cluster(full_ + turn_, parity_ ^ 1)",
+    ),
     Mistake("there is one buffer", "turn_ * buffer_", "0 * buffer_", schedules=("lifo",)),
     Mistake("the flag is not waited for", "ld_relaxed(flag_) < arrived_", "false"),
     Mistake(
