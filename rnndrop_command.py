@@ -121,7 +121,8 @@ def _complete(parser: argparse.ArgumentParser, command: argparse.Action, argv: l
     if COMMANDS.get(ALIASES.get(name, name), ("", ""))[0].startswith(SEMINAR):
         os.environ["_ARGCOMPLETE"] = str(before + 1)
         return [name]
-    command.completer = argcomplete.ChoicesCompleter(tuple(COMMANDS))  # type: ignore[attr-defined]
+    what_for = {name: what for name, (_, what) in COMMANDS.items()}
+    command.completer = argcomplete.ChoicesCompleter(what_for)  # type: ignore[attr-defined]
     parser.add_argument("arguments", nargs="*").completer = argcomplete.FilesCompleter()  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser)
     return argv
