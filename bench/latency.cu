@@ -374,7 +374,7 @@ void measure_grids(Bench& bench) {
       return check ? LAUNCH(cfg, grid_flag_barrier<true>, n, flag, places, bench.wrong)
                    : LAUNCH(cfg, grid_flag_barrier<false>, n, flag, places, bench.wrong);
     });
-    bench.measure("grid barrier by a flag, behind stores", blocks, bench.threads, 0, [=](int n, bool) {
+    bench.measure("grid barrier by a flag behind stores", blocks, bench.threads, 0, [=](int n, bool) {
       const cudaError_t error = set_to_zero(flag, sizeof *flag, nullptr);
       return error != cudaSuccess ? error : LAUNCH(cfg, grid_flag_barrier_behind_stores, n, flag, stores);
     });

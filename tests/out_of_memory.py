@@ -48,7 +48,7 @@ def mask_calls(dtype: torch.dtype) -> Iterator[Call]:
     def draw() -> list[Tensor]:
         generator = torch.Generator().manual_seed(0)
         return torch.ops.rnndrop.draw_dropout_masks(
-            [2, 1], [300, 200, 7], [1 << 15, 9], [0.0, 0.0], [2.0, 1.0], dtype, generator
+            [2, 1], [300, 200, 7], [1 << 15, 9], [0.0, 0.0], [2.0, 1.0], dtype, generator=generator
         )
 
     yield draw

@@ -117,6 +117,7 @@ class ClusterExchange {
       // The lanes that have the vector share out the blocks that get it.
       const int lane = cells_.u[k] % kVector<scalar_t>;
       scalar_t* const to = in_ + turn_ * buffer_ + cells_.b[k] * s_.ld_in + unit_0_ + cells_.u[k] - lane;
+#pragma unroll 1
       for (int rank = lane; rank < s_.blocks; rank += kVector<scalar_t>) {
         const ClusterAddress there = map_to_rank(to, rank), full = map_to_rank(full_ + turn_, rank);
 #pragma unroll

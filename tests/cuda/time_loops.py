@@ -121,9 +121,17 @@ def loops(code: Sequence[Instruction]) -> list[tuple[int, int]]:
 
 
 def time_loop(code: Sequence[Instruction]) -> Sequence[Instruction]:
-    """The longest loop that meets a barrier."""
-    spans = [span for span in loops(code) if any(i.is_wait for i in code[span[0] : span[1]])]
-    first, last = max(spans, key=lambda span: span[1] - span[0])
+    """The longest loop that meets a barrier.
+
+    What ends the kernel is in none: a jump back over it leads from code that nvcc has put behind the loop to what comes
+    before it.
+    """
+
+    def is_loop(first: int, last: int) -> bool:
+        body = code[first:last]
+        return any(i.is_wait for i in body) and not any(i.name == "EXIT" for i in body)
+
+    first, last = max((span for span in loops(code) if is_loop(*span)), key=lambda span: span[1] - span[0])
     return code[first : last + 1]
 
 
