@@ -22,14 +22,15 @@ from rnndrop_cuda.stack import State, run_stack
 if TYPE_CHECKING:
     from rnndrop_cuda.options import Backend, CandidateMask, GateMasks, Init, MaskScope
 
+    Function = TypeVar("Function")
+
+    def _typed_as(function: Function) -> Callable[[Any], Function]:
+        """Decorates what has the arguments and the results of another function."""
+        ...
+
+
 Form = TypeVar("Form", Tensor, PackedSequence)
-Function = TypeVar("Function")
 IN_NN_LSTMS_REPR = ("proj_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-
-
-def _typed_as(function: Function) -> Callable[[Any], Function]:
-    """Decorates what has the arguments and the results of another function, for type checkers alone."""
-    return lambda _: function
 
 
 class LSTM(LikeTorch):

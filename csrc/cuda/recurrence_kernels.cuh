@@ -15,8 +15,8 @@
 //
 // Cost of a step, a block: rows * K * sizeof(scalar) bytes of shared memory read for every four batch tiles, 128 bytes
 // a cycle, none where they are in registers, and batch * K * sizeof(scalar) for every tile of rows; what is handed
-// over, batch * K * sizeof(scalar) bytes to every block; and the wait: none (block), a cluster barrier (cluster), a
-// flag through the second cache (grid). Floor: the latency of that wait, see docs/internals.md.
+// over, batch * K * sizeof(scalar) bytes to every block; and the wait: none (block), for the bytes
+// on an mbarrier (cluster), for a flag through the second cache (grid). Floor: its latency, see docs/internals.md.
 #pragma once
 
 #include "recurrence_backward.cuh"

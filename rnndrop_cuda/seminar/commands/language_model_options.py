@@ -161,12 +161,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     options.add_config(group)
     add("--preset", choices=tuple(PRESETS), help="a paper's model and training, see below")
-    where = group.add_mutually_exclusive_group()
-    where.add_argument("--out", type=str, metavar="DIR", help=f"the run's folder (default: {OUT})")
-    where.add_argument("--resume", type=str, metavar="DIR", help="resume the run in DIR, with its settings")
-    add("--fresh", action="store_true", help="start anew; an earlier run in the folder is kept under another name")
-    add("--device", type=str, help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    add("--tensorboard", action=options.Switch, help="log for TensorBoard, in DIR/tensorboard")
+    options.add_run_folder(group, OUT)
     _number(group, "epochs", options.positive, "N", "passes over the training text")
     _number(group, "patience", options.positive, "N", "stop after N epochs without a lower validation loss")
     _number(group, "checkpoint_every", options.positive, "N", "write a checkpoint after every N batches, too")
@@ -232,9 +227,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
 
 
 def _number(group: argparse._ArgumentGroup, name: str, kind: Any, metavar: str, what: str) -> None:
-    value = getattr(DEFAULT, name)
-    shown = f"(default: {'none' if value is None else value})"
-    group.add_argument("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=f"{what} {shown}")
+    options.add_number(group, name, kind, metavar, what, getattr(DEFAULT, name))
 
 
 def _choice(group: argparse._ArgumentGroup, name: str, choices: tuple[str, ...], what: str) -> None:

@@ -122,6 +122,25 @@ def layer(given: Any) -> Layer:
         raise WrongValueError(str(error)) from error
 
 
+def add_run_folder(group: argparse._ArgumentGroup, out: str) -> None:
+    """Where a run with checkpoints lies, and what it runs on. out: the folder where none is given."""
+    where = group.add_mutually_exclusive_group()
+    where.add_argument("--out", type=str, metavar="DIR", help=f"the run's folder (default: {out})")
+    where.add_argument("--resume", type=str, metavar="DIR", help="resume the run in DIR, with its settings")
+    add = group.add_argument
+    add("--fresh", action="store_true", help="start anew; an earlier run in the folder is kept under another name")
+    add("--device", type=str, help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    add("--tensorboard", action=Switch, help="log for TensorBoard, in DIR/tensorboard")
+
+
+def add_number(
+    group: argparse._ArgumentGroup, name: str, kind: Any, metavar: str, what: str, default: float | None
+) -> None:
+    """The option that sets the field `name` of a run's settings; `default`, the field's own, is only shown."""
+    shown = f"(default: {'none' if default is None else default})"
+    group.add_argument("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=f"{what} {shown}")
+
+
 def add_parts(group: argparse._ActionsContainer) -> None:
     """How many reviews a comparison or a study trains and is scored on."""
     group.add_argument("--reviews", type=positive, metavar="N", help="train on the first N reviews, test on N/4")

@@ -58,12 +58,7 @@ def make_parser(prog: str) -> options.Parser:
 def _add_run(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     options.add_config(group)
-    where = group.add_mutually_exclusive_group()
-    where.add_argument("--out", type=str, metavar="DIR", help=f"the run's folder (default: {OUT})")
-    where.add_argument("--resume", type=str, metavar="DIR", help="resume the run in DIR, with its settings")
-    add("--fresh", action="store_true", help="start anew; an earlier run in the folder is kept under another name")
-    add("--device", type=str, help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    add("--tensorboard", action=options.Switch, help="log for TensorBoard, in DIR/tensorboard")
+    options.add_run_folder(group, OUT)
     _number(group, "epochs", options.positive, "N", "passes over the training reviews")
     _number(group, "patience", options.positive, "N", "stop after N epochs without a better score")
     add("--monitor", choices=MONITORS, help=f"the score that chooses the best epoch (default: {DEFAULT.monitor})")
@@ -175,9 +170,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
 
 
 def _number(group: argparse._ArgumentGroup, name: str, kind: Any, metavar: str, what: str) -> None:
-    value = getattr(DEFAULT, name)
-    shown = f"(default: {'none' if value is None else value})"
-    group.add_argument("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=f"{what} {shown}")
+    options.add_number(group, name, kind, metavar, what, getattr(DEFAULT, name))
 
 
 def _layer(text: str) -> str:
