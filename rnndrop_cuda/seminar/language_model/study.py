@@ -1,8 +1,9 @@
 """Which dropout lowers a language model's perplexity most: every kind at a few probabilities, then over several seeds.
 
 For each kind the validation text chooses the probability, with the first seed; the chosen one is trained with the other
-seeds. The dropouts inside the recurrence stand beside the usual one, with the probability that was best for that alone.
-Each run's best epoch is chosen on the validation text, too. The test text decides nothing.
+seeds. Every dropout inside the recurrence stands beside the same ones outside of it: those that Gal & Ghahramani and
+AWD-LSTM have there, with the probabilities that were best without any inside. Each run's best epoch is chosen on the
+validation text, too. The test text decides nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from rnndrop_cuda.seminar.training.loop import fit
 
 QUESTION = "Which dropout lowers an LSTM language model's perplexity most, and at what cost?"
 NONE, USUAL = "none (nn.LSTM)", "inputs and outputs only (nn.LSTM)"
-LOCKED = "the same, a mask a sequence (nn.LSTM)"
-OUTSIDE = (NONE, USUAL, LOCKED)
-"""What the dropouts inside the recurrence are compared with."""
+WORDS = "inputs, outputs and words, a mask a sequence (nn.LSTM)"
+OUTSIDE = (NONE, USUAL, WORDS)
+"""What the dropouts inside the recurrence are compared with. The probabilities of the last two stand beside these."""
 
 Changes = Mapping[str, Any]
 """Fields of LanguageModelSettings."""
@@ -40,42 +41,43 @@ Changes = Mapping[str, Any]
 class Kind:
     """A kind of dropout.
 
-    changes: the settings for a probability, one of `probabilities`, and for that of the usual dropout beside it.
+    changes: the settings for a probability, one of `probabilities`, beside those of what is outside of the recurrence,
+    of inputs and outputs and of words.
     """
 
-    changes: Callable[[float, float], Changes]
+    changes: Callable[[float, float, float], Changes]
     probabilities: tuple[float, ...]
 
 
-def _outside(p: float, **options: Any) -> Changes:
-    return {"layer": "nn.LSTM", "dropout_in": p, "dropout_out": p, **options}
+def _outside(inputs: float, words: float) -> Changes:
+    return {"dropout_in": inputs, "dropout_out": inputs, "embedding_dropout": words, "dropout_mask": "sequence"}
 
 
-def _gal(**options: Any) -> Callable[[float, float], Changes]:
-    """On h; the usual one's masks are for the sequence, too."""
-    return lambda p, usual: {
-        "hidden_dropout": p, "input_dropout": usual, "dropout_out": usual, "dropout_mask": "sequence", **options,
+def _inside(*keywords: str, **options: Any) -> Callable[[float, float, float], Changes]:
+    return lambda p, inputs, words: {**_outside(inputs, words), **dict.fromkeys(keywords, p), **options}
+
+
+def _gal(**options: Any) -> Callable[[float, float, float], Changes]:
+    """The layer drops its input, so that an untied mask has four of them, too."""
+    return lambda p, inputs, words: {
+        **_outside(inputs, words), "dropout_in": 0.0, "input_dropout": inputs, "hidden_dropout": p, **options,
     }  # fmt: skip
-
-
-def _beside_the_usual(*keywords: str, **options: Any) -> Callable[[float, float], Changes]:
-    return lambda p, usual: {"dropout_in": usual, "dropout_out": usual, **dict.fromkeys(keywords, p), **options}
 
 
 _SEQUENCE: Changes = {"candidate_mask": "sequence", "mask_scope": "sample"}
 KINDS: dict[str, Kind] = {
-    NONE: Kind(lambda p, usual: {"layer": "nn.LSTM"}, (0.0,)),
-    USUAL: Kind(lambda p, usual: _outside(p), (0.3, 0.5, 0.65)),
-    LOCKED: Kind(lambda p, usual: _outside(usual, dropout_mask="sequence"), (0.0,)),
+    NONE: Kind(lambda p, *beside: {"layer": "nn.LSTM"}, (0.0,)),
+    USUAL: Kind(lambda p, *beside: {"layer": "nn.LSTM", "dropout_in": p, "dropout_out": p}, (0.5, 0.65, 0.8)),
+    WORDS: Kind(lambda p, inputs, words: {"layer": "nn.LSTM", **_outside(inputs, p)}, (0.1, 0.25)),
     "Gal, a mask a batch": Kind(_gal(), (0.25, 0.5)),
     "Gal, a mask a sample": Kind(_gal(mask_scope="sample"), (0.25, 0.5)),
     "Gal untied, a mask a batch": Kind(_gal(gate_masks="untied"), (0.25, 0.5)),
     "Gal untied, a mask a sample": Kind(_gal(gate_masks="untied", mask_scope="sample"), (0.25, 0.5)),
-    "Semeniuta, a mask a step": Kind(_beside_the_usual("candidate_dropout"), (0.25, 0.5)),
-    "Semeniuta, a mask a sequence": Kind(_beside_the_usual("candidate_dropout", **_SEQUENCE), (0.25, 0.5)),
-    "zoneout": Kind(_beside_the_usual("hidden_zoneout", "cell_zoneout"), (0.05, 0.15)),
-    "DropConnect (AWD-LSTM)": Kind(_beside_the_usual("weight_dropout"), (0.3, 0.5)),
-    "RNNDrop": Kind(_beside_the_usual("cell_dropout", mask_scope="sample"), (0.2, 0.4)),
+    "Semeniuta, a mask a step": Kind(_inside("candidate_dropout"), (0.25, 0.5)),
+    "Semeniuta, a mask a sequence": Kind(_inside("candidate_dropout", **_SEQUENCE), (0.25, 0.5)),
+    "zoneout": Kind(_inside("hidden_zoneout", "cell_zoneout"), (0.05, 0.15)),
+    "DropConnect (AWD-LSTM)": Kind(_inside("weight_dropout"), (0.3, 0.5)),
+    "RNNDrop": Kind(_inside("cell_dropout", mask_scope="sample"), (0.2, 0.4)),
 }
 # The default is meant for 30 minutes on 2 cores, the other for 2 minutes.
 DEFAULT: Changes = {
@@ -130,10 +132,10 @@ def run_all(
     first = LanguageModelSettings(**base)
     first.check()
     text = load_text(first)
-    usual = 0.0
+    beside = {USUAL: 0.0, WORDS: 0.0}
 
     def run(name: str, p: float, seed: int) -> TextRun:
-        settings = LanguageModelSettings(**{**base, **KINDS[name].changes(p, usual), "seed": seed})
+        settings = LanguageModelSettings(**{**base, **KINDS[name].changes(p, *beside.values()), "seed": seed})
         started(f"{name}{f' {p:g}' if p else ''}, seed {seed}")
         file = cache.file(settings, text.described(), device)
         found = cache.get(file)
@@ -149,7 +151,8 @@ def run_all(
     for name in _names(only):
         tried = {p: run(name, p, 0) for p in KINDS[name].probabilities}
         best = min(tried, key=lambda p: tried[p].validation)
-        usual = best if name == USUAL else usual
+        if name in beside:
+            beside[name] = best
         kinds[name] = Chosen({f"{p:g}": r.validation for p, r in tried.items()}, best, [tried[best]])
         yield name, kinds[name]
     inside = sorted((name for name in kinds if name not in OUTSIDE), key=lambda name: kinds[name].runs[0].validation)

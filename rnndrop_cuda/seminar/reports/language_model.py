@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rnndrop_cuda.files import write_whole
-from rnndrop_cuda.seminar.language_model.study import LOCKED, NONE, OUTSIDE, QUESTION, USUAL, Chosen, TextRun
+from rnndrop_cuda.seminar.language_model.study import NONE, OUTSIDE, QUESTION, USUAL, WORDS, Chosen, TextRun
 
 COLUMNS = ("dropout", "p", "validation", "test", "train", "s/epoch", "seeds")
 BELOW_NONE, BELOW_USUAL = 0.10, 0.03
@@ -61,9 +61,6 @@ def findings(results: Results) -> list[str]:
         f"Without dropout nn.LSTM's test perplexity is {none:.1f}; with the usual dropout on inputs and outputs, "
         f"{results.kinds[USUAL].p:g}, it is {usual:.1f}, {_percent(none, usual)}.",
     ]
-    if LOCKED in results.kinds:
-        locked = statistics.fmean(results.perplexities(LOCKED, "test"))
-        sentences.append(f"With that mask drawn once a sequence it is {locked:.1f}, {_percent(usual, locked)}.")
     best = results.best_inside
     if best is None:
         return sentences
@@ -74,17 +71,27 @@ def findings(results: Results) -> list[str]:
     )
     if len(chosen.runs) < 2:
         return [*sentences, "Whether that is more than chance, one seed cannot tell."]
+    ours = results.perplexities(best, "test")
     for against, bar in ((NONE, BELOW_NONE), (USUAL, BELOW_USUAL)):
-        theirs, ours = results.perplexities(against, "test"), results.perplexities(best, "test")
-        difference = statistics.fmean(ours) - statistics.fmean(theirs)
-        error = math.hypot(_error(ours), _error(theirs))
-        sure = "beyond" if abs(difference) > 2 * error else "within"
-        met = "reached" if -difference >= bar * statistics.fmean(theirs) and sure == "beyond" else "not reached"
-        sentences.append(
-            f"Expected: at least {bar:.0%} below {against}. Found: {difference:+.1f} (standard error {error:.1f}, so "
-            f"{sure} two of them): {met}."
-        )
+        theirs = results.perplexities(against, "test")
+        difference, told, sure = _difference(ours, theirs)
+        met = "reached" if -difference >= bar * statistics.fmean(theirs) and sure else "not reached"
+        sentences.append(f"Expected: at least {bar:.0%} below {against}. Found: {told}: {met}.")
+    if WORDS in results.kinds:
+        theirs = results.perplexities(WORDS, "test")
+        _, told, _ = _difference(ours, theirs)
+        percent = _percent(statistics.fmean(theirs), of_best)
+        sentences.append(f"Of that, the dropout inside the recurrence has {percent}, all else the same: {told}.")
     return sentences
+
+
+def _difference(ours: list[float], theirs: list[float]) -> tuple[float, str, bool]:
+    """Of the means; the same in words; and whether it is larger than twice its standard error."""
+    difference = statistics.fmean(ours) - statistics.fmean(theirs)
+    error = math.hypot(_error(ours), _error(theirs))
+    sure = abs(difference) > 2 * error
+    words = f"{difference:+.1f} (standard error {error:.1f}, so {'beyond' if sure else 'within'} two of them)"
+    return difference, words, sure
 
 
 def print_results(results: Results) -> None:
