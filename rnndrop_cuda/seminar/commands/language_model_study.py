@@ -12,7 +12,17 @@ from rnndrop_cuda.files import check_writable
 from rnndrop_cuda.provenance import facts
 from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
-from rnndrop_cuda.seminar.language_model.study import DEFAULT, KINDS, QUICK, SEEDS, Chosen, TextRun, epochs_of, run_all
+from rnndrop_cuda.seminar.language_model.study import (
+    DEFAULT,
+    FINALISTS,
+    KINDS,
+    QUICK,
+    SEEDS,
+    Chosen,
+    TextRun,
+    epochs_of,
+    run_all,
+)
 from rnndrop_cuda.seminar.reports import language_model as report
 from rnndrop_cuda.seminar.training.experiment import Cache
 
@@ -28,14 +38,15 @@ def main(argv: Sequence[str]) -> int:
     given = {name: getattr(args, name) for name in GIVEN if getattr(args, name) is not None}
     base = {**(QUICK if args.quick else DEFAULT), **given}
     seeds, only = args.seeds or SEEDS[preset], tuple(args.only or ())
+    finalists = FINALISTS[preset] if args.finalists is None else args.finalists
     out = Path(args.out or f"results/study-{NAME}{'-quick' if args.quick else ''}")
     kinds: dict[str, Chosen] = {}
     try:
         device = options.usable_device(args.device)
         check_writable(out)
-        with tqdm(total=epochs_of(base, seeds, only, args.finalists), unit="epoch", disable=None) as bar:
+        with tqdm(total=epochs_of(base, seeds, only, finalists), unit="epoch", disable=None) as bar:
             cache = Cache(out / "runs", TextRun)
-            runs = run_all(base, seeds, cache, device, only, args.finalists, bar.set_description, bar.update)
+            runs = run_all(base, seeds, cache, device, only, finalists, bar.set_description, bar.update)
             for kind, chosen in runs:
                 if kind not in kinds:
                     tried = ", ".join(f"{p} {x:.1f}" for p, x in chosen.tried.items())
@@ -65,7 +76,8 @@ def _parser() -> options.Parser:
     add("--only", nargs="+", metavar="KIND", help="only these kinds and those outside of the recurrence")
     add(
         "--finalists", type=options.whole, metavar="N",
-        help="train only the best N kinds inside the recurrence with more than the first seed (default: all)",
+        help="train only the best N kinds inside the recurrence with more than the first seed "
+        f"(default: {FINALISTS['default']}, quick all)",
     )  # fmt: skip
     add("--epochs", type=options.positive, metavar="N", help=f"(default: {DEFAULT['epochs']}, quick {QUICK['epochs']})")
     add("--data", choices=("movie-reviews", "rotten-tomatoes"), help="(default: movie-reviews, quick rotten-tomatoes)")

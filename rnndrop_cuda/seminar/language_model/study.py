@@ -88,6 +88,8 @@ QUICK: Changes = {
     **DEFAULT, "data": "rotten-tomatoes", "reviews": 400, "vocab_size": 1000, "n_hidden": 200, "epochs": 2,
 }  # fmt: skip
 SEEDS = {"default": 3, "quick": 2}
+FINALISTS = {"default": 3, "quick": None}
+"""Kinds inside the recurrence that have all these seeds; None: all kinds."""
 
 
 class TextRun(NamedTuple):
