@@ -49,9 +49,9 @@ def registers():
     """Plans may keep W_hh in registers."""
     from rnndrop_cuda import _C
 
-    _C.set_cuda_registers(True)
+    _C.set_cuda_trials(registers=True)
     yield
-    _C.set_cuda_registers(False)
+    _C.set_cuda_trials()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import host_calls
 import torch
 from host_calls import CASES, CSV, count, count_all, on_emulated_cuda, read_csv
 
@@ -44,3 +45,9 @@ def test_what_is_counted_is_the_layer(op):
         with on_emulated_cuda(op):
             y, _, masks = layer(x, return_masks=True)
         assert relative_error(y, layer(x, masks=masks)[0]) < 1e-5
+
+
+def test_a_copy_below_two_calls_is_one_launch():
+    """contiguous calls clone, which calls copy_."""
+    x = torch.randn(3, 4).t()
+    assert sum(map(host_calls._computes, host_calls._events(x.contiguous))) == 1

@@ -42,8 +42,13 @@ class Config {
   std::optional<Schedule> schedule_;
 };
 
+// Of all launches, which one thread of the host makes.
 struct Stats {
   unsigned launches = 0;
+  uint64_t ldmatrix_wavefronts =
+      0;  // of 128 bytes each: one a matrix, and one more for each row that meets another bank
+  uint64_t bytes_copied_async = 0;     // by cp.async, from global memory
+  uint64_t bytes_to_other_blocks = 0;  // by st.async
 };
 
 inline Config config;

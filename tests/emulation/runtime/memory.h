@@ -93,6 +93,7 @@ inline void copy_async(void* to, const void* from, int bytes, int valid_bytes) {
   if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes) {
     die("cp.async of %d bytes: %p <- %p is misaligned", bytes, to, from);
   }
+  stats.bytes_copied_async += valid_bytes;
   const AsyncCopy copy{to, from, bytes, valid_bytes};
   if (running->schedule.order == Order::kFifo) {
     perform(copy);
