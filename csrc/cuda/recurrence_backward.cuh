@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
       prefetch_to_l2(c_before + cells.at[k]);
       if (dy_t) prefetch_to_l2(dy_t + cells.b[k] * dy_stride + cells.u[k]);
     }
-    prefetch_noise<general, scalar_t>(r.noise, step, cells, tile);
+    prefetch_mask_g<scalar_t>(r.noise, step, cells, tile);
   };
   fetch(t);
 
@@ -120,7 +120,8 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     scalar_t* da_t = offset<scalar_t>(r.da, t * kGates * state + first_row);
     t = backwards.next(t);
     if (!last) fetch(t);
-    if (s.prefetch > 0 && left > s.prefetch + 1) prefetch(backwards.after(t, s.prefetch));
+    // Not in the general kernels, which have no registers left for it.
+    if (!general && s.prefetch > 0 && left > s.prefetch + 1) prefetch(backwards.after(t, s.prefetch));
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
       if (!cells.inside[k]) continue;

@@ -213,42 +213,37 @@ struct FetchedNoise {
   scalar_t m_g, m_c, z_c, z_h;
 };
 
-// visit(k, kind, address) for what each kind of noise has for each of a thread's cells at step t.
+// visit(k, address) for what a kind of noise has for each of a thread's cells at step t.
 template <class scalar_t, class Visit>
-__device__ __forceinline__ void visit_noise(scalar_t FetchedNoise<scalar_t>::* kind, const SequenceNoise& noise,
-                                            int64_t t, const Cells& cells, const Tile& tile, const Visit& visit) {
+__device__ __forceinline__ void visit_noise(const SequenceNoise& noise, int64_t t, const Cells& cells, const Tile& tile,
+                                            const Visit& visit) {
   const RowNoise row = noise.at_step(t);
   if (!row.data) return;
   const scalar_t* const of_tile = static_cast<const scalar_t*>(row.data) + tile.b_0 * row.stride + tile.unit_0;
   const int stride = row.stride;
 #pragma unroll
   for (int k = 0; k < kCellsOfThread; ++k) {
-    if (cells.inside[k]) visit(k, kind, of_tile + cells.b[k] * stride + cells.u[k]);
+    if (cells.inside[k]) visit(k, of_tile + cells.b[k] * stride + cells.u[k]);
   }
-}
-
-template <bool general, class scalar_t, class Visit>
-__device__ __forceinline__ void visit_noise(const LayerNoise& noise, int64_t t, const Cells& cells, const Tile& tile,
-                                            const Visit& visit) {
-  using Noise = FetchedNoise<scalar_t>;
-  visit_noise(&Noise::m_g, noise.mask_g, t, cells, tile, visit);
-  if (!general) return;
-  visit_noise(&Noise::m_c, noise.mask_c, t, cells, tile, visit);
-  visit_noise(&Noise::z_c, noise.zone_c, t, cells, tile, visit);
-  visit_noise(&Noise::z_h, noise.zone_h, t, cells, tile, visit);
 }
 
 template <bool general, class scalar_t>
 __device__ __forceinline__ void fetch_noise(FetchedNoise<scalar_t> (&to)[kCellsOfThread], const LayerNoise& noise,
                                             int64_t t, const Cells& cells, const Tile& tile) {
-  visit_noise<general, scalar_t>(noise, t, cells, tile,
-                                 [&](int k, auto kind, const scalar_t* from) { to[k].*kind = *from; });
+  const auto fetch = [&](scalar_t FetchedNoise<scalar_t>::* kind, const SequenceNoise& of_kind) {
+    visit_noise<scalar_t>(of_kind, t, cells, tile, [&](int k, const scalar_t* from) { to[k].*kind = *from; });
+  };
+  fetch(&FetchedNoise<scalar_t>::m_g, noise.mask_g);
+  if (!general) return;
+  fetch(&FetchedNoise<scalar_t>::m_c, noise.mask_c);
+  fetch(&FetchedNoise<scalar_t>::z_c, noise.zone_c);
+  fetch(&FetchedNoise<scalar_t>::z_h, noise.zone_h);
 }
 
-template <bool general, class scalar_t>
-__device__ __forceinline__ void prefetch_noise(const LayerNoise& noise, int64_t t, const Cells& cells,
-                                               const Tile& tile) {
-  visit_noise<general, scalar_t>(noise, t, cells, tile, [](int, auto, const scalar_t* from) { prefetch_to_l2(from); });
+template <class scalar_t>
+__device__ __forceinline__ void prefetch_mask_g(const LayerNoise& noise, int64_t t, const Cells& cells,
+                                                const Tile& tile) {
+  visit_noise<scalar_t>(noise.mask_g, t, cells, tile, [](int, const scalar_t* from) { prefetch_to_l2(from); });
 }
 
 template <bool general, class acc_t, class scalar_t>

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) prefetch_to_l2(x + cells.row[k] + gate * H);
     }
-    prefetch_noise<general, scalar_t>(r.noise, step, cells, tile);
+    prefetch_mask_g<scalar_t>(r.noise, step, cells, tile);
   };
   // The first h~ goes the way of all others, to whichever step is the first to run.
   const bool starts = !general || r.steps.begin < longest;
@@ -128,7 +128,8 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     if (hands_over) exchange.send(h_tilde);
 
     if (!last) fetch(t_next);
-    if (s.prefetch > 0 && left > s.prefetch + 1) prefetch(order.after(t_next, s.prefetch));
+    // Not in the general kernels, which have no registers left for it.
+    if (!general && s.prefetch > 0 && left > s.prefetch + 1) prefetch(order.after(t_next, s.prefetch));
     scalar_t* gates_t = offset<scalar_t>(r.gates, t * kGates * state + first_row);
     scalar_t* y_t = offset<scalar_t>(r.y, t * state + first);
     acc_t* c_t = r.gates || last ? offset<acc_t>(r.c, r.c_slot(order.slot(t)) * state + first) : nullptr;

@@ -239,7 +239,7 @@ struct Trials {
   // acquiring load behind the last poll: one way to the second cache and back.
   bool acquire_polls = false;
   // How many steps ahead of the fetch what a step reads from memory is asked for, into the second cache: the slowest of
-  // all blocks' loads is what a step waits for. 0: not at all.
+  // all blocks' loads is what a step waits for. 0: not at all, as with lengths or noise on the state.
   int64_t prefetch = 0;
   // In how many pieces a grid's blocks read their input, unless it is too large for as few.
   int64_t pieces = 1;
@@ -291,7 +291,7 @@ inline StepTraffic step_traffic(Engine engine, const RecurrenceShape& shape, con
   const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
   const int64_t row_bytes = t.K * size_of(shape.dtype);
   const int64_t tiles_rows = ceil_div(t.rows, tile.rows), tiles_batch = ceil_div(t.batch, tile.batch);
-  const int64_t rows_read = t.in_registers ? 0 : t.rows * ceil_div(tiles_batch, t.at_once);
+  const int64_t rows_read = t.in_registers ? 0 : t.rows_padded * ceil_div(tiles_batch, t.at_once);
   StepTraffic traffic;
   traffic.shared = (rows_read + t.batch * tiles_rows) * row_bytes;
   if (engine == Engine::cluster) traffic.to_other_blocks = (t.blocks - 1) * t.batch * row_bytes / t.blocks;

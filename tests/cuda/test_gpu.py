@@ -398,10 +398,3 @@ def test_on_another_device_than_the_current_one():
         pytest.skip("needs two GPUs")
     assert_equals_reference(make_problem(4, 3, 5, 8, device="cuda:1", **ALL_FEATURES), cuda_layer, 1e-5)
     assert torch.cuda.current_device() == 0
-
-
-def test_the_op_refuses_x_on_the_cpu():
-    problem = cuda_problem(2, 3, 4, 8)
-    x, *others = (problem.inputs[name] for name in INPUTS)
-    with pytest.raises(RuntimeError, match="x: expected a CUDA tensor"):
-        torch.ops.rnndrop.lstm_layer(x.cpu(), *others, *[None] * 8, False, True)

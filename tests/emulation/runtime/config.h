@@ -1,6 +1,8 @@
 // What the user of the emulation may set and ask.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <optional>
 #include <stdexcept>
@@ -42,9 +44,11 @@ class Config {
   std::optional<Schedule> schedule_;
 };
 
-// Of all launches, which one thread of the host makes.
+// Of all launches.
 struct Stats {
   unsigned launches = 0;
+  std::atomic<unsigned> driver_questions =
+      0;  // about the device or a kernel, and what is asked for a kernel, by any thread
   uint64_t ldmatrix_wavefronts =
       0;  // of 128 bytes each: one a matrix, and one more for each row that meets another bank
   uint64_t bytes_copied_async = 0;     // by cp.async, from global memory
