@@ -145,11 +145,16 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
       }
       from_acc(y_t[cells.at[k]], cell[k].h);
       if (c_t) c_t[cells.at[k]] = c[k];
-      if (last && r.h_n) from_acc(offset<scalar_t>(r.h_n, first)[cells.at[k]], h[k]);
-      if (last && r.c_n) from_acc(offset<scalar_t>(r.c_n, first)[cells.at[k]], c[k]);
     }
     if (hands_over) exchange.wait();
     t = t_next;
+  }
+
+#pragma unroll
+  for (int k = 0; k < kCellsOfThread; ++k) {
+    if (!cells.inside[k]) continue;
+    if (r.h_n) from_acc(offset<scalar_t>(r.h_n, first)[cells.at[k]], h[k]);
+    if (r.c_n) from_acc(offset<scalar_t>(r.c_n, first)[cells.at[k]], c[k]);
   }
 }
 
