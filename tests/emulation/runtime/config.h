@@ -1,7 +1,6 @@
 // What the user of the emulation may set and ask.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <optional>
@@ -47,10 +46,8 @@ class Config {
 // Of all launches.
 struct Stats {
   unsigned launches = 0;
-  std::atomic<unsigned> driver_questions =
-      0;  // about the device or a kernel, and what is asked for a kernel, by any thread
-  uint64_t ldmatrix_wavefronts =
-      0;  // of 128 bytes each: one a matrix, and one more for each row that meets another bank
+  unsigned driver_questions = 0;       // about the device or a kernel, and what is asked for a kernel
+  uint64_t ldmatrix_wavefronts = 0;    // of 128 bytes: one a matrix, and one for each row whose banks another has
   uint64_t bytes_copied_async = 0;     // by cp.async, from global memory
   uint64_t bytes_to_other_blocks = 0;  // by st.async
 };
