@@ -11,7 +11,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from rnndrop_cuda.files import check_writable
 from rnndrop_cuda.provenance import facts
 from rnndrop_cuda.seminar.commands import options
-from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
+from rnndrop_cuda.seminar.commands.study_end import run_to_its_end
 from rnndrop_cuda.seminar.language_model.study import DEFAULT, KINDS, QUICK, SEEDS, Chosen, TextRun, epochs_of, run_all
 from rnndrop_cuda.seminar.reports import language_model as report
 from rnndrop_cuda.seminar.training.experiment import Cache
@@ -29,10 +29,11 @@ def main(argv: Sequence[str]) -> int:
     base = {**(QUICK if args.quick else DEFAULT), **given}
     seeds, only = args.seeds or SEEDS[preset], tuple(args.only or ())
     out = Path(args.out or f"results/study-{NAME}{'-quick' if args.quick else ''}")
-    kinds: dict[str, Chosen] = {}
-    try:
+
+    def answer() -> list[Path]:
         device = options.usable_device(args.device)
         check_writable(out)
+        kinds: dict[str, Chosen] = {}
         with tqdm(total=epochs_of(base, seeds, only), unit="epoch", disable=None) as bar:
             runs = run_all(base, seeds, Cache(out / "runs", TextRun), device, only, bar.set_description, bar.update)
             for kind, chosen in runs:
@@ -42,13 +43,9 @@ def main(argv: Sequence[str]) -> int:
                 )
         results = report.Results(facts(device, shlex.join(["rnndrop", "study", NAME, *argv])), kinds)
         report.print_results(results)
-        written = report.write(results, out)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        return fail("study", one_line(error, flags_of(parser)))
-    except KeyboardInterrupt:
-        return fail("study", f"stopped; the same command trains the runs that are still missing in {out}", 130)
-    print("written: " + ", ".join(map(str, written)))
-    return 0
+        return report.write(results, out)
+
+    return run_to_its_end(answer, out, parser)
 
 
 def _parser() -> options.Parser:
