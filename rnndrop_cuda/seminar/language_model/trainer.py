@@ -5,8 +5,9 @@ What keeps a run alive is in training/run.py. The test text is not looked at her
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,10 @@ class LanguageModelTrainer(Run[LanguageModelSettings]):
     def _begin_epoch(self) -> None:
         """The learning rate of the epoch, and from where on the weights are averaged."""
         settings = self.settings
-        n = self.progress.epochs + 1
         losses = [row[f"{VALIDATION}_loss"] for row in self.history]
         averaged_from = averaging_begins(losses, settings.nonmono) if settings.optimizer == "nt-asgd" else None
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate / settings.decay ** max(0, n - settings.decay_after)
+            group["lr"] = learning_rate(settings, losses)
             if settings.optimizer == "nt-asgd":
                 group["t0"] = math.inf if averaged_from is None else averaged_from * len(self.train_batches)
         self.averages = averaged_from is not None
@@ -111,6 +111,14 @@ class LanguageModelTrainer(Run[LanguageModelSettings]):
             with torch.no_grad():
                 for weight, value in kept.items():
                     weight.copy_(value)
+
+
+def learning_rate(settings: LanguageModelSettings, losses: Sequence[float]) -> float:
+    """Of the next epoch, by the validation losses of those before it."""
+    lowest = itertools.accumulate(losses, min)
+    no_lower = sum(loss >= before for before, loss in zip(lowest, losses[1:], strict=False))
+    decays = max(0, len(losses) + 1 - settings.decay_after)
+    return settings.learning_rate / settings.decay**decays / settings.anneal**no_lower
 
 
 def averaging_begins(losses: list[float], nonmono: int) -> int | None:
