@@ -380,7 +380,7 @@ void measure_grids(Bench& bench) {
       });
     };
     measure_flag("grid barrier by a flag", grid_flag_barrier<true, true>, grid_flag_barrier<false, true>);
-    measure_flag("grid barrier by a flag, relaxed polls", grid_flag_barrier<true, false>,
+    measure_flag("grid barrier by a flag with relaxed polls", grid_flag_barrier<true, false>,
                  grid_flag_barrier<false, false>);
     bench.measure("grid barrier by a flag behind stores", blocks, bench.threads, 0, [=](int n, bool) {
       const cudaError_t error = set_to_zero(flag, sizeof *flag, nullptr);

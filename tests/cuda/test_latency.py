@@ -13,7 +13,7 @@ from tests.emulation import toolchain
 needs_emulation = pytest.mark.skipif(bool(toolchain.why_unusable()), reason=toolchain.why_unusable())
 SMALL = ("5", "1", "8", "64")
 BARRIERS = ["__syncthreads", "cluster barrier", "grid barrier by a flag", "grid.sync"]
-BARRIERS += ["grid barrier by a flag, relaxed polls", "grid barrier by a flag behind stores"]
+BARRIERS += ["grid barrier by a flag with relaxed polls", "grid barrier by a flag behind stores"]
 EXCHANGES = ["cluster exchange", "cluster exchange by st.async", "grid exchange by epochs"]
 LOADS = ["distributed shared memory load", "L2 load", "L2 tile by cp.async"]
 PRODUCTS = ["mma m16n8k16 bf16", "mma m16n8k8 tf32"]
