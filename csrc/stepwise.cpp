@@ -11,6 +11,8 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <optional>
+#include <vector>
 
 #include "gate_gemms.h"
 #include "stepwise_projection.h"
@@ -69,7 +71,8 @@ class ForwardLoop {
         noise_(noise_of_kernel(call.in)),
         W_hh_(masked_columns(in_.W_hh, in_.mask_h)),
         W_hr_t_(in_.W_hr ? in_.W_hr->t() : Tensor()),
-        input_(in_, backend),
+        running_(RunningRows::of(in_, backend)),
+        input_(in_, backend, running_ ? &*running_ : nullptr),
         projected_(in_) {
     const auto [T, B, I, H, P] = in_.sizes;
     if (!call.save) gates_of_chunk_ = at::empty({steps_per_chunk, B, 4 * H}, in_.options());
@@ -84,14 +87,31 @@ class ForwardLoop {
   void run() {
     for_each_chunk(in_.order, steps_per_chunk_, [&](const Steps& chunk) {
       const Tensor gates = call_.save ? call_.gates.narrow(0, chunk.begin, chunk.n) : gates_of_chunk_;
+      if (running_) return run_running(chunk, gates);
       input_.project(chunk, gates);
-      for_each_step(in_.order, chunk, [&](int64_t t) { run_step(t, gates.select(0, t - chunk.begin)); });
+      for_each_step(in_.order, chunk, [&](int64_t t) {
+        const Tensor of_step = gates.select(0, t - chunk.begin);
+        multiply_gates(backend_, of_step, h_in(t), W_hh_, true);
+        run_step(t, of_step);
+      });
     });
   }
 
  private:
+  // The products of the rows that run; the step kernel sees all.
+  void run_running(const Steps& chunk, const Tensor& gates) {
+    const Tensor rows = at::empty({running_->count(chunk), 4 * in_.sizes.H}, in_.options());
+    input_.project(chunk, rows);
+    for_each_step(in_.order, chunk, [&](int64_t t) {
+      const Tensor of_step = running_->of_step(rows, chunk, t), all = gates.select(0, t - chunk.begin);
+      multiply_gates(backend_, of_step, running_->gather(h_in(t), {t, 1}), W_hh_, true);
+      running_->scatter(all, of_step, {t, 1});
+      run_step(t, all);
+    });
+  }
+
+  // What follows the products.
   void run_step(int64_t t, const Tensor& gates) {
-    multiply_gates(backend_, gates, h_in(t), W_hh_, true);
     const Tensor y = call_.y.select(0, t);
     const Tensor h_full = in_.W_hr ? call_.h_full.select(0, t) : y;
     backend_.step_forward(step_at(t, gates, h_full));
@@ -127,6 +147,7 @@ class ForwardLoop {
   int64_t steps_per_chunk_;
   LayerNoise noise_;
   Tensor W_hh_, W_hr_t_;
+  std::optional<RunningRows> running_;
   InputProjection input_;
   ProjectedState projected_;
   Tensor gates_of_chunk_;  // where they are not saved
@@ -148,7 +169,8 @@ class BackwardLoop {
         noise_(noise_of_kernel(call.in)),
         W_hh_(masked_columns(in_.W_hh, in_.mask_h)),
         projected_(in_),
-        gradients_(call, backend) {
+        running_(RunningRows::of(in_, backend)),
+        gradients_(call, backend, running_ ? &*running_ : nullptr) {
     const auto [T, B, I, H, P] = in_.sizes;
     if (!in_.W_hr) return;
     dh_ = at::empty({T, B, P}, in_.options());
@@ -156,10 +178,16 @@ class BackwardLoop {
   }
 
   void run() {
-    const Tensor da_of_chunk = at::empty({steps_per_chunk_, in_.sizes.B, 4 * in_.sizes.H}, in_.options());
+    const int64_t B = in_.sizes.B, rows = 4 * in_.sizes.H;
+    const Tensor da_of_chunk = at::empty({running_ ? 1 : steps_per_chunk_, B, rows}, in_.options());
     for_each_chunk(backwards_, steps_per_chunk_, [&](const Steps& chunk) {
+      if (running_) return run_running(chunk, da_of_chunk.select(0, 0));
       const Tensor da = da_of_chunk.narrow(0, 0, chunk.n);
-      for_each_step(backwards_, chunk, [&](int64_t t) { run_step(t, da.select(0, t - chunk.begin)); });
+      for_each_step(backwards_, chunk, [&](int64_t t) {
+        const Tensor of_step = da.select(0, t - chunk.begin);
+        run_step(t, of_step);
+        input_gradient(backend_, call_.dh_tilde, of_step, W_hh_);
+      });
       gradients_.add(chunk, da);
     });
     gradients_.finish();
@@ -170,6 +198,23 @@ class BackwardLoop {
   }
 
  private:
+  // da: of one step. The products are those of the rows that run; past its end a row's da is 0.
+  void run_running(const Steps& chunk, const Tensor& da) {
+    const Tensor rows = at::empty({running_->count(chunk), da.size(1)}, in_.options());
+    for_each_step(backwards_, chunk, [&](int64_t t) {
+      run_step(t, da);
+      const Tensor of_step = running_->of_step(rows, chunk, t);
+      running_->gather(of_step, da, {t, 1});
+      std::vector<int64_t> shape = call_.dh_tilde.sizes().vec();
+      shape[shape.size() - 2] = of_step.size(0);
+      const Tensor product = at::empty(shape, in_.options());
+      input_gradient(backend_, product, of_step, W_hh_);
+      running_->scatter(Tensor(call_.dh_tilde).zero_(), product, {t, 1});
+    });
+    gradients_.add(chunk, rows);
+  }
+
+  // What comes before the products.
   void run_step(int64_t t, const Tensor& da) {
     const OptionalTensor dy = call_.dy ? OptionalTensor(call_.dy->select(0, t)) : std::nullopt;
     if (in_.W_hr) {
@@ -178,7 +223,6 @@ class BackwardLoop {
       backend_.gemm(dh_full_, dh, *in_.W_hr, false);
     }
     backend_.step_backward(step_at(t, in_.W_hr ? OptionalTensor(dh_full_) : dy, da));
-    input_gradient(backend_, call_.dh_tilde, da, W_hh_);
   }
 
   StepBackward step_at(int64_t t, const OptionalTensor& dy, const Tensor& da) const {
@@ -205,6 +249,7 @@ class BackwardLoop {
   LayerNoise noise_;
   Tensor W_hh_;
   ProjectedState projected_;
+  std::optional<RunningRows> running_;
   SequenceGradients gradients_;
   Tensor dh_;       // dL/dh_t of all steps, what W_hr's GEMMs take; undefined without W_hr
   Tensor dh_full_;  // dL/d(o * tanh(c)) of one step; likewise

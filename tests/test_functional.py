@@ -62,6 +62,17 @@ def test_equals_reference_with_a_projection(dtype, masks, lengths, reverse):
         assert_equals_reference(problem, cpu_layer, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("masks", MASK_KINDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_projection_skips_rows_and_columns(dtype, masks, reverse):
+    """Sizes at which rows past their ends, and what a mask on x drops, are worth leaving out of the products."""
+    for lengths in (False, True):
+        options = {"masks": masks, "lengths": lengths, "reverse": reverse, "dtype": dtype}
+        problem = random_problem(4, 80, 100, 40, proj=13, **options)
+        assert_equals_reference(problem, cpu_layer, TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("p", [0, 0.25, 0.5, 1])
 @pytest.mark.parametrize("masks", [kind for kind in MASK_KINDS if kind != "none"])
 def test_equals_reference_at_every_p(masks, p):

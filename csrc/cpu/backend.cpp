@@ -117,6 +117,8 @@ class CpuBackend final : public Backend, private Primitives {
                       [&](int64_t begin, int64_t end) { cpu::step_backward(step, {begin, end, 0, step.H}); });
   }
 
+  bool host_reads() const override { return true; }
+
   // Waking a thread takes a few microseconds: what it gets must be worth that.
   static int64_t rows_per_task(int64_t H) { return std::max<int64_t>(1, 4096 / H); }
 };

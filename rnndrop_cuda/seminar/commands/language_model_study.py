@@ -11,7 +11,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from rnndrop_cuda.files import check_writable
 from rnndrop_cuda.provenance import facts
 from rnndrop_cuda.seminar.commands import options
-from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
+from rnndrop_cuda.seminar.commands.study_end import run_to_its_end
 from rnndrop_cuda.seminar.language_model.study import (
     DEFAULT,
     FINALISTS,
@@ -40,10 +40,11 @@ def main(argv: Sequence[str]) -> int:
     seeds, only = args.seeds or SEEDS[preset], tuple(args.only or ())
     finalists = FINALISTS[preset] if args.finalists is None else args.finalists
     out = Path(args.out or f"results/study-{NAME}{'-quick' if args.quick else ''}")
-    kinds: dict[str, Chosen] = {}
-    try:
+
+    def answer() -> list[Path]:
         device = options.usable_device(args.device)
         check_writable(out)
+        kinds: dict[str, Chosen] = {}
         with tqdm(total=epochs_of(base, seeds, only, finalists), unit="epoch", disable=None) as bar:
             cache = Cache(out / "runs", TextRun)
             runs = run_all(base, seeds, cache, device, only, finalists, bar.set_description, bar.update)
@@ -54,13 +55,9 @@ def main(argv: Sequence[str]) -> int:
                 kinds[kind] = chosen
         results = report.Results(facts(device, shlex.join(["rnndrop", "study", NAME, *argv])), kinds)
         report.print_results(results)
-        written = report.write(results, out)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        return fail("study", one_line(error, flags_of(parser)))
-    except KeyboardInterrupt:
-        return fail("study", f"stopped; the same command trains the runs that are still missing in {out}", 130)
-    print("written: " + ", ".join(map(str, written)))
-    return 0
+        return report.write(results, out)
+
+    return run_to_its_end(answer, out, parser)
 
 
 def _parser() -> options.Parser:
