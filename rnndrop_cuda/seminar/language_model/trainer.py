@@ -135,8 +135,9 @@ def averaging_begins(losses: list[float], nonmono: int) -> int | None:
 def make_optimizer(settings: LanguageModelSettings, model: nn.Module) -> torch.optim.Optimizer:
     options: Any = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adam": lambda: torch.optim.Adam(model.parameters(), **options),
-        "sgd": lambda: torch.optim.SGD(model.parameters(), **options),
+        # Fused, since a step over one tensor after another takes a third of the whole on a CPU.
+        "adam": lambda: torch.optim.Adam(model.parameters(), **options, fused=True),
+        "sgd": lambda: torch.optim.SGD(model.parameters(), **options, fused=True),
         # Until it averages, and in its steps, it is SGD.
         "nt-asgd": lambda: torch.optim.ASGD(model.parameters(), lambd=0.0, t0=math.inf, **options),
     }
