@@ -1,7 +1,7 @@
 """A Hugging Face model with the layer as a new head on a pretrained encoder.
 
-from_pretrained creates what the checkpoint lacks without values, and leaves it to _init_weights to give it some. That
-method has to know the layer, which is the one line to take from here.
+from_pretrained creates what the checkpoint lacks without values, and leaves it to _init_weights to give it some. The
+layer would draw its own when it is passed over; here the method names it, and is the place for other values.
 
 pip install transformers, then python examples/hugging_face_head.py
 """

@@ -89,6 +89,24 @@ class LikeTorch(nn.RNNBase):
                 stacklevel=2,
             )
         super().__setattr__(attr, value)
+        if attr == "_is_hf_initialized" and value:
+            self._draw_what_nobody_wrote()
+
+    @torch.no_grad()
+    def _draw_what_nobody_wrote(self) -> None:
+        """Give parameters their first values where Hugging Face's from_pretrained says that it did.
+
+        It knows nn.LSTM only, marks what it has read from a file, and leaves the rest as memory that nothing was
+        written to: its version is still 0.
+        """
+        parameters = dict(self.named_parameters(recurse=False))
+        missing = [p for p in parameters.values() if not getattr(p, "_is_hf_initialized", False)]
+        if not missing or any(p.is_meta or p.is_inference() or p._version for p in missing):
+            return
+        read = {name: p.clone() for name, p in parameters.items() if getattr(p, "_is_hf_initialized", False)}
+        self.reset_parameters()
+        for name, value in read.items():
+            parameters[name].copy_(value)
 
     def __prepare_scriptable__(self) -> NoReturn:
         """torch.jit.script asks every module for what to compile in its place."""

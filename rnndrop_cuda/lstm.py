@@ -62,8 +62,8 @@ class LSTM(LikeTorch):
     With ``learn_initial_state`` there are two more parameters, ``h_0`` and ``c_0``, ``[D * num_layers, 1, P or H]``; a
     ``state_dict`` that has neither, such as nn.LSTM's, sets both to the zeros that nn.LSTM starts from.
 
-    ``isinstance(layer, nn.LSTM)`` is False: code that initialises an nn.LSTM by its type, such as Hugging Face's
-    ``from_pretrained``, leaves this one without values. :class:`rnndrop_cuda.TorchLSTM` is an nn.LSTM to it.
+    ``isinstance(layer, nn.LSTM)`` is False: code that initialises an nn.LSTM by its type leaves this one as it is.
+    :class:`rnndrop_cuda.TorchLSTM` is an nn.LSTM to it.
 
     Args:
         input_size: features of the input, I.

@@ -81,24 +81,35 @@ def test_the_price_is_a_break_in_the_graph(make, whole):
         assert torch.allclose(a, e, atol=1e-5)
 
 
-def test_weights_are_initialised_by_type(tmp_path):
-    """The loop that transformers 5 runs over what a checkpoint lacks, in a model of its from_pretrained."""
+@pytest.mark.parametrize("make", [LSTM, TorchLSTM])
+def test_weights_that_a_checkpoint_lacks_are_initialised(make, tmp_path):
+    """By transformers 5 as an nn.LSTM's where the layer is one, else by the layer itself."""
     transformers = pytest.importorskip("transformers")
 
     class Head(transformers.BertPreTrainedModel):
         def __init__(self, config):
             super().__init__(config)
             self.bert = transformers.BertModel(config, add_pooling_layer=False)
-            self.lstm = TorchLSTM(config.hidden_size, 16, hidden_dropout=0.25)
+            self.lstm = make(config.hidden_size, 16, hidden_dropout=0.25, forget_bias=1.0)
             self.post_init()
 
     config = transformers.BertConfig(
         vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
     )
     torch.manual_seed(0)
-    transformers.BertModel(config).save_pretrained(tmp_path)
-    layer = Head.from_pretrained(tmp_path).lstm
-    for weight in (layer.weight_ih_l0, layer.weight_hh_l0):
-        bound = (6 / sum(weight.shape)) ** 0.5  # Xavier's
+    transformers.BertModel(config).save_pretrained(tmp_path / "encoder")
+    model = Head.from_pretrained(tmp_path / "encoder")
+    for weight in (model.lstm.weight_ih_l0, model.lstm.weight_hh_l0):
+        bound = 16**-0.5 if make is LSTM else (6 / sum(weight.shape)) ** 0.5  # nn.LSTM's own, or Xavier's
         assert 0.5 * bound < weight.abs().max() <= bound
-    assert not layer.bias_ih_l0.any()
+    assert (model.lstm.bias_ih_l0[16:32] == (1.0 if make is LSTM else 0.0)).all()
+    model.save_pretrained(tmp_path / "model")
+    loaded = Head.from_pretrained(tmp_path / "model").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_that_were_written_stay():
+    layer, expected = LSTM(I, H), nn.LSTM(I, H).state_dict()
+    layer.load_state_dict(expected)
+    layer._is_hf_initialized = True
+    assert all(torch.equal(value, expected[name]) for name, value in layer.state_dict().items())
