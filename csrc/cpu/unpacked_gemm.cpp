@@ -182,7 +182,8 @@ INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64
         a_end[m * lanes + lane] = lane < lanes - K % lanes ? acc_t(0) : a[m * lda + K - lanes + lane];
       }
     }
-    int64_t r = by_columns_from<sums / 4, bytes>(0, c, ldc, a, lda, a_end, rows, K, w, ldw, n);
+    // No more than the lanes that their sums come to lie in: NEON's registers would hold four rows of two lanes.
+    int64_t r = by_columns_from<std::min(sums / 4, lanes), bytes>(0, c, ldc, a, lda, a_end, rows, K, w, ldw, n);
     by_columns_from<1, bytes>(r, c, ldc, a, lda, a_end, rows, K, w, ldw, n);
   }
 }
