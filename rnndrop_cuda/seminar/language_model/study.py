@@ -79,7 +79,7 @@ KINDS: dict[str, Kind] = {
     "DropConnect (AWD-LSTM)": Kind(_inside("weight_dropout"), (0.3, 0.5)),
     "RNNDrop": Kind(_inside("cell_dropout", mask_scope="sample"), (0.2, 0.4)),
 }
-# The default is meant for 30 minutes on 2 cores (25 by the seconds an epoch that were measured), the other for 2 (18 s).
+# The default is meant for 30 minutes on 2 cores (by the seconds an epoch it takes 25), the other for 2 (it takes 18 s).
 DEFAULT: Changes = {
     "reviews": 200, "vocab_size": 5000, "n_hidden": 400, "epochs": 20, "patience": 3, "batch_size": 16,
     "learning_rate": 0.003, "anneal": 4.0,
