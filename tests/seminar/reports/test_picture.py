@@ -85,6 +85,7 @@ def test_the_page_is_dark_where_the_system_is(browser, shown):
     assert page.evaluate(of_body) == ["rgb(22, 22, 22)", "rgb(221, 221, 221)"]
     strokes = "[...document.querySelectorAll('#along svg polyline')].map(line => getComputedStyle(line).stroke)"
     assert "rgb(221, 221, 221)" in page.evaluate(strokes), "the probability, which was black"
+    assert page.locator("#along svg").get_by_text("P(positive)").count() == 1
     page.close()
 
 
