@@ -61,6 +61,8 @@ def check(line: str, help_of) -> None:
         assert {word for word in words[1:] if "=" not in word} <= set(targets), line
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]), line
+    elif words[0] in ("auditwheel", "twine"):  # of the dev extra
+        assert f'"{words[0]}' in text(PROJECT / "pyproject.toml"), line
     elif words[0] == "python":
         assert (PROJECT / words[1]).exists(), line
     elif words[0] == "bench/gpu_check.sh":

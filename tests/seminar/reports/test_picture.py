@@ -78,6 +78,17 @@ def opened(request, browser, shown) -> Iterator[Opened]:
     opened.page.close()
 
 
+def test_the_page_is_dark_where_the_system_is(browser, shown):
+    page = browser.new_page(color_scheme="dark")
+    page.goto((shown / "review.html").as_uri())
+    of_body = "(({ backgroundColor, color }) => [backgroundColor, color])(getComputedStyle(document.body))"
+    assert page.evaluate(of_body) == ["rgb(22, 22, 22)", "rgb(221, 221, 221)"]
+    strokes = "[...document.querySelectorAll('#along svg polyline')].map(line => getComputedStyle(line).stroke)"
+    assert "rgb(221, 221, 221)" in page.evaluate(strokes), "the probability, which was black"
+    assert page.locator("#along svg").get_by_text("P(positive)").count() == 1
+    page.close()
+
+
 def test_the_page_loads_and_shows_the_text(opened):
     assert opened.page.locator(".word").all_inner_texts() == READ
     shown = opened.page.locator("#text").inner_text()
