@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -39,6 +38,20 @@ TOO_LARGE = (
     "Overflow when",
 )
 """What torch says, in a RuntimeError, of a tensor for which there is no memory."""
+
+
+class ShowVersion(argparse.Action):
+    """Looks the version up, which takes 10 ms, only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import importlib.metadata as metadata
+
+        try:
+            version = metadata.version("rnndrop-cuda")
+        except metadata.PackageNotFoundError:
+            version = "(not installed, run from its source folder)"
+        print(f"rnndrop {version}")
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +89,7 @@ def _run(argv: list[str]) -> int:
         + "\n\n`rnndrop COMMAND --help` tells more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"rnndrop {_version()}")
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the program's version and exit")
     command = parser.add_argument(
         "command", choices=(*COMMANDS, *ALIASES), metavar="COMMAND", help="one of those below"
     )
@@ -94,13 +107,6 @@ def _run(argv: list[str]) -> int:
         return _fail(args.command, f"{missing} is missing: from the checkout, pip install '.[demo]'", 2)
     status: int = module.main(argv[1:]) or 0
     return status
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("rnndrop-cuda")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed, run from its source folder)"
 
 
 def _complete(parser: argparse.ArgumentParser, command: argparse.Action, argv: list[str]) -> list[str]:

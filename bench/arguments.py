@@ -12,9 +12,11 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in functional.KERNE
 
 
 def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
+    return _at_least(1, text)
+
+
+def whole(text: str) -> int:
+    return _at_least(0, text)
 
 
 def probability(text: str) -> float:
@@ -32,3 +34,9 @@ def size(text: str) -> Size:
     if len(numbers) != 4:
         raise argparse.ArgumentTypeError(f"expected four whole numbers T,B,I,H, got {text!r}")
     return Size(*map(positive, numbers))
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+    return int(text)

@@ -1,9 +1,9 @@
 """A language model with this package's LSTM beside the ways people train one today: tokens a second, perplexity.
 
-The same model (embedding, one layer, adaptive softmax), text, weights and pieces; only the recurrent layer differs:
+The same model (embedding, layers, adaptive softmax), text, weights and pieces; only the recurrent layers differ:
 nn.LSTM without dropout inside; nn.LSTM in AWD-LSTM's weight-drop wrapper, which drops W_hh and lets it run; a Python
 loop over nn.LSTMCell with Gal & Ghahramani's masks; and this package's. A training step (forward, backward, clipping,
-Adam) of each is timed in turn, then each is trained from the same weights for a few epochs. The step without any
+Adam) of each is timed in turn, then each is trained from the same weights for a few epochs, if any. The step without a
 recurrent layer says what the others leave to the LSTM.
 
     python -m bench.language_model --out bench/results/language-model.json
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from bench.arguments import positive
+from bench.arguments import positive, whole
 from bench.machine import check_out, machine_facts
 from bench.stopwatch import no_garbage_collection
 from rnndrop_cuda import LSTM
@@ -40,13 +40,14 @@ from rnndrop_cuda.seminar.language_model.scores import NO_TOKENS, Reader
 from rnndrop_cuda.seminar.language_model.settings import LanguageModelSettings
 from rnndrop_cuda.seminar.language_model.text import load_text
 from rnndrop_cuda.seminar.language_model.trainer import make_optimizer
-from rnndrop_cuda.seminar.layers import RNNLayer, lstm_weights
+from rnndrop_cuda.seminar.layers import RNNLayer
 from rnndrop_cuda.seminar.training.batches import TRAIN, VALIDATION
 from rnndrop_cuda.seminar.training.loop import run_batches
 
 P_GAL, P_WEIGHTS = 0.3, 0.5
-NN_LSTM, WRAPPER, LOOP = "nn.LSTM, no dropout inside", "nn.LSTM, weight-drop wrapper", "loop over nn.LSTMCell, Gal"
-OURS_GAL, OURS_SAMPLE, OURS_WEIGHTS = "LSTM, Gal", "LSTM, Gal, a mask a sample", "LSTM, weight_dropout"
+NN_LSTM, WRAPPER, LOOP = "nn.LSTM, no dropout inside", "nn.LSTM, weight-drop wrapper", "loop over nn.LSTMCell, Gal 0.3"
+OURS_GAL, OURS_GAL_HALF = "LSTM, Gal 0.3", "LSTM, Gal 0.5"
+OURS_SAMPLE, OURS_WEIGHTS = "LSTM, Gal 0.3, a mask a sample", "LSTM, weight_dropout"
 HEAD = "no recurrent layer"
 
 
@@ -80,6 +81,7 @@ LAYERS: dict[str, Callable[[int, int], nn.Module]] = {
     WRAPPER: WeightDrop,
     LOOP: lambda E, H: RNNLayer(E, H, P_GAL),
     OURS_GAL: lambda E, H: LSTM(E, H, input_dropout=P_GAL, hidden_dropout=P_GAL),
+    OURS_GAL_HALF: lambda E, H: LSTM(E, H, input_dropout=0.5, hidden_dropout=0.5),
     OURS_SAMPLE: lambda E, H: LSTM(E, H, input_dropout=P_GAL, hidden_dropout=P_GAL, mask_scope="sample"),
     OURS_WEIGHTS: lambda E, H: LSTM(E, H, weight_dropout=P_WEIGHTS),
     HEAD: NoLayer,
@@ -93,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     try:
         check_out(args.out)
-        settings = settings_of(args.size, args.reviews)
+        settings = settings_of(args.size, args.reviews, args.num_layers)
         text = load_text(settings)
     except (ImportError, OSError, ValueError) as error:
         print(f"bench.language_model: {error}", file=sys.stderr)
@@ -123,8 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def settings_of(size: int, reviews: int) -> LanguageModelSettings:
-    return LanguageModelSettings(reviews=reviews, n_emb=size, n_hidden=size, vocab_size=8000, learning_rate=0.004)
+def settings_of(size: int, reviews: int, num_layers: int = 1) -> LanguageModelSettings:
+    return LanguageModelSettings(
+        reviews=reviews, n_emb=size, n_hidden=size, num_layers=num_layers, vocab_size=8000, learning_rate=0.004
+    )
 
 
 def models_of(settings: LanguageModelSettings, n_words: int) -> dict[str, LanguageModel]:
@@ -133,12 +137,11 @@ def models_of(settings: LanguageModelSettings, n_words: int) -> dict[str, Langua
     first = settings.build(n_words)
     for name, make in LAYERS.items():
         model = copy.deepcopy(first)
-        layer = make(settings.n_emb, settings.n_hidden)
+        model.rec = nn.ModuleList(make(layer.input_size, layer.hidden_size) for layer in first.rec)
         if name != HEAD:
             with torch.no_grad():
-                for weight, initial in zip(layer.parameters(), lstm_weights(first.rec[0]), strict=True):
+                for weight, initial in zip(model.rec.parameters(), first.rec.parameters(), strict=True):
                     weight.copy_(initial)
-        model.rec = nn.ModuleList([layer])
         models[name] = model
     return models
 
@@ -191,10 +194,11 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--size", type=positive, default=200, metavar="N", help="numbers per word and units of the layer (default: 200)"
     )
+    add("--num-layers", type=positive, default=1, metavar="N", help="recurrent layers (default: 1)")
     add("--reviews", type=positive, default=100, metavar="N", help="to train on (default: 100)")
     add("--threads", type=positive, default=1, metavar="N", help="(default: 1)")
     add("--repeats", type=positive, default=20, metavar="N", help="timed steps of each (default: 20)")
-    add("--epochs", type=positive, default=3, metavar="N", help="trained for the perplexities (default: 3)")
+    add("--epochs", type=whole, default=3, metavar="N", help="trained for the perplexities, 0: none (default: 3)")
     add("--out", type=Path, metavar="FILE.json", help="where the results go")
     return found
 

@@ -37,15 +37,18 @@ def beside_table(file: Path) -> str:
     found = json.loads(file.read_text(encoding="utf-8"))
     tokens, seconds = found["tokens a step"], {name: of["median"] for name, of in found["seconds"].items()}
     rows = []
-    for name, perplexity in found["perplexity"].items():
+    columns, note = ["recurrent layer", "tokens/s", "times nn.LSTM's", "its share"], ""
+    if found["epochs"]:
+        columns, note = [*columns, "perplexity"], f"Perplexity: on the validation text after {found['epochs']} epochs. "
+    for name, perplexities in found["perplexity"].items():
         ratio, share = seconds[NN_LSTM] / seconds[name], 1 - seconds[HEAD] / seconds[name]
-        rows.append([name, f"{tokens / seconds[name]:,.0f}", f"{ratio:.2f}", f"{share:.0%}", f"{perplexity[-1]:.1f}"])
-    table = markdown(["recurrent layer", "tokens/s", "times nn.LSTM's", "its share", "perplexity"], rows)
+        shown = [f"{perplexity:.1f}" for perplexity in perplexities[-1:]]
+        rows.append([name, f"{tokens / seconds[name]:,.0f}", f"{ratio:.2f}", f"{share:.0%}", *shown])
     settings = found["settings"]
-    size = f"E = H = {settings['n_emb']}, {settings['batch_size']} rows of {settings['bptt']} steps"
+    layers = "one layer" if settings["num_layers"] == 1 else f"{settings['num_layers']} layers"
+    size = f"{layers} of E = H = {settings['n_emb']}, {settings['batch_size']} rows of {settings['bptt']} steps"
     return (
-        f"{table}\n\nTraining steps in turn, medians, with {size} and an adaptive softmax over "
-        f"{found['data']['ids']:,} words. Its share: of the step, what the recurrent layer takes beside the rest. "
-        f"Perplexity: on the validation text after {found['epochs']} epochs. Threads: {found['facts']['threads']}. "
-        f"{provenance(found['facts'])}"
+        f"{markdown(columns, rows)}\n\nTraining steps in turn, medians, with {size} and an adaptive softmax over "
+        f"{found['data']['ids']:,} words. Its share: of the step, what the recurrent layers take beside the rest. "
+        f"{note}Threads: {found['facts']['threads']}. {provenance(found['facts'])}"
     )

@@ -141,15 +141,17 @@ __device__ void grid_rounds(int rounds, unsigned* places, unsigned* wrong, const
   }
 }
 
-// As GridExchange of csrc/cuda/recurrence_exchange.cuh has it, but that every poll acquires.
-template <bool kCheck>
+// As GridExchange of csrc/cuda/recurrence_exchange.cuh has it: every poll acquires, or one load behind the last poll.
+template <bool kCheck, bool kAcquirePolls>
 __global__ void __launch_bounds__(kMostThreads)
     grid_flag_barrier(int rounds, unsigned* flag, unsigned* places, unsigned* wrong) {
   grid_rounds<kCheck>(rounds, places, wrong, [&](int i) {
     __syncthreads();  // all of the block is here before its first thread says so
     if (threadIdx.x == 0) {
       red_release_add(flag, 1);
-      while (ld_acquire(flag) < unsigned(i + 1) * gridDim.x) spin_pause();
+      const unsigned arrivals = unsigned(i + 1) * gridDim.x;
+      while ((kAcquirePolls ? ld_acquire(flag) : ld_relaxed(flag)) < arrivals) spin_pause();
+      if (!kAcquirePolls) ld_acquire(flag);
     }
     __syncthreads();
   });
@@ -192,12 +194,15 @@ __global__ void __launch_bounds__(kMostThreads) grid_sync(int rounds, unsigned* 
   grid_rounds<kCheck>(rounds, places, wrong, [](int) { cg::this_grid().sync(); });
 }
 
-// A tile from the second cache to shared memory, by all threads of each block.
+// A tile from the second cache to shared memory, by all threads of each block, as GridExchange has it: a thread waits
+// for all of its copies together, so that a large tile is throughput.
 __global__ void __launch_bounds__(kMostThreads) l2_tile(int rounds, const uint4* tile, int pieces, unsigned* wrong) {
   DYN_SHARED(uint4, here);
   for (int i = 0; i < rounds; ++i) {
-    for (int k = threadIdx.x; k < pieces; k += blockDim.x) here[k] = __ldcg(tile + k);
-    __syncthreads();  // which also keeps the loads in the loop
+    for (int k = threadIdx.x; k < pieces; k += blockDim.x) cp_async16(here + k, tile + k);
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();  // the next round's copies come to the same place
   }
   const int neighbours = (threadIdx.x + 1) % blockDim.x % pieces;
   if (rounds > 0) expect(here[neighbours].x == unsigned(neighbours + 1) % 32, wrong);
@@ -368,12 +373,15 @@ void measure_grids(Bench& bench) {
   for (const unsigned blocks : counts) {
     LaunchCfg cfg = config(blocks, bench.threads);
     cfg.coop = true;
-    bench.measure("grid barrier by a flag", blocks, bench.threads, 0, [=](int n, bool check) {
-      const cudaError_t error = set_to_zero(flag, sizeof *flag, nullptr);
-      if (error != cudaSuccess) return error;
-      return check ? LAUNCH(cfg, grid_flag_barrier<true>, n, flag, places, bench.wrong)
-                   : LAUNCH(cfg, grid_flag_barrier<false>, n, flag, places, bench.wrong);
-    });
+    const auto measure_flag = [&](const char* name, auto checked, auto unchecked) {
+      bench.measure(name, blocks, bench.threads, 0, [=](int n, bool check) {
+        const cudaError_t error = set_to_zero(flag, sizeof *flag, nullptr);
+        return error != cudaSuccess ? error : LAUNCH(cfg, check ? checked : unchecked, n, flag, places, bench.wrong);
+      });
+    };
+    measure_flag("grid barrier by a flag", grid_flag_barrier<true, true>, grid_flag_barrier<false, true>);
+    measure_flag("grid barrier by a flag with relaxed polls", grid_flag_barrier<true, false>,
+                 grid_flag_barrier<false, false>);
     bench.measure("grid barrier by a flag behind stores", blocks, bench.threads, 0, [=](int n, bool) {
       const cudaError_t error = set_to_zero(flag, sizeof *flag, nullptr);
       return error != cudaSuccess ? error : LAUNCH(cfg, grid_flag_barrier_behind_stores, n, flag, stores);
@@ -404,7 +412,7 @@ void measure_memory(Bench& bench) {
     for (const unsigned blocks : {1u, bench.most_blocks}) {
       LaunchCfg cfg = config(blocks, bench.threads);
       cfg.smem = bytes;
-      bench.measure("L2 tile", blocks, bench.threads, bytes, [=](int n, bool) {
+      bench.measure("L2 tile by cp.async", blocks, bench.threads, bytes, [=](int n, bool) {
         return LAUNCH(cfg, l2_tile, n, static_cast<const uint4*>(there), int(bytes / sizeof(uint4)), bench.wrong);
       });
     }

@@ -216,6 +216,7 @@ def write(path: Path, facts: Mapping[str, object], rows: Sequence[Row]) -> None:
     table.writeheader()
     table.writerows(dataclasses.asdict(row) for row in rows)
     partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial.write_text(text.getvalue(), encoding="utf-8")
     os.replace(partial, path)
 

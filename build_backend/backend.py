@@ -35,7 +35,7 @@ __all__ = [
     "prepare_metadata_for_build_wheel",
 ]
 
-MINIMUM_TORCH = (2, 11)  # as in pyproject.toml's dependencies
+MINIMUM_TORCH = (2, 11)  # as in setup.py
 
 # Run by a fresh interpreter: prints [torch's version, sys.path], or null where no torch is installed.
 ASK_FOR_TORCH = """
@@ -82,4 +82,8 @@ def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
 
 
 get_requires_for_build_editable = get_requires_for_build_wheel
-get_requires_for_build_sdist = get_requires_for_build_wheel
+
+
+def get_requires_for_build_sdist(config_settings: Any = None) -> list[str]:
+    """Return nothing: an sdist has the sources alone, and setup.py leaves torch alone for it."""
+    return []

@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
@@ -23,18 +24,23 @@ Tensor columns_of_gate(const Tensor& a, int64_t gate) {
   return a.narrow(1, gate * a.size(1) / kGates, a.size(1) / kGates);
 }
 
+// As Tensor::t(), which dispatches twice more.
+Tensor transposed(const Tensor& matrix) {
+  return matrix.as_strided({matrix.size(1), matrix.size(0)}, {matrix.stride(1), matrix.stride(0)});
+}
+
 // dW (+)= da^T in
 void weight_gradient(const Primitives& backend, const Tensor& dW, const Tensor& da, const Tensor& in, bool accumulate) {
-  if (in.dim() == 2) return backend.gemm(dW, da.t(), in, accumulate);
+  if (in.dim() == 2) return backend.gemm(dW, transposed(da), in, accumulate);
   for (int64_t gate = 0; gate < kGates; ++gate) {
-    backend.gemm(rows_of_gate(dW, gate), columns_of_gate(da, gate).t(), in.select(0, gate), accumulate);
+    backend.gemm(rows_of_gate(dW, gate), transposed(columns_of_gate(da, gate)), in.select(0, gate), accumulate);
   }
 }
 
 }  // namespace
 
 Tensor rows_of(const Tensor& sequence, const Steps& steps) {
-  const Tensor part = sequence.narrow(-3, steps.begin, steps.n);
+  const Tensor part = steps.n == sequence.size(-3) ? sequence : sequence.narrow(-3, steps.begin, steps.n);
   const int64_t rows = steps.n * sequence.size(-2), columns = sequence.size(-1);
   return part.dim() == 3 ? part.view({rows, columns}) : part.view({kGates, rows, columns});
 }
@@ -45,9 +51,9 @@ Tensor rows_in(const Tensor& sequence, const Steps& steps, const RunningRows* ru
 }
 
 void multiply_gates(const Primitives& backend, const Tensor& a, const Tensor& in, const Tensor& W, bool accumulate) {
-  if (in.dim() == 2) return backend.gemm(a, in, W.t(), accumulate);
+  if (in.dim() == 2) return backend.gemm(a, in, transposed(W), accumulate);
   for (int64_t gate = 0; gate < kGates; ++gate) {
-    backend.gemm(columns_of_gate(a, gate), in.select(0, gate), rows_of_gate(W, gate).t(), accumulate);
+    backend.gemm(columns_of_gate(a, gate), in.select(0, gate), transposed(rows_of_gate(W, gate)), accumulate);
   }
 }
 
@@ -195,8 +201,18 @@ SequenceGradients::Places SequenceGradients::places_of(const Steps& steps) const
 Tensor SequenceGradients::h_tilde(const Steps& steps) const {
   const CheckedInputs& in = call_.in;
   const auto [has_first, first, others] = places_of(steps);
+  const Tensor* const mask_h = in.mask_h_of_samples();
   Tensor h_prev = at::empty({steps.n, in.sizes.B, in.sizes.P}, in.options());
   const int64_t before = in.order.before(steps.begin + others.begin);
+  if (mask_h && !per_gate(in.mask_h) && !(in.lengths && in.order.reverse)) {  // without a pass for the copy alone
+    Tensor of_others = h_prev.narrow(0, others.begin, others.n);
+    at::mul_out(of_others, call_.y.narrow(0, before, others.n), *mask_h);
+    if (has_first) {
+      Tensor of_first = h_prev.select(0, first);
+      at::mul_out(of_first, in.h_0, *mask_h);
+    }
+    return h_prev.flatten(0, 1);
+  }
   h_prev.narrow(0, others.begin, others.n).copy_(call_.y.narrow(0, before, others.n));
   if (has_first) h_prev.select(0, first).copy_(in.h_0);
   if (in.lengths && in.order.reverse) {
@@ -204,7 +220,6 @@ Tensor SequenceGradients::h_tilde(const Steps& steps) const {
     const Tensor next = at::arange(steps.begin + 1, steps.begin + steps.n + 1, in.lengths->options());
     h_prev = at::where((next.unsqueeze(1) == *in.lengths).unsqueeze(2), in.h_0, h_prev);
   }
-  const Tensor* const mask_h = in.mask_h_of_samples();
   if (!mask_h) return h_prev.flatten(0, 1);
   return in.h_tilde_per_gate() ? (h_prev * mask_h->unsqueeze(1)).flatten(1, 2) : (h_prev * *mask_h).flatten(0, 1);
 }

@@ -54,7 +54,10 @@ ForwardCall::ForwardCall(const LayerInputs& given, bool reverse, bool save) : in
   if (in.W_hr) h_full = at::empty({T, B, H}, in.options());
   if (save) gates = at::empty({T, B, 4 * H}, in.options());
   c = at::empty({save ? T + 1 : 2, B, H}, in.acc_options());
-  c_at(in.order.slot_before(in.order.first())).copy_(given.c_0);
+}
+
+void ForwardCall::put_initial_state() {
+  c_at(in.order.slot_before(in.order.first())).copy_(in.c_0);
   if (in.lengths || in.zone_h) h_n = in.h_0.clone();
 }
 
@@ -62,9 +65,9 @@ ForwardResult ForwardCall::result() const {
   const auto nothing = [&](const at::TensorOptions& options) { return at::empty({0}, options); };
   const TimeOrder& order = in.order;
   const Tensor last_h = h_n.defined() ? h_n : copy_of(y.select(0, order.last()), in.options());
-  const Tensor c_n = copy_of(c_at(order.slot(order.last())), in.options());
-  if (!save) return {y, last_h, c_n, nothing(in.options()), nothing(in.acc_options()), nothing(in.options())};
-  return {y, last_h, c_n, gates, c, h_full.defined() ? h_full : nothing(in.options())};
+  const Tensor last_c = c_n.defined() ? c_n : copy_of(c_at(order.slot(order.last())), in.options());
+  if (!save) return {y, last_h, last_c, nothing(in.options()), nothing(in.acc_options()), nothing(in.options())};
+  return {y, last_h, last_c, gates, c, h_full.defined() ? h_full : nothing(in.options())};
 }
 
 BackwardCall::BackwardCall(const LayerInputs& given, bool reverse, const BackwardInputs& saved)
@@ -74,32 +77,40 @@ BackwardCall::BackwardCall(const LayerInputs& given, bool reverse, const Backwar
       y(saved.y.contiguous()),
       gates(saved.gates.contiguous()),
       c(saved.c.contiguous()),
-      dy(contiguous(saved.dy)) {
+      dy(saved.dy),
+      dh_n(contiguous(saved.dh_n)),
+      dc_n(contiguous(saved.dc_n)) {
   const auto [T, B, I, H, P] = in.sizes;
   if (in.W_hr) h_full = saved.h_full;
-  if (!saved.dh_n && !saved.dc_n && P == H) {  // one fill for both: on a GPU each is a launch
-    const Tensor zeros = at::zeros({2, B, H}, in.acc_options());
-    dh_carry = zeros.select(0, 0);
-    dc = zeros.select(0, 1);
-  } else {
-    dh_carry = accumulator(saved.dh_n, {B, P}, in);
-    dc = accumulator(saved.dc_n, {B, H}, in);
-  }
-  dh_tilde = in.h_tilde_per_gate() ? at::empty({kGates, B, P}, in.options()) : at::empty({B, P}, in.options());
   dx = empty_if(need_dx, {T, B, I}, in.options());
   dW_ih = empty_if(need_dW, {4 * H, I}, in.options());
   dW_hh = empty_if(need_dW, {4 * H, P}, in.options());
   dW_hr = empty_if(need_dW && in.W_hr, {P, H}, in.options());
+}
+
+void BackwardCall::make_accumulators() {
+  dy = contiguous(dy);
+  const auto [T, B, I, H, P] = in.sizes;
+  if (!dh_n && !dc_n && P == H) {  // one fill for both: on a GPU each is a launch
+    const Tensor zeros = at::zeros({2, B, H}, in.acc_options());
+    dh_carry = zeros.select(0, 0);
+    dc = zeros.select(0, 1);
+  } else {
+    dh_carry = accumulator(dh_n, {B, P}, in);
+    dc = accumulator(dc_n, {B, H}, in);
+  }
+  dh_tilde = in.h_tilde_per_gate() ? at::empty({kGates, B, P}, in.options()) : at::empty({B, P}, in.options());
   db = at::empty({need_dW ? 4 * H : 0}, in.acc_options());
 }
 
 BackwardResult BackwardCall::result() const {
+  if (dh_0.defined()) return {dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr};
   const at::ScalarType dtype = in.x.scalar_type();
   const Tensor* const mask_h = in.mask_h_of_samples();
-  Tensor dh_0 = mask_h ? dh_tilde * *mask_h : dh_tilde;
-  if (in.h_tilde_per_gate()) dh_0 = dh_0.sum(0);
-  if (in.lengths || in.zone_h) dh_0 = (dh_0.to(acc_type_of(in.x)) + dh_carry).to(dtype);
-  return {dx, dh_0, dc.to(dtype), dW_ih, dW_hh, db.to(dtype), dW_hr};
+  Tensor dh = mask_h ? dh_tilde * *mask_h : dh_tilde;
+  if (in.h_tilde_per_gate()) dh = dh.sum(0);
+  if (in.lengths || in.zone_h) dh = (dh.to(acc_type_of(in.x)) + dh_carry).to(dtype);
+  return {dx, dh, dc.to(dtype), dW_ih, dW_hh, db.to(dtype), dW_hr};
 }
 
 }  // namespace rnndrop

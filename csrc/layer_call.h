@@ -17,6 +17,8 @@ using BackwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor
 
 struct ForwardCall {
   ForwardCall(const LayerInputs& given, bool reverse, bool save);
+  // For a backend that does not read h_0 and c_0 itself: c_0 goes to its slot of c, and h_n begins as h_0.
+  void put_initial_state();
   ForwardResult result() const;
   // The state in slot s of time. Without `save` only the last two are kept, in turn.
   at::Tensor c_at(int64_t slot) const { return c.select(0, save ? slot : slot % 2); }
@@ -26,9 +28,9 @@ struct ForwardCall {
   at::Tensor y;       // scalar [T,B,P] out
   at::Tensor h_full;  // scalar [T,B,H] out; undefined without W_hr
   at::Tensor gates;   // scalar [T,B,4H] out; undefined without save
-  at::Tensor c;       // acc [T+1,B,H], or [2,B,H] without save; in: c_0 in its slot, out: all others
-  at::Tensor h_n;     // scalar [B,P] in: h_0, out: h_n; undefined without lengths and zone_h, where it is y's last:
-                      // a backend that writes it all the same defines it
+  at::Tensor c;       // acc [T+1,B,H], or [2,B,H] without save; out: all slots, but for c_0's where it was put there
+  at::Tensor h_n;     // scalar [B,P] out; undefined: it is y's last. As put_initial_state left it, or a backend's own
+  at::Tensor c_n;     // scalar [B,H] out; undefined: it is c's last. A backend's own
 };
 
 // What the backward is given beside the layer's inputs, unchecked: the forward's results and their gradients.
@@ -40,13 +42,19 @@ struct BackwardInputs {
 
 struct BackwardCall {
   BackwardCall(const LayerInputs& given, bool reverse, const BackwardInputs& saved);
+  // For a backend that does not make dh_0 and dc_0 of dh_n and dc_n itself: dh_carry, dc, dh_tilde and an acc db.
+  void make_accumulators();
   BackwardResult result() const;
 
   CheckedInputs in;
   bool need_dx, need_dW;
   at::Tensor y, gates, c;  // as the forward left them, dense
   at::Tensor h_full;       // the same, with any strides; undefined without W_hr
-  OptionalTensor dy;       // scalar [T,B,P], dense
+  OptionalTensor dy;       // scalar [T,B,P], with any strides; dense beside the accumulators
+  OptionalTensor dh_n;     // scalar [B,P], dense
+  OptionalTensor dc_n;     // scalar [B,H], dense
+  at::Tensor dh_0;         // scalar [B,P] out; undefined: it is made of the accumulators. A backend's own
+  at::Tensor dc_0;         // scalar [B,H] out; likewise
   at::Tensor dh_carry;     // acc [B,P] in: dL/dh_n, out: what reaches h_0 past every GEMM, where lengths or zone_h
   at::Tensor dc;           // acc [B,H] in: dL/dc_n, out: dL/dc_0
   at::Tensor dh_tilde;     // scalar [B,P] out, [4,B,P] with a mask_h [4,B,P]: dL/dh~ of the first step
@@ -54,7 +62,7 @@ struct BackwardCall {
   at::Tensor dW_ih;        // scalar [4H,I] out, where need_dW; else [0]; so are all below
   at::Tensor dW_hh;        // scalar [4H,P] out
   at::Tensor dW_hr;        // scalar [P,H] out; [0] also without W_hr
-  at::Tensor db;           // acc [4H] out
+  at::Tensor db;           // acc [4H] out; scalar where it is a backend's own
 };
 
 }  // namespace rnndrop

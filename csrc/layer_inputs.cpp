@@ -106,6 +106,7 @@ CheckedInputs::CheckedInputs(const LayerInputs& in, bool reverse)
       order{sizes.T, reverse},
       dtype(dtype_of(in.x)),
       x(in.x),
+      c_0(in.c_0),
       W_ih(in.W_ih),
       W_hh(in.W_hh),
       h_0(in.h_0.contiguous()),
@@ -138,7 +139,8 @@ bool per_gate(const OptionalTensor& mask) { return mask && mask->dim() == 3; }
 
 Tensor masked_columns(const Tensor& W, const OptionalTensor& mask) {
   if (!mask || per_sample(mask)) return W.contiguous();
-  return (as_masked(W, *mask) * *mask).view(W.sizes());
+  const Tensor masked = as_masked(W, *mask) * *mask;
+  return mask->dim() == 1 ? masked : masked.view(W.sizes());
 }
 
 void mask_columns(const Tensor& dW, const OptionalTensor& mask) {

@@ -44,8 +44,8 @@ struct CheckedInputs {
   Sizes sizes;
   TimeOrder order;
   Dtype dtype;
-  at::Tensor x, W_ih, W_hh;  // as given, with any strides
-  at::Tensor h_0;            // this and all below: dense
+  at::Tensor x, c_0, W_ih, W_hh;  // as given, with any strides
+  at::Tensor h_0;                 // this and all below: dense
   OptionalTensor b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths;
 };
 

@@ -28,7 +28,7 @@ BackwardResult lstm_layer_backward(const Backend& backend, const Tensor& x, cons
                                    bool need_dx, bool need_dW) {
   const LayerInputs in{x,      h_0,    c_0,    W_ih,   W_hh,   b_ih,   b_hh,   W_hr,
                        mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths};
-  const BackwardCall call(in, reverse, {y, gates, c, h_full, dy, dh_n, dc_n, need_dx, need_dW});
+  BackwardCall call(in, reverse, {y, gates, c, h_full, dy, dh_n, dc_n, need_dx, need_dW});
   backend.backward(call);
   return call.result();
 }

@@ -25,7 +25,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual void forward(ForwardCall& call) const = 0;
-  virtual void backward(const BackwardCall& call) const = 0;
+  virtual void backward(BackwardCall& call) const = 0;
 };
 
 ForwardResult lstm_layer_forward(const Backend& backend, const at::Tensor& x, const at::Tensor& h_0,

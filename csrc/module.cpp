@@ -104,8 +104,17 @@ PYBIND11_MODULE(_C, m) {
       "set_cuda_input_parts", [](int64_t n) { rnndrop::cuda::wanted_parts = std::max<int64_t>(n, 1); },
       "In how many parts long sequences are projected beside the recurrence, in the whole process: 1 until measured.");
   m.def(
-      "set_cuda_registers", [](bool may) { rnndrop::cuda::wants_registers = may; },
-      "Whether W_hh may be in registers, in the whole process: not until measured.");
+      "set_cuda_trials",
+      [](bool registers, bool acquire_polls, int64_t prefetch, int64_t pieces) {
+        rnndrop::cuda::wants_registers = registers;
+        rnndrop::cuda::wants_acquire_polls = acquire_polls;
+        rnndrop::cuda::wanted_prefetch = std::max<int64_t>(prefetch, 0);
+        rnndrop::cuda::wanted_pieces = std::clamp<int64_t>(pieces, 1, rnndrop::cuda::kMaxPieces);
+      },
+      pybind11::kw_only(), pybind11::arg("registers") = false, pybind11::arg("acquire_polls") = false,
+      pybind11::arg("prefetch") = 0, pybind11::arg("pieces") = 1,
+      "What is right but has not been measured, in the whole process; all else is off: see Trials in "
+      "recurrence_plan.h.");
 #ifdef RNNDROP_WITH_CUDA
   m.def("explain_on_current_gpu", explain_on_current_gpu, "The same for the current GPU, as its driver has it.");
 #endif

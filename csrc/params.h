@@ -71,6 +71,7 @@ struct TimeOrder {
   HOST_DEVICE int64_t first() const { return reverse ? T - 1 : 0; }
   HOST_DEVICE int64_t last() const { return reverse ? 0 : T - 1; }
   HOST_DEVICE int64_t next(int64_t t) const { return reverse ? t - 1 : t + 1; }
+  HOST_DEVICE int64_t after(int64_t t, int64_t steps) const { return reverse ? t - steps : t + steps; }
   HOST_DEVICE int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
   HOST_DEVICE int64_t slot(int64_t t) const { return reverse ? t : t + 1; }
   HOST_DEVICE int64_t slot_before(int64_t t) const { return reverse ? t + 1 : t; }
@@ -134,16 +135,16 @@ struct StepBackward {
 };
 
 // ---------------------------------------------------------------- the recurrence alone
-// W_hh has the mask on h folded into its columns where the batch shares it; mask_h is there where each sample has its
-// own. A mask for each gate and sample has no contract here.
+// A mask on h for each gate is folded into the columns of W_hh where the batch shares it, and has no contract here
+// where each sample has its own.
 
 struct Recurrence {
   Dtype dtype = Dtype::float64;
   int64_t B = 0, H = 0;
-  TimeOrder order;               // of the forward, in the backward too
-  Steps steps;                   // those to run
-  const void* W_hh = nullptr;    // scalar [4H,H]
-  const void* mask_h = nullptr;  // scalar [B,H] or null
+  TimeOrder order;             // of the forward, in the backward too
+  Steps steps;                 // those to run
+  const void* W_hh = nullptr;  // scalar [4H,H]
+  RowNoise mask_h;             // on h, at every step
   LayerNoise noise;
   const int64_t* lengths = nullptr;  // [B] or null
 };
@@ -153,11 +154,14 @@ struct RecurrenceForward : Recurrence {
   const void* b_hh = nullptr;  // scalar [4H] or null
   // scalar [B,H]: h before the first of the steps. Not h_n, which some blocks may write before others have read this.
   const void* h_begin = nullptr;
+  const void* c_begin =
+      nullptr;  // scalar [B,H]: c_0, which goes to its slot of c; null: c has what the steps begin with
   const void* from_x = nullptr;  // scalar [T,B,4H]: W_ih x~; may be gates
   void* gates = nullptr;         // scalar [T,B,4H] out, or null where no backward will ask for them
   void* c = nullptr;             // acc, as in LayerForward
   void* y = nullptr;             // scalar [T,B,H] out
   void* h_n = nullptr;           // scalar [B,H] out: h after the last of the steps, or null
+  void* c_n = nullptr;           // scalar [B,H] out: c after them, or null
   HOST_DEVICE int64_t c_slot(int64_t slot) const { return gates ? slot : slot % 2; }
 };
 
@@ -165,10 +169,12 @@ struct RecurrenceBackward : Recurrence {
   const void* gates = nullptr;  // scalar [T,B,4H], as the forward left them
   const void* c = nullptr;      // acc [T+1,B,H], as the forward left it
   const void* dy = nullptr;     // scalar [T,B,H] or null
-  void* dh_carry = nullptr;     // acc [B,H] in: dL/dh_n, out: see StepBackward
-  void* dc = nullptr;           // acc [B,H] in: dL/dc_n, out: dL/dc_0
-  void* dh_tilde = nullptr;     // scalar [B,H] out: dL/dh~ of the first step
-  void* da = nullptr;           // scalar [T,B,4H] out
+  int64_t dy_stride = 0;  // elements from one sample of dy to the next: more than H where it is a part of wider rows
+  const void* dh_n = nullptr;  // scalar [B,H] or null
+  const void* dc_n = nullptr;  // scalar [B,H] or null
+  void* dh_0 = nullptr;        // scalar [B,H] out
+  void* dc_0 = nullptr;        // scalar [B,H] out
+  void* da = nullptr;          // scalar [T,B,4H] out
 };
 
 // ---------------------------------------------------------------- a whole layer

@@ -63,7 +63,9 @@ def check_generator(generator: Any) -> None:
 
 
 def check_input(input: Tensor) -> None:
-    """That it has 2 or 3 dimensions; nn.LSTM's own checks see to the sizes."""
+    """That it is a tensor of 2 or 3 dimensions; nn.LSTM's own checks see to the sizes."""
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input: expected a Tensor or a PackedSequence, got {type(input).__name__}")
     if input.dim() not in (2, 3):
         raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
 

@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from rnndrop_cuda.masks import noises_on
 
@@ -95,13 +97,21 @@ class LikeTorch(nn.RNNBase):
             "nn.LSTM in its place, or trace the model in eval with torch.jit.trace"
         )
 
-    def _fx_call(self, proxy: Any, *args: Any, **kwargs: Any) -> Any:
-        """A call of this layer as one node, as torch.fx has nn.LSTM; proxy stands for the input."""
-        if not isinstance(proxy, fx.Proxy):
-            raise TypeError(f"input: expected a Tensor or a PackedSequence, got {type(proxy).__name__}")
-        tracer: Any = proxy.tracer
+    def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """nn.Module's way to forward while torch.jit.trace records, which warns of every size that a check reads."""
+        message, where = "Converting a tensor to a Python boolean", r"rnndrop_cuda\.|torch\.nn\.modules\.rnn$"
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message, torch.jit.TracerWarning, where)
+            return super()._slow_forward(*args, **kwargs)
+
+    def _fx_call(self, *args: Any, **kwargs: Any) -> Any:
+        """A call with proxies in it as one node, as torch.fx has nn.LSTM's; None where there are none."""
+        proxies = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, fx.Proxy)]
+        if not proxies:
+            return None
+        tracer: Any = proxies[0].tracer
         given = {name: value for name, value in kwargs.items() if value is not None and value is not False}
-        return tracer.create_proxy("call_module", tracer.path_of_module(self), (proxy, *args), given)
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), args, given)
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels read every weight where it is. Here for code written for nn.LSTM."""

@@ -307,13 +307,16 @@ class LSTM(LikeTorch):
             y, state, masks, states = self._run(x, hx, lengths, masks, generator, return_states, packed=True)
             output = packing.packed_like(input, y, places)
         else:
-            if not isinstance(input, Tensor):
+            try:
+                checks.check_input(input)
+                batched = input.dim() == 3
+                checks.check_hx(hx, 3 if batched else 2)
+            except TypeError:
                 options = {"lengths": lengths, "masks": masks, "generator": generator}
                 flags = {"return_masks": return_masks, "return_states": return_states}
-                return self._fx_call(input, hx, **options, **flags)
-            checks.check_input(input)
-            batched = input.dim() == 3
-            checks.check_hx(hx, 3 if batched else 2)
+                if (node := self._fx_call(input, hx, **options, **flags)) is not None:
+                    return node
+                raise
             x = packing.time_first(input, batched, self.batch_first)
             self.check_input(x, None)
             if hx is not None and not batched:

@@ -63,6 +63,9 @@ def noise(
         return torch.full(shape, dropped if drop else kept, dtype=dtype, device=device)
     # Not random_(), which torch.compile and vmap refuse; generator=None would keep sizes from being dynamic.
     source: dict[str, Any] = {} if generator is None else {"generator": generator}
+    if torch._C._get_tracing_state():  # TorchScript knows neither the op with sizes that vary nor a view of other bits
+        keeps = torch.rand(shape, device=device, **source) >= drop / 2**16
+        return torch.where(keeps, torch.full((), kept, dtype=dtype, device=device), dropped)
     if ops.have_kernels(device.type, dtype):
         seed = torch.randint(-(2**31), 2**31, (3,), dtype=torch.int32, device=device, **source)
         return ops.expand_dropout_mask(seed, shape, drop, dropped, kept, dtype)

@@ -20,13 +20,16 @@ IOFC = (0, 3, 1, 2)
 INSTEAD = "with backend='python' the layer is exported step by step instead, for a fixed number of steps"
 
 
-@torch.compiler.assume_constant_result
 def is_wanted() -> bool:
     """Whether the graph that is being recorded becomes ONNX.
 
     Dynamo, which records where torch.export's other tracer could not, would say no for torch.
     """
     return torch.onnx.is_in_onnx_export()
+
+
+# As torch.compiler.assume_constant_result has it; that one imports Dynamo, which takes as long as importing torch does.
+is_wanted._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def lstm_layer(

@@ -25,9 +25,9 @@ def run_stack(
     """The stack over x [T, B, I]: output, final states, and every state where asked for.
 
     There are initial states, weights and masks for each layer and direction. Under autocast everything is computed in
-    its dtype; nn.LSTM's packed sequences on the CPU are not.
+    its dtype; nn.LSTM's packed sequences on the CPU are not, but where there is a projection.
     """
-    dtype = _autocast_dtype(x, packed)
+    dtype = _autocast_dtype(x, packed and not projected)
 
     def run(k: int, x: Tensor) -> tuple[Any, ...]:
         tensors = (x, hx[0][k], hx[1][k], *all_weights[k])
@@ -63,14 +63,16 @@ def run_stack(
             states += of_layer
         outputs = [y for y, *_ in results]
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-    if directions == 1 and (projected or x.dtype is torch.float64) and x.requires_grad:
-        x = x.clone()  # may be changed in place before the backward, as nn.LSTM's in these cases
+    # It may be changed in place before the backward, as nn.LSTM's in these cases. A trace may be trained later.
+    alone = directions == 1 and (projected or x.dtype is torch.float64)
+    if alone and (x.requires_grad or torch._C._get_tracing_state()):
+        x = x.clone()
     return x, (_stacked(final_h), _stacked(final_c)), states
 
 
 def _autocast_dtype(x: Tensor, packed: bool) -> torch.dtype | None:
-    """None where autocast is off, or does not exist, as on the meta device."""
-    if not torch._C._is_any_autocast_enabled():
+    """None where autocast is off, leaves x as it is, or does not exist, as on the meta device."""
+    if not torch._C._is_any_autocast_enabled() or x.dtype is torch.float64:
         return None
     if packed and x.is_cpu:  # the dtype of x, whatever the weights' is
         return x.dtype

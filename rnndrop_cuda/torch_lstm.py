@@ -12,8 +12,8 @@ class TorchLSTM(LSTM, nn.LSTM):
 
     Such code initialises weights (Hugging Face's ``from_pretrained``), resets states or unpacks outputs. The price is
     that torch.compile breaks the graph here, as it does at nn.LSTM; it does not at :class:`LSTM`. Arguments, parameters
-    and results are the same, and the weights go both ways. Code that puts an nn.LSTM of its own in the place of each
-    that it finds drops the dropout inside without a word, and does not find :class:`LSTM`.
+    and results are the same, and the weights go both ways. Code that goes by the exact class, as many a counter of FLOPs
+    does, does not find this one either; code that puts a module of its own in a layer's place loses the dropout inside.
 
     A preset becomes one in the same way: ``class TorchGalLSTM(GalLSTM, nn.LSTM): pass``.
     """

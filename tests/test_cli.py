@@ -1,5 +1,6 @@
 """`rnndrop`: its list of commands, the arguments handed on, and what it needs."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -78,6 +79,18 @@ rnndrop_command.main({arguments!r})
 """
     said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout.startswith(("usage: rnndrop", "rnndrop "))
+
+
+def test_only_version_looks_the_version_up(monkeypatch, capsys):
+    """That takes longer than everything else at a start."""
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: pytest.fail("nobody has asked"))
+    with pytest.raises(SystemExit):
+        cli.main(["info", "--help"])
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"1.2.3 of {name}")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == "rnndrop 1.2.3 of rnndrop-cuda\n"
 
 
 def test_a_full_disk_is_told_in_one_line():

@@ -45,13 +45,30 @@ def test_a_large_layer_stays_on_chip_backward_too(shape, dtype, gpu):
 
 
 @pytest.fixture
-def registers():
-    """Plans may keep W_hh in registers."""
+def trials():
+    """What is off until a GPU has shown that it is faster may be asked for."""
     from rnndrop_cuda import _C
 
-    _C.set_cuda_registers(True)
-    yield
-    _C.set_cuda_registers(False)
+    yield _C.set_cuda_trials
+    _C.set_cuda_trials()
+
+
+@pytest.fixture
+def registers(trials):
+    """Plans may keep W_hh in registers."""
+    trials(registers=True)
+
+
+def test_trials_are_part_of_a_plan_where_they_mean_something(trials):
+    shape = (1024, 16, 768, 768)
+    as_it_is = explained(*shape)[1]
+    trials(prefetch=2, acquire_polls=True, pieces=2)
+    tried = explained(*shape)[1]
+    assert tried.count("2 pieces") == tried.count("2 steps prefetched, polls acquire;") == 2
+    of_cluster = explained(32, 128, 300, 128, engine="cluster")[1]
+    assert "2 steps prefetched;" in of_cluster and "pieces" not in of_cluster
+    trials()
+    assert explained(*shape)[1] == as_it_is and "prefetched" not in as_it_is
 
 
 @pytest.mark.parametrize(

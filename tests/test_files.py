@@ -1,6 +1,7 @@
 """Files that are whole at every instant, and folders that are found unwritable before the work."""
 
 import os
+import tempfile
 
 import pytest
 
@@ -38,9 +39,29 @@ def test_a_file_is_on_the_disk_before_it_takes_the_others_place(tmp_path, monkey
     assert done == ["fsync", "replace"]
 
 
-def test_a_folder_is_made_and_left_empty(tmp_path):
+def test_a_file_brings_its_folder(tmp_path):
+    write_whole(tmp_path / "a" / "b" / "results.json", b"new")
+    assert (tmp_path / "a" / "b" / "results.json").read_bytes() == b"new"
+
+
+def test_a_check_leaves_no_folder_behind(tmp_path):
     check_writable(tmp_path / "a" / "b")
-    assert not any((tmp_path / "a" / "b").iterdir())
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "a").mkdir()
+    check_writable(tmp_path / "a" / "b")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "a"]
+    check_writable(tmp_path / "a")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "a"]
+
+
+def test_a_check_that_fails_leaves_no_folder_behind_either(tmp_path, monkeypatch):
+    def full(**where):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(OSError, match="expected a folder that can be written, got .*/a/b: No space left on device"):
+        check_writable(tmp_path / "a" / "b")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

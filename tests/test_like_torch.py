@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from modules import B, H, I, T, assert_bit_for_bit, assert_same
+from modules import B, H, I, T, assert_bit_for_bit, assert_same, flat
 from torch import fx, nn
 from torch.nn.utils.rnn import pack_sequence
 
@@ -90,6 +90,23 @@ def test_symbolic_trace_has_the_layer_as_a_leaf(make):
         model.inner["lstm"]([x])
 
 
+@CLASSES
+def test_symbolic_trace_of_a_state_that_goes_in_beside_a_constant(make):
+    """A decoder's first input, say, while its state comes from the encoder."""
+
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = make(I, H)
+            self.register_buffer("start", torch.ones(1, B, I))
+
+        def forward(self, h, c):
+            return self.lstm(self.start, (h, c))[0]
+
+    model, h, c = Decoder(), torch.randn(1, B, H), torch.randn(1, B, H)
+    assert torch.equal(fx.symbolic_trace(model)(h, c), model(h, c))
+
+
 @pytest.mark.parametrize("options", [{}, {"proj_size": 2}, {"num_layers": 2}, {"bidirectional": True}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_output_changed_in_place_before_the_backward(dtype, options):
@@ -126,6 +143,20 @@ def test_packed_sequence_under_cpu_autocast_keeps_its_dtype(dtype):
     for actual, expected in ((y_.data, y.data), *zip(state_, state, strict=True)):
         assert actual.dtype == expected.dtype
         assert torch.allclose(actual, expected, atol=5e-3 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("options", [{"dtype": torch.float64}, {"proj_size": 2}], ids=str)
+def test_dtypes_under_cpu_autocast_where_nn_lstm_has_no_kernel_of_its_own(options, packed):
+    """Autocast leaves float64 alone; with a projection a packed sequence is no exception. nn.LSTM's c_n is float32."""
+    theirs = nn.LSTM(I, H, **options)
+    ours, dtype = LSTM.from_torch(theirs), theirs.weight_ih_l0.dtype
+    x = pack_sequence([torch.randn(n, I, dtype=dtype) for n in (5, 3)]) if packed else torch.randn(T, B, I, dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, actual = flat(theirs(x)), flat(ours(x))
+    assert [value.dtype for value in actual[:2]] == [value.dtype for value in expected[:2]]
+    for a, e in zip(actual, expected, strict=True):
+        assert torch.allclose(a.double(), e.double(), atol=1e-12 if dtype == torch.float64 else 2e-2)
 
 
 @pytest.mark.parametrize(

@@ -48,13 +48,15 @@ Layer layer_of(const CheckedInputs& in, const DenseInputs& dense) {
 class CpuBackend final : public Backend, private Primitives {
  public:
   void forward(ForwardCall& call) const override {
+    call.put_initial_state();
     if (!call.in.W_hr) return run_engine(call);
     const bool widens = !cpu::multiplies(call.in.x.scalar_type());
     const auto run = widens ? cpu::widened_stepwise_forward : stepwise_forward;
     run(call, *this, steps_per_chunk(call.in, widens));
   }
 
-  void backward(const BackwardCall& call) const override {
+  void backward(BackwardCall& call) const override {
+    call.make_accumulators();
     if (!call.in.W_hr) return run_engine(call);
     const bool widens = !cpu::multiplies(call.in.x.scalar_type());
     const auto run = widens ? cpu::widened_stepwise_backward : stepwise_backward;

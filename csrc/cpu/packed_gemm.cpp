@@ -203,7 +203,12 @@ INLINE void pack_vectors(acc_t* panel, const acc_t* const* rows, int64_t n, int6
       for (int i = 0; i < lanes; ++i) *reinterpret_cast<InMemory*>(panel + (k + i) * width + first) = square[i];
     }
     for (; k < K; ++k) {
-      for (int i = 0; i < lanes; ++i) panel[k * width + first + i] = i < present ? rows[first + i][k] : acc_t(0);
+      for (int i = 0; i < lanes; ++i) {
+        acc_t element = 0;
+        // Not read as acc_t, whose alignment a pair of bfloat16 in its place (bfloat16_gemm.cpp) has not.
+        if (i < present) __builtin_memcpy(&element, rows[first + i] + k, sizeof(acc_t));
+        panel[k * width + first + i] = element;
+      }
     }
   }
 }

@@ -191,7 +191,8 @@ INLINE void by_columns_block(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda,
     a = copies;
     lda = whole;
   }
-  int64_t r = by_columns_from<sums / 4, bytes>(0, c, ldc, a, lda, a_end, M, K, w, ldw, n);
+  // No more than the lanes that their sums come to lie in: NEON's registers would hold four rows of two lanes.
+  int64_t r = by_columns_from<std::min(sums / 4, lanes), bytes>(0, c, ldc, a, lda, a_end, M, K, w, ldw, n);
   by_columns_from<1, bytes>(r, c, ldc, a, lda, a_end, M, K, w, ldw, n);
 }
 

@@ -64,7 +64,7 @@ inline constexpr int kVectorBytes_baseline = 16, kVectorBytes_AVX2 = 32, kVector
 template <class T, int bytes>
 struct Vector {
   typedef T type __attribute__((vector_size(bytes)));
-  typedef T in_memory __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
+  typedef T in_memory __attribute__((vector_size(bytes), aligned(1), may_alias));
 };
 
 // What GCC calls ivdep: no iteration reads what another has written.

@@ -73,7 +73,8 @@ bool multiplies(at::ScalarType dtype) {
 void widened_stepwise_forward(const ForwardCall& call, const Primitives& backend, int64_t steps_per_chunk) {
   const TimeOrder& order = call.in.order;
   const Inputs inputs(call.in, call.c_at(order.slot_before(order.first())));
-  const ForwardCall wide(inputs.get(), order.reverse, call.save);
+  ForwardCall wide(inputs.get(), order.reverse, call.save);
+  wide.put_initial_state();
   stepwise_forward(wide, backend, steps_per_chunk);
   narrow(call.y, wide.y);
   narrow(call.h_full, wide.h_full);
@@ -87,8 +88,9 @@ void widened_stepwise_backward(const BackwardCall& call, const Primitives& backe
   const Inputs inputs(call.in, call.c.select(0, order.slot_before(order.first())));
   const Tensor y = widen(call.y), gates = widen(call.gates), h_full = widen(call.h_full);
   const OptionalTensor dy = widen(call.dy), dh_n = call.dh_carry, dc_n = call.dc;
-  const BackwardCall wide(inputs.get(), order.reverse,
-                          {y, gates, call.c, h_full, dy, dh_n, dc_n, call.need_dx, call.need_dW});
+  BackwardCall wide(inputs.get(), order.reverse,
+                    {y, gates, call.c, h_full, dy, dh_n, dc_n, call.need_dx, call.need_dW});
+  wide.make_accumulators();
   stepwise_backward(wide, backend, steps_per_chunk);
   narrow(call.dh_carry, wide.dh_carry);
   narrow(call.dc, wide.dc);

@@ -76,8 +76,15 @@ std::vector<Steps> parts_of(const TimeOrder& order, int64_t n_parts) {
   return parts;
 }
 
-// W_hh with the mask that the batch shares, dense: the product of the two has the strides of W_hh.
-Tensor dense_W_hh(const CheckedInputs& in) { return masked_columns(in.W_hh, in.mask_h).contiguous(); }
+// Dense, and with the mask of a gate that the batch shares: the product of the two has the strides of W_hh.
+Tensor dense_W_hh(const CheckedInputs& in) {
+  return per_gate(in.mask_h) ? masked_columns(in.W_hh, in.mask_h).contiguous() : in.W_hh.contiguous();
+}
+
+// Whether all rows of a sequence [T,B,H] are as far apart, such as those of one direction of two.
+bool is_matrix(const Tensor& sequence) {
+  return sequence.stride(2) == 1 && sequence.stride(0) == sequence.size(1) * sequence.stride(1);
+}
 
 // All steps of a call, as the kernels of either way are told.
 template <class R>
@@ -89,14 +96,23 @@ R recurrence_of(const CheckedInputs& in, const Tensor& W_hh) {
   r.order = in.order;
   r.steps = {0, in.sizes.T};
   r.W_hh = W_hh.const_data_ptr();
-  if (const Tensor* mask_h = in.mask_h_of_samples()) r.mask_h = mask_h->const_data_ptr();
+  // One that the batch shares, too, costs nothing on h, which is multiplied anyway: W_hh would be one more launch.
+  if (in.mask_h && !per_gate(in.mask_h)) {
+    r.mask_h = {in.mask_h->const_data_ptr(), per_sample(in.mask_h) ? in.sizes.H : 0};
+  }
   r.noise = in.noise();
   r.lengths = lengths_pointer(in);
   return r;
 }
 
+// Undefined where the engine wants none.
 Tensor scratch_for(const Plan& plan, const CheckedInputs& in) {
-  return at::empty({scratch_bytes(plan, in.dtype)}, in.options().dtype(at::kByte));
+  const int64_t bytes = scratch_bytes(plan, in.dtype);
+  return bytes == 0 ? Tensor() : at::empty({bytes}, in.options().dtype(at::kByte));
+}
+
+RecurrenceLaunch launch_of(const Plan& plan, const Tensor& scratch, cudaStream_t stream) {
+  return {plan, scratch.defined() ? scratch.data_ptr() : nullptr, stream};
 }
 
 }  // namespace
@@ -117,12 +133,16 @@ CudaBackend::CudaBackend(c10::Device device)
 
 void CudaBackend::forward(ForwardCall& call) const {
   const Plan plan = plan_for(call.in, /*backward=*/false);
-  plan.engine == Engine::stepwise ? stepwise_forward(call, *this, call.in.sizes.T) : run_recurrence(call, plan);
+  if (plan.engine != Engine::stepwise) return run_recurrence(call, plan);
+  call.put_initial_state();
+  stepwise_forward(call, *this, call.in.sizes.T);
 }
 
-void CudaBackend::backward(const BackwardCall& call) const {
+void CudaBackend::backward(BackwardCall& call) const {
   const Plan plan = plan_for(call.in, /*backward=*/true);
-  plan.engine == Engine::stepwise ? stepwise_backward(call, *this, call.in.sizes.T) : run_recurrence(call, plan);
+  if (plan.engine != Engine::stepwise) return run_recurrence(call, plan);
+  call.make_accumulators();
+  stepwise_backward(call, *this, call.in.sizes.T);
 }
 
 void CudaBackend::gemm(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) const {
@@ -152,13 +172,16 @@ Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
   if (in.W_hr || in.h_tilde_per_gate()) return {};
   const bool general = is_general(in.noise(), lengths_pointer(in));
   const Engine wanted = wanted_engine;
+  const Trials trials = wanted_trials();
   const Gpu gpu = current_gpu();
   const auto [T, B, I, H, P] = in.sizes;
   // Remembered, for all lengths of the sequence: what a kernel may have and how many of its blocks fit is asked of the
   // driver.
-  using Key = std::tuple<int, int64_t, int64_t, Dtype, bool, int64_t, int64_t, bool, bool, Engine, bool>;
-  const Key key{gpu.major, gpu.n_sm, gpu.shared_memory, in.dtype, tf32_,          B,
-                H,         backward, general,           wanted,   wants_registers};
+  using Key = std::tuple<int, int64_t, int64_t, Dtype, bool, int64_t, int64_t, bool, bool, Engine, bool, bool, int64_t,
+                         int64_t>;
+  const Key key{
+      gpu.major, gpu.n_sm,         gpu.shared_memory,    in.dtype,        tf32_,        B, H, backward, general,
+      wanted,    trials.registers, trials.acquire_polls, trials.prefetch, trials.pieces};
   thread_local std::map<Key, Plan> plans;
   const auto known = plans.find(key);
   if (known != plans.end()) return known->second;
@@ -169,23 +192,26 @@ Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
 void CudaBackend::run_recurrence(ForwardCall& call, const Plan& plan) const {
   const CheckedInputs& in = call.in;
   const auto [T, B, I, H, P] = in.sizes;
-  const Tensor W_hh = dense_W_hh(in);
+  const Tensor W_hh = dense_W_hh(in), c_0 = in.c_0.contiguous();
   const InputProjection input(in, *this);
   const Tensor from_x = call.save ? call.gates : at::empty({T, B, 4 * H}, in.options());
   auto r = recurrence_of<RecurrenceForward>(in, W_hh);
   r.b_ih = pointer(in.b_ih);
   r.b_hh = pointer(in.b_hh);
   r.h_begin = in.h_0.const_data_ptr();
+  r.c_begin = c_0.const_data_ptr();
   r.from_x = from_x.const_data_ptr();
   if (call.save) r.gates = call.gates.data_ptr();
   r.c = call.c.data_ptr();
   r.y = call.y.data_ptr();
-  // Where the last of y is h_n, the kernel may as well write both: a copy is a launch.
-  if (!call.h_n.defined()) call.h_n = at::empty({B, H}, in.options());
+  // The kernel may as well write these, too: a copy is a launch.
+  call.h_n = at::empty({B, H}, in.options());
+  call.c_n = at::empty({B, H}, in.options());
   r.h_n = call.h_n.data_ptr();
+  r.c_n = call.c_n.data_ptr();
 
   const Tensor scratch = scratch_for(plan, in);
-  const RecurrenceLaunch launch{plan, scratch.data_ptr(), stream_};
+  const RecurrenceLaunch launch = launch_of(plan, scratch, stream_);
   const int64_t n_parts = overlapped_parts(plan, T, current_gpu());
   if (n_parts > 1) return run_overlapped(r, launch, n_parts, input, from_x);
   input.project({0, T}, from_x);
@@ -212,17 +238,20 @@ void CudaBackend::run_overlapped(RecurrenceForward r, const RecurrenceLaunch& la
   cublas_of_current_stream();
   // h between two parts, in turn: one launch reads what the other wrote.
   const Tensor between = at::empty({2, r.B, r.H}, from_x.options());
-  void* const h_n = r.h_n;
+  void *const h_n = r.h_n, *const c_n = r.c_n;
   for (int64_t k = 0; k < n_parts; ++k) {
     projected[k].block(stream_);
     r.steps = parts[k];
-    r.h_n = k + 1 == n_parts ? h_n : between.select(0, k % 2).data_ptr();
+    const bool last = k + 1 == n_parts;
+    r.h_n = last ? h_n : between.select(0, k % 2).data_ptr();
+    r.c_n = last ? c_n : nullptr;
     launch_forward(r, launch);
     r.h_begin = r.h_n;
+    r.c_begin = nullptr;
   }
 }
 
-void CudaBackend::run_recurrence(const BackwardCall& call, const Plan& plan) const {
+void CudaBackend::run_recurrence(BackwardCall& call, const Plan& plan) const {
   const CheckedInputs& in = call.in;
   const auto [T, B, I, H, P] = in.sizes;
   const Tensor W_hh = dense_W_hh(in);
@@ -230,13 +259,21 @@ void CudaBackend::run_recurrence(const BackwardCall& call, const Plan& plan) con
   auto r = recurrence_of<RecurrenceBackward>(in, W_hh);
   r.gates = call.gates.const_data_ptr();
   r.c = call.c.const_data_ptr();
+  if (call.dy && !is_matrix(*call.dy)) call.dy = call.dy->contiguous();
   r.dy = pointer(call.dy);
-  r.dh_carry = call.dh_carry.data_ptr();
-  r.dc = call.dc.data_ptr();
-  r.dh_tilde = call.dh_tilde.data_ptr();
+  if (call.dy) r.dy_stride = call.dy->stride(1);
+  r.dh_n = pointer(call.dh_n);
+  r.dc_n = pointer(call.dc_n);
+  call.dh_0 = at::empty({B, H}, in.options());
+  call.dc_0 = at::empty({B, H}, in.options());
+  r.dh_0 = call.dh_0.data_ptr();
+  r.dc_0 = call.dc_0.data_ptr();
   r.da = da.data_ptr();
   const Tensor scratch = scratch_for(plan, in);
-  launch_backward(r, {plan, scratch.data_ptr(), stream_});
+  launch_backward(r, launch_of(plan, scratch, stream_));
+
+  // One sum over all steps, which is rounded only at its end.
+  call.db = at::empty({call.need_dW ? 4 * H : 0}, in.options());
 
   SequenceGradients gradients(call, *this);
   gradients.add({0, T}, da);

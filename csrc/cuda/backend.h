@@ -27,7 +27,7 @@ class CudaBackend final : public Backend, public Primitives {
   explicit CudaBackend(c10::Device device);
 
   void forward(ForwardCall& call) const override;
-  void backward(const BackwardCall& call) const override;
+  void backward(BackwardCall& call) const override;
 
   void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) const override;
   void step_forward(const StepForward& step) const override;
@@ -37,7 +37,7 @@ class CudaBackend final : public Backend, public Primitives {
   // Of engine stepwise where no other runs this call.
   Plan plan_for(const CheckedInputs& in, bool backward) const;
   void run_recurrence(ForwardCall& call, const Plan& plan) const;
-  void run_recurrence(const BackwardCall& call, const Plan& plan) const;
+  void run_recurrence(BackwardCall& call, const Plan& plan) const;
   // The input is projected on a stream of its own, a part of the sequence ahead of the recurrence on the caller's.
   void run_overlapped(RecurrenceForward r, const RecurrenceLaunch& launch, int64_t n_parts,
                       const InputProjection& input, const at::Tensor& from_x) const;

@@ -30,6 +30,8 @@ using emu::red_release_add;
 using emu::spin_pause;
 using emu::to_tf32;
 
+using emu::prefetch_to_l2;
+
 inline void cp_async16(void* to_shared, const void* from, bool valid = true) {
   emu::copy_async(to_shared, from, 16, valid ? 16 : 0);
 }
@@ -77,6 +79,11 @@ __device__ inline void red_release_add(unsigned* address, unsigned value) {
 }
 // Every loop that waits for another thread must call it: the emulation only changes threads where it is told to.
 __device__ inline void spin_pause() {}
+
+// What lies there comes to the second cache; nobody waits for it.
+__device__ inline void prefetch_to_l2(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
+}
 
 // 16 bytes from global to shared memory, zeros unless valid; both addresses 16-byte aligned.
 __device__ inline void cp_async16(void* to_shared, const void* from, bool valid = true) {

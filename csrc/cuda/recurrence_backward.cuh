@@ -20,10 +20,9 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   DYN_SHARED(unsigned char, bytes);
   const Sizes s(tiling, engine);
   const Shared<M> shared(bytes, s);
-  const int64_t B = r.B, H = r.H, state = B * H;
-  const int64_t group = blockIdx.x / s.blocks, b_0 = group * s.batch;
-  const int unit_0 = blockIdx.x % s.blocks * s.units;
-  const int64_t first = b_0 * H + unit_0, first_row = b_0 * kGates * H + unit_0;  // of the tile, in [B,H] and [B,4H]
+  const Tile tile(r, s);
+  const int64_t H = tile.H, state = tile.state, b_0 = tile.b_0, first = tile.first, first_row = tile.first_row;
+  const int unit_0 = tile.unit_0;
 
   load_columns<M>(shared.W, offset<scalar_t>(r.W_hh, 0), s, unit_0, H);
   const ProductOf<M, kSteps> product(s, shared);
@@ -33,20 +32,20 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   fill_with_zeros(shared.partial, s.splits * s.batch * s.ld_partial);
 
   const TimeOrder order = r.order, backwards{order.T, !order.reverse};
-  const Cells cells(s, b_0, unit_0, B, H);
+  const Cells cells(s, tile);
   const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
-  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, kGates, unit_0, cells});
-  const scalar_t* mask_h_rows = offset<scalar_t>(r.mask_h, first);
+  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, tile.group, kGates, unit_0, cells});
   int64_t t = r.steps.first(backwards);
   acc_t c[kCellsOfThread], dc[kCellsOfThread], carry[kCellsOfThread], m_h[kCellsOfThread];
   int end[kCellsOfThread];
+  const scalar_t *dh_n = offset<scalar_t>(r.dh_n, first), *dc_n = offset<scalar_t>(r.dc_n, first);
+  load_mask_h<scalar_t>(m_h, r.mask_h, cells, tile);
 #pragma unroll
   for (int k = 0; k < kCellsOfThread; ++k) {
     if (!cells.inside[k]) continue;
     c[k] = offset<acc_t>(r.c, order.slot(t) * state + first)[cells.at[k]];
-    dc[k] = offset<acc_t>(r.dc, first)[cells.at[k]];
-    carry[k] = offset<acc_t>(r.dh_carry, first)[cells.at[k]];
-    m_h[k] = mask_h_rows ? acc_t(to_acc(mask_h_rows[cells.at[k]])) : acc_t(1);
+    dc[k] = dc_n ? acc_t(to_acc(dc_n[cells.at[k]])) : acc_t(0);
+    carry[k] = dh_n ? acc_t(to_acc(dh_n[cells.at[k]])) : acc_t(0);
     if (general) end[k] = end_of(r, b_0 + cells.b[k]);
   }
   sync_group_after_set_up<engine>();
@@ -54,19 +53,34 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   scalar_t gates[kCellsOfThread][kGates], dy[kCellsOfThread];
   acc_t c_prev[kCellsOfThread];
   FetchedNoise<scalar_t> noise[kCellsOfThread];
+  const int dy_stride = r.dy_stride;
   const auto fetch = [&](int64_t step) {
     const scalar_t* gates_t = offset<scalar_t>(r.gates, step * kGates * state + first_row);
     const acc_t* c_before = offset<acc_t>(r.c, order.slot_before(step) * state + first);
-    const scalar_t* dy_t = offset<scalar_t>(r.dy, step * state + first);
+    const scalar_t* dy_t = offset<scalar_t>(r.dy, (step * tile.B + b_0) * r.dy_stride + unit_0);
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
       if (!cells.inside[k]) continue;
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) gates[k][gate] = gates_t[cells.row[k] + gate * H];
       c_prev[k] = c_before[cells.at[k]];
-      if (dy_t) dy[k] = dy_t[cells.at[k]];
+      if (dy_t) dy[k] = dy_t[cells.b[k] * dy_stride + cells.u[k]];
     }
-    fetch_noise<general>(noise, r.noise, step, cells, b_0, unit_0);
+    fetch_noise<general>(noise, r.noise, step, cells, tile);
+  };
+  const auto prefetch = [&](int64_t step) {
+    const scalar_t* gates_t = offset<scalar_t>(r.gates, step * kGates * state + first_row);
+    const acc_t* c_before = offset<acc_t>(r.c, order.slot_before(step) * state + first);
+    const scalar_t* dy_t = offset<scalar_t>(r.dy, (step * tile.B + b_0) * r.dy_stride + unit_0);
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!cells.inside[k]) continue;
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) prefetch_to_l2(gates_t + cells.row[k] + gate * H);
+      prefetch_to_l2(c_before + cells.at[k]);
+      if (dy_t) prefetch_to_l2(dy_t + cells.b[k] * dy_stride + cells.u[k]);
+    }
+    prefetch_mask_g<scalar_t>(r.noise, step, cells, tile);
   };
   fetch(t);
 
@@ -106,6 +120,8 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     scalar_t* da_t = offset<scalar_t>(r.da, t * kGates * state + first_row);
     t = backwards.next(t);
     if (!last) fetch(t);
+    // Not in the general kernels, which have no registers left for it.
+    if (!general && s.prefetch > 0 && left > s.prefetch + 1) prefetch(backwards.after(t, s.prefetch));
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
       if (!cells.inside[k]) continue;
@@ -125,9 +141,8 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     if (!cells.inside[k]) continue;
     acc_t dh_tilde[1] = {};
     if (!general || has_product) sum_of_splits(dh_tilde, s, shared.partial, cells.b[k], cells.u[k], 0);
-    from_acc(offset<scalar_t>(r.dh_tilde, first)[cells.at[k]], dh_tilde[0]);
-    offset<acc_t>(r.dc, first)[cells.at[k]] = dc[k];
-    offset<acc_t>(r.dh_carry, first)[cells.at[k]] = carry[k];
+    from_acc(offset<scalar_t>(r.dh_0, first)[cells.at[k]], carry[k] + m_h[k] * dh_tilde[0]);
+    from_acc(offset<scalar_t>(r.dc_0, first)[cells.at[k]], dc[k]);
   }
 }
 

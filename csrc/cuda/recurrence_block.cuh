@@ -11,8 +11,8 @@ namespace {
 // Sizes as a block computes with them: 32 bits are enough for what lies in shared memory.
 struct Sizes {
   int blocks, units, batch, rows, rows_padded, K, ld, piece, pieces, ld_in, buffers, splits, steps, at_once, ld_partial,
-      padded_units;
-  bool in_registers;
+      padded_units, prefetch;
+  bool in_registers, acquire_polls;
   __device__ Sizes(const Tiling& t, Engine engine)
       : blocks(t.blocks),
         units(t.units),
@@ -30,7 +30,26 @@ struct Sizes {
         at_once(t.at_once),
         ld_partial(t.ld_partial()),
         padded_units(t.padded_units()),
-        in_registers(t.in_registers) {}
+        prefetch(t.prefetch),
+        in_registers(t.in_registers),
+        acquire_polls(t.acquire_polls) {}
+};
+
+// Which samples and units a block has.
+struct Tile {
+  int64_t B, H, state;  // of the layer: state is a [B,H]
+  int64_t group, b_0;
+  int unit_0;
+  int64_t first, first_row;  // of the tile, in [B,H] and [B,4H]
+  __device__ Tile(const Recurrence& r, const Sizes& s)
+      : B(r.B),
+        H(r.H),
+        state(B * H),
+        group(blockIdx.x / s.blocks),
+        b_0(group * s.batch),
+        unit_0(blockIdx.x % s.blocks * s.units),
+        first(b_0 * H + unit_0),
+        first_row(b_0 * kGates * H + unit_0) {}
 };
 
 // What a block keeps in shared memory.
@@ -61,16 +80,16 @@ struct Cells {
   int at[kCellsOfThread];                    // in [B,H], from the tile's first cell on
   int row[kCellsOfThread];                   // of gate 0 in [B,4H], likewise
 
-  __device__ Cells(const Sizes& s, int64_t b_0, int64_t unit_0, int64_t B, int64_t H) {
+  __device__ Cells(const Sizes& s, const Tile& tile) {
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
       const int cell = threadIdx.x + k * blockDim.x;
       b[k] = cell / s.units;
       u[k] = cell % s.units;
       there[k] = b[k] < s.batch;
-      inside[k] = there[k] && b_0 + b[k] < B && unit_0 + u[k] < H;
-      at[k] = b[k] * static_cast<int>(H) + u[k];
-      row[k] = at[k] + b[k] * static_cast<int>(H) * (kGates - 1);
+      inside[k] = there[k] && tile.b_0 + b[k] < tile.B && tile.unit_0 + u[k] < tile.H;
+      at[k] = b[k] * static_cast<int>(tile.H) + u[k];
+      row[k] = at[k] + b[k] * static_cast<int>(tile.H) * (kGates - 1);
     }
   }
 };
@@ -151,6 +170,19 @@ __device__ void load_columns(typename M::scalar_t* to, const typename M::scalar_
 
 // ---------------------------------------------------------------- set-up
 
+// The mask on h, of all of a thread's cells; 1 where there is none.
+template <class scalar_t, class acc_t>
+__device__ __forceinline__ void load_mask_h(acc_t (&m_h)[kCellsOfThread], const RowNoise& mask_h, const Cells& cells,
+                                            const Tile& tile) {
+  const auto* const mask = static_cast<const scalar_t*>(mask_h.data);
+#pragma unroll
+  for (int k = 0; k < kCellsOfThread; ++k) {
+    m_h[k] = 1;
+    if (mask && cells.inside[k])
+      m_h[k] = to_acc(mask[(tile.b_0 + cells.b[k]) * mask_h.stride + tile.unit_0 + cells.u[k]]);
+  }
+}
+
 // Nobody writes to another block's shared memory before that block has set it up.
 template <Engine engine>
 __device__ void sync_group_after_set_up() {
@@ -181,30 +213,37 @@ struct FetchedNoise {
   scalar_t m_g, m_c, z_c, z_h;
 };
 
-// Of all of a thread's cells, in a tile that begins at sample b_0 and unit unit_0.
-template <class scalar_t>
-__device__ __forceinline__ void fetch_noise(FetchedNoise<scalar_t> (&to)[kCellsOfThread],
-                                            scalar_t FetchedNoise<scalar_t>::* kind, const SequenceNoise& noise,
-                                            int64_t t, const Cells& cells, int64_t b_0, int64_t unit_0) {
+// visit(k, address) for what a kind of noise has for each of a thread's cells at step t.
+template <class scalar_t, class Visit>
+__device__ __forceinline__ void visit_noise(const SequenceNoise& noise, int64_t t, const Cells& cells, const Tile& tile,
+                                            const Visit& visit) {
   const RowNoise row = noise.at_step(t);
   if (!row.data) return;
-  const scalar_t* const tile = static_cast<const scalar_t*>(row.data) + b_0 * row.stride + unit_0;
+  const scalar_t* const of_tile = static_cast<const scalar_t*>(row.data) + tile.b_0 * row.stride + tile.unit_0;
   const int stride = row.stride;
 #pragma unroll
   for (int k = 0; k < kCellsOfThread; ++k) {
-    if (cells.inside[k]) to[k].*kind = tile[cells.b[k] * stride + cells.u[k]];
+    if (cells.inside[k]) visit(k, of_tile + cells.b[k] * stride + cells.u[k]);
   }
 }
 
 template <bool general, class scalar_t>
 __device__ __forceinline__ void fetch_noise(FetchedNoise<scalar_t> (&to)[kCellsOfThread], const LayerNoise& noise,
-                                            int64_t t, const Cells& cells, int64_t b_0, int64_t unit_0) {
-  using Noise = FetchedNoise<scalar_t>;
-  fetch_noise(to, &Noise::m_g, noise.mask_g, t, cells, b_0, unit_0);
+                                            int64_t t, const Cells& cells, const Tile& tile) {
+  const auto fetch = [&](scalar_t FetchedNoise<scalar_t>::* kind, const SequenceNoise& of_kind) {
+    visit_noise<scalar_t>(of_kind, t, cells, tile, [&](int k, const scalar_t* from) { to[k].*kind = *from; });
+  };
+  fetch(&FetchedNoise<scalar_t>::m_g, noise.mask_g);
   if (!general) return;
-  fetch_noise(to, &Noise::m_c, noise.mask_c, t, cells, b_0, unit_0);
-  fetch_noise(to, &Noise::z_c, noise.zone_c, t, cells, b_0, unit_0);
-  fetch_noise(to, &Noise::z_h, noise.zone_h, t, cells, b_0, unit_0);
+  fetch(&FetchedNoise<scalar_t>::m_c, noise.mask_c);
+  fetch(&FetchedNoise<scalar_t>::z_c, noise.zone_c);
+  fetch(&FetchedNoise<scalar_t>::z_h, noise.zone_h);
+}
+
+template <class scalar_t>
+__device__ __forceinline__ void prefetch_mask_g(const LayerNoise& noise, int64_t t, const Cells& cells,
+                                                const Tile& tile) {
+  visit_noise<scalar_t>(noise.mask_g, t, cells, tile, [](int, const scalar_t* from) { prefetch_to_l2(from); });
 }
 
 template <bool general, class acc_t, class scalar_t>

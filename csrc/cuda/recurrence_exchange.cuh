@@ -48,6 +48,19 @@ __device__ __forceinline__ Bits128 vector_of_lanes(T element) {
   return lane & kApart ? Bits128{other, eight_bytes} : Bits128{eight_bytes, other};
 }
 
+// A thread's part to where sample 0 and unit 0 of the block are, whose samples lie `ld` apart.
+template <int kSegments, class scalar_t>
+__device__ __forceinline__ void store_part(scalar_t* to, int ld, const scalar_t (&part)[kCellsOfThread][kSegments],
+                                           const Sizes& s, const Cells& cells) {
+#pragma unroll
+  for (int k = 0; k < kCellsOfThread; ++k) {
+    if (!cells.there[k]) continue;
+    scalar_t* const row = to + cells.b[k] * ld + cells.u[k];
+#pragma unroll
+    for (int segment = 0; segment < kSegments; ++segment) row[segment * s.padded_units] = part[k][segment];
+  }
+}
+
 // The block has all units: it reads its own input, and is done with one before it writes the next.
 template <class M>
 class BlockExchange {
@@ -61,14 +74,7 @@ class BlockExchange {
 
   template <int kSegments>
   __device__ void send(const scalar_t (&part)[kCellsOfThread][kSegments]) {
-#pragma unroll
-    for (int k = 0; k < kCellsOfThread; ++k) {
-      if (!cells_.there[k]) continue;
-#pragma unroll
-      for (int segment = 0; segment < kSegments; ++segment) {
-        in_[cells_.b[k] * s_.ld_in + segment * s_.padded_units + cells_.u[k]] = part[k][segment];
-      }
-    }
+    store_part(in_, s_.ld_in, part, s_, cells_);
   }
   __device__ void wait() { __syncthreads(); }
 
@@ -179,13 +185,7 @@ class GridExchange {
   template <int kSegments>
   __device__ void send(const scalar_t (&part)[kCellsOfThread][kSegments]) {
     turn_ ^= 1;
-#pragma unroll
-    for (int k = 0; k < kCellsOfThread; ++k) {
-      if (!cells_.there[k]) continue;
-      scalar_t* const row = rows_ + turn_ * buffer_ + cells_.b[k] * s_.K + unit_0_ + cells_.u[k];
-#pragma unroll
-      for (int segment = 0; segment < kSegments; ++segment) row[segment * s_.padded_units] = part[k][segment];
-    }
+    store_part(rows_ + turn_ * buffer_ + unit_0_, s_.K, part, s_, cells_);
     __syncthreads();
     arrived_ += s_.blocks;
     if (threadIdx.x == 0) red_release_add(flag_, 1);
@@ -193,9 +193,13 @@ class GridExchange {
 
   __device__ void wait() {
     if (threadIdx.x == 0) {
-      // Each acquire empties the first cache, a relaxed load does not.
-      while (ld_relaxed(flag_) < arrived_) spin_pause();
-      ld_acquire(flag_);
+      if (s_.acquire_polls) {
+        while (ld_acquire(flag_) < arrived_) spin_pause();
+      } else {
+        // Each acquire empties the first cache, a relaxed load does not.
+        while (ld_relaxed(flag_) < arrived_) spin_pause();
+        ld_acquire(flag_);
+      }
     }
     __syncthreads();
     pull(0);

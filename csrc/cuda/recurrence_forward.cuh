@@ -20,10 +20,9 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   DYN_SHARED(unsigned char, bytes);
   const Sizes s(tiling, engine);
   const Shared<M> shared(bytes, s);
-  const int64_t B = r.B, H = r.H, state = B * H;
-  const int64_t group = blockIdx.x / s.blocks, b_0 = group * s.batch;
-  const int unit_0 = blockIdx.x % s.blocks * s.units;
-  const int64_t first = b_0 * H + unit_0, first_row = b_0 * kGates * H + unit_0;  // of the tile, in [B,H] and [B,4H]
+  const Tile tile(r, s);
+  const int64_t H = tile.H, state = tile.state, b_0 = tile.b_0, first = tile.first, first_row = tile.first_row;
+  const int unit_0 = tile.unit_0;
 
   load_rows<M>(shared.W, offset<scalar_t>(r.W_hh, 0), s, unit_0, H);
   const ProductOf<M, kSteps> product(s, shared);
@@ -38,20 +37,23 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   fill_with_zeros(shared.in, s.buffers * s.batch * s.ld_in);
 
   const scalar_t* h_begin = offset<scalar_t>(r.h_begin, first);
-  const scalar_t* mask_h_rows = offset<scalar_t>(r.mask_h, first);
+  const scalar_t* c_begin = offset<scalar_t>(r.c_begin, first);
   const TimeOrder order = r.order;
-  const Cells cells(s, b_0, unit_0, B, H);
+  const Cells cells(s, tile);
   const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
-  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, group, 1, unit_0, cells});
+  ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, tile.group, 1, unit_0, cells});
   int64_t t = r.steps.first(order);
   acc_t c[kCellsOfThread], h[kCellsOfThread], m_h[kCellsOfThread];
   int end[kCellsOfThread];
+  acc_t* c_before = offset<acc_t>(r.c, r.c_slot(order.slot_before(t)) * state + first);
+  load_mask_h<scalar_t>(m_h, r.mask_h, cells, tile);
 #pragma unroll
   for (int k = 0; k < kCellsOfThread; ++k) {
     if (!cells.inside[k]) continue;
-    c[k] = offset<acc_t>(r.c, r.c_slot(order.slot_before(t)) * state + first)[cells.at[k]];
+    c[k] = c_begin ? acc_t(to_acc(c_begin[cells.at[k]])) : c_before[cells.at[k]];
+    // The backward reads it there.
+    if (c_begin && r.gates) c_before[cells.at[k]] = c[k];
     h[k] = to_acc(h_begin[cells.at[k]]);
-    m_h[k] = mask_h_rows ? acc_t(to_acc(mask_h_rows[cells.at[k]])) : acc_t(1);
     if (general) end[k] = end_of(r, b_0 + cells.b[k]);
   }
   sync_group_after_set_up<engine>();
@@ -66,7 +68,17 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) from_x[k][gate] = x[cells.row[k] + gate * H];
     }
-    fetch_noise<general>(noise, r.noise, step, cells, b_0, unit_0);
+    fetch_noise<general>(noise, r.noise, step, cells, tile);
+  };
+  const auto prefetch = [&](int64_t step) {
+    const scalar_t* x = offset<scalar_t>(r.from_x, step * kGates * state + first_row);
+#pragma unroll
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (!cells.inside[k]) continue;
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) prefetch_to_l2(x + cells.row[k] + gate * H);
+    }
+    prefetch_mask_g<scalar_t>(r.noise, step, cells, tile);
   };
   // The first h~ goes the way of all others, to whichever step is the first to run.
   const bool starts = !general || r.steps.begin < longest;
@@ -116,6 +128,8 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     if (hands_over) exchange.send(h_tilde);
 
     if (!last) fetch(t_next);
+    // Not in the general kernels, which have no registers left for it.
+    if (!general && s.prefetch > 0 && left > s.prefetch + 1) prefetch(order.after(t_next, s.prefetch));
     scalar_t* gates_t = offset<scalar_t>(r.gates, t * kGates * state + first_row);
     scalar_t* y_t = offset<scalar_t>(r.y, t * state + first);
     acc_t* c_t = r.gates || last ? offset<acc_t>(r.c, r.c_slot(order.slot(t)) * state + first) : nullptr;
@@ -131,10 +145,16 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
       }
       from_acc(y_t[cells.at[k]], cell[k].h);
       if (c_t) c_t[cells.at[k]] = c[k];
-      if (last && r.h_n) from_acc(offset<scalar_t>(r.h_n, first)[cells.at[k]], h[k]);
     }
     if (hands_over) exchange.wait();
     t = t_next;
+  }
+
+#pragma unroll
+  for (int k = 0; k < kCellsOfThread; ++k) {
+    if (!cells.inside[k]) continue;
+    if (r.h_n) from_acc(offset<scalar_t>(r.h_n, first)[cells.at[k]], h[k]);
+    if (r.c_n) from_acc(offset<scalar_t>(r.c_n, first)[cells.at[k]], c[k]);
   }
 }
 

@@ -97,7 +97,9 @@ struct Tiling {
   int64_t splits = 0;   // parts of a piece that are multiplied apart and then added
   int64_t steps = 0;    // k-steps of a split; one is as many columns as a warp's tile has
   int64_t threads = 0;
-  bool in_registers = false;  // W_hh, in which each warp has one tile of rows and one split: kStepsInRegisters at most
+  bool in_registers = false;   // W_hh, in which each warp has one tile of rows and one split: kStepsInRegisters at most
+  bool acquire_polls = false;  // of a grid: as Trials
+  int64_t prefetch = 0;        // likewise
   HOST_DEVICE int64_t padded_units() const { return blocks * units; }
   HOST_DEVICE int64_t ld_partial() const { return rows_padded + 4; }
   HOST_DEVICE int64_t pieces() const { return (K + piece - 1) / piece; }
@@ -229,9 +231,22 @@ inline bool fits_in_registers(Engine engine, const Tiling& t, const RecurrenceSh
          ceil_div(t.rows, tile.rows) * t.splits <= t.threads / 32;
 }
 
-// Whether a plan may keep W_hh in registers, in the whole process. No, until a GPU has shown that it is faster: it is
-// twice as many registers for half as many threads.
-inline std::atomic<bool> wants_registers{false};
+// What the emulation has shown to be right and no GPU yet to be faster, in the whole process: none of it until one has.
+struct Trials {
+  // W_hh in registers: twice as many of them for half as many threads.
+  bool registers = false;
+  // A grid's blocks poll the flag with loads that acquire, each of which empties the first cache, and save the
+  // acquiring load behind the last poll: one way to the second cache and back.
+  bool acquire_polls = false;
+  // How many steps ahead of the fetch what a step reads from memory is asked for, into the second cache: the slowest of
+  // all blocks' loads is what a step waits for. 0: not at all, as with lengths or noise on the state.
+  int64_t prefetch = 0;
+  // In how many pieces a grid's blocks read their input, unless it is too large for as few.
+  int64_t pieces = 1;
+};
+inline std::atomic<bool> wants_registers{false}, wants_acquire_polls{false};
+inline std::atomic<int64_t> wanted_prefetch{0}, wanted_pieces{1};
+inline Trials wanted_trials() { return {wants_registers, wants_acquire_polls, wanted_prefetch, wanted_pieces}; }
 
 // ---------------------------------------------------------------- the model
 // From data sheets, published latencies, a close reading of the machine code and, where it is said, measured on one
@@ -265,24 +280,42 @@ constexpr double kNsLaunches = 12000;
 // An SM in a large GEMM, by Math.
 constexpr double kNsFlop[] = {1 / 500., 1 / 3700., 1 / 7500.};
 
+// The bytes that a step moves. The emulation counts them, and a test holds these against it.
+struct StepTraffic {
+  int64_t shared = 0;           // a block's product reads of its shared memory
+  int64_t to_other_blocks = 0;  // a block of a cluster stores into the others' shared memory
+  int64_t second_cache = 0;     // all blocks of a grid together read of the second cache
+};
+
+inline StepTraffic step_traffic(Engine engine, const RecurrenceShape& shape, const Tiling& t) {
+  const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
+  const int64_t row_bytes = t.K * size_of(shape.dtype);
+  const int64_t tiles_rows = ceil_div(t.rows, tile.rows), tiles_batch = ceil_div(t.batch, tile.batch);
+  const int64_t rows_read = t.in_registers ? 0 : t.rows_padded * ceil_div(tiles_batch, t.at_once);
+  StepTraffic traffic;
+  traffic.shared = (rows_read + t.batch * tiles_rows) * row_bytes;
+  if (engine == Engine::cluster) traffic.to_other_blocks = (t.blocks - 1) * t.batch * row_bytes / t.blocks;
+  if (engine == Engine::grid) traffic.second_cache = t.groups * t.blocks * t.batch * row_bytes;
+  return traffic;
+}
+
 inline StepEstimate estimate_step(Engine engine, const RecurrenceShape& shape, const Tiling& t, int64_t waves) {
   const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
-  const int64_t warps = t.threads / 32, row_bytes = t.K * size_of(shape.dtype);
+  const StepTraffic traffic = step_traffic(engine, shape, t);
+  const int64_t warps = t.threads / 32;
   const int64_t tiles_rows = ceil_div(t.rows, tile.rows), tiles_batch = ceil_div(t.batch, tile.batch);
   const int64_t tiles = tiles_rows * tiles_batch * ceil_div(t.K, tile.K);
   StepEstimate step;
   step.waves = waves;
-  const int64_t rows_read = t.in_registers ? 0 : t.rows * ceil_div(tiles_batch, t.at_once);
   const double tile_ns = kNsTile[static_cast<int>(math_of(shape))] * (t.in_registers ? kTileInRegisters : 1);
-  step.product =
-      std::max(ceil_div(tiles, warps) * tile_ns, (rows_read + t.batch * tiles_rows) * row_bytes * kNsSharedByte);
+  step.product = std::max(ceil_div(tiles, warps) * tile_ns, traffic.shared * kNsSharedByte);
   step.cells = kNsBarrier + kNsCells;
   step.exchange = kNsBarrier;
   if (engine == Engine::cluster) {
-    step.exchange = kNsCluster + (t.blocks - 1) * t.batch * row_bytes / t.blocks * kNsDistributedByte;
+    step.exchange = kNsCluster + traffic.to_other_blocks * kNsDistributedByte;
   }
   if (engine == Engine::grid) {
-    const double way = t.groups * t.blocks * t.batch * row_bytes * kNsL2Byte;
+    const double way = traffic.second_cache * kNsL2Byte;
     const int64_t pieces = t.pieces();
     step.exchange = kNsGrid + way + (pieces - 1) * kNsBarrier;
     step.together = std::min(way, step.product) * (pieces - 1) / pieces;
@@ -300,18 +333,20 @@ inline double estimate_stepwise_ns(const RecurrenceShape& shape, const Gpu& gpu)
 // ---------------------------------------------------------------- the choice
 
 inline std::string describe(const Plan& plan) {
-  char text[512], pieces[32] = "", waves[32] = "";
+  char text[512], pieces[32] = "", waves[32] = "", prefetch[48] = "";
   const Tiling& t = plan.tiling;
   const StepEstimate& step = plan.step;
   if (step.waves > 1) std::snprintf(waves, sizeof waves, ", times %ld waves", long(step.waves));
   if (t.pieces() > 1) std::snprintf(pieces, sizeof pieces, ", %ld pieces", long(t.pieces()));
-  std::snprintf(
-      text, sizeof text,
-      "%s: %ld group(s) of %ld block(s), %ld units and %ld samples a block%s, %ld threads, %ld KiB of shared "
-      "memory%s; about %.1f us a step by the model (product %.2f, cells %.2f, exchange %.2f, of which at once %.2f%s)",
-      name_of(plan.engine), long(t.groups), long(t.blocks), long(t.units), long(t.batch), pieces, long(t.threads),
-      long(plan.shared_memory / 1024), t.in_registers ? ", W_hh in registers" : "", plan.step_ns / 1000,
-      step.product / 1000, step.cells / 1000, step.exchange / 1000, step.together / 1000, waves);
+  if (t.prefetch > 0) std::snprintf(prefetch, sizeof prefetch, ", %ld steps prefetched", long(t.prefetch));
+  std::snprintf(text, sizeof text,
+                "%s: %ld group(s) of %ld block(s), %ld units and %ld samples a block%s, %ld threads, %ld KiB of shared "
+                "memory%s%s%s; about %.1f us a step by the model (product %.2f, cells %.2f, exchange %.2f, of which at "
+                "once %.2f%s)",
+                name_of(plan.engine), long(t.groups), long(t.blocks), long(t.units), long(t.batch), pieces,
+                long(t.threads), long(plan.shared_memory / 1024), t.in_registers ? ", W_hh in registers" : "", prefetch,
+                t.acquire_polls ? ", polls acquire" : "", plan.step_ns / 1000, step.product / 1000, step.cells / 1000,
+                step.exchange / 1000, step.together / 1000, waves);
   return text;
 }
 
@@ -348,9 +383,11 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
   Plan best = stepwise("W_hh does not fit into the shared memory of the blocks that can run at once");
   bool found = false;
   const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
+  const Trials trials = wanted_trials();
   const auto weigh = [&](Engine engine, int64_t blocks, int64_t batch, int64_t most_pieces, bool in_registers) {
     if (wanted != Engine::automatic && wanted != engine) return;
-    Tiling tiling = make_tiling(shape, blocks, batch, 1, in_registers);
+    const int64_t fewest_pieces = engine == Engine::grid && !in_registers ? trials.pieces : 1;
+    Tiling tiling = make_tiling(shape, blocks, batch, fewest_pieces, in_registers);
     if (batch * tiling.units > max_threads(size_of(shape.dtype), in_registers) * kCellsOfThread) return;
     if (engine == Engine::grid && tiling.groups * blocks > gpu.n_sm) return;
     if (in_registers && !fits_in_registers(engine, tiling, shape)) return;
@@ -360,11 +397,13 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
       bytes = shared_memory_of(engine, tiling, shape.dtype);
     }
     if (in_registers) most_pieces = 1;
-    for (int64_t n = 2; bytes > gpu.shared_memory && n <= most_pieces; ++n) {
+    for (int64_t n = fewest_pieces + 1; bytes > gpu.shared_memory && n <= most_pieces; ++n) {
       tiling = make_tiling(shape, blocks, batch, n);
       bytes = shared_memory_of(engine, tiling, shape.dtype);
     }
     if (bytes > gpu.shared_memory) return;
+    tiling.prefetch = trials.prefetch;
+    tiling.acquire_polls = engine == Engine::grid && trials.acquire_polls;
     const auto estimate = [&](int64_t groups) {
       return estimate_step(engine, shape, tiling, ceil_div(tiling.groups, std::max<int64_t>(groups, 1)));
     };
@@ -381,7 +420,7 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
     best = plan;
   };
   const auto consider = [&](Engine engine, int64_t blocks, int64_t batch, int64_t most_pieces = 1) {
-    if (wants_registers) weigh(engine, blocks, batch, most_pieces, true);
+    if (trials.registers) weigh(engine, blocks, batch, most_pieces, true);
     weigh(engine, blocks, batch, most_pieces, false);
   };
   const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);

@@ -52,6 +52,7 @@ STEPS_OF = {
     "build": ["build", "info"],
     "tests": ["tests"],
     "latency": ["latency"],
+    "trials": ["trials"],
     "sanitize": ["memcheck", *(f"racecheck-{engine}" for engine in ENGINES), "initcheck", "synccheck"],
     "repeat": ["repeat"],
     "bench": ["bench", "bars"],
@@ -78,6 +79,7 @@ def test_gpu_check_runs_every_step_into_one_folder(tmp_path: Path, gpu_host: dic
         "build": "setup.py build_ext --inplace",
         "tests": "-m gpu",
         "latency": "bench.latency --out",
+        "trials": "bench.trials --out",
         **{step: f"--tool {step.partition('-')[0]} " for step in STEPS_OF["sanitize"]},
         "repeat": "tests/cuda/test_gpu.py -k same_bits_many_times",
         "bench": f"bench.lstm --device cuda --out {out}/cuda.csv",
@@ -88,13 +90,15 @@ def test_gpu_check_runs_every_step_into_one_folder(tmp_path: Path, gpu_host: dic
         assert command in (out / f"{step}.log").read_text(), step
 
 
-@pytest.mark.parametrize("parts", [("build", "tests", "latency"), ("sanitize",), ("repeat",), ("bench", "compare")])
+@pytest.mark.parametrize(
+    "parts", [("build", "tests", "latency", "trials"), ("sanitize",), ("repeat",), ("bench", "compare")]
+)
 def test_gpu_check_runs_the_parts_asked_for(tmp_path: Path, gpu_host: dict[str, str], parts: tuple[str, ...]) -> None:
     status, log = gpu_check(tmp_path / "out", *parts, **gpu_host)
     assert status == 0, log
     steps = [step for part in parts for step in STEPS_OF[part]]
     assert verdicts_in(tmp_path / "out") == [*(f"{step}: passed" for step in steps), "gpu_check: all passed"]
-    written_by_python = {"latency": 1, "bench": 1, "compare": 3}
+    written_by_python = {"latency": 1, "trials": 1, "bench": 1, "compare": 3}
     files = [*(tmp_path / "out").iterdir(), *(part for part in parts for _ in range(written_by_python.get(part, 0)))]
     assert len(files) <= 8  # no more come back from a lent machine
 
@@ -102,7 +106,7 @@ def test_gpu_check_runs_the_parts_asked_for(tmp_path: Path, gpu_host: dict[str, 
 def test_gpu_check_names_a_part_that_it_does_not_have(tmp_path: Path, gpu_host: dict[str, str]) -> None:
     status, log = gpu_check(tmp_path / "out", "build", "fly", **gpu_host)
     assert (status, log) == (
-        2, "gpu_check: no part 'fly': choose from build tests latency sanitize repeat bench compare\n",
+        2, "gpu_check: no part 'fly': choose from build tests latency trials sanitize repeat bench compare\n",
     )  # fmt: skip
 
 

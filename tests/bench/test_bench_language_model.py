@@ -13,7 +13,7 @@ from rnndrop_cuda.seminar.language_model.model import LanguageModel
 
 
 def test_in_eval_every_layer_is_the_same_model() -> None:
-    models = language_model.models_of(language_model.settings_of(8, 8), 50)
+    models = language_model.models_of(language_model.settings_of(8, 8, 2), 50)
     ids = torch.randint(0, 50, (5, 3))
     with torch.no_grad():
         losses = {name: model.eval()(ids, ids)[0] for name, model in models.items()}
@@ -39,5 +39,10 @@ def test_its_results_fill_its_table(tmp_path, capsys) -> None:
     table = fill("<!-- table:language-model beside -->\n<!-- /table:language-model beside -->\n", tmp_path)
     assert table.count("\n| ") >= len(found["perplexity"])
     assert all(name in table for name in found["perplexity"])
+    assert "| perplexity |" in table
+    assert language_model.main([*options[:-4], "--epochs", "0", "--out", str(out)]) == 0
+    table = fill("<!-- table:language-model beside -->\n<!-- /table:language-model beside -->\n", tmp_path)
+    assert all(name in table for name in found["perplexity"])
+    assert "erplexity" not in table
     assert language_model.main(["--reviews", "999999"]) == 2
     assert "bench.language_model: reviews: expected at most" in capsys.readouterr().err

@@ -96,6 +96,7 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def("host_waits() -> ()", late::host_waits);
   m.def("read_on_side_stream_after_free(bool waits) -> float", read_on_side_stream_after_free);
   m.def("gemms() -> int", [] { return fake_cublas::gemms; });
+  m.def("driver_questions() -> int", [] { return int64_t{emu::stats.driver_questions}; });
   m.def("launches() -> int", [] { return int64_t{emu::stats.launches}; });
 }
 

@@ -24,11 +24,18 @@ from rnndrop_cuda import LSTM
 CSV = Path(__file__).resolve().parents[2] / "bench" / "results" / "host_calls.csv"
 T, B, I, H = 3, 2, 4, 8
 GAL = {"input_dropout": 0.25, "hidden_dropout": 0.25}
-CASES: dict[str, dict[str, Any]] = {"none": {}, "Gal": GAL, "Gal and Semeniuta": GAL | {"candidate_dropout": 0.25}}
+BOTH = GAL | {"candidate_dropout": 0.25}
+CASES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "Gal": GAL,
+    "Gal a sample": GAL | {"mask_scope": "sample"},
+    "Gal and Semeniuta": BOTH,
+    "Gal and Semeniuta, 2 layers, both directions": BOTH | {"num_layers": 2, "bidirectional": True},
+}
 OVERRIDDEN = {"lstm_layer": "CPU", "lstm_layer_backward": "CPU", "expand_dropout_mask": "CPU"}
 COMPUTES_NOTHING = {
-    "alias", "as_strided", "as_strided_", "detach", "empty", "empty_like", "empty_strided", "expand", "narrow",
-    "new_empty", "resize_", "result_type", "select", "slice", "squeeze", "t", "to", "transpose", "unsqueeze",
+    "alias", "as_strided", "as_strided_", "detach", "empty", "empty_like", "empty_strided", "expand", "flatten",
+    "narrow", "new_empty", "resize_", "result_type", "select", "slice", "squeeze", "t", "to", "transpose", "unsqueeze",
     "unsqueeze_", "view",
 }  # fmt: skip
 
@@ -71,14 +78,17 @@ def _events(work: Callable[[], object]) -> list[Any]:
 def _computes(event: Any) -> bool:
     """Whether ATen starts a kernel here, and not in a call below."""
     kind, _, name = event.name.partition("::")
-    below = [child for child in event.cpu_children if child.name.startswith("aten::")]
-    return kind == "aten" and name not in COMPUTES_NOTHING and not any(map(_computes, below))
+    return kind == "aten" and name not in COMPUTES_NOTHING and not any(map(_computes_anywhere, event.cpu_children))
+
+
+def _computes_anywhere(event: Any) -> bool:
+    return _computes(event) or any(map(_computes_anywhere, event.cpu_children))
 
 
 def count(op: Any | None, backend: str, dropout: str) -> list[Count]:
     """The counts of a forward and of its backward; `op`: the emulated ops, where they run."""
     layer = LSTM(I, H, **CASES[dropout])
-    x, dy = torch.randn(T, B, I, requires_grad=True), torch.randn(T, B, H)
+    x, dy = torch.randn(T, B, I, requires_grad=True), torch.randn(T, B, H * (2 if layer.bidirectional else 1))
     leaves = [x, *layer.parameters()]
     output: list[Tensor] = []
 

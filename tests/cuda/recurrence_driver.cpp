@@ -69,8 +69,9 @@ struct Problem {
   int64_t T = shape.T, B = shape.B, H = shape.H;
   bool on_state = coin(), has_lengths = coin();
   Array<scalar_t> W_hh{4 * H * H, -0.5, 0.5}, b_ih{4 * H, -1, 1, coin()}, b_hh{4 * H, -1, 1, coin()};
-  Array<scalar_t> from_x{T * B * 4 * H, -2, 2}, h_0{B * H, -1, 1}, mask_h{B * H, 0, 2, coin()};
-  Array<acc_t> c_0{B * H, -1, 1};
+  Array<scalar_t> from_x{T * B * 4 * H, -2, 2}, h_0{B * H, -1, 1}, c_0{B * H, -1, 1};
+  bool mask_h_per_row = coin();
+  Array<scalar_t> mask_h{(mask_h_per_row ? B : 1) * H, 0, 2, coin()};
   Noise<scalar_t> mask_g{shape, coin(), 0, 2, 1}, mask_c{shape, on_state && coin(), 0, 2, 1};
   Noise<scalar_t> zone_c{shape, on_state && coin(), 0, 1, 0}, zone_h{shape, on_state && coin(), 0, 1, 0};
   std::vector<int64_t> lengths;
@@ -78,6 +79,7 @@ struct Problem {
   Problem() {
     for (int64_t b = 0; has_lengths && b < B; ++b) lengths.push_back(one_of({-1, 0, 1, T / 2, T, T + 3}));
   }
+  double m_h(int64_t b, int64_t j) const { return mask_h ? mask_h[(mask_h_per_row ? b * H : 0) + j] : 1; }
   bool running(int64_t t, int64_t b) const { return !has_lengths || t < lengths[b]; }
 
   void fill(Recurrence& r, Dtype dtype) {
@@ -87,7 +89,7 @@ struct Problem {
     r.order = shape.order();
     r.steps = {0, T};
     r.W_hh = W_hh.data();
-    r.mask_h = mask_h.data();
+    r.mask_h = {mask_h.data(), mask_h_per_row ? H : 0};
     r.noise = {mask_g.rows(), mask_c.rows(), zone_c.rows(), zone_h.rows()};
     r.lengths = has_lengths ? lengths.data() : nullptr;
   }
@@ -131,7 +133,7 @@ Result definition(const Problem<scalar_t>& p, const Nudge& nudge = {}) {
             gates[gate] = nudged(0, p.from_x, (t * B + b) * 4 * H + row) + (p.b_ih ? p.b_ih[row] : 0) +
                           (p.b_hh ? p.b_hh[row] : 0);
             for (int64_t k = 0; k < H; ++k) {
-              gates[gate] += p.W_hh[row * H + k] * h[b * H + k] * (p.mask_h ? p.mask_h[b * H + k] : 1);
+              gates[gate] += p.W_hh[row * H + k] * h[b * H + k] * p.m_h(b, k);
             }
             gates[gate] = gate == kCandidate ? std::tanh(gates[gate]) : sigmoid(gates[gate]);
           }
@@ -217,6 +219,8 @@ class Launch {
     if (!coin() || !cuda::fits_in_registers(plan.engine, plan.tiling, sizes)) {
       plan.tiling = cuda::make_tiling(sizes, blocks, batch, plan.engine == Engine::grid ? one_of({1, 2, 3, 4}) : 1);
     }
+    plan.tiling.prefetch = one_of({0, 1, 2});
+    plan.tiling.acquire_polls = coin();
     plan.shared_memory = cuda::shared_memory_of(plan.engine, plan.tiling, kind.dtype);
     scratch_.resize(cuda::scratch_bytes(plan, kind.dtype));
     std::fill(scratch_.begin(), scratch_.end(), char(0xff));
@@ -245,8 +249,12 @@ template <class scalar_t>
 struct ForwardOutputs {
   using acc_t = typename Problem<scalar_t>::acc_t;
   ForwardOutputs(int64_t T, int64_t cells, bool save)
-      : gates(T * cells * 4, 5, 6), y(T * cells, 5, 6), h_n(cells, 5, 6), c((save ? T + 1 : 2) * cells, 5, 6) {}
-  Array<scalar_t> gates, y, h_n;
+      : gates(T * cells * 4, 5, 6),
+        y(T * cells, 5, 6),
+        h_n(cells, 5, 6),
+        c_n(cells, 5, 6),
+        c((save ? T + 1 : 2) * cells, 5, 6) {}
+  Array<scalar_t> gates, y, h_n, c_n;
   Array<acc_t> c;
 };
 
@@ -264,15 +272,17 @@ void run_forward(ForwardOutputs<scalar_t>& out, Problem<scalar_t>& p, const Kind
   r.gates = save ? out.gates.data() : nullptr;
   r.c = out.c.data();
   r.y = out.y.data();
-  const int64_t first_slot = r.c_slot(r.order.slot_before(r.order.first())) * p.B * p.H;
-  std::copy(p.c_0.elements.begin(), p.c_0.elements.end(), out.c.elements.begin() + first_slot);
+  r.c_begin = p.c_0.data();
   Array<scalar_t> h_between(p.B * p.H, 5, 6);
   for (const Steps& part : {Steps{0, n_first}, Steps{n_first, p.T - n_first}}) {
     if (part.n == 0) continue;
     r.steps = p.shape.reverse ? Steps{p.T - part.begin - part.n, part.n} : part;
-    r.h_n = part.begin + part.n == p.T ? out.h_n.data() : h_between.data();
+    const bool last = part.begin + part.n == p.T;
+    r.h_n = last ? out.h_n.data() : h_between.data();
+    r.c_n = last ? out.c_n.data() : nullptr;
     expect_launched(with_kernels(kind, [&](auto kernels) { return kernels.forward(r, launch); }));
     r.h_begin = h_between.data();
+    r.c_begin = nullptr;
   }
 }
 
@@ -287,16 +297,10 @@ void check_forward(Problem<scalar_t>& p, const Kind& kind, const Result& expecte
 
   expect_all("y", in, out.y, expected.y, kind.tolerance);
   expect_all("h_n", in, out.h_n, expected.h_n, kind.tolerance);
+  expect_all("c_n", in, out.c_n, expected.c_n, kind.tolerance);
   if (save) {
     expect_all("gates", in, out.gates, expected.gates, kind.tolerance);
     expect_all("c", in, out.c, expected.c, kind.tolerance);
-  }
-  RecurrenceForward r;  // which knows where c_n is
-  r.order = p.shape.order();
-  r.gates = save ? out.gates.data() : nullptr;
-  const int64_t last_slot = r.c_slot(r.order.slot(r.order.last()));
-  for (int64_t at = 0; at < B * H; ++at) {
-    expect("c_n", in, at, out.c[last_slot * B * H + at], expected.c_n[at], kind.tolerance);
   }
   if (!in.tiling.in_registers) return;
   ++launches_in_registers;
@@ -304,6 +308,7 @@ void check_forward(Problem<scalar_t>& p, const Kind& kind, const Result& expecte
   run_forward(other, p, kind, launch.in_shared_memory(kind), save, n_first);
   expect_same_bits("bits of y", in, out.y, other.y);
   expect_same_bits("bits of h_n", in, out.h_n, other.h_n);
+  expect_same_bits("bits of c_n", in, out.c_n, other.c_n);
   if (!save) return;
   expect_same_bits("bits of gates", in, out.gates, other.gates);
   expect_same_bits("bits of c", in, out.c, other.c);
@@ -311,9 +316,8 @@ void check_forward(Problem<scalar_t>& p, const Kind& kind, const Result& expecte
 
 template <class scalar_t>
 struct BackwardOutputs {
-  using acc_t = typename Problem<scalar_t>::acc_t;
-  Array<acc_t> dh_carry, dc;
-  Array<scalar_t> da, dh_tilde;
+  BackwardOutputs(int64_t T, int64_t cells) : da(T * cells * 4, 5, 6), dh_0(cells, 5, 6), dc_0(cells, 5, 6) {}
+  Array<scalar_t> da, dh_0, dc_0;
 };
 
 template <class scalar_t>
@@ -322,37 +326,38 @@ void check_backward(Problem<scalar_t>& p, const Kind& kind, const Result& forwar
   const auto [T, B, H] = std::tuple(p.T, p.B, p.H);
   const Launch launch(kind, p.shape, true);
   const Context in{launch.get().plan.engine, launch.get().plan.tiling, p.shape};
-  Array<scalar_t> dy(T * B * H, -1, 1, coin());
+  const int64_t dy_stride = H + one_of({0, H, 3});
+  Array<scalar_t> dy(T * B * dy_stride, -1, 1, coin());
   Array<scalar_t> gates(T * B * 4 * H, 0, 0);
   Array<acc_t> c((T + 1) * B * H, 0, 0);
-  const Array<acc_t> dh_n(B * H, -1, 1), dc_n(B * H, -1, 1);
+  Array<scalar_t> dh_n(B * H, -1, 1, coin()), dc_n(B * H, -1, 1, coin());
   for (size_t at = 0; at < forward.gates.size(); ++at) gates.elements[at] = scalar_t(float(forward.gates[at]));
   for (size_t at = 0; at < forward.c.size(); ++at) c.elements[at] = acc_t(forward.c[at]);
   if constexpr (std::is_same_v<scalar_t, double>) gates.elements = forward.gates;
 
   const auto run = [&](const cuda::RecurrenceLaunch& with) {
-    BackwardOutputs<scalar_t> out{dh_n, dc_n, {p.T * p.B * 4 * p.H, 5, 6}, {p.B * p.H, 5, 6}};
+    BackwardOutputs<scalar_t> out(p.T, p.B * p.H);
     RecurrenceBackward r;
     p.fill(r, kind.dtype);
     r.gates = gates.data();
     r.c = c.data();
     r.dy = dy.data();
-    r.dh_carry = out.dh_carry.data();
-    r.dc = out.dc.data();
-    r.dh_tilde = out.dh_tilde.data();
+    r.dy_stride = dy_stride;
+    r.dh_n = dh_n.data();
+    r.dc_n = dc_n.data();
+    r.dh_0 = out.dh_0.data();
+    r.dc_0 = out.dc_0.data();
     r.da = out.da.data();
     expect_launched(with_kernels(kind, [&](auto kernels) { return kernels.backward(r, with); }));
     return out;
   };
   const BackwardOutputs<scalar_t> out = run(launch.get());
-  const auto& [dh_carry, dc, da, dh_tilde] = out;
   if (in.tiling.in_registers) {
     ++launches_in_registers;
     const BackwardOutputs<scalar_t> other = run(launch.in_shared_memory(kind));
-    expect_same_bits("bits of da", in, da, other.da);
-    expect_same_bits("bits of dh~", in, dh_tilde, other.dh_tilde);
-    expect_same_bits("bits of dh", in, dh_carry, other.dh_carry);
-    expect_same_bits("bits of dc", in, dc, other.dc);
+    expect_same_bits("bits of da", in, out.da, other.da);
+    expect_same_bits("bits of dh_0", in, out.dh_0, other.dh_0);
+    expect_same_bits("bits of dc_0", in, out.dc_0, other.dc_0);
   }
 
   const auto slope = [&](int what, int64_t at) {
@@ -360,8 +365,9 @@ void check_backward(Problem<scalar_t>& p, const Kind& kind, const Result& forwar
     const auto loss = [&](double by) {
       const Result moved = definition(p, {what, at, by});
       double sum = 0;
-      for (size_t k = 0; dy && k < moved.y.size(); ++k) sum += dy[k] * moved.y[k];
-      for (int64_t k = 0; k < B * H; ++k) sum += dh_n[k] * moved.h_n[k] + dc_n[k] * moved.c_n[k];
+      for (int64_t k = 0; dy && k < T * B * H; ++k) sum += dy[k / H * dy_stride + k % H] * moved.y[k];
+      for (int64_t k = 0; dh_n && k < B * H; ++k) sum += dh_n[k] * moved.h_n[k];
+      for (int64_t k = 0; dc_n && k < B * H; ++k) sum += dc_n[k] * moved.c_n[k];
       return sum;
     };
     return (loss(kStep) - loss(-kStep)) / (2 * kStep);
@@ -371,10 +377,9 @@ void check_backward(Problem<scalar_t>& p, const Kind& kind, const Result& forwar
   for (int draw = 0; draw < 6; ++draw) {
     const int64_t in_x = dice() % (T * B * 4 * H), at = dice() % (B * H);
     const int64_t t = in_x / (B * 4 * H), b = in_x / (4 * H) % B;
-    expect("da", in, in_x, da[in_x], p.running(t, b) ? slope(0, in_x) : 0, tolerance);
-    const double dh_0 = dh_carry[at] + dh_tilde[at] * (p.mask_h ? p.mask_h[at] : 1);
-    expect("dh_0", in, at, dh_0, slope(1, at), tolerance);
-    expect("dc_0", in, at, dc[at], slope(2, at), tolerance);
+    expect("da", in, in_x, out.da[in_x], p.running(t, b) ? slope(0, in_x) : 0, tolerance);
+    expect("dh_0", in, at, out.dh_0[at], slope(1, at), tolerance);
+    expect("dc_0", in, at, out.dc_0[at], slope(2, at), tolerance);
   }
 }
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from layer_checks import make_problem
 
 import rnndrop_cuda
 from rnndrop_cuda import functional
+from tests.problems import INPUTS
 
 if why_not := functional.usable_backends()["cuda"]:
     pytest.skip(f"the real CUDA layer needs a GPU: {why_not}", allow_module_level=True)
@@ -67,3 +69,10 @@ def test_packed_input_waits_for_nothing():
         layer(x, lengths=lengths.tolist())
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_op_refuses_x_on_the_cpu():
+    problem = make_problem(2, 3, 4, 8, device="cuda")
+    x, *others = (problem.inputs[name] for name in INPUTS)
+    with pytest.raises(RuntimeError, match="x: expected a CUDA tensor"):
+        torch.ops.rnndrop.lstm_layer(x.cpu(), *others, *[None] * 8, False, True)

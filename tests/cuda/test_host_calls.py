@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import host_calls
 import torch
 from host_calls import CASES, CSV, count, count_all, on_emulated_cuda, read_csv
 
@@ -44,3 +45,27 @@ def test_what_is_counted_is_the_layer(op):
         with on_emulated_cuda(op):
             y, _, masks = layer(x, return_masks=True)
         assert relative_error(y, layer(x, masks=masks)[0]) < 1e-5
+
+
+def test_the_driver_is_asked_once_for_a_plan(op):
+    """What a kernel may have and how many of its blocks fit: asked in the first call of a shape, and never again."""
+    layer, x = LSTM(4, 12, **CASES["Gal and Semeniuta"]), torch.randn(3, 2, 4)
+
+    def questions():
+        before = op.driver_questions()
+        layer(x)[0].sum().backward()
+        return op.driver_questions() - before
+
+    with on_emulated_cuda(op):
+        op.set_gpu(9, 132, 20011)  # a GPU for itself: plans are remembered
+        op.set_engine("cluster")
+        asked = [questions() for _ in range(3)]
+        op.set_gpu(9, 132, 232448)
+    assert asked[0] > 0
+    assert asked[1:] == [0, 0]
+
+
+def test_a_copy_below_two_calls_is_one_launch():
+    """contiguous calls clone, which calls copy_."""
+    x = torch.randn(3, 4).t()
+    assert sum(map(host_calls._computes, host_calls._events(x.contiguous))) == 1

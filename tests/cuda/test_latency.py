@@ -13,9 +13,9 @@ from tests.emulation import toolchain
 needs_emulation = pytest.mark.skipif(bool(toolchain.why_unusable()), reason=toolchain.why_unusable())
 SMALL = ("5", "1", "8", "64")
 BARRIERS = ["__syncthreads", "cluster barrier", "grid barrier by a flag", "grid.sync"]
-BARRIERS += ["grid barrier by a flag behind stores"]
+BARRIERS += ["grid barrier by a flag with relaxed polls", "grid barrier by a flag behind stores"]
 EXCHANGES = ["cluster exchange", "cluster exchange by st.async", "grid exchange by epochs"]
-LOADS = ["distributed shared memory load", "L2 load", "L2 tile"]
+LOADS = ["distributed shared memory load", "L2 load", "L2 tile by cp.async"]
 PRODUCTS = ["mma m16n8k16 bf16", "mma m16n8k8 tf32"]
 
 
@@ -41,8 +41,8 @@ MISTAKES = {
     "cluster barrier": ("cluster.sync();\n    if (kCheck) expect(cluster", "if (kCheck) expect(cluster"),
     "distributed shared memory load": ("at = there[at].x", "at = there[0].x"),
     "grid barrier by a flag": (
-        "while (ld_acquire(flag) < unsigned(i + 1) * gridDim.x) spin_pause();\n    }\n    __syncthreads();\n  });",
-        "}\n    __syncthreads();\n  });",
+        "while ((kAcquirePolls ? ld_acquire(flag) : ld_relaxed(flag)) < arrivals) spin_pause();",
+        "(void)arrivals;",
     ),
     "grid exchange by epochs": ("for (; unit.low != epoch; unit = ld_relaxed128(of_round + k)) spin_pause();", ""),
 }

@@ -54,6 +54,12 @@ MISTAKES = [
         "the flag is not waited for", "ld_relaxed(flag_) < arrived_", "false", schedules=("lifo", "rand1", "rand2")
     ),
     Mistake(
+        "a poll that acquires waits for nothing",
+        "ld_acquire(flag_) < arrived_",
+        "false",
+        schedules=("lifo", "rand1", "rand2"),
+    ),
+    Mistake(
         "the flag is as the last launch left it",
         "set_to_zero(launch.scratch, plan.tiling.groups * kFlagBytes, launch.stream)",
         "cudaSuccess",

@@ -1,4 +1,4 @@
-"""Files of torch.export, torch.jit.trace and AOTInductor, loaded by a process that has imported rnndrop_cuda only."""
+"""Processes that have imported rnndrop_cuda only: what that costs them; files of torch.export, traces, AOTInductor."""
 
 import shutil
 import subprocess
@@ -82,3 +82,24 @@ def test_a_file_runs_in_a_process_that_imports_rnndrop_cuda(tmp_path, how):
     done = run_elsewhere(how, tmp_path, path, "")
     assert done.returncode != 0
     assert "rnndrop" in done.stderr
+
+
+def run(program):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_the_import_adds_nothing_to_torchs_but_the_package():
+    """Dynamo would take as long as torch itself, Triton a tenth of that."""
+    before = "import sys, torch\nbefore = set(sys.modules)\n"
+    names = run(f"{before}import rnndrop_cuda\nprint(*set(sys.modules) - before)")
+    assert [name for name in names if name.split(".")[0] != "rnndrop_cuda"] == []
+
+
+@pytest.mark.parametrize("order", ["rnndrop_cuda, torch.utils.flop_counter", "torch.utils.flop_counter, rnndrop_cuda"])
+def test_flops_are_counted_whoever_is_imported_first(order):
+    count = "with torch.utils.flop_counter.FlopCounterMode(display=False) as counter: rnndrop_cuda.LSTM(2, 3)(x)"
+    assert run(f"import {order}\nimport torch\nx = torch.ones(5, 1, 2)\n{count}\nprint(counter.get_total_flops())") == [
+        str(2 * 5 * 12 * (2 + 3))
+    ]

@@ -12,51 +12,22 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from installs import PROJECT, SITE_PACKAGES, copy_sources, make_environment, run
 
-PROJECT = Path(__file__).parents[2]
-SITE_PACKAGES = Path(torch.__file__).parents[1]
 needs_sources = pytest.mark.skipif(not (PROJECT / "setup.py").exists(), reason="not run from the source folder")
 needs_cpu_torch = pytest.mark.skipif(torch.version.cuda is not None, reason="torch is a CUDA build")
 pytestmark = needs_sources
-
-BUILD_VARIABLES = ("FORCE_CUDA", "RNNDROP_SKIP_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH", "CC", "CXX")
-
-
-def run(command: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Exit status, and stdout and stderr as one text; the build's own variables are only those in `env`."""
-    inherited = {name: value for name, value in os.environ.items() if name not in BUILD_VARIABLES}
-    inherited |= {"MAX_JOBS": "2", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    done = subprocess.run(
-        command, cwd=cwd, env=inherited | (env or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    return done.returncode, done.stdout
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A copy of the project without anything built."""
-    ignore = shutil.ignore_patterns("*.so", "__pycache__", "_build_facts.json")
-    for folder in ("rnndrop_cuda", "csrc", "build_backend"):
-        shutil.copytree(PROJECT / folder, tmp_path / "source" / folder, ignore=ignore)
-    for file in ("setup.py", "pyproject.toml", "LICENSE"):
-        shutil.copy(PROJECT / file, tmp_path / "source")
-    (tmp_path / "source" / "README.md").touch()
-    return tmp_path / "source"
-
-
-def make_environment(folder: Path, site_packages: Path | None = SITE_PACKAGES) -> Path:
-    """The interpreter of a new virtual environment that sees the packages of another folder too."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    python = folder / "bin" / "python"
-    if site_packages is not None:
-        (own,) = folder.glob("lib/python*/site-packages")
-        (own / "shared.pth").write_text(f"{site_packages}\n")
-    return python
+    return copy_sources(tmp_path / "source")
 
 
 def pip_install(python: Path, source: Path, *options: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
@@ -317,5 +288,5 @@ def test_the_same_versions_everywhere() -> None:
     assert {name for name, _ in hooks} == {"ruff", "clang-format"}
     assert dict(hooks).items() <= constraints.items()
     backend = (PROJECT / "build_backend" / "backend.py").read_text()
-    minimum = ", ".join(re.search(r'"torch>=(\d+)\.(\d+)"', (PROJECT / "pyproject.toml").read_text()).groups())
+    minimum = ", ".join(re.search(r'"torch>=(\d+)\.(\d+)"', (PROJECT / "setup.py").read_text()).groups())
     assert f"MINIMUM_TORCH = ({minimum})" in backend

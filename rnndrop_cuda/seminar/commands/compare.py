@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from rnndrop_cuda.files import check_writable, remove_if_empty
+from rnndrop_cuda.files import check_writable
 from rnndrop_cuda.provenance import facts
 from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
@@ -71,7 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if earlier := open_results(out, results, fresh=args.fresh):
             print(earlier, file=sys.stderr)
     except (OSError, ValueError, ModuleNotFoundError) as error:
-        remove_if_empty(out)
         return fail("compare", one_line(error, flags_of(parser)))
     try:
         left = [layer for layer in layers if layer.label not in results["layers"]]

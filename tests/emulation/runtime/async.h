@@ -166,6 +166,7 @@ EMU_UNCHECKED inline void issue(const char* name, Caller at, void* to, const voi
 EMU_UNCHECKED inline void st_async(ClusterAddress to, Bits128 value, ClusterAddress mbarrier,
                                    Caller at = Caller::here()) {
   if (running->launch.cluster < 2) die("st_async at %s:%d: the cluster has but one block", at.file, at.line);
+  if (!owns(*current->block, to)) stats.bytes_to_other_blocks += sizeof value;
   issue("st_async", at, to, nullptr, &value, sizeof value, mbarrier, 0);
 }
 

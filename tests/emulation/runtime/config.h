@@ -1,6 +1,7 @@
 // What the user of the emulation may set and ask.
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <optional>
 #include <stdexcept>
@@ -42,8 +43,13 @@ class Config {
   std::optional<Schedule> schedule_;
 };
 
+// Of all launches.
 struct Stats {
   unsigned launches = 0;
+  unsigned driver_questions = 0;       // about the device or a kernel, and what is asked for a kernel
+  uint64_t ldmatrix_wavefronts = 0;    // of 128 bytes: one a matrix, and one for each row whose banks another has
+  uint64_t bytes_copied_async = 0;     // by cp.async, from global memory
+  uint64_t bytes_to_other_blocks = 0;  // by st.async
 };
 
 inline Config config;

@@ -45,12 +45,15 @@ inline Function attributes_of(const void* kernel) {
   return functions[kernel];
 }
 
+EMU_UNCHECKED inline void count_question() { ++stats.driver_questions; }
+
 inline cudaError_t get_device(int* number) {
   *number = 0;
   return cudaSuccess;
 }
 
 inline cudaError_t get_attribute(int* value, cudaDeviceAttr attribute, int /*device*/) {
+  count_question();
   switch (attribute) {
     case cudaDevAttrComputeCapabilityMajor: *value = device.major; return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = device.shared_bytes; return cudaSuccess;
@@ -64,6 +67,7 @@ inline cudaError_t get_attribute(int* value, cudaDeviceAttr attribute, int /*dev
 
 template <class... P>
 cudaError_t get_function_attributes(cudaFuncAttributes* attributes, void (*kernel)(P...)) {
+  count_question();
   *attributes = {};
   attributes->ptxVersion = device.ptx_version;
   attributes->binaryVersion = 10 * device.major;
@@ -73,6 +77,7 @@ cudaError_t get_function_attributes(cudaFuncAttributes* attributes, void (*kerne
 
 template <class... P>
 cudaError_t set_function_attribute(void (*kernel)(P...), cudaFuncAttribute attribute, int value) {
+  count_question();
   std::lock_guard<std::mutex> lock(functions_mutex);
   Function& function = functions[reinterpret_cast<const void*>(kernel)];
   switch (attribute) {
@@ -113,6 +118,7 @@ inline cudaError_t admit(const void* kernel, size_t shared_bytes, unsigned clust
 
 template <class... P>
 cudaError_t max_active_blocks(int* blocks, void (*kernel)(P...), int threads, size_t shared_bytes) {
+  count_question();
   const cudaError_t error = admit(reinterpret_cast<const void*>(kernel), shared_bytes, 1);
   if (error != cudaSuccess) return error;
   const int by_memory = (kMaxSharedBytes + kReservedSharedBytes) / (shared_bytes + kReservedSharedBytes);

@@ -87,12 +87,15 @@ inline void perform(const AsyncCopy& copy) {
   std::memset(static_cast<char*>(copy.to) + copy.valid_bytes, 0, copy.bytes - copy.valid_bytes);
 }
 
+EMU_UNCHECKED inline void count_copied(int bytes) { stats.bytes_copied_async += bytes; }
+
 // A copy may arrive at any time until it is waited for: fifo makes it at once, the others as late as allowed.
 inline void copy_async(void* to, const void* from, int bytes, int valid_bytes) {
   const weak::Unwatched unwatched;
   if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes) {
     die("cp.async of %d bytes: %p <- %p is misaligned", bytes, to, from);
   }
+  count_copied(valid_bytes);
   const AsyncCopy copy{to, from, bytes, valid_bytes};
   if (running->schedule.order == Order::kFifo) {
     perform(copy);

@@ -78,12 +78,31 @@ inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32
   mma_m16n8k16(d, a, b, f16_value, "mma_m16n8k16_f16", at);
 }
 
+// How often shared memory is asked to give eight rows of 16 bytes: rows whose addresses differ by 128 bytes lie in the
+// same banks.
+EMU_UNCHECKED inline unsigned wavefronts_of(const char* const* rows) {
+  constexpr int kRows = 8, kPlaces = 8;
+  unsigned in_place[kPlaces] = {}, most = 0;
+  for (int i = 0; i < kRows; i++) {
+    bool seen = false;
+    for (int k = 0; k < i; k++) seen |= rows[k] == rows[i];
+    unsigned& here = in_place[reinterpret_cast<uintptr_t>(rows[i]) / 16 % kPlaces];
+    if (!seen && ++here > most) most = here;
+  }
+  return most;
+}
+
+EMU_UNCHECKED inline void count_wavefronts(const char* const* rows, int matrices) {
+  for (int j = 0; j < matrices; j++) stats.ldmatrix_wavefronts += wavefronts_of(rows + 8 * j);
+}
+
 template <int kMatrices>
 void ldmatrix(uint32_t (&r)[kMatrices], const void* row, const char* name, Caller at) {
   if (reinterpret_cast<uintptr_t>(row) % 16) {
     die("ldmatrix at %s:%d: row address %p is not 16-byte aligned", at.file, at.line, row);
   }
   auto* rows = reinterpret_cast<const char* const*>(exchange(~0u, &row, sizeof row, name, at));
+  if (lane() == 0) count_wavefronts(rows, kMatrices);
   for (int j = 0; j < kMatrices; j++) std::memcpy(&r[j], rows[j * 8 + lane() / 4] + lane() % 4 * 4, 4);
   sync_warp(~0u, at);  // the rows may be overwritten after this
 }

@@ -15,7 +15,7 @@ from rnndrop_cuda.seminar.language_model.pretrained import load_language_model, 
 from rnndrop_cuda.seminar.language_model.scores import NO_TOKENS, Reader
 from rnndrop_cuda.seminar.language_model.settings import LanguageModelSettings
 from rnndrop_cuda.seminar.language_model.text import load_text
-from rnndrop_cuda.seminar.language_model.trainer import LanguageModelTrainer, averaging_begins
+from rnndrop_cuda.seminar.language_model.trainer import LanguageModelTrainer, averaging_begins, learning_rate
 from rnndrop_cuda.seminar.training.loop import run_batches
 from rnndrop_cuda.seminar.training.processes import Processes
 
@@ -58,6 +58,7 @@ ALL_OUTSIDE = [
         ["--layer", "nn.LSTM", "--head", "full", "--optimizer", "sgd", "--decay", "2", "--learning-rate", "1"],
         ["--optimizer", "nt-asgd", "--nonmono", "1", "--learning-rate", "60", "--slowness", "1", "--activation", "2"],
         ["--level", "character", "--loss-over", "steps"],
+        ["--optimizer", "sgd", "--learning-rate", "60", "--anneal", "4"],
     ],
 )
 def test_options_train_and_resume_to_the_same_bits(options, command, out, tmp_path):
@@ -131,6 +132,14 @@ def test_learning_rates_of_zaremba(text, out):
     assert of_epoch == pytest.approx([1] * 6 + [1.2**-1, 1.2**-2, 1.2**-3])
 
 
+def test_learning_rates_of_semeniuta():
+    """Divided by 1.5 after each epoch without a new lowest loss, as sgd_optimizer.py of the authors' code does."""
+    settings = LanguageModelSettings(**PRESETS["semeniuta"].settings)
+    losses = [5.0, 4.0, 4.5, 4.2, 3.0, 3.0]
+    rates = [learning_rate(settings, losses[:n]) for n in range(len(losses) + 1)]
+    assert rates == pytest.approx([1, 1, 1, 1.5**-1, 1.5**-2, 1.5**-2, 1.5**-3])
+
+
 def test_when_nt_asgd_averages():
     assert averaging_begins([5, 4, 3, 2, 1, 0.5, 0.4], 2) is None
     assert averaging_begins([5, 4, 3, 3.5, 3.2], 2) is None, "no worse than the best but for the last two"
@@ -190,6 +199,25 @@ def test_the_sizes_of_the_presets():
         sizes[name] = sum(weight.numel() for weight in model.parameters()) / 1e6
     assert 19 < sizes["zaremba-medium"] == sizes["gal-medium"] < 21
     assert 24 < sizes["awd-lstm"] < 25
+
+
+def test_presets_have_the_numbers_of_the_authors_code():
+    """yaringal/BayesianRNN at 3e65a11, stas-semeniuta/drop-rnn at fec39a2, salesforce/awd-lstm-lm at 1d466ec."""
+    assert PRESETS["gal-medium"].settings["weight_decay"] == 1e-7  # main_new_dropout_SOTA_v3.lua
+    main_py = {
+        "num_layers": 3, "n_emb": 400, "n_hidden": 1150, "head": "tied", "embedding_dropout": 0.1, "dropout_in": 0.4,
+        "dropout_between": 0.25, "dropout_out": 0.4, "dropout_mask": "sequence", "weight_dropout": 0.5,
+        "activation": 2.0, "slowness": 1.0, "weight_decay": 1.2e-6, "learning_rate": 30.0, "clip": 0.25, "bptt": 70,
+        "batch_size": 20, "epochs": 500,
+    }  # fmt: skip
+    assert PRESETS["awd-lstm"].settings == {**main_py, "optimizer": "nt-asgd"}
+    config_py = {
+        "n_emb": 256, "n_hidden": 256, "init_range": 0.05, "batch_size": 32, "dropout_in": 0.2, "dropout_out": 0.5,
+    }  # fmt: skip
+    main_py = {"bptt": 35, "clip": 10.0, "learning_rate": 1.0, "anneal": 1.5, "epochs": 100, "num_layers": 1}
+    readme = {"candidate_dropout": 0.5, "candidate_mask": "sequence"}
+    here = {"optimizer": "sgd", "loss_over": "steps", "head": "full", "mask_scope": "sample"}
+    assert PRESETS["semeniuta"].settings == {**config_py, **main_py, **readme, **here}
 
 
 def test_what_a_classifier_may_start_from(command, out):

@@ -1,0 +1,122 @@
+// What a step of the persistent kernels moves, counted by the emulation, beside what the plan's model reckons with.
+//
+// For plans that choose_plan makes for an H100: two launches, one of some steps more than the other, whose difference
+// is that of these steps. A line for each: what, counted, reckoned; in bytes of all blocks together.
+//   traffic_driver
+#include <cstdio>
+#include <stdexcept>
+#include <vector>
+
+#include "cuda/recurrence.h"
+#include "cuda_emulation.h"
+
+namespace {
+
+using namespace rnndrop;
+using cuda::Engine;
+using cuda::StepTraffic;
+
+constexpr cuda::Gpu kH100{9, 132, 232448};
+constexpr int64_t kSteps = 2, kMoreSteps = 3;
+
+struct Case {
+  Engine engine;
+  Dtype dtype;
+  int64_t B, H;
+  bool registers = false;
+  int64_t pieces = 1;
+};
+
+// All of a launch so far.
+StepTraffic counted() {
+  constexpr int64_t kWavefront = 128;
+  return {int64_t(emu::stats.ldmatrix_wavefronts) * kWavefront, int64_t(emu::stats.bytes_to_other_blocks),
+          int64_t(emu::stats.bytes_copied_async)};
+}
+
+// A recurrence of T steps in memory of its own; all zeros will do.
+void run(const Case& of, const cuda::Plan& plan, int64_t T, bool backward) {
+  const int64_t cells = of.B * of.H, size = cuda::size_of(of.dtype);
+  std::vector<char> W(4 * of.H * of.H * size), states(cells * size), more_states(states), wide(T * 4 * cells * size);
+  std::vector<char> y(T * cells * size), c((T + 1) * cells * sizeof(float)), da(wide);
+  std::vector<char> scratch(cuda::scratch_bytes(plan, of.dtype));
+  const cuda::RecurrenceLaunch launch{plan, scratch.data(), nullptr};
+  const auto fill = [&](Recurrence& r) {
+    r.dtype = of.dtype;
+    r.B = of.B;
+    r.H = of.H;
+    r.order = {T, false};
+    r.steps = {0, T};
+    r.W_hh = W.data();
+  };
+  const auto with_kernels = [&](const auto& call) {
+    return of.dtype == Dtype::bfloat16 ? call(cuda::RecurrenceKernels<cuda::Bfloat16>{})
+                                       : call(cuda::RecurrenceKernels<cuda::Tf32>{});
+  };
+  cudaError_t error = cudaSuccess;
+  if (backward) {
+    RecurrenceBackward r;
+    fill(r);
+    r.gates = wide.data();
+    r.c = c.data();
+    r.dh_0 = states.data();
+    r.dc_0 = more_states.data();
+    r.da = da.data();
+    error = with_kernels([&](auto kernels) { return kernels.backward(r, launch); });
+  } else {
+    RecurrenceForward r;
+    fill(r);
+    r.h_begin = states.data();
+    r.c_begin = states.data();
+    r.from_x = wide.data();
+    r.c = c.data();
+    r.y = y.data();
+    error = with_kernels([&](auto kernels) { return kernels.forward(r, launch); });
+  }
+  if (error != cudaSuccess) throw std::runtime_error("a launch failed");
+}
+
+void count(const Case& of, bool backward) {
+  cuda::wants_registers = of.registers;
+  cuda::wanted_pieces = of.pieces;
+  const cuda::RecurrenceShape shape{of.dtype, /*tf32=*/true, kSteps, of.B, of.H, backward};
+  const cuda::Plan plan = choose_plan(shape, kH100, of.engine);
+  if (plan.engine != of.engine || plan.tiling.in_registers != of.registers || plan.tiling.pieces() != of.pieces) {
+    throw std::runtime_error("another plan than the case is for: " + plan.why);
+  }
+  const StepTraffic begin = counted();
+  run(of, plan, kSteps, backward);
+  const StepTraffic middle = counted();
+  run(of, plan, kSteps + kMoreSteps, backward);
+  const StepTraffic end = counted(), reckoned = cuda::step_traffic(of.engine, shape, plan.tiling);
+  const int64_t blocks = plan.tiling.groups * plan.tiling.blocks;
+  const auto print = [&](const char* what, int64_t StepTraffic::* kind, int64_t times) {
+    const int64_t of_steps = end.*kind - middle.*kind - (middle.*kind - begin.*kind);
+    std::printf("%s,%s,%s,%ld,%ld,%d,%ld,%s,%.17g,%ld\n", name_of(of.engine),
+                of.dtype == Dtype::bfloat16 ? "bfloat16" : "tf32", backward ? "backward" : "forward", of.B, of.H,
+                of.registers, of.pieces, what, double(of_steps) / kMoreSteps, reckoned.*kind * times);
+  };
+  print("shared memory", &StepTraffic::shared, blocks);
+  print("other blocks", &StepTraffic::to_other_blocks, blocks);
+  print("second cache", &StepTraffic::second_cache, 1);
+}
+
+}  // namespace
+
+int main() {
+  const Case cases[] = {
+      {Engine::block, Dtype::bfloat16, 8, 64},
+      {Engine::cluster, Dtype::bfloat16, 16, 128},
+      {Engine::cluster, Dtype::bfloat16, 16, 128, true},
+      {Engine::cluster, Dtype::float32, 16, 64},
+      {Engine::grid, Dtype::bfloat16, 16, 128},
+      {Engine::grid, Dtype::bfloat16, 16, 128, true},
+      {Engine::grid, Dtype::bfloat16, 16, 128, false, 2},
+      {Engine::grid, Dtype::float32, 32, 64},
+  };
+  std::printf("engine,dtype,way,B,H,registers,pieces,what,counted,reckoned\n");
+  for (const Case& of : cases) {
+    for (const bool backward : {false, true}) count(of, backward);
+  }
+  return 0;
+}

@@ -1,0 +1,176 @@
+// The CPU's engine alone, without torch's libraries: a program for processors that there is no torch for, here under
+// qemu (system/test_aarch64.py). It solves the layers that come on stdin, forward and backward, and writes what it
+// finds to stdout; both in the byte order that is theirs.
+//   in:  dtype, T, B, I, H, reverse; then each array of kArrays: its number of dimensions, or -1 where there is none,
+//        the dimensions, the elements
+//   out: the elements of y, h_n, c_n, dx, dh_tilde, dh_carry, dc_0, dW_ih, dW_hh, db, each behind their number of bytes
+#include <cstdio>
+#include <cstdlib>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "cpu/layer_engine.h"
+#include "cpu/vector_isa.h"
+
+extern "C" {
+int omp_get_max_threads();
+int omp_in_parallel();
+}
+
+// What the engine asks of torch.
+namespace at {
+std::string get_cpu_capability() { return "DEFAULT"; }
+int get_num_threads() { return omp_get_max_threads(); }
+bool in_parallel_region() { return omp_in_parallel(); }
+}  // namespace at
+
+namespace {
+
+using namespace rnndrop;
+
+enum Array {
+  x,
+  h_0,
+  c_0,
+  W_ih,
+  W_hh,
+  b_ih,
+  b_hh,
+  mask_x,
+  mask_h,
+  mask_g,
+  mask_c,
+  zone_c,
+  zone_h,
+  lengths,
+  dy,
+  dh_n,
+  dc_n,
+  kArrays
+};
+
+void read(void* to, size_t bytes) {
+  if (std::fread(to, 1, bytes, stdin) != bytes) std::exit(2);
+}
+int64_t read_number() {
+  int64_t number;
+  read(&number, sizeof number);
+  return number;
+}
+void write(const std::vector<char>& array) {
+  const int64_t bytes = array.size();
+  std::fwrite(&bytes, sizeof bytes, 1, stdout);
+  std::fwrite(array.data(), 1, bytes, stdout);
+}
+
+struct Given {
+  bool there = false;
+  std::vector<int64_t> shape;
+  std::vector<char> elements;
+  const void* data() const { return there ? elements.data() : nullptr; }
+};
+
+Given read_array(size_t element_size) {
+  Given array;
+  const int64_t dimensions = read_number();
+  if (dimensions < 0) return array;
+  array.there = true;
+  int64_t n = 1;
+  for (int64_t d = 0; d < dimensions; ++d) n *= array.shape.emplace_back(read_number());
+  array.elements.resize(n * element_size);
+  read(array.elements.data(), array.elements.size());
+  return array;
+}
+
+InputMask input_mask(const Given& mask) {
+  const auto& shape = mask.shape;
+  return {mask.data(), shape.size() == 2 || (shape.size() == 3 && shape[1] != 1), shape.size() == 3};
+}
+
+SequenceNoise sequence_noise(const Given& noise, size_t element_size) {
+  const auto& shape = noise.shape;
+  return {noise.data(), shape.size() == 3 ? int64_t(shape[1] * shape[2] * element_size) : 0,
+          shape.size() > 1 ? shape.back() : 0};
+}
+
+// Reads and solves one; false where no more came.
+bool solve_next() {
+  int64_t dtype;
+  if (std::fread(&dtype, sizeof dtype, 1, stdin) != 1) return false;
+  LayerProblem problem;
+  problem.dtype = static_cast<Dtype>(dtype);
+  for (int64_t* size : {&problem.T, &problem.B, &problem.I, &problem.H}) *size = read_number();
+  problem.order = {problem.T, read_number() != 0};
+  const size_t acc = problem.dtype == Dtype::float64 ? 8 : 4, scalar = acc == 8                          ? 8
+                                                                       : problem.dtype == Dtype::float32 ? 4
+                                                                                                         : 2;
+  Given given[kArrays];
+  for (int k = 0; k < kArrays; ++k) {
+    given[k] = read_array(k == lengths ? sizeof(int64_t) : k == c_0 || k == dh_n || k == dc_n ? acc : scalar);
+  }
+  problem.x = given[x].data();
+  problem.h_0 = given[h_0].data();
+  problem.W_ih = given[W_ih].data();
+  problem.W_hh = given[W_hh].data();
+  problem.mask_x = input_mask(given[mask_x]);
+  problem.mask_h = input_mask(given[mask_h]);
+  problem.noise = {sequence_noise(given[mask_g], scalar), sequence_noise(given[mask_c], scalar),
+                   sequence_noise(given[zone_c], scalar), sequence_noise(given[zone_h], scalar)};
+  problem.lengths = static_cast<const int64_t*>(given[lengths].data());
+
+  const size_t state = problem.B * problem.H, rows = 4 * problem.H;
+  std::vector<char> y(problem.T * state * scalar), gates(problem.T * state * 4 * scalar);
+  std::vector<char> h_n = given[h_0].elements, c((problem.T + 1) * state * acc);
+  const TimeOrder& order = problem.order;
+  const auto c_at = [&](int64_t slot) { return c.begin() + slot * state * acc; };
+  std::copy(given[c_0].elements.begin(), given[c_0].elements.end(), c_at(order.slot_before(order.first())));
+  const bool carries_h = given[lengths].there || given[zone_h].there;
+
+  LayerForward forward;
+  static_cast<LayerProblem&>(forward) = problem;
+  forward.b_ih = given[b_ih].data();
+  forward.b_hh = given[b_hh].data();
+  forward.y = y.data();
+  forward.h_n = carries_h ? h_n.data() : nullptr;
+  forward.gates = gates.data();
+  forward.c = c.data();
+  cpu::layer_forward(forward);
+  if (!carries_h)
+    h_n.assign(y.begin() + order.last() * state * scalar, y.begin() + (order.last() + 1) * state * scalar);
+  write(y);
+  write(h_n);
+  write({c_at(order.slot(order.last())), c_at(order.slot(order.last()) + 1)});
+
+  std::vector<char> dx(problem.T * problem.B * problem.I * scalar), dW_ih(rows * problem.I * scalar);
+  std::vector<char> dW_hh(rows * problem.H * scalar), db(rows * acc);
+  std::vector<char> dh_tilde(problem.mask_h.inputs_of_sample() * state * scalar);
+  LayerBackward backward;
+  static_cast<LayerProblem&>(backward) = problem;
+  backward.y = y.data();
+  backward.gates = gates.data();
+  backward.c = c.data();
+  backward.dy = given[dy].data();
+  backward.dh_carry = given[dh_n].elements.data();
+  backward.dc = given[dc_n].elements.data();
+  backward.dh_tilde = dh_tilde.data();
+  backward.need_dx = backward.need_dW = true;
+  backward.dx = dx.data();
+  backward.dW_ih = dW_ih.data();
+  backward.dW_hh = dW_hh.data();
+  backward.db = db.data();
+  cpu::layer_backward(backward);
+  for (const auto* result : {&dx, &dh_tilde, &given[dh_n].elements, &given[dc_n].elements, &dW_ih, &dW_hh, &db}) {
+    write(*result);
+  }
+  return true;
+}
+
+}  // namespace
+
+int main() {
+  std::fprintf(stderr, "registers %d, %d bytes each, %d threads\n", cpu::kBaselineRegisters, cpu::kVectorBytes_baseline,
+               omp_get_max_threads());
+  while (solve_next()) {
+  }
+}

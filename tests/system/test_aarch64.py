@@ -1,0 +1,167 @@
+"""The CPU's engine with NEON's vectors: cross-compiled for aarch64, run under qemu, against the reference in float64.
+
+There is no torch for aarch64 here, and the engine needs none: layer_program.cpp gives it the problems that this file
+draws. What is left out are projections, whose products are torch's, and drawing masks, which asks torch's generators.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from ninja import BIN_DIR
+from problems import MASK_KINDS, Problem, random_problem, relative_error
+from torch import Tensor
+from torch.utils import cpp_extension
+
+from rnndrop_cuda import reference
+
+REPO = Path(__file__).resolve().parents[2]
+COMPILER, QEMU = "aarch64-linux-gnu-g++", "qemu-aarch64"
+# As setup.py compiles them with GCC.
+FLAGS = (
+    "-std=c++20 -O2 -ftree-vectorize -fno-trapping-math -fvect-cost-model=dynamic -fno-tree-loop-distribute-patterns "
+    "-Werror=attributes -Werror=aggressive-loop-optimizations -DRNNDROP_LIBGOMP"
+)
+NEEDS_TORCH = {"backend", "dropout_mask", "gemm", "widened_stepwise"}
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]  # csrc/params.h's order
+ARRAYS = (
+    "x", "h_0", "c_0", "W_ih", "W_hh", "b_ih", "b_hh", "mask_x", "mask_h", "mask_g", "mask_c", "zone_c", "zone_h",
+    "lengths", "dy", "dh_n", "dc_n",
+)  # fmt: skip
+RESULTS = ("y", "h_n", "c_n", "dx", "dh_tilde", "dh_carry", "dc_0", "dW_ih", "dW_hh", "db_ih")
+# Few rows, whose weights are read where they lie; tiles of 12 rows, and panels of 4 and 8 columns, that are not whole;
+# several threads' worth of work.
+SIZES = [(1, 1, 1, 1), (5, 3, 4, 6), (2, 7, 1, 31), (3, 2, 33, 64), (1, 1, 130, 40), (6, 40, 37, 67), (3, 130, 70, 24)]
+SIZES_OF_16_BITS = [(1, 1, 257, 96), (2, 3, 130, 65), (2, 40, 31, 33)]
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
+
+pytestmark = [
+    pytest.mark.slow,
+    *[
+        pytest.mark.skipif(shutil.which(tool) is None, reason=f"needs {tool}: apt install {package}")
+        for tool, package in ((COMPILER, "g++-aarch64-linux-gnu"), (QEMU, "qemu-user"))
+    ],
+]
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    folder = REPO / "build" / "aarch64"
+    folder.mkdir(parents=True, exist_ok=True)
+    kernels = sorted(path for path in (REPO / "csrc" / "cpu").glob("*.cpp") if path.stem not in NEEDS_TORCH)
+    includes = [f"-I{REPO / 'csrc'}", *(f"-isystem{path}" for path in cpp_extension.include_paths())]
+    lines = [
+        f"rule compile\n  command = {COMPILER} {FLAGS} {shlex.join(includes)} -MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d\n  deps = gcc",
+        f"rule link\n  command = {COMPILER} -static $in -lgomp -o $out",
+    ]
+    objects = []
+    for source in (*kernels, REPO / "tests" / "layer_program.cpp"):
+        objects.append(f"{source.stem}.o")
+        lines.append(f"build {objects[-1]}: compile {source}")
+    lines.append(f"build layer_program: link {' '.join(objects)}")
+    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+    ninja = [str(Path(BIN_DIR) / "ninja"), "-C", str(folder), "-j", os.environ.get("MAX_JOBS", "1")]
+    done = subprocess.run(ninja, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return folder / "layer_program"
+
+
+def raw(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def asked(problem: Problem) -> bytes:
+    """The problem as layer_program.cpp reads it."""
+    x, W_hh = problem.inputs["x"], problem.inputs["W_hh"]
+    given = problem.inputs | problem.options | {"d" + name: value for name, value in problem.upstream.items()}
+    acc = torch.float64 if x.dtype == torch.float64 else torch.float32
+    message = struct.pack("=6q", DTYPES.index(x.dtype), *x.shape, W_hh.shape[1], problem.options.get("reverse", False))
+    for name in ARRAYS:
+        array = given.get(name)
+        if array is None:
+            message += struct.pack("=q", -1)
+            continue
+        array = array.to(acc) if name in ("c_0", "dh_n", "dc_n") else array
+        message += struct.pack(f"={1 + array.dim()}q", array.dim(), *array.shape) + raw(array.flatten())
+    return message
+
+
+def answered(problem: Problem, arrays: list[bytes]) -> dict[str, Tensor]:
+    """The layer's outputs and gradients, as Problem.solve names them."""
+    dtype = problem.inputs["x"].dtype
+    acc = torch.float64 if dtype == torch.float64 else torch.float32
+    in_acc = {"c_n", "dh_carry", "dc_0", "db_ih"}
+    found = {
+        name: torch.frombuffer(bytearray(array), dtype=acc if name in in_acc else dtype)
+        if array
+        else torch.empty(0, dtype=dtype)
+        for name, array in zip(RESULTS, arrays, strict=True)
+    }
+    # As csrc/layer_call.cpp puts dh_0 together.
+    mask_h = problem.options.get("mask_h")
+    state = problem.inputs["h_0"].shape
+    per_sample = mask_h is not None and (mask_h.dim() == 2 or (mask_h.dim() == 3 and mask_h.shape[1] != 1))
+    dh_0 = found.pop("dh_tilde").view(-1, *state).to(acc)
+    dh_0 = (dh_0 * mask_h if per_sample else dh_0).sum(0)
+    carry = found.pop("dh_carry").view(state)
+    carried = "lengths" in problem.options or "zone_h" in problem.options
+    found["dh_0"] = dh_0 + carry if carried else dh_0
+    shapes = problem.inputs | problem.upstream
+    return {name: value.view(shapes[name.removeprefix("d")].shape) for name, value in found.items()}
+
+
+def solve(program: Path, problems: list[Problem], threads: int) -> list[dict[str, Tensor]]:
+    """Every problem's outputs and gradients, by one process."""
+    done = subprocess.run(
+        [QEMU, program],
+        input=b"".join(asked(problem) for problem in problems),
+        env=os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"},
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert f"registers 32, 16 bytes each, {threads} threads" in done.stderr.decode()
+    said, arrays = done.stdout, []
+    while said:
+        (n,) = struct.unpack("=q", said[:8])
+        arrays.append(said[8 : 8 + n])
+        said = said[8 + n :]
+    n = len(RESULTS)
+    return [answered(problem, arrays[k * n : (k + 1) * n]) for k, problem in enumerate(problems)]
+
+
+def allowed_errors(problem: Problem, exact: dict[str, Tensor]) -> dict[str, float]:
+    """Where terms cancel, and in 16 bits: twice that of plain torch, as of the other processors' kernels."""
+    dtype = problem.inputs["x"].dtype
+    twice = {
+        name: 2 * relative_error(value, exact[name]) for name, value in problem.solve(reference.lstm_layer).items()
+    }
+    return {name: max(TOLERANCE[dtype], error) if dtype in TOLERANCE else error + 1e-7 for name, error in twice.items()}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_outputs_and_gradients(program: Path, dtype: torch.dtype) -> None:
+    problems = [
+        random_problem(*sizes, masks=masks, lengths=lengths, reverse=lengths, dtype=dtype)
+        for masks in MASK_KINDS
+        for lengths in (False, True)
+        for sizes in (SIZES if dtype in TOLERANCE else SIZES_OF_16_BITS)
+    ]
+    found = [solve(program, problems, threads) for threads in (1, 2)]
+    for problem, *of_threads in zip(problems, *found, strict=True):
+        exact = problem.to(torch.float64).solve(reference.lstm_layer)
+        allowed = allowed_errors(problem, exact)
+        for results in of_threads:
+            for name, value in results.items():
+                error = relative_error(value, exact[name])
+                what = f"{name}: {error:.3g} against {allowed[name]:.3g}, {[*problem.inputs['x'].shape]}"
+                assert error <= allowed[name], what
