@@ -161,6 +161,13 @@ def test_equals_reference_where_rows_are_too_few_to_pack_a_weight_for(masks, thr
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_equals_reference_where_an_unpacked_weight_takes_several_blocks(dtype, tolerance):
+    """Of its own rows and of the batch's, aligned and not, with a part of a block at either end."""
+    for masks, I, H in (("none", 301, 333), ("gal-sample", 320, 352)):
+        assert_equals_reference(random_problem(1, 40, I, H, masks=masks, dtype=dtype), cpu_layer, tolerance)
+
+
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_equals_reference_where_a_mask_drops_columns_of_a_weight_that_few_rows_read(p):
     """The forward, dx and dh each leave them out or multiply them with 0; dW always leaves them out."""

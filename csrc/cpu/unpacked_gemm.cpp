@@ -170,21 +170,42 @@ INLINE int64_t by_columns_from(int64_t r, acc_t* c, int64_t ldc, const acc_t* a,
   return r;
 }
 
+// Rows of a that stay in the first cache for all of some rows of w, which stay in the second for all of a.
+constexpr int64_t kBytesOfA = 32 << 10, kBytesOfW = 256 << 10, kMostRows = 32;
+
+// Some rows of a, M <= kMostRows, times some of w. Rows of a that begin within a cache line are copied to whole ones:
+// those of w cannot be, and the two together would take longer to load than to multiply.
+template <int sums, int bytes, class acc_t>
+INLINE void by_columns_block(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,
+                             int64_t ldw, int64_t n) {
+  constexpr int lanes = bytes / sizeof(acc_t);
+  alignas(64) acc_t a_end[kMostRows * lanes], copies[kBytesOfA / sizeof(acc_t)];
+  for (int64_t m = 0; m < M; ++m) {
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      a_end[m * lanes + lane] = lane < lanes - K % lanes ? acc_t(0) : a[m * lda + K - lanes + lane];
+    }
+  }
+  const int64_t whole = K / lanes * lanes;
+  if (lda % lanes != 0 && n > sums && M * whole * int64_t(sizeof(acc_t)) <= kBytesOfA) {
+    for (int64_t m = 0; m < M; ++m) std::copy_n(a + m * lda, whole, copies + m * whole);
+    a = copies;
+    lda = whole;
+  }
+  // No more than the lanes that their sums come to lie in: NEON's registers would hold four rows of two lanes.
+  int64_t r = by_columns_from<std::min(sums / 4, lanes), bytes>(0, c, ldc, a, lda, a_end, M, K, w, ldw, n);
+  by_columns_from<1, bytes>(r, c, ldc, a, lda, a_end, M, K, w, ldw, n);
+}
+
 template <int sums, int bytes, class acc_t>
 INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,
                        int64_t ldw, int64_t n) {
-  constexpr int lanes = bytes / sizeof(acc_t), most_rows = 32;
-  alignas(64) acc_t a_end[most_rows * lanes];
-  for (int64_t first = 0; first < M; first += most_rows, a += most_rows * lda, c += most_rows * ldc) {
-    const int64_t rows = std::min<int64_t>(M - first, most_rows);
-    for (int64_t m = 0; m < rows; ++m) {
-      for (int64_t lane = 0; lane < lanes; ++lane) {
-        a_end[m * lanes + lane] = lane < lanes - K % lanes ? acc_t(0) : a[m * lda + K - lanes + lane];
-      }
+  const int64_t bytes_of_row = K * sizeof(acc_t), fours = std::max<int64_t>(1, kBytesOfA / (4 * bytes_of_row));
+  const int64_t a_rows = std::min(4 * fours, kMostRows), w_rows = std::max<int64_t>(sums, kBytesOfW / bytes_of_row);
+  for (int64_t r = 0; r < n; r += w_rows) {
+    for (int64_t m = 0; m < M; m += a_rows) {
+      by_columns_block<sums, bytes>(c + m * ldc + r, ldc, a + m * lda, lda, std::min(M - m, a_rows), K, w + r * ldw,
+                                    ldw, std::min(n - r, w_rows));
     }
-    // No more than the lanes that their sums come to lie in: NEON's registers would hold four rows of two lanes.
-    int64_t r = by_columns_from<std::min(sums / 4, lanes), bytes>(0, c, ldc, a, lda, a_end, rows, K, w, ldw, n);
-    by_columns_from<1, bytes>(r, c, ldc, a, lda, a_end, rows, K, w, ldw, n);
   }
 }
 
