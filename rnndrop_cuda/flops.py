@@ -5,17 +5,12 @@ Masks change nothing in it: what a kernel leaves out because a mask drops it cou
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
-import sys
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import register_flop_formula
 
-COUNTER = "torch.utils.flop_counter"
 Shape = Sequence[int]
 
 
@@ -42,32 +37,5 @@ def _products(x: Shape, W_ih: Shape, W_hh: Shape, others: Sequence[Any]) -> tupl
 
 def register() -> None:
     """For the ops, which are loaded."""
-    counter = sys.modules[COUNTER]
-    counter.register_flop_formula(torch.ops.rnndrop.lstm_layer)(forward)
-    counter.register_flop_formula(torch.ops.rnndrop.lstm_layer_backward)(backward)
-
-
-class _OnImport(importlib.abc.MetaPathFinder):
-    """Registers once somebody who counts imports the counter: it imports Triton, for which no layer should wait."""
-
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if fullname != COUNTER:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(COUNTER)
-        loader: Any = spec and spec.loader
-        execute = loader.exec_module
-
-        def execute_and_register(module: ModuleType) -> None:
-            execute(module)
-            register()
-
-        loader.exec_module = execute_and_register
-        return spec
-
-
-def register_on_import() -> None:
-    if COUNTER in sys.modules:
-        register()
-    else:
-        sys.meta_path.insert(0, _OnImport())
+    register_flop_formula(torch.ops.rnndrop.lstm_layer)(forward)
+    register_flop_formula(torch.ops.rnndrop.lstm_layer_backward)(backward)

@@ -90,11 +90,12 @@ def run(program):
     return done.stdout.split()
 
 
-def test_the_import_adds_nothing_to_torchs_but_the_package():
-    """Dynamo would take as long as torch itself, Triton a tenth of that."""
+def test_the_import_adds_no_more_of_torch_than_the_flop_counter():
+    """Dynamo would take as long as torch itself."""
     before = "import sys, torch\nbefore = set(sys.modules)\n"
     names = run(f"{before}import rnndrop_cuda\nprint(*set(sys.modules) - before)")
-    assert [name for name in names if name.split(".")[0] != "rnndrop_cuda"] == []
+    ours = ("rnndrop_cuda", "torch.utils.flop_counter", "torch.utils.module_tracker", "triton")
+    assert [name for name in names if not name.startswith(ours)] == []
 
 
 @pytest.mark.parametrize("order", ["rnndrop_cuda, torch.utils.flop_counter", "torch.utils.flop_counter, rnndrop_cuda"])
