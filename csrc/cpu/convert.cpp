@@ -40,19 +40,25 @@ __attribute__((target("avx2,f16c"))) void to_float16_AVX2(c10::Half* out, const 
   convert_each(out + k, in + k, n - k);
 }
 
+// Whole vectors without a mask: a store that has one takes longer, and what is read next waits for it.
 AVX512_KERNEL void from_float16_AVX512(float* out, const c10::Half* in, int64_t n) {
-  for (int64_t k = 0; k < n; k += 16) {
-    const __mmask16 lanes = first_lanes(n - k);
-    _mm512_mask_storeu_ps(out + k, lanes, widen(in + k, lanes));
-  }
+  int64_t k = 0;
+  for (; k + 16 <= n; k += 16) _mm512_storeu_ps(out + k, widen(in + k, __mmask16(-1)));
+  if (k == n) return;
+  const __mmask16 lanes = first_lanes(n - k);
+  _mm512_mask_storeu_ps(out + k, lanes, widen(in + k, lanes));
+}
+AVX512_INLINE __m256i to_float16(__m512 numbers) {
+  return _mm512_cvtps_ph(numbers, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 AVX512_KERNEL void to_float16_AVX512(c10::Half* out, const float* in, int64_t n) {
-  for (int64_t k = 0; k < n; k += 16) {
-    const __mmask16 lanes = first_lanes(n - k);
-    const __m256i rounded =
-        _mm512_cvtps_ph(_mm512_maskz_loadu_ps(lanes, in + k), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    _mm256_mask_storeu_epi16(out + k, lanes, rounded);
+  int64_t k = 0;
+  for (; k + 16 <= n; k += 16) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k), to_float16(_mm512_loadu_ps(in + k)));
   }
+  if (k == n) return;
+  const __mmask16 lanes = first_lanes(n - k);
+  _mm256_mask_storeu_epi16(out + k, lanes, to_float16(_mm512_maskz_loadu_ps(lanes, in + k)));
 }
 
 AVX512_KERNEL void from_bfloat16_AVX512(float* out, const c10::BFloat16* in, int64_t n) {

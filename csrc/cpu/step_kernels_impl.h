@@ -5,6 +5,8 @@
 // says. Cost: the GEMMs' results are read and written once; at H=128 the exps take longer than the memory.
 #pragma once
 
+#include <c10/util/Half.h>
+
 #include <algorithm>
 #include <type_traits>
 
@@ -41,19 +43,15 @@ INLINE void for_each_element(int64_t n, const Work& work) {
   }
 }
 
-// A row's end, n of kLanes elements: for float and double a masked vector. The 16-bit types' conversions would become a
-// branch an element instead; those are a call, compiled once.
-template <class scalar_t, class acc_t>
-[[gnu::noinline]] void convert_end(acc_t* out, const scalar_t* in, int n) {
-  for (int k = 0; k < n; ++k) out[k] = static_cast<acc_t>(in[k]);
-}
+// A row's end, n of kLanes elements: for float and double a masked vector; for 16 bits, whose conversions would become
+// a branch an element, a call.
 template <class scalar_t, class acc_t>
 INLINE void load_end(acc_t* out, const scalar_t* in, int n) {
   if constexpr (std::is_same_v<scalar_t, acc_t>) {
     for (int k = 0; k < kLanes; ++k) out[k] = k < n ? in[k] : acc_t(0);
   } else {
     for (int k = 0; k < kLanes; ++k) out[k] = acc_t(0);
-    convert_end(out, in, n);
+    convert(out, in, n);
   }
 }
 template <class scalar_t, class acc_t>
@@ -63,14 +61,22 @@ INLINE void store_end(scalar_t* out, const acc_t* in, int n) {
       if (k < n) out[k] = in[k];
     }
   } else {
-    convert_end(out, in, n);
+    convert(out, in, n);
   }
 }
+
+// float16, for which the processor has an instruction that the compiler does not find in a loop.
+template <class scalar_t>
+inline constexpr bool kConvertsByCall = std::is_same_v<scalar_t, c10::Half>;
 
 template <class scalar_t, class acc_t>
 INLINE void load(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
   const int64_t whole = n / kLanes * kLanes;
-  for_each_element(whole, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<acc_t>(in[k]); });
+  if constexpr (kConvertsByCall<scalar_t>) {
+    convert(out.data, in, whole);
+  } else {
+    for_each_element(whole, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<acc_t>(in[k]); });
+  }
   if (whole < n) [[unlikely]]
     load_end(out.data + whole, in + whole, n - whole);
 }
@@ -87,7 +93,11 @@ INLINE void load_or(Chunk<acc_t>& out, const scalar_t* in, acc_t absent, int64_t
 template <class scalar_t, class acc_t>
 INLINE void store(scalar_t* out, Chunk<acc_t>& in, int64_t n) {
   const int64_t whole = n / kLanes * kLanes;
-  for_each_element(whole, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<scalar_t>(in[k]); });
+  if constexpr (kConvertsByCall<scalar_t>) {
+    convert(out, in.data, whole);
+  } else {
+    for_each_element(whole, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<scalar_t>(in[k]); });
+  }
   if (whole < n) [[unlikely]]
     store_end(out + whole, in.data + whole, n - whole);
 }
@@ -353,7 +363,8 @@ INLINE void forward_narrow_strips(const StepForward& step, const Part& part, con
       convert(static_cast<scalar_t*>(step.y) + at, y, of_portion);
     }
   };
-  if (units == H && pre.row_stride == H && H % kLanes != 0) {
+  const bool enough_rows = rows >= (pre.complete ? 2 : 4);  // as in forward_strips()
+  if (units == H && pre.row_stride == H && H % kLanes != 0 && enough_rows) {
     for (int64_t b = part.row_begin; !pre.complete && b < part.row_end; ++b) {
       for (int64_t gate = 0; gate < kGates; ++gate) {
         float* sums = row_of(b) + gate * pre.gate_stride;

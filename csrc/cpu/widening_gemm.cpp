@@ -1,10 +1,14 @@
 // The kernels of unpacked_gemm.cpp in intrinsics of AVX-512: a compiler does not know how to widen float16 in a vector.
 #include "cpu/widening_gemm.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string_view>
 
 #include "cpu/avx512.h"
+#include "cpu/buffer.h"
+#include "cpu/convert.h"
+#include "cpu/unpacked_gemm.h"
 #include "cpu/vector_isa.h"
 
 namespace rnndrop::cpu {
@@ -66,10 +70,11 @@ AVX512_KERNEL void all_by_rows(float* c, int64_t ldc, const float* a, int64_t ld
 
 // ---------------------------------------------------------------- by columns of w^T
 
-// rows * w_rows <= 16. Of the rows of w, n are there; the last stands in for the others.
+// rows * w_rows <= 16. Of the rows of w, n are there; the last stands in for the others. On the way they are fetched
+// that lie `ahead` of these: a row of 16 bits ends before the processor's own prefetching has begun to pay.
 template <int rows, int w_rows, class T>
 AVX512_INLINE void by_columns(float* c, int64_t ldc, const float* a, int64_t lda, int64_t K, const T* w, int64_t ldw,
-                              int64_t n) {
+                              int64_t n, int64_t ahead) {
   __m512 sums[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) sums[i] = _mm512_setzero_ps();
@@ -84,6 +89,7 @@ AVX512_INLINE void by_columns(float* c, int64_t ldc, const float* a, int64_t lda
 #pragma GCC unroll 16
     for (int r = 0; r < w_rows; ++r) {
       const __m512 b = widen(w + offset[r] + k, lanes);
+      _mm_prefetch(w + offset[r] + ahead + k, _MM_HINT_T1);
 #pragma GCC unroll 4
       for (int m = 0; m < rows; ++m) sums[m * w_rows + r] = _mm512_fmadd_ps(of_rows[m], b, sums[m * w_rows + r]);
     }
@@ -101,20 +107,36 @@ template <int rows, class T>
 AVX512_INLINE void of_rows_by_columns(float* c, int64_t ldc, const float* a, int64_t lda, int64_t K, const T* w,
                                       int64_t ldw, int64_t n) {
   constexpr int w_rows = 16 / rows;
-  for (int64_t r = 0; r < n; r += w_rows) by_columns<rows, w_rows>(c + r, ldc, a, lda, K, w + r * ldw, ldw, n - r);
+  for (int64_t r = 0; r < n; r += w_rows) {
+    const int64_t ahead = r + 2 * w_rows <= n ? w_rows * ldw : 0;
+    by_columns<rows, w_rows>(c + r, ldc, a, lda, K, w + r * ldw, ldw, n - r, ahead);
+  }
 }
 
-// As many rows of w as stay in the first cache for all rows of a.
+// An element of w is widened once for all rows of a: few of them are multiplied as it is read.
 template <class T>
 AVX512_KERNEL void all_by_columns(float* c, int64_t ldc, const float* a, int64_t lda, int64_t M, int64_t K, const T* w,
                                   int64_t ldw, int64_t n) {
-  constexpr int64_t kAtOnce = 16;
-  for (int64_t r = 0; r < n; r += kAtOnce, c += kAtOnce, w += kAtOnce * ldw) {
-    const int64_t n_rows = n - r < kAtOnce ? n - r : kAtOnce;
-    int64_t m = 0;
-    for (; m + 4 <= M; m += 4) of_rows_by_columns<4>(c + m * ldc, ldc, a + m * lda, lda, K, w, ldw, n_rows);
-    for (; m + 2 <= M; m += 2) of_rows_by_columns<2>(c + m * ldc, ldc, a + m * lda, lda, K, w, ldw, n_rows);
-    if (m < M) of_rows_by_columns<1>(c + m * ldc, ldc, a + m * lda, lda, K, w, ldw, n_rows);
+  switch (M) {
+    case 1: return of_rows_by_columns<1>(c, ldc, a, lda, K, w, ldw, n);
+    case 2: return of_rows_by_columns<2>(c, ldc, a, lda, K, w, ldw, n);
+    case 3: return of_rows_by_columns<3>(c, ldc, a, lda, K, w, ldw, n);
+    case 4: return of_rows_by_columns<4>(c, ldc, a, lda, K, w, ldw, n);
+  }
+  // Some rows of w at a time, which stay in the first cache until all rows of a have been multiplied with them.
+  constexpr int64_t kBytes = 16 << 10, kFewest = 4;
+  const int64_t at_once = std::max<int64_t>(kBytes / (K * sizeof(float)) / kFewest, 1) * kFewest;
+  const Buffer<float> widened(std::min(at_once, n) * K);
+  for (int64_t r = 0; r < n; r += at_once) {
+    const int64_t rows = std::min(at_once, n - r);
+    for (int64_t i = 0; i < rows; ++i) {
+      const T* row = w + (r + i) * ldw;
+      for (int64_t k = 0; r + i + at_once < n && k < K; k += 2 * kLanes) {
+        _mm_prefetch(row + at_once * ldw + k, _MM_HINT_T1);
+      }
+      convert(widened.data() + i * K, row, K);
+    }
+    multiply_by_columns(c + r, ldc, a, lda, M, K, widened.data(), K, rows);
   }
 }
 
