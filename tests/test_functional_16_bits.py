@@ -45,7 +45,9 @@ def test_error_where_matrices_are_large(dtype, masks):
     assert_error_at_most_twice_that_of_plain_torch(random_problem(4, 128, 300, 256, masks=masks, dtype=dtype))
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 257, 96), (2, 3, 130, 65), (3, 5, 64, 128), (2, 40, 31, 33)])
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 257, 96), (1, 13, 257, 98), (2, 3, 130, 65), (3, 5, 64, 128), (2, 40, 31, 33)]
+)
 @pytest.mark.parametrize("masks", MASK_KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_error_at_awkward_sizes(dtype, masks, sizes):

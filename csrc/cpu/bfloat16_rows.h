@@ -75,7 +75,11 @@ class CompactRows {
       places_.gather(in.data, in.stride, M, nullptr, buffer, stride_);
       return {buffer, stride_, nullptr};
     } else {
-      for (int64_t m = 0; m < M; ++m) convert(buffer + m * n_, in.data + m * in.stride, n_);
+      // Without gaps between them they are one run: a call for each row of few elements would take longer than these.
+      const bool adjacent = in.stride == n_;
+      for (int64_t m = 0; m < (adjacent ? 1 : M); ++m) {
+        convert(buffer + m * n_, in.data + m * in.stride, adjacent ? M * n_ : n_);
+      }
       return {buffer, n_, in.columns};
     }
   }

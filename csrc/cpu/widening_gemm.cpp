@@ -84,13 +84,13 @@ AVX512_INLINE void by_columns(float* c, int64_t ldc, const float* a, int64_t lda
   for (int64_t k = 0; k < K; k += kLanes) {
     const __mmask16 lanes = first_lanes(K - k < kLanes ? K - k : kLanes);
     __m512 of_rows[rows];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int m = 0; m < rows; ++m) of_rows[m] = _mm512_maskz_loadu_ps(lanes, a + m * lda + k);
 #pragma GCC unroll 16
     for (int r = 0; r < w_rows; ++r) {
       const __m512 b = widen(w + offset[r] + k, lanes);
       _mm_prefetch(w + offset[r] + ahead + k, _MM_HINT_T1);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int m = 0; m < rows; ++m) sums[m * w_rows + r] = _mm512_fmadd_ps(of_rows[m], b, sums[m * w_rows + r]);
     }
   }
@@ -122,6 +122,10 @@ AVX512_KERNEL void all_by_columns(float* c, int64_t ldc, const float* a, int64_t
     case 2: return of_rows_by_columns<2>(c, ldc, a, lda, K, w, ldw, n);
     case 3: return of_rows_by_columns<3>(c, ldc, a, lda, K, w, ldw, n);
     case 4: return of_rows_by_columns<4>(c, ldc, a, lda, K, w, ldw, n);
+    case 5: return of_rows_by_columns<5>(c, ldc, a, lda, K, w, ldw, n);
+    case 6: return of_rows_by_columns<6>(c, ldc, a, lda, K, w, ldw, n);
+    case 7: return of_rows_by_columns<7>(c, ldc, a, lda, K, w, ldw, n);
+    case 8: return of_rows_by_columns<8>(c, ldc, a, lda, K, w, ldw, n);
   }
   // Some rows of w at a time, which stay in the first cache until all rows of a have been multiplied with them.
   constexpr int64_t kBytes = 16 << 10, kFewest = 4;
