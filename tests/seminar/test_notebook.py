@@ -1,4 +1,4 @@
-"""The notebook of the seminar: valid, without outputs, and every cell of it runs, at its quick sizes."""
+"""The notebook of the seminar: valid, with a quick run's outputs, and every cell of it runs, at its quick sizes."""
 
 from pathlib import Path
 
@@ -20,14 +20,24 @@ def printed(cell, stream: str) -> str:
     return "".join(output.text for output in cell.outputs if output.get("name") == stream)
 
 
-def test_the_notebook_is_valid_and_without_outputs():
+SILENT = {"settings", "fit"}  # they only define
+MAX_BYTES = 500_000
+
+
+def test_the_notebook_is_valid_and_has_its_outputs():
+    assert NOTEBOOK.stat().st_size < MAX_BYTES
     notebook = nbformat.read(NOTEBOOK, as_version=nbformat.NO_CONVERT)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert cell.outputs == [] and cell.execution_count is None, cell.id
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [*range(1, len(code) + 1)], "one run, from top to bottom"
+    assert {cell.id for cell in code if not cell.outputs} == SILENT
+    for cell in code:
+        kinds = {output.get("name", output.output_type) for output in cell.outputs}
+        assert kinds <= {"stdout", "display_data", "execute_result"}, f"{cell.id}: an error, or noise on stderr"
+        shown_text = printed(cell, "stdout")
+        assert "/work/" not in shown_text and "/home/" not in shown_text, f"{cell.id}: a path of some machine"
 
 
 @pytest.mark.slow
@@ -44,5 +54,6 @@ def test_every_cell_runs(monkeypatch, tmp_path):
     for shows_picture in ("curves", "visual"):
         assert shown(cells[shows_picture], "image/png"), shows_picture
     assert "<iframe srcdoc=" in shown(cells["visual-page"], "text/html")
+    assert "ten lines of torch: " in printed(cells["written-out"], "stdout")
     assert "smallest gap: " in printed(cells["comparison"], "stdout")
     assert list(tmp_path.iterdir()) == [], "it leaves no files"

@@ -23,6 +23,8 @@ from rnndrop_cuda.seminar.reports.terminal import print_report
 from rnndrop_cuda.seminar.training.batches import PART_NAMES, TRAIN, scored_on
 
 BASE = "nn.LSTM"
+IN_TURN = "steps in turn"
+"""The key of what time_in_turn returned; earlier versions' results have none."""
 PANELS_ACROSS = 4
 COLUMNS = (
     "layer",
@@ -52,6 +54,7 @@ class Row:
     test_loss: float
     seconds: float
     ratio: float | None
+    """To BASE: of a training step, or of an epoch in results from before the layers were timed in turn."""
 
     @property
     def gap(self) -> float:
@@ -83,6 +86,8 @@ def rows(results: Results) -> list[Row]:
         name: statistics.median(epoch["seconds"] for epoch in layer["epochs"])
         for name, layer in results["layers"].items()
     }
+    in_turn = results.get(IN_TURN)
+    cost = {name: step["median"] for name, step in in_turn.items()} if in_turn else seconds
     part = scored_on(results["settings"])
     table = []
     for name, layer in results["layers"].items():
@@ -98,7 +103,7 @@ def rows(results: Results) -> list[Row]:
                 train_loss=layer["train_loss"],
                 test_loss=epochs[-1][f"{part}_loss"],
                 seconds=seconds[name],
-                ratio=seconds[name] / seconds[BASE] if BASE in seconds else None,
+                ratio=cost[name] / cost[BASE] if BASE in cost else None,
             )
         )
     return table
@@ -127,16 +132,31 @@ def findings(results: Results) -> list[str]:
     if base is not None and others:
         gaps = ", ".join(f"{row.layer} {100 * row.gap:.1f}" for row in others)
         sentences.append(f"The same gap in points for the other layers: {gaps}.")
-        fastest = min(others, key=lambda row: row.seconds)
-        slowest = max(others, key=lambda row: row.seconds)
-        sentences.append(
-            f"An epoch of training and evaluation takes {base.seconds:.2f} s with {BASE}; of the others "
-            f"{fastest.layer} is the fastest at {fastest.ratio:.2f} times that, {slowest.layer} the slowest at "
-            f"{slowest.ratio:.2f} times. These times include embedding and optimizer, the same for every layer. The "
-            "layers were trained one after the other, so that other work on the machine may have slowed some of them "
-            "and not others: `rnndrop bench` times layers in turn."
-        )
+        sentences.append(_cost(results.get(IN_TURN), base, others))
     return sentences
+
+
+def _cost(in_turn: dict[str, dict[str, float]] | None, base: Row, others: list[Row]) -> str:
+    fastest, slowest = (extreme(others, key=lambda row: row.ratio or 0.0) for extreme in (min, max))
+    ratios = (
+        f"of the others {fastest.layer} is the fastest at {fastest.ratio:.2f} times that, {slowest.layer} the slowest "
+        f"at {slowest.ratio:.2f} times. These times include embedding and optimizer, the same for every layer."
+    )
+    if in_turn is None:
+        return (
+            f"An epoch of training and evaluation takes {base.seconds:.2f} s with {BASE}; {ratios} The layers were "
+            "trained one after the other, so that other work on the machine may have slowed some of them and not "
+            "others: `rnndrop bench` times layers in turn."
+        )
+    quartiles = ", ".join(
+        f"{row.layer} {1000 * in_turn[row.layer]['lower']:.1f} to {1000 * in_turn[row.layer]['upper']:.1f}"
+        for row in (base, *others)
+    )
+    return (
+        f"A training step on one batch takes {1000 * in_turn[BASE]['median']:.1f} ms with {BASE}, the median of steps "
+        f"that the layers took in turn; {ratios} The quartiles in ms: {quartiles}. The seconds per epoch are of layers "
+        "trained one after the other, and other work on the machine may have slowed some of them and not others."
+    )
 
 
 def print_table(results: Results) -> None:
@@ -201,6 +221,7 @@ def page(results: Results) -> str:
     title, table = html.escape(_title(results)), rows(results)
     best = max(range(len(table)), key=lambda k: table[k].best_test_accuracy)
     lines = [row.cells() for row in table]
+    ratio_of = "of a training step, the layers in turn" if IN_TURN in results else "of these seconds"
     return document(
         title,
         f"""{says}
@@ -208,8 +229,8 @@ def page(results: Results) -> str:
 <p>In bold the layer of the best accuracy. GalLSTM and SemeniutaLSTM are fused: each is one operator of this package,
 and nn.LSTM one of PyTorch's; RNNLayer, FastRNNLayer and MyLSTM are the seminar's, written in Python.</p>
 <p>acc.: accuracy, of the last and of the best epoch; loss: per review, last epoch; s/epoch: seconds of training and
-evaluation, median over the epochs. The table's training figures are those of the trained model with dropout off; the
-curves' dotted lines are averages over each epoch as met in training, with dropout on.</p>
+evaluation, median over the epochs; times nn.LSTM: {ratio_of}. The table's training figures are those of the trained
+model with dropout off; the curves' dotted lines are averages over each epoch as met in training, with dropout on.</p>
 <img src="data:image/svg+xml;base64,{image}" alt="Accuracy by epoch, a panel for each layer">
 """,
         {"Settings": results["settings"], "Data": results["data"], "Machine and versions": results["facts"]},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +15,9 @@ from torch import nn
 from rnndrop_cuda.seminar.data.reviews import Reviews
 from rnndrop_cuda.seminar.layers import lstm_weights
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.settings import RunSettings
+from rnndrop_cuda.seminar.settings import Layer, RunSettings
 from rnndrop_cuda.seminar.training.batches import Batch, Parts
-from rnndrop_cuda.seminar.training.loop import Epoch, evaluate, fit
+from rnndrop_cuda.seminar.training.loop import Epoch, evaluate, fit, train_epoch
 from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 
 
@@ -73,3 +75,37 @@ class Training:
             yield epoch
         as_trained = evaluate(feed(self.parts.train_in_order()), self.model, lossfun, self.device)
         self.result |= {"train_loss": as_trained.loss, "train_accuracy": as_trained.accuracy}
+
+
+def time_in_turn(
+    layers: Sequence[Layer], settings: CompareSettings, reviews: Reviews, device: torch.device, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Seconds of a training step by the layer's label: {"median", "lower", "upper"}, the latter two the quartiles.
+
+    A step is forward, loss, backward and the optimizer's, of a fresh model, on one batch of the training reviews. In
+    every round each layer takes one, after one that is not counted, so that other work on the machine slows all alike.
+    """
+    order = torch.Generator().manual_seed(settings.seed)
+    parts = Parts(reviews, settings.batch_size, device, order, validation=settings.validation)
+    batch, lossfun = next(iter(parts.train)), nn.BCELoss(reduction="sum")
+    models = {
+        layer.label: dataclasses.replace(settings, layer=str(layer)).build(sparse=device.type == "cpu").to(device)
+        for layer in layers
+    }
+    optimizers = {name: LazyRMSprop(model.parameters(), lr=settings.learning_rate) for name, model in models.items()}
+
+    def step(name: str) -> float:
+        begun = time.perf_counter()
+        train_epoch([batch], models[name], lossfun, optimizers[name], device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - begun
+
+    for name in models:
+        step(name)
+    times = [{name: step(name) for name in models} for _ in range(rounds)]
+    found = {}
+    for name in models:
+        lower, median, upper = statistics.quantiles([taken[name] for taken in times], method="inclusive")
+        found[name] = {"median": median, "lower": lower, "upper": upper}
+    return found

@@ -16,6 +16,7 @@ from rnndrop_cuda import provenance
 from rnndrop_cuda.seminar import load_matrix_imdb
 from rnndrop_cuda.seminar.commands import compare
 from rnndrop_cuda.seminar.settings import Layer
+from rnndrop_cuda.seminar.training import comparison
 from rnndrop_cuda.seminar.training.comparison import CompareSettings, Training
 
 SMALL = ["--unverified-data", "--vocab-size", "20", "--maxlen", "8", "--n-emb", "6", "--n-hidden", "4"]
@@ -122,6 +123,24 @@ def test_the_same_command_repeats_no_finished_layer(command, tmp_path, capsys):
     assert list(second) == ["nn.LSTM", "GalLSTM 0.5", "RNNLayer 0.5"]
     assert {name: second[name] for name in first} == first, "the seconds too: they were not trained again"
     assert "finished already" in capsys.readouterr().err
+
+
+def test_the_layers_are_timed_in_turn_after_every_training(command, tmp_path, monkeypatch):
+    steps = []
+
+    def watched(batches, model, *args):
+        steps.append(type(model.rec_layer).__name__)
+        return train_epoch(batches, model, *args)
+
+    train_epoch = comparison.train_epoch
+    monkeypatch.setattr(comparison, "train_epoch", watched)
+    for layers in (["GalLSTM:0.5"], TWO_LAYERS[1:]):
+        steps.clear()
+        assert compare.main([*command, "--layers", *layers]) == 0
+        assert steps == [layer.split(":")[0].removeprefix("nn.") for layer in layers] * 10
+        found = read(tmp_path / "out")["steps in turn"]
+        assert list(found) == [Layer.parse(layer).label for layer in layers], "of one run, cached layers included"
+        assert all(0 < step["lower"] <= step["median"] <= step["upper"] for step in found.values())
 
 
 @pytest.mark.parametrize("epochs_before", [3, 4])

@@ -47,6 +47,20 @@ def test_the_table_and_the_sentences_are_the_figures(overfitted):
     assert "fastest at 0.80 times" in text
 
 
+def test_the_ratios_are_of_steps_timed_in_turn(overfitted):
+    assert "one after the other" in report.findings(overfitted)[-1], "an earlier version's results"
+    overfitted["steps in turn"] = {
+        "nn.LSTM": {"median": 0.02, "lower": 0.019, "upper": 0.022},
+        "GalLSTM 0.5": {"median": 0.005, "lower": 0.0045, "upper": 0.0061},
+    }
+    base, gal = report.rows(overfitted)
+    assert (base.ratio, gal.ratio, gal.seconds) == (1.0, 0.25, 2.0), "whatever the epochs took"
+    said = report.findings(overfitted)[-1]
+    assert "takes 20.0 ms with nn.LSTM" in said and "fastest at 0.25 times" in said
+    assert "nn.LSTM 19.0 to 22.0, GalLSTM 0.5 4.5 to 6.1" in said
+    assert "times nn.LSTM: of a training step, the layers in turn" in report.page(overfitted)
+
+
 def test_a_report_without_nn_lstm_has_no_ratios(overfitted):
     del overfitted["layers"]["nn.LSTM"]
     (row,) = report.rows(overfitted)
