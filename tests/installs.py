@@ -24,7 +24,20 @@ VARIABLES = (
     "CXX",
     "PYTHONPATH",
 )
-NOT_SOURCES = (".git", ".venv*", "build", "dist", "results", "*.so", "*.egg-info", "__pycache__", ".*_cache", "shared")
+NOT_SOURCES = (
+    ".git",
+    ".venv*",
+    ".ci-logs",
+    ".hypothesis",
+    "build",
+    "dist",
+    "results",
+    "*.so",
+    "*.egg-info",
+    "__pycache__",
+    ".*_cache",
+    "shared",
+)
 
 
 def run(command: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str] | None = None) -> tuple[int, str]:
