@@ -36,7 +36,8 @@ def padded(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
     if packed.sorted_indices is not None and packed.unsorted_indices is not None:
         order = packed.sorted_indices
         places, lengths = places - places % B + order[places % B], lengths[packed.unsorted_indices]
-    x = data.new_zeros(T * B, *data.shape[1:]).index_copy(0, places, data).unflatten(0, (T, B))
+    # In place: autocast has a say in index_copy, and refuses a 16-bit type that is not its own.
+    x = data.new_zeros(T * B, *data.shape[1:]).index_copy_(0, places, data).unflatten(0, (T, B))
     return x, lengths, places
 
 

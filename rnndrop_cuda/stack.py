@@ -25,9 +25,9 @@ def run_stack(
     """The stack over x [T, B, I]: output, final states, and every state where asked for.
 
     There are initial states, weights and masks for each layer and direction. Under autocast everything is computed in
-    its dtype; nn.LSTM's packed sequences on the CPU are not, but where there is a projection.
+    its dtype, but on the CPU what nn.LSTM does not compute in it.
     """
-    dtype = _autocast_dtype(x, packed and not projected)
+    dtype = _autocast_dtype(x, projected, packed)
 
     def run(k: int, x: Tensor) -> tuple[Any, ...]:
         tensors = (x, hx[0][k], hx[1][k], *all_weights[k])
@@ -57,7 +57,9 @@ def run_stack(
             results = streams.at_once(*runs, x.device, used)
         else:
             results = [run(k, x) for k in range(first, first + directions)]
-        for _, h_n, c_n, *of_layer in results:
+        for k, (_, h_n, c_n, *of_layer) in enumerate(results, first):
+            if projected and dtype is not None and x.is_cpu:  # nn.LSTM's c comes of a sum with c_0
+                c_n = c_n.to(torch.promote_types(hx[1][k].dtype, dtype))
             final_h.append(h_n)
             final_c.append(c_n)
             states += of_layer
@@ -70,16 +72,20 @@ def run_stack(
     return x, (_stacked(final_h), _stacked(final_c)), states
 
 
-def _autocast_dtype(x: Tensor, packed: bool) -> torch.dtype | None:
+def _autocast_dtype(x: Tensor, projected: bool, packed: bool) -> torch.dtype | None:
     """None where autocast is off, leaves x as it is, or does not exist, as on the meta device."""
     if not torch._C._is_any_autocast_enabled() or x.dtype is torch.float64:
         return None
-    if packed and x.is_cpu:  # the dtype of x, whatever the weights' is
-        return x.dtype
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return None
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    dtype = torch.get_autocast_dtype(device)
+    if projected or not x.is_cpu:
+        return dtype
+    # nn.LSTM's own rules on the CPU: packed sequences stay as they are, the other 16-bit type is widened.
+    if x.dtype not in (torch.float32, dtype):
+        return torch.float32
+    return x.dtype if packed else dtype
 
 
 def _stacked(states: list[Tensor]) -> Tensor:
