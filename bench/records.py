@@ -10,11 +10,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+
+from rnndrop_cuda.files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 """The folder of the committed ones."""
@@ -215,10 +216,7 @@ def write(path: Path, facts: Mapping[str, object], rows: Sequence[Row]) -> None:
     table = csv.DictWriter(text, columns(type(rows[0])), lineterminator="\n")
     table.writeheader()
     table.writerows(dataclasses.asdict(row) for row in rows)
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, text.getvalue().encode())
 
 
 def read(path: Path, kind: type[Row] = Timing) -> tuple[dict[str, str], list[Row]]:

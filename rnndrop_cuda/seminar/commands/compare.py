@@ -23,7 +23,6 @@ from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
 from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES, Reviews
 from rnndrop_cuda.seminar.reports import compare as report
-from rnndrop_cuda.seminar.reports.compare import IN_TURN
 from rnndrop_cuda.seminar.reports.results import FILE_NAME, Results, open_results, save
 from rnndrop_cuda.seminar.settings import LAYERS, Layer
 from rnndrop_cuda.seminar.training.batches import Batch
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         left = [layer for layer in layers if layer.label not in results["layers"]]
         _train_all(left, settings, reviews, device, results, out)
         # Of an earlier run's layers, too: only times of one run are comparable.
-        results[IN_TURN] = time_in_turn(layers, settings, reviews, device, 3 if args.quick else 9)
+        results[report.IN_TURN] = time_in_turn(layers, settings, reviews, device, 3 if args.quick else 9)
         save(results, out)
         asked_for: Results = {**results, "layers": {layer.label: results["layers"][layer.label] for layer in layers}}
         written = report.write(asked_for, out)
