@@ -38,7 +38,7 @@ READABLE = (1, 2, 3, FORMAT)
 NEW_SETTINGS = {
     2: ("variable_length", "options", "embedding_init", "embedding_dropout_scope"),
     3: ("pretrained", "gradual_unfreezing", "pooling"),
-    4: ("optimizer", "one_cycle", "layer_decay", "loss_reduction"),
+    4: ("optimizer", "one_cycle", "layer_decay", "loss_reduction", "anneal"),
 }
 """By the format that had them first: in what is older they are at their defaults."""
 MODEL = "model."

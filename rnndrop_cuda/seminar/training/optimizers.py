@@ -18,13 +18,13 @@ from rnndrop_cuda.seminar.training.unfreezing import groups_of
 
 
 def make_optimizer(settings: FineTuningSettings, model: RNNClassifier) -> torch.optim.Optimizer:
-    """Of all weights, those of a lower layer at a lower rate where layer_decay is not 1. What is frozen has no gradient."""
+    """Of all weights, those of a lower layer at a lower rate where layer_decay is not 1."""
     makers: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "RMSprop": LazyRMSprop,
         # Fused, since a step over one tensor after another takes four times as long on a CPU.
         "Adam": lambda weights, lr: torch.optim.Adam(weights, lr, fused=True),
     }
-    weights: list[Any] = [*model.parameters()]
+    weights: list[Any] = [*model.parameters()]  # the frozen ones have no gradient
     if settings.layer_decay != 1:
         weights = [
             {"params": group, "lr": settings.learning_rate * settings.layer_decay**depth}
@@ -35,7 +35,12 @@ def make_optimizer(settings: FineTuningSettings, model: RNNClassifier) -> torch.
 
 def cycle(optimizer: torch.optim.Optimizer, steps: int, done: int = 0) -> None:
     """Lets the rates rise to what they are and fall again over so many steps, of which so many are done."""
-    schedule = OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps + 1)
+    schedule = OneCycleLR(
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        total_steps=steps + 1,
+        cycle_momentum="betas" in optimizer.defaults,  # RMSprop has none that could be cycled
+    )
     if done:
         schedule.load_state_dict({**schedule.state_dict(), "last_epoch": done - 1, "_step_count": done + 1})
         schedule.step()

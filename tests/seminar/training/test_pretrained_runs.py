@@ -113,6 +113,7 @@ def test_a_cycle_of_the_learning_rate_goes_on_where_it_was(optimizer, saved, com
 def test_a_cycle_of_the_learning_rate_is_not_made_longer(command, out, capsys):
     assert train(*command, "--one-cycle") == 0
     before = read(out / "last").tensors
+    capsys.readouterr()
     assert train("--resume", out, "--epochs", "3") == 2
     assert "--epochs: expected 2 as before, over which --one-cycle plans the learning rate, got 3" in one_line(capsys)
     assert all(torch.equal(tensor, before[name]) for name, tensor in read(out / "last").tensors.items())
