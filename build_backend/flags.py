@@ -12,7 +12,7 @@ def compiler_flags(banner: str) -> list[str]:
     if "clang" not in banner:
         # At -O3 GCC takes four times as long for code that is no faster; calls of memcpy for 64 bytes are slower.
         flags += ["-fvect-cost-model=dynamic", "-fno-tree-loop-distribute-patterns"]
-        # A compiler that ignored what vectors a kernel is for would build slow kernels, and `rnndrop info` say otherwise.
+        # A compiler that ignores what vectors a kernel is for builds slow kernels, and `rnndrop info` says otherwise.
         return [*flags, "-Werror=attributes"]
     flags += ["-ffp-contract=fast"]  # a * b + c in one instruction, GCC's default
     version = re.search(r"version (\d+)", banner)

@@ -19,6 +19,13 @@ constexpr int kRows_baseline = kBaselineRegisters == 32 ? 12 : 6, kRows_AVX2 = 6
 // An addition takes about 4 cycles and two can start in each: fewer sums than that would wait for one another.
 constexpr int kSums = 8;
 
+// Clang would read all rows' elements before it multiplies one, and has no registers for them beside the sums.
+#ifdef __clang__
+#define READ_IN_ORDER asm volatile("" ::: "memory")
+#else
+#define READ_IN_ORDER
+#endif
+
 // Where the first operand's elements are.
 template <class acc_t>
 struct PlainRows {
@@ -33,7 +40,10 @@ struct IndexedRows {
   int64_t stride;
   const int32_t* columns;
   INLINE const acc_t* column(int64_t k) const { return data + columns[k]; }
-  INLINE acc_t row(const acc_t* column, int m) const { return column[m * stride]; }
+  INLINE acc_t row(const acc_t* column, int m) const {
+    READ_IN_ORDER;
+    return column[m * stride];
+  }
 };
 template <class acc_t, int width>
 struct TransposedRows {
