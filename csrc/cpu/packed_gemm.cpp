@@ -16,15 +16,16 @@ constexpr int kVectors = 2;  // of a panel's width
 // rows * kVectors sums, the panel's vectors and a broadcast have to fit into 16 registers, or AVX-512's and NEON's 32.
 constexpr int kRows_baseline = kBaselineRegisters == 32 ? 12 : 6, kRows_AVX2 = 6, kRows_AVX512 = 12;
 
+// Clang reads the elements of all IndexedRows before it multiplies one: rows * kVectors sums and as many elements as
+// rows have to fit, or sums are spilled.
+#ifdef __clang__
+constexpr int indexed_at_once(int rows) { return rows * 2 / 3; }
+#else
+constexpr int indexed_at_once(int rows) { return rows; }
+#endif
+
 // An addition takes about 4 cycles and two can start in each: fewer sums than that would wait for one another.
 constexpr int kSums = 8;
-
-// Clang would read all rows' elements before it multiplies one, and has no registers for them beside the sums.
-#ifdef __clang__
-#define READ_IN_ORDER asm volatile("" ::: "memory")
-#else
-#define READ_IN_ORDER
-#endif
 
 // Where the first operand's elements are.
 template <class acc_t>
@@ -40,10 +41,7 @@ struct IndexedRows {
   int64_t stride;
   const int32_t* columns;
   INLINE const acc_t* column(int64_t k) const { return data + columns[k]; }
-  INLINE acc_t row(const acc_t* column, int m) const {
-    READ_IN_ORDER;
-    return column[m * stride];
-  }
+  INLINE acc_t row(const acc_t* column, int m) const { return column[m * stride]; }
 };
 template <class acc_t, int width>
 struct TransposedRows {
@@ -244,8 +242,9 @@ INLINE ProductOf<acc_t, A> product_of(const Product<acc_t>& product, const A& a)
     constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                             \
     const Rows<acc_t>&a = x.a, &b = y.a;                                                                        \
     if (a.columns || b.columns) {                                                                               \
-      multiply_blocks<rows, bytes>(out, product_of(x, IndexedRows<acc_t>{a.data, a.stride, a.columns}),         \
-                                   product_of(y, IndexedRows<acc_t>{b.data, b.stride, b.columns}), M);          \
+      multiply_blocks<indexed_at_once(rows), bytes>(                                                            \
+          out, product_of(x, IndexedRows<acc_t>{a.data, a.stride, a.columns}),                                  \
+          product_of(y, IndexedRows<acc_t>{b.data, b.stride, b.columns}), M);                                   \
     } else {                                                                                                    \
       multiply_blocks<rows, bytes>(out, product_of(x, PlainRows<acc_t>{a.data, a.stride}),                      \
                                    product_of(y, PlainRows<acc_t>{b.data, b.stride}), M);                       \
