@@ -23,9 +23,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstdio>
 #include <functional>
+#include <iomanip>
 #include <limits>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -333,21 +334,22 @@ inline double estimate_stepwise_ns(const RecurrenceShape& shape, const Gpu& gpu)
 // ---------------------------------------------------------------- the choice
 
 inline std::string describe(const Plan& plan) {
-  char text[512], pieces[32] = "", waves[32] = "", prefetch[48] = "";
   const Tiling& t = plan.tiling;
   const StepEstimate& step = plan.step;
-  if (step.waves > 1) std::snprintf(waves, sizeof waves, ", times %ld waves", long(step.waves));
-  if (t.pieces() > 1) std::snprintf(pieces, sizeof pieces, ", %ld pieces", long(t.pieces()));
-  if (t.prefetch > 0) std::snprintf(prefetch, sizeof prefetch, ", %ld steps prefetched", long(t.prefetch));
-  std::snprintf(text, sizeof text,
-                "%s: %ld group(s) of %ld block(s), %ld units and %ld samples a block%s, %ld threads, %ld KiB of shared "
-                "memory%s%s%s; about %.1f us a step by the model (product %.2f, cells %.2f, exchange %.2f, of which at "
-                "once %.2f%s)",
-                name_of(plan.engine), long(t.groups), long(t.blocks), long(t.units), long(t.batch), pieces,
-                long(t.threads), long(plan.shared_memory / 1024), t.in_registers ? ", W_hh in registers" : "", prefetch,
-                t.acquire_polls ? ", polls acquire" : "", plan.step_ns / 1000, step.product / 1000, step.cells / 1000,
-                step.exchange / 1000, step.together / 1000, waves);
-  return text;
+  std::ostringstream text;
+  text << name_of(plan.engine) << ": " << t.groups << " group(s) of " << t.blocks << " block(s), " << t.units
+       << " units and " << t.batch << " samples a block";
+  if (t.pieces() > 1) text << ", " << t.pieces() << " pieces";
+  text << ", " << t.threads << " threads, " << plan.shared_memory / 1024 << " KiB of shared memory";
+  if (t.in_registers) text << ", W_hh in registers";
+  if (t.prefetch > 0) text << ", " << t.prefetch << " steps prefetched";
+  if (t.acquire_polls) text << ", polls acquire";
+  text << std::fixed << std::setprecision(1) << "; about " << plan.step_ns / 1000 << " us a step by the model ("
+       << std::setprecision(2) << "product " << step.product / 1000 << ", cells " << step.cells / 1000 << ", exchange "
+       << step.exchange / 1000 << ", of which at once " << step.together / 1000;
+  if (step.waves > 1) text << ", times " << step.waves << " waves";
+  text << ")";
+  return text.str();
 }
 
 // Multiprocessors of each GPC, within one of which a cluster lies. Where no driver can be asked: as an H100 of 132 was
