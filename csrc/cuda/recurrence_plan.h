@@ -16,7 +16,7 @@
 // What is multiplied has all K columns there at once, or, where these do not fit, comes to a grid's blocks in pieces of
 // K, one read while the one before is multiplied.
 //
-// Where each warp has few enough of W_hh (Tiling::in_registers) the rows are in shared memory before the first step
+// Where each warp has little enough of W_hh (Tiling::in_registers) the rows are in shared memory before the first step
 // only, from where each warp takes its part into registers, and all else is then in their place: the larger of the two.
 #pragma once
 
@@ -98,7 +98,7 @@ struct Tiling {
   int64_t splits = 0;   // parts of a piece that are multiplied apart and then added
   int64_t steps = 0;    // k-steps of a split; one is as many columns as a warp's tile has
   int64_t threads = 0;
-  bool in_registers = false;   // W_hh, in which each warp has one tile of rows and one split: kStepsInRegisters at most
+  bool in_registers = false;   // W_hh, of which a warp has one split of some tiles of rows: kStepsInRegisters at most
   bool acquire_polls = false;  // of a grid: as Trials
   int64_t prefetch = 0;        // likewise
   HOST_DEVICE int64_t padded_units() const { return blocks * units; }
@@ -224,12 +224,12 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
   return t;
 }
 
-// Whether W_hh is kept in registers as `t` says: a warp has one tile of rows, of which it needs all k-steps of a split
-// at once, and so the whole input, too. The tensor cores only, and the engines that split the units.
-inline bool fits_in_registers(Engine engine, const Tiling& t, const RecurrenceShape& shape) {
-  const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
-  return math_of(shape) != Math::plain && engine != Engine::block && t.pieces() == 1 && t.steps <= kStepsInRegisters &&
-         ceil_div(t.rows, tile.rows) * t.splits <= t.threads / 32;
+// Whether W_hh is kept in registers as `t` says: all k-steps of a split, of each tile of rows that a warp has; and so
+// the whole input is there at once, too. The tensor cores only.
+inline bool fits_in_registers(const Tiling& t, const RecurrenceShape& shape) {
+  if (math_of(shape) == Math::plain || t.pieces() > 1) return false;
+  const int64_t tiles_rows = ceil_div(t.rows, warp_tile(math_of(shape), shape.dtype).rows);
+  return t.steps * ceil_div(tiles_rows, t.threads / 32 / t.splits) <= kStepsInRegisters;
 }
 
 // What the emulation has shown to be right and no GPU yet to be faster, in the whole process: none of it until one has.
@@ -392,7 +392,7 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
     Tiling tiling = make_tiling(shape, blocks, batch, fewest_pieces, in_registers);
     if (batch * tiling.units > max_threads(size_of(shape.dtype), in_registers) * kCellsOfThread) return;
     if (engine == Engine::grid && tiling.groups * blocks > gpu.n_sm) return;
-    if (in_registers && !fits_in_registers(engine, tiling, shape)) return;
+    if (in_registers && !fits_in_registers(tiling, shape)) return;
     int64_t bytes = shared_memory_of(engine, tiling, shape.dtype);
     while (bytes > gpu.shared_memory && tiling.splits > 1 && !in_registers) {
       set_splits(tiling, tiling.splits - 1, tile);
