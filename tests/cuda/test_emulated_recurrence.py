@@ -11,8 +11,10 @@ from layer_checks import (
     assert_same_bits,
     assert_tf32_follows_the_switch_of_nn_lstm,
     make_problem,
+    runs_that_differ,
 )
 
+from rnndrop_cuda import reference
 from tests.emulation import toolchain
 from tests.problems import CONSTANTS, INPUTS, assert_equals_reference
 
@@ -109,6 +111,28 @@ def test_same_bits_under_every_schedule(op, emulated, engine, dtype):
         results = problem.solve(emulated)
         op.set_schedule(toolchain.SCHEDULES[0])
         assert_same_bits(results, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_same_bits_many_times(emulated, engine, dtype):
+    """What `bench/gpu_check.sh repeat` does 10,000 times on a GPU."""
+    problem = make_problem(5, 19, 8, 24, dtype=dtype, **ALL_FEATURES)
+    assert runs_that_differ(emulated, problem, repeats=5) == 0
+
+
+@pytest.mark.parametrize("what", ["outputs", "a gradient"])
+def test_one_run_of_many_that_differs_is_found(what):
+    calls = 0
+
+    def layer(x, *args, **options):
+        nonlocal calls
+        calls += 1
+        y, h_n, c_n = reference.lstm_layer(x, *args, **options)
+        if calls == 4:
+            y = y * (1 + 2**-23) if what == "outputs" else y + (x - x.detach()).sum()
+        return y, h_n, c_n
+
+    assert runs_that_differ(layer, make_problem(2, 3, 4, 5), repeats=6) == 1
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from layer_checks import (
     assert_tf32_follows_the_switch_of_nn_lstm,
     make_problem,
     map_tensors,
+    runs_that_differ,
 )
 
 import rnndrop_cuda
@@ -49,9 +50,10 @@ UNMEASURED = {
     "registers": {"registers": True, "prefetch": 2, "acquire_polls": True},
     "pieces": {"pieces": 2, "prefetch": 2, "acquire_polls": True},
 }
+UNMEASURED_ENGINES = ("block, registers", "cluster, registers", "grid, registers", "grid, pieces")
 
 
-@pytest.fixture(params=[*ENGINES, "cluster, registers", "grid, registers", "grid, pieces"])
+@pytest.fixture(params=[*ENGINES, *UNMEASURED_ENGINES])
 def engine(request):
     """Runs the test on each engine, and on some with what no GPU has shown to be faster."""
     name, _, trials = request.param.partition(", ")
@@ -184,30 +186,11 @@ def test_same_bits_on_every_run(dtype, engine):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(
-    "engine", ["block", "cluster", "grid", "cluster, registers", "grid, registers", "grid, pieces"], indirect=True
-)
+@pytest.mark.parametrize("engine", ["block", "cluster", "grid", *UNMEASURED_ENGINES], indirect=True)
 def test_same_bits_many_times(engine, dtype):
-    """A barrier that misses once in a thousand runs is found here; compared on the GPU, so that it is quick.
-
-    `bench/gpu_check.sh repeat` sets GPU_REPEATS to 10000.
-    """
+    """A barrier that misses once in a thousand runs is found here. `bench/gpu_check.sh repeat` asks for 10,000 runs."""
     problem = cuda_problem(5, 19, 8, 48, dtype=dtype, **ALL_FEATURES)
-    leaves = [problem.inputs[name].requires_grad_() for name in INPUTS]
-    upstream = list(problem.upstream.values())
-
-    def results():
-        output = cuda_layer(*leaves, **problem.options)
-        return torch.cat(
-            [t.detach().float().flatten() for t in (*output, *torch.autograd.grad(output, leaves, upstream))]
-        )
-
-    expected = results()
-    assert expected.isfinite().all()
-    different = torch.zeros((), dtype=torch.int64, device=expected.device)
-    for _ in range(int(os.environ.get("GPU_REPEATS", "500"))):
-        different += (results() != expected).any()
-    assert int(different) == 0
+    assert runs_that_differ(cuda_layer, problem, repeats=int(os.environ.get("GPU_REPEATS", "500"))) == 0
 
 
 def test_two_streams_at_once(engine):
