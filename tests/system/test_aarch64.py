@@ -136,9 +136,7 @@ def solve(program: Path, problems: list[Problem], threads: int) -> list[dict[str
 
 
 def allowed_errors(problem: Problem, exact: dict[str, Tensor]) -> dict[str, float]:
-    """In 16 bits twice that of plain torch, as of the other processors' kernels: sums in float32 keep far below what
-    rounding in 16 bits explains.
-    """
+    """In 16 bits twice that of plain torch: sums in float32 keep far below what rounding in 16 bits explains."""
     if problem.inputs["x"].dtype.itemsize > 2:
         return rounding_bounds(problem, exact)
     plain = problem.solve(reference.lstm_layer)
