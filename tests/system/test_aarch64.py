@@ -135,6 +135,14 @@ def solve(program: Path, problems: list[Problem], threads: int) -> list[dict[str
     return [answered(problem, arrays[k * n : (k + 1) * n]) for k, problem in enumerate(problems)]
 
 
+def allowed_errors(problem: Problem, exact: dict[str, Tensor]) -> dict[str, float]:
+    """In 16 bits twice that of plain torch: sums in float32 keep far below what rounding in 16 bits explains."""
+    if problem.inputs["x"].dtype.itemsize > 2:
+        return rounding_bounds(problem, exact)
+    plain = problem.solve(reference.lstm_layer)
+    return {name: 2 * relative_error(value, exact[name]) + 1e-7 for name, value in plain.items()}
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_outputs_and_gradients(program: Path, dtype: torch.dtype) -> None:
     problems = [
@@ -146,7 +154,7 @@ def test_outputs_and_gradients(program: Path, dtype: torch.dtype) -> None:
     found = [solve(program, problems, threads) for threads in (1, 2)]
     for problem, *of_threads in zip(problems, *found, strict=True):
         exact = problem.to(torch.float64).solve(reference.lstm_layer)
-        allowed = rounding_bounds(problem, exact)
+        allowed = allowed_errors(problem, exact)
         for results in of_threads:
             for name, value in results.items():
                 error = relative_error(value, exact[name])
