@@ -70,9 +70,11 @@ gpu_tests() {
   # There is a GPU, so a test skipped for lack of one means a build without kernels.
   "$python" -c "$has_kernels"
 }
-# Each persistent engine 10,000 times in two dtypes; `tests` has the same a few hundred times.
+# Each persistent engine 10,000 times in two dtypes, by estimate some 10 s each; `tests` has the same a few hundred
+# times. The log names each as it passes, so that it says what the time was not enough for.
 repeat() {
-  GPU_REPEATS=10000 "$python" -m pytest -m gpu -p no:cacheprovider tests/cuda/test_gpu.py -k same_bits_many_times
+  GPU_REPEATS=10000 "$python" -m pytest -m gpu -v --durations=0 -p no:cacheprovider tests/cuda/test_gpu.py \
+    -k same_bits_many_times
 }
 info() {
   nvidia-smi && "$python" -m rnndrop_cuda info

@@ -208,6 +208,44 @@ __global__ void __launch_bounds__(kMostThreads) l2_tile(int rounds, const uint4*
   if (rounds > 0) expect(here[neighbours].x == unsigned(neighbours + 1) % 32, wrong);
 }
 
+// The same in bulk, by one thread of a block, 2 KiB at a time. In a cluster each block asks for its share, for all.
+__global__ void __launch_bounds__(kMostThreads)
+    l2_tile_in_bulk([[maybe_unused]] int rounds, [[maybe_unused]] const uint4* tile, [[maybe_unused]] int pieces,
+                    [[maybe_unused]] unsigned* wrong) {
+#if HAS_CLUSTERS
+  DYN_SHARED(uint4, here);
+  SHARED(full, uint64_t);
+  const auto cluster = cg::this_cluster();
+  const int blocks = cluster.num_blocks(), share = pieces / blocks, first = cluster.block_rank() * share;
+  constexpr int kPieces = 128;
+  if (threadIdx.x == 0) mbarrier_init(&full, 1);
+  fence_proxy_async();
+  cluster.sync();  // all mbarriers are there before anything comes
+  for (int i = 0; i < rounds; ++i) {
+    if (threadIdx.x == 0) {
+      mbarrier_arrive_expect_tx(&full, pieces * sizeof(uint4));
+      for (int k = first; k < first + share; k += kPieces) {
+        const unsigned bytes = min(kPieces, first + share - k) * sizeof(uint4);
+        if (blocks == 1) {
+          bulk_copy(here + k, tile + k, bytes, &full);
+        } else {
+          bulk_copy_multicast(here + k, tile + k, bytes, &full, static_cast<uint16_t>((1u << blocks) - 1));
+        }
+      }
+    }
+    mbarrier_wait_cluster(&full, i % 2);
+    // The next round's copies come to the same place.
+    if (blocks == 1) {
+      __syncthreads();
+    } else {
+      cluster.sync();
+    }
+  }
+  const int neighbours = (threadIdx.x + 1) % blockDim.x % pieces;
+  if (rounds > 0) expect(here[neighbours].x == unsigned(neighbours + 1) % 32, wrong);
+#endif
+}
+
 // A chain of products of ones, each added to the one before.
 template <bool kTf32>
 __global__ void mma_chain(int rounds, unsigned* wrong) {
@@ -415,6 +453,20 @@ void measure_memory(Bench& bench) {
       bench.measure("L2 tile by cp.async", blocks, bench.threads, bytes, [=](int n, bool) {
         return LAUNCH(cfg, l2_tile, n, static_cast<const uint4*>(there), int(bytes / sizeof(uint4)), bench.wrong);
       });
+    }
+    for (unsigned cluster = 1; has_clusters() && cluster <= std::min(8u, bench.most_blocks); cluster *= 2) {
+      for (const unsigned clusters : {1u, bench.most_blocks / cluster}) {
+        LaunchCfg cfg = config(clusters * cluster, bench.threads);
+        cfg.smem = bytes;
+        cfg.cluster = cluster;
+        const std::string what = cluster == 1
+                                     ? "L2 tile in bulk"
+                                     : "L2 tile in bulk by " + std::to_string(cluster) + " blocks for each other";
+        bench.measure(what.c_str(), clusters * cluster, bench.threads, bytes, [=](int n, bool) {
+          return LAUNCH(cfg, l2_tile_in_bulk, n, static_cast<const uint4*>(there), int(bytes / sizeof(uint4)),
+                        bench.wrong);
+        });
+      }
     }
   }
 }

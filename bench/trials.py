@@ -26,14 +26,15 @@ from bench.machine import check_out, machine_facts, usable
 from bench.records import Size, write
 from rnndrop_cuda import cuda_engine, dropout_mask, explain_engine, functional
 
+SEVERAL_BLOCKS = ("cluster", "grid")
 CASES = [
-    (Size(32, 128, 300, 128), torch.bfloat16),
-    (Size(512, 64, 256, 256), torch.bfloat16),
-    (Size(512, 64, 512, 512), torch.bfloat16),
-    (Size(1024, 16, 768, 768), torch.float16),
-    (Size(512, 32, 1024, 1024), torch.bfloat16),
+    (Size(512, 64, 64, 64), torch.bfloat16, ("block",)),
+    (Size(32, 128, 300, 128), torch.bfloat16, SEVERAL_BLOCKS),
+    (Size(512, 64, 256, 256), torch.bfloat16, SEVERAL_BLOCKS),
+    (Size(512, 64, 512, 512), torch.bfloat16, SEVERAL_BLOCKS),
+    (Size(1024, 16, 768, 768), torch.float16, SEVERAL_BLOCKS),
+    (Size(512, 32, 1024, 1024), torch.bfloat16, SEVERAL_BLOCKS),
 ]
-ENGINES = ("cluster", "grid")
 TRIALS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "registers": {"registers": True},
@@ -85,9 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bench.trials: {error}", file=sys.stderr)
         return 2
     times, wrong = [], []
-    for size, dtype in CASES:
+    for size, dtype, engines in CASES:
         call = layer_call(size, dtype, device)
-        for engine in ENGINES:
+        for engine in engines:
             with cuda_engine(engine):
                 times += measure(size, dtype, engine, call, args.repeats, wrong)
     if args.out:

@@ -202,25 +202,26 @@ Tensor SequenceGradients::h_tilde(const Steps& steps) const {
   const CheckedInputs& in = call_.in;
   const auto [has_first, first, others] = places_of(steps);
   const Tensor* const mask_h = in.mask_h_of_samples();
+  const bool begins_at_ends = in.lengths && in.order.reverse;
+  // Masked as it is written: no pass for the copy alone.
+  const bool masked_at_once = mask_h && !in.h_tilde_per_gate() && !begins_at_ends;
+  const auto put = [&](Tensor out, const Tensor& from) {
+    if (masked_at_once) {
+      at::mul_out(out, from, *mask_h);
+    } else {
+      out.copy_(from);
+    }
+  };
   Tensor h_prev = at::empty({steps.n, in.sizes.B, in.sizes.P}, in.options());
   const int64_t before = in.order.before(steps.begin + others.begin);
-  if (mask_h && !per_gate(in.mask_h) && !(in.lengths && in.order.reverse)) {  // without a pass for the copy alone
-    Tensor of_others = h_prev.narrow(0, others.begin, others.n);
-    at::mul_out(of_others, call_.y.narrow(0, before, others.n), *mask_h);
-    if (has_first) {
-      Tensor of_first = h_prev.select(0, first);
-      at::mul_out(of_first, in.h_0, *mask_h);
-    }
-    return h_prev.flatten(0, 1);
-  }
-  h_prev.narrow(0, others.begin, others.n).copy_(call_.y.narrow(0, before, others.n));
-  if (has_first) h_prev.select(0, first).copy_(in.h_0);
-  if (in.lengths && in.order.reverse) {
+  put(h_prev.narrow(0, others.begin, others.n), call_.y.narrow(0, before, others.n));
+  if (has_first) put(h_prev.select(0, first), in.h_0);
+  if (begins_at_ends) {
     // Backwards in time a sample begins at its own end; y is 0 past it.
     const Tensor next = at::arange(steps.begin + 1, steps.begin + steps.n + 1, in.lengths->options());
     h_prev = at::where((next.unsqueeze(1) == *in.lengths).unsqueeze(2), in.h_0, h_prev);
   }
-  if (!mask_h) return h_prev.flatten(0, 1);
+  if (!mask_h || masked_at_once) return h_prev.flatten(0, 1);
   return in.h_tilde_per_gate() ? (h_prev * mask_h->unsqueeze(1)).flatten(1, 2) : (h_prev * *mask_h).flatten(0, 1);
 }
 

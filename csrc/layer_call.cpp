@@ -5,6 +5,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <cstring>
+
 namespace rnndrop {
 namespace {
 
@@ -37,6 +39,29 @@ Tensor copy_of(const Tensor& tensor, const at::TensorOptions& options) {
   return at::empty(tensor.sizes(), options).copy_(tensor);
 }
 
+// Whether `dense`, one entry of the first dimension of `all`, and its place there differ by no more than the address.
+// Then memcpy does on the CPU: ATen takes longer to find out how to copy than a small layer takes for a step.
+bool is_copied_as_bytes(const Tensor& all, const Tensor& dense) {
+  return dense.is_cpu() && dense.is_contiguous() && dense.scalar_type() == all.scalar_type() && dense.numel() > 0;
+}
+
+// all[k] = in
+void put(const Tensor& all, int64_t k, const Tensor& in) {
+  if (!is_copied_as_bytes(all, in)) {
+    all.select(0, k).copy_(in);
+    return;
+  }
+  std::memcpy(static_cast<char*>(all.data_ptr()) + k * in.nbytes(), in.const_data_ptr(), in.nbytes());
+}
+
+// A copy of all[k] in the type of `options`.
+Tensor taken(const Tensor& all, int64_t k, const at::TensorOptions& options) {
+  const Tensor out = at::empty(all.sizes().slice(1), options);
+  if (!is_copied_as_bytes(all, out)) return out.copy_(all.select(0, k));
+  std::memcpy(out.data_ptr(), static_cast<const char*>(all.const_data_ptr()) + k * out.nbytes(), out.nbytes());
+  return out;
+}
+
 // `gradient` in the type computed in, or zeros where there is none.
 Tensor accumulator(const OptionalTensor& gradient, at::IntArrayRef shape, const CheckedInputs& in) {
   return gradient ? copy_of(*gradient, in.acc_options()) : at::zeros(shape, in.acc_options());
@@ -57,15 +82,15 @@ ForwardCall::ForwardCall(const LayerInputs& given, bool reverse, bool save) : in
 }
 
 void ForwardCall::put_initial_state() {
-  c_at(in.order.slot_before(in.order.first())).copy_(in.c_0);
+  put(c, c_index(in.order.slot_before(in.order.first())), in.c_0);
   if (in.lengths || in.zone_h) h_n = in.h_0.clone();
 }
 
 ForwardResult ForwardCall::result() const {
   const auto nothing = [&](const at::TensorOptions& options) { return at::empty({0}, options); };
   const TimeOrder& order = in.order;
-  const Tensor last_h = h_n.defined() ? h_n : copy_of(y.select(0, order.last()), in.options());
-  const Tensor last_c = c_n.defined() ? c_n : copy_of(c_at(order.slot(order.last())), in.options());
+  const Tensor last_h = h_n.defined() ? h_n : taken(y, order.last(), in.options());
+  const Tensor last_c = c_n.defined() ? c_n : taken(c, c_index(order.slot(order.last())), in.options());
   if (!save) return {y, last_h, last_c, nothing(in.options()), nothing(in.acc_options()), nothing(in.options())};
   return {y, last_h, last_c, gates, c, h_full.defined() ? h_full : nothing(in.options())};
 }

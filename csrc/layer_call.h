@@ -21,7 +21,8 @@ struct ForwardCall {
   void put_initial_state();
   ForwardResult result() const;
   // The state in slot s of time. Without `save` only the last two are kept, in turn.
-  at::Tensor c_at(int64_t slot) const { return c.select(0, save ? slot : slot % 2); }
+  int64_t c_index(int64_t slot) const { return save ? slot : slot % 2; }
+  at::Tensor c_at(int64_t slot) const { return c.select(0, c_index(slot)); }
 
   CheckedInputs in;
   bool save;          // whether a backward may follow

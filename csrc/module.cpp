@@ -11,6 +11,7 @@
 #include "dropout_mask.h"
 #include "layer_node.h"
 #include "lstm_layer.h"
+#include "plain_call.h"
 #ifdef RNNDROP_WITH_CUDA
 #include "cuda/backend.h"
 #endif
@@ -92,6 +93,9 @@ PYBIND11_MODULE(_C, m) {
   static PyMethodDef layer{"lstm_layer", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lstm_layer)),
                            METH_FASTCALL, "rnndrop::lstm_layer for eager calls, its derivative a node in C++."};
   m.attr("lstm_layer") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&layer, nullptr));
+  static PyMethodDef plain{"plain_call", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(rnndrop::plain_call)),
+                           METH_FASTCALL, "A plain call of the module, all of it in C++; None for any other."};
+  m.attr("plain_call") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&plain, nullptr));
   m.doc() = "Compiled kernels of rnndrop_cuda; the ops are in torch.ops.rnndrop.";
   m.def("build_facts_json", [] { return RNNDROP_BUILD_FACTS; }, "JSON object: what this extension was built with.");
   m.def("vector_isa", [] { return rnndrop::cpu::vector_isa(); }, "Vector code the CPU kernels use on this machine.");

@@ -1,6 +1,17 @@
 from torch import Tensor
 
 def lstm_layer(*args: Tensor | bool | None) -> tuple[Tensor, ...]: ...
+def plain_call(
+    input: object,
+    hx: object,
+    parameters: dict[str, Tensor],
+    names: list[list[str]],
+    input_size: int,
+    hidden_size: int,
+    bidirectional: bool,
+    batch_first: bool,
+    /,
+) -> tuple[Tensor, tuple[Tensor, Tensor]] | None: ...
 def build_facts_json() -> str: ...
 def vector_isa() -> str: ...
 def cuda_engine() -> str: ...

@@ -17,7 +17,7 @@ from rnndrop_cuda.initialisation import INITS, initialise
 from rnndrop_cuda.like_torch import LikeTorch, Shown
 from rnndrop_cuda.masks import draw, masks_in_eval
 from rnndrop_cuda.noises import CANDIDATE_MASKS, GATE_MASKS, MASK_SCOPES, LayerMasks, sizes_by_name
-from rnndrop_cuda.stack import State, run_stack
+from rnndrop_cuda.stack import State, plain_call, run_stack
 
 if TYPE_CHECKING:
     from rnndrop_cuda.options import Backend, CandidateMask, GateMasks, Init, MaskScope
@@ -296,6 +296,9 @@ class LSTM(LikeTorch):
                 of entries.
             RuntimeError: a size or a device does not fit.
         """
+        no_options = lengths is masks is generator is None and not (return_masks or return_states)
+        if no_options and (plain := plain_call(self, input, hx)) is not None:
+            return plain
         checks.check_generator(generator)
         output: Tensor | PackedSequence
         if isinstance(input, PackedSequence):

@@ -9,12 +9,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnndrop_cuda import streams
+from rnndrop_cuda import ops, streams
 from rnndrop_cuda.functional import LayerStates, run_layer
 from rnndrop_cuda.noises import MASKS, LayerMasks
 
 State = tuple[Tensor, Tensor]
 PLACES = [LayerMasks._fields.index(row.field) for row in MASKS.values()]
+
+
+def plain_call(layer: Any, input: Any, hx: Any) -> tuple[Tensor, State] | None:
+    """An LSTM's forward without dropout where nothing listens and nothing is differentiated; None if this is not one.
+
+    All of it is in C++ (csrc/plain_call.h): Python takes twice as long over one step of a small layer as the kernel. It
+    keeps nothing from call to call, and what does not fit it leaves to the way of every other call.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or layer.training
+        or layer.mc_dropout
+        or layer.cell_zoneout
+        or layer.hidden_zoneout
+        or layer.learn_initial_state
+        or layer.proj_size
+        or layer.backend not in ("auto", "cpu")
+        or not ops.HAS_CPU_KERNELS
+    ):
+        return None
+    return ops.plain_call(
+        input, hx, layer._parameters, layer._all_weights, layer.input_size, layer.hidden_size, layer.bidirectional,
+        layer.batch_first,
+    )  # fmt: skip
 
 
 def run_stack(

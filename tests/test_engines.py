@@ -77,7 +77,8 @@ def test_trials_are_part_of_a_plan_where_they_mean_something(trials):
         (torch.float16, (1024, 16, 768, 768), ["registers", "registers"]),
         (torch.bfloat16, (512, 64, 512, 512), ["registers", "registers"]),
         (torch.float32, (512, 64, 256, 256), ["registers", "registers"]),  # TF32
-        (torch.bfloat16, (32, 128, 300, 64), ["shared memory", "shared memory"]),  # one block has all
+        (torch.bfloat16, (32, 128, 300, 64), ["registers", "registers"]),  # one block has all, of several tiles a warp
+        (torch.bfloat16, (32, 128, 300, 80), ["shared memory", "shared memory"]),  # more cells than 256 threads take
         (torch.float64, (32, 16, 300, 128), ["shared memory", "shared memory"]),  # no tensor cores
     ],
     ids=str,

@@ -38,11 +38,13 @@ class KeptRows {
  public:
   template <class T>
   KeptRows(const LayerProblem& layer, const T* mask_g) : H(layer.H) {
-    for (Units* units : {&every_unit_, &with_candidate_}) units->kept.reserve(H);
+    for (Units* units : {&every_unit_, &with_candidate_}) units->kept.resize(H);
+    int64_t n_kept = 0;
     for (int64_t j = 0; j < H; ++j) {
-      every_unit_.kept.push_back(j);
-      if (!mask_g || mask_g[j] != 0) with_candidate_.kept.push_back(j);
+      every_unit_.kept[j] = with_candidate_.kept[n_kept] = j;
+      n_kept += !mask_g || mask_g[j] != 0;
     }
+    with_candidate_.kept.resize(n_kept);
     every_unit_.all = true;
     with_candidate_.all = with_candidate_.size() == H;
   }
@@ -54,13 +56,16 @@ class KeptRows {
   // Of n gates from `first` on, counted from the first of these gates' rows.
   std::vector<int32_t> rows_of_gates(int64_t first, int64_t n) const { return rows_of_gates(first, n, {0, H}); }
   std::vector<int32_t> rows_of_gates(int64_t first, int64_t n, const Range& of_units) const {
-    std::vector<int32_t> rows;
-    rows.reserve(n * of_units.size());
+    // No branch and no push_back: for one step of a small layer they took a third as long as the step.
+    std::vector<int32_t> rows(n * of_units.size() + 1);
+    int64_t n_rows = 0;
     for (int64_t gate = 0; gate < n; ++gate) {
       for (const int32_t unit : units(first + gate).kept) {
-        if (of_units.begin <= unit && unit < of_units.end) rows.push_back(gate * H + unit);
+        rows[n_rows] = gate * H + unit;
+        n_rows += of_units.begin <= unit && unit < of_units.end;
       }
     }
+    rows.resize(n_rows);
     return rows;
   }
 

@@ -13,12 +13,15 @@
 #ifdef RNNDROP_EMULATE_CUDA
 
 using emu::Bits128;
+using emu::ld_relaxed128;
+using emu::st_relaxed128;
+
+#if HAS_CLUSTERS
 using emu::bulk_copy;
 using emu::bulk_copy_multicast;
 using emu::bulk_copy_to_rank;
 using emu::ClusterAddress;
 using emu::fence_proxy_async;
-using emu::ld_relaxed128;
 using emu::map_to_rank;
 using emu::mbarrier_arrive;
 using emu::mbarrier_arrive_cluster;
@@ -29,7 +32,7 @@ using emu::mbarrier_try_wait_cluster;
 using emu::mbarrier_wait;
 using emu::mbarrier_wait_cluster;
 using emu::st_async;
-using emu::st_relaxed128;
+#endif
 
 #else
 

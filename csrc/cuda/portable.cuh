@@ -13,7 +13,7 @@
 
 #include "cuda_emulation.h"
 
-#define HAS_CLUSTERS 1
+#define HAS_CLUSTERS (EMULATED_SM >= 90)
 #define SHARED(name, ...) \
   static char name##_key; \
   auto& name = *static_cast<std::add_pointer_t<__VA_ARGS__>>(::emu::static_shared(&name##_key, sizeof(__VA_ARGS__)))

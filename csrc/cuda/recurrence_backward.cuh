@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   acc_t c_prev[kCellsOfThread];
   FetchedNoise<scalar_t> noise[kCellsOfThread];
   const int dy_stride = r.dy_stride;
-  const auto fetch = [&](int64_t step) {
+  const auto read_step = [&](int64_t step, const auto& read) {
     const scalar_t* gates_t = offset<scalar_t>(r.gates, step * kGates * state + first_row);
     const acc_t* c_before = offset<acc_t>(r.c, order.slot_before(step) * state + first);
     const scalar_t* dy_t = offset<scalar_t>(r.dy, (step * tile.B + b_0) * r.dy_stride + unit_0);
@@ -62,27 +62,13 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     for (int k = 0; k < kCellsOfThread; ++k) {
       if (!cells.inside[k]) continue;
 #pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) gates[k][gate] = gates_t[cells.row[k] + gate * H];
-      c_prev[k] = c_before[cells.at[k]];
-      if (dy_t) dy[k] = dy_t[cells.b[k] * dy_stride + cells.u[k]];
+      for (int gate = 0; gate < kGates; ++gate) read(gates[k][gate], gates_t + cells.row[k] + gate * H);
+      read(c_prev[k], c_before + cells.at[k]);
+      if (dy_t) read(dy[k], dy_t + cells.b[k] * dy_stride + cells.u[k]);
     }
-    fetch_noise<general>(noise, r.noise, step, cells, tile);
+    read_noise<general>(noise, r.noise, step, cells, tile, read);
   };
-  const auto prefetch = [&](int64_t step) {
-    const scalar_t* gates_t = offset<scalar_t>(r.gates, step * kGates * state + first_row);
-    const acc_t* c_before = offset<acc_t>(r.c, order.slot_before(step) * state + first);
-    const scalar_t* dy_t = offset<scalar_t>(r.dy, (step * tile.B + b_0) * r.dy_stride + unit_0);
-#pragma unroll
-    for (int k = 0; k < kCellsOfThread; ++k) {
-      if (!cells.inside[k]) continue;
-#pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) prefetch_to_l2(gates_t + cells.row[k] + gate * H);
-      prefetch_to_l2(c_before + cells.at[k]);
-      if (dy_t) prefetch_to_l2(dy_t + cells.b[k] * dy_stride + cells.u[k]);
-    }
-    prefetch_mask_g<scalar_t>(r.noise, step, cells, tile);
-  };
-  fetch(t);
+  read_step(t, Load());
 
   bool has_product = true;  // dh~ of the step after, in shared.partial
   for (int left = r.steps.n; left > 0; --left) {
@@ -119,9 +105,11 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
 
     scalar_t* da_t = offset<scalar_t>(r.da, t * kGates * state + first_row);
     t = backwards.next(t);
-    if (!last) fetch(t);
+    if (!last) read_step(t, Load());
     // Not in the general kernels, which have no registers left for it.
-    if (!general && s.prefetch > 0 && left > s.prefetch + 1) prefetch(backwards.after(t, s.prefetch));
+    if (!general && s.prefetch > 0 && left > s.prefetch + 1) {
+      read_step(backwards.after(t, s.prefetch), Prefetch());
+    }
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
       if (!cells.inside[k]) continue;

@@ -205,7 +205,21 @@ __device__ inline int longest_of_tile(const Recurrence& r, int64_t b_0, int batc
   return longest;
 }
 
-// ---------------------------------------------------------------- noise, fetched ahead of its step
+// ---------------------------------------------------------------- what a step reads, ahead of it
+
+// read(to, from): into a register, or, without it, as far as the second cache.
+struct Load {
+  template <class T>
+  __device__ __forceinline__ void operator()(T& to, const T* from) const {
+    to = *from;
+  }
+};
+struct Prefetch {
+  template <class T>
+  __device__ __forceinline__ void operator()(T&, const T* from) const {
+    prefetch_to_l2(from);
+  }
+};
 
 // As it lies in memory: it is converted where it is used, which is when it has come.
 template <class scalar_t>
@@ -213,37 +227,25 @@ struct FetchedNoise {
   scalar_t m_g, m_c, z_c, z_h;
 };
 
-// visit(k, address) for what a kind of noise has for each of a thread's cells at step t.
-template <class scalar_t, class Visit>
-__device__ __forceinline__ void visit_noise(const SequenceNoise& noise, int64_t t, const Cells& cells, const Tile& tile,
-                                            const Visit& visit) {
-  const RowNoise row = noise.at_step(t);
-  if (!row.data) return;
-  const scalar_t* const of_tile = static_cast<const scalar_t*>(row.data) + tile.b_0 * row.stride + tile.unit_0;
-  const int stride = row.stride;
+// The noise of step t, of all of a thread's cells.
+template <bool general, class scalar_t, class Read>
+__device__ __forceinline__ void read_noise(FetchedNoise<scalar_t> (&to)[kCellsOfThread], const LayerNoise& noise,
+                                           int64_t t, const Cells& cells, const Tile& tile, const Read& read) {
+  const auto read_kind = [&](scalar_t FetchedNoise<scalar_t>::* kind, const SequenceNoise& of_kind) {
+    const RowNoise row = of_kind.at_step(t);
+    if (!row.data) return;
+    const scalar_t* const of_tile = static_cast<const scalar_t*>(row.data) + tile.b_0 * row.stride + tile.unit_0;
+    const int stride = row.stride;
 #pragma unroll
-  for (int k = 0; k < kCellsOfThread; ++k) {
-    if (cells.inside[k]) visit(k, of_tile + cells.b[k] * stride + cells.u[k]);
-  }
-}
-
-template <bool general, class scalar_t>
-__device__ __forceinline__ void fetch_noise(FetchedNoise<scalar_t> (&to)[kCellsOfThread], const LayerNoise& noise,
-                                            int64_t t, const Cells& cells, const Tile& tile) {
-  const auto fetch = [&](scalar_t FetchedNoise<scalar_t>::* kind, const SequenceNoise& of_kind) {
-    visit_noise<scalar_t>(of_kind, t, cells, tile, [&](int k, const scalar_t* from) { to[k].*kind = *from; });
+    for (int k = 0; k < kCellsOfThread; ++k) {
+      if (cells.inside[k]) read(to[k].*kind, of_tile + cells.b[k] * stride + cells.u[k]);
+    }
   };
-  fetch(&FetchedNoise<scalar_t>::m_g, noise.mask_g);
+  read_kind(&FetchedNoise<scalar_t>::m_g, noise.mask_g);
   if (!general) return;
-  fetch(&FetchedNoise<scalar_t>::m_c, noise.mask_c);
-  fetch(&FetchedNoise<scalar_t>::z_c, noise.zone_c);
-  fetch(&FetchedNoise<scalar_t>::z_h, noise.zone_h);
-}
-
-template <class scalar_t>
-__device__ __forceinline__ void prefetch_mask_g(const LayerNoise& noise, int64_t t, const Cells& cells,
-                                                const Tile& tile) {
-  visit_noise<scalar_t>(noise.mask_g, t, cells, tile, [](int, const scalar_t* from) { prefetch_to_l2(from); });
+  read_kind(&FetchedNoise<scalar_t>::m_c, noise.mask_c);
+  read_kind(&FetchedNoise<scalar_t>::z_c, noise.zone_c);
+  read_kind(&FetchedNoise<scalar_t>::z_h, noise.zone_h);
 }
 
 template <bool general, class acc_t, class scalar_t>

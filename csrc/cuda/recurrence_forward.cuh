@@ -60,25 +60,15 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
 
   scalar_t from_x[kCellsOfThread][kGates];
   FetchedNoise<scalar_t> noise[kCellsOfThread];
-  const auto fetch = [&](int64_t step) {
+  const auto read_step = [&](int64_t step, const auto& read) {
     const scalar_t* x = offset<scalar_t>(r.from_x, step * kGates * state + first_row);
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
       if (!cells.inside[k]) continue;
 #pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) from_x[k][gate] = x[cells.row[k] + gate * H];
+      for (int gate = 0; gate < kGates; ++gate) read(from_x[k][gate], x + cells.row[k] + gate * H);
     }
-    fetch_noise<general>(noise, r.noise, step, cells, tile);
-  };
-  const auto prefetch = [&](int64_t step) {
-    const scalar_t* x = offset<scalar_t>(r.from_x, step * kGates * state + first_row);
-#pragma unroll
-    for (int k = 0; k < kCellsOfThread; ++k) {
-      if (!cells.inside[k]) continue;
-#pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) prefetch_to_l2(x + cells.row[k] + gate * H);
-    }
-    prefetch_mask_g<scalar_t>(r.noise, step, cells, tile);
+    read_noise<general>(noise, r.noise, step, cells, tile, read);
   };
   // The first h~ goes the way of all others, to whichever step is the first to run.
   const bool starts = !general || r.steps.begin < longest;
@@ -90,7 +80,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     }
     exchange.send(h_tilde);
   }
-  fetch(t);
+  read_step(t, Load());
   if (starts) exchange.wait();
 
   for (int left = r.steps.n; left > 0; --left) {
@@ -127,9 +117,11 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     }
     if (hands_over) exchange.send(h_tilde);
 
-    if (!last) fetch(t_next);
+    if (!last) read_step(t_next, Load());
     // Not in the general kernels, which have no registers left for it.
-    if (!general && s.prefetch > 0 && left > s.prefetch + 1) prefetch(order.after(t_next, s.prefetch));
+    if (!general && s.prefetch > 0 && left > s.prefetch + 1) {
+      read_step(order.after(t_next, s.prefetch), Prefetch());
+    }
     scalar_t* gates_t = offset<scalar_t>(r.gates, t * kGates * state + first_row);
     scalar_t* y_t = offset<scalar_t>(r.y, t * state + first);
     acc_t* c_t = r.gates || last ? offset<acc_t>(r.c, r.c_slot(order.slot(t)) * state + first) : nullptr;

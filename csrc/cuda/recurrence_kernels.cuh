@@ -39,11 +39,10 @@ RecurrenceKernel<R> kernel_of() {
 template <class R, class M, Engine engine, bool general>
 RecurrenceKernel<R> kernel_of(bool in_registers) {
   if (!in_registers) return kernel_of<R, M, engine, general, 0>();
-  if constexpr (M::kStepsKept > 0 && engine != Engine::block) {
+  if constexpr (M::kStepsKept > 0) {
     return kernel_of<R, M, engine, general, M::kStepsKept>();
   } else {
-    throw std::logic_error(std::string("no kernel of this type keeps W_hh in registers on the engine ") +
-                           name_of(engine));
+    throw std::logic_error("no kernel of this type keeps W_hh in registers");
   }
 }
 template <class R, class M, bool general>

@@ -16,16 +16,17 @@
 // What is multiplied has all K columns there at once, or, where these do not fit, comes to a grid's blocks in pieces of
 // K, one read while the one before is multiplied.
 //
-// Where each warp has few enough of W_hh (Tiling::in_registers) the rows are in shared memory before the first step
+// Where each warp has little enough of W_hh (Tiling::in_registers) the rows are in shared memory before the first step
 // only, from where each warp takes its part into registers, and all else is then in their place: the larger of the two.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstdio>
 #include <functional>
+#include <iomanip>
 #include <limits>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -97,7 +98,7 @@ struct Tiling {
   int64_t splits = 0;   // parts of a piece that are multiplied apart and then added
   int64_t steps = 0;    // k-steps of a split; one is as many columns as a warp's tile has
   int64_t threads = 0;
-  bool in_registers = false;   // W_hh, in which each warp has one tile of rows and one split: kStepsInRegisters at most
+  bool in_registers = false;   // W_hh, of which a warp has one split of some tiles of rows: kStepsInRegisters at most
   bool acquire_polls = false;  // of a grid: as Trials
   int64_t prefetch = 0;        // likewise
   HOST_DEVICE int64_t padded_units() const { return blocks * units; }
@@ -223,12 +224,12 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
   return t;
 }
 
-// Whether W_hh is kept in registers as `t` says: a warp has one tile of rows, of which it needs all k-steps of a split
-// at once, and so the whole input, too. The tensor cores only, and the engines that split the units.
-inline bool fits_in_registers(Engine engine, const Tiling& t, const RecurrenceShape& shape) {
-  const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
-  return math_of(shape) != Math::plain && engine != Engine::block && t.pieces() == 1 && t.steps <= kStepsInRegisters &&
-         ceil_div(t.rows, tile.rows) * t.splits <= t.threads / 32;
+// Whether W_hh is kept in registers as `t` says: all k-steps of a split, of each tile of rows that a warp has; and so
+// the whole input is there at once, too. The tensor cores only.
+inline bool fits_in_registers(const Tiling& t, const RecurrenceShape& shape) {
+  if (math_of(shape) == Math::plain || t.pieces() > 1) return false;
+  const int64_t tiles_rows = ceil_div(t.rows, warp_tile(math_of(shape), shape.dtype).rows);
+  return t.steps * ceil_div(tiles_rows, t.threads / 32 / t.splits) <= kStepsInRegisters;
 }
 
 // What the emulation has shown to be right and no GPU yet to be faster, in the whole process: none of it until one has.
@@ -333,21 +334,22 @@ inline double estimate_stepwise_ns(const RecurrenceShape& shape, const Gpu& gpu)
 // ---------------------------------------------------------------- the choice
 
 inline std::string describe(const Plan& plan) {
-  char text[512], pieces[32] = "", waves[32] = "", prefetch[48] = "";
   const Tiling& t = plan.tiling;
   const StepEstimate& step = plan.step;
-  if (step.waves > 1) std::snprintf(waves, sizeof waves, ", times %ld waves", long(step.waves));
-  if (t.pieces() > 1) std::snprintf(pieces, sizeof pieces, ", %ld pieces", long(t.pieces()));
-  if (t.prefetch > 0) std::snprintf(prefetch, sizeof prefetch, ", %ld steps prefetched", long(t.prefetch));
-  std::snprintf(text, sizeof text,
-                "%s: %ld group(s) of %ld block(s), %ld units and %ld samples a block%s, %ld threads, %ld KiB of shared "
-                "memory%s%s%s; about %.1f us a step by the model (product %.2f, cells %.2f, exchange %.2f, of which at "
-                "once %.2f%s)",
-                name_of(plan.engine), long(t.groups), long(t.blocks), long(t.units), long(t.batch), pieces,
-                long(t.threads), long(plan.shared_memory / 1024), t.in_registers ? ", W_hh in registers" : "", prefetch,
-                t.acquire_polls ? ", polls acquire" : "", plan.step_ns / 1000, step.product / 1000, step.cells / 1000,
-                step.exchange / 1000, step.together / 1000, waves);
-  return text;
+  std::ostringstream text;
+  text << name_of(plan.engine) << ": " << t.groups << " group(s) of " << t.blocks << " block(s), " << t.units
+       << " units and " << t.batch << " samples a block";
+  if (t.pieces() > 1) text << ", " << t.pieces() << " pieces";
+  text << ", " << t.threads << " threads, " << plan.shared_memory / 1024 << " KiB of shared memory";
+  if (t.in_registers) text << ", W_hh in registers";
+  if (t.prefetch > 0) text << ", " << t.prefetch << " steps prefetched";
+  if (t.acquire_polls) text << ", polls acquire";
+  text << std::fixed << std::setprecision(1) << "; about " << plan.step_ns / 1000 << " us a step by the model ("
+       << std::setprecision(2) << "product " << step.product / 1000 << ", cells " << step.cells / 1000 << ", exchange "
+       << step.exchange / 1000 << ", of which at once " << step.together / 1000;
+  if (step.waves > 1) text << ", times " << step.waves << " waves";
+  text << ")";
+  return text.str();
 }
 
 // Multiprocessors of each GPC, within one of which a cluster lies. Where no driver can be asked: as an H100 of 132 was
@@ -390,7 +392,7 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
     Tiling tiling = make_tiling(shape, blocks, batch, fewest_pieces, in_registers);
     if (batch * tiling.units > max_threads(size_of(shape.dtype), in_registers) * kCellsOfThread) return;
     if (engine == Engine::grid && tiling.groups * blocks > gpu.n_sm) return;
-    if (in_registers && !fits_in_registers(engine, tiling, shape)) return;
+    if (in_registers && !fits_in_registers(tiling, shape)) return;
     int64_t bytes = shared_memory_of(engine, tiling, shape.dtype);
     while (bytes > gpu.shared_memory && tiling.splits > 1 && !in_registers) {
       set_splits(tiling, tiling.splits - 1, tile);

@@ -112,44 +112,52 @@ struct TensorCoreTile {
     }
   }
 
-  // The same with W in registers, the same sums in the same order: the first `steps` of its k-steps, and what makes
-  // them a multiple of kStepsAtOnce, which is zeros.
+  // The same with W in registers, the same sums in the same order: of `tiles` tiles of rows, `apart` from each other,
+  // `steps` k-steps each. What makes those a multiple of kStepsAtOnce is zeros.
   template <int kTiles, int kSteps>
-  __device__ __forceinline__ static void multiply(const uint32_t (&W)[kSteps][4], int steps, const T* in, int ld_in,
-                                                  float* partial, int ld_partial) {
+  __device__ __forceinline__ static void multiply(const uint32_t (&W)[kSteps][4], int tiles, int steps, int apart,
+                                                  const T* in, int ld_in, float* partial, int ld_partial) {
     const int lane = threadIdx.x % 32;
     // Tiles of samples, or, of one, the even and the odd k-steps.
     float sums[kTiles == 1 ? 2 : kTiles][4] = {};
     const T* const samples = kTiles == 1 ? in + lane % 8 * ld_in + lane / 8 * kVector<T>
                                          : in + (lane % 8 + lane / 16 * kBatch) * ld_in + lane / 8 % 2 * kVector<T>;
+    int done = 0;  // k-steps of the tile
 #pragma unroll
     for (int first = 0; first < kSteps; first += kStepsAtOnce) {
-      if (first >= steps) break;
+      if (tiles == 0) break;
 #pragma unroll
-      for (int k = first; k < first + kStepsAtOnce; k += kTiles == 1 ? 2 : 1) {
+      for (int k = 0; k < kStepsAtOnce; k += kTiles == 1 ? 2 : 1) {
         if constexpr (kTiles == 1) {
           uint32_t b[4];
-          ldmatrix_x4(b, samples + k * kK);
-          mma(sums[0], W[k], b, T());
-          mma(sums[1], W[k + 1], b + 2, T());
+          ldmatrix_x4(b, samples + (done + k) * kK);
+          mma(sums[0], W[first + k], b, T());
+          mma(sums[1], W[first + k + 1], b + 2, T());
         } else {
 #pragma unroll
           for (int pair = 0; pair < kTiles / 2; ++pair) {
             uint32_t b[4];
-            ldmatrix_x4(b, samples + pair * 2 * kBatch * ld_in + k * kK);
-            mma(sums[2 * pair], W[k], b, T());
-            mma(sums[2 * pair + 1], W[k], b + 2, T());
+            ldmatrix_x4(b, samples + pair * 2 * kBatch * ld_in + (done + k) * kK);
+            mma(sums[2 * pair], W[first + k], b, T());
+            mma(sums[2 * pair + 1], W[first + k], b + 2, T());
           }
         }
       }
-    }
-    if constexpr (kTiles == 1) {
+      done += kStepsAtOnce;
+      if (done < steps) continue;
+      if constexpr (kTiles == 1) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) sums[0][i] += sums[1][i];
-    }
+        for (int i = 0; i < 4; ++i) sums[0][i] += sums[1][i], sums[1][i] = 0;
+      }
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      store(sums[tile], partial + tile * kBatch * ld_partial, ld_partial, false);
+      for (int tile = 0; tile < kTiles; ++tile) {
+        store(sums[tile], partial + tile * kBatch * ld_partial, ld_partial, false);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[tile][i] = 0;
+      }
+      partial += apart;
+      done = 0;
+      --tiles;
     }
   }
 
@@ -241,23 +249,35 @@ class Product {
   int tiles_rows_, tiles_, stride_, split_, first_, row_, group_, begin_, end_;
 };
 
-// The tiles of a warp, which has its part of W in registers: one tile of rows, one split, all samples.
+// The tiles of a warp, which has its part of W in registers: some tiles of rows, one split, all samples.
 template <class M, int kSteps>
 class ProductOfRegisters {
  public:
   // Takes W from shared memory, which is free for others then.
   __device__ ProductOfRegisters(const Sizes& s, const Shared<M>& shared) : s_(s) {
-    const int warp = threadIdx.x / 32;
+    const int warp = threadIdx.x / 32, side_by_side = blockDim.x / 32 / s.splits;
     row_ = warp / s.splits * M::kRows;
     split_ = warp % s.splits;
     begin_ = split_ * s.steps;
-    const int depth = (s.K + M::kK - 1) / M::kK;
-    steps_ = row_ < s.rows ? min(s.steps, depth - begin_) : 0;
+    apart_ = side_by_side * M::kRows;
+    const int rows_left = warp / s.splits < side_by_side ? s.rows - row_ : 0, depth = (s.K + M::kK - 1) / M::kK;
+    tiles_ = rows_left > 0 ? (rows_left + apart_ - 1) / apart_ : 0;
+    steps_ = min(s.steps, depth - begin_);
     __syncthreads();
+    int row = row_, done = 0, left = tiles_;
 #pragma unroll
-    for (int k = 0; k < kSteps; ++k) {
+    for (int first = 0; first < kSteps; first += kStepsAtOnce) {
+      if (left == 0) break;
+#pragma unroll
       // Rows are zeros as far as k-steps are rounded up.
-      if (k / kStepsAtOnce * kStepsAtOnce < steps_) M::keep(W_[k], shared.W + row_ * s.ld, s.ld, begin_ + k);
+      for (int k = 0; k < kStepsAtOnce; ++k) {
+        M::keep(W_[first + k], shared.W + row * s.ld, s.ld, begin_ + done + k);
+      }
+      done += kStepsAtOnce;
+      if (done < steps_) continue;
+      row += apart_;
+      done = 0;
+      --left;
     }
     __syncthreads();
   }
@@ -266,7 +286,7 @@ class ProductOfRegisters {
   template <class Exchange>
   __device__ __forceinline__ void run(const Shared<M>& shared, Exchange& exchange) const {
     const typename M::scalar_t* const in = exchange.piece(0) + begin_ * M::kK;
-    if (row_ >= s_.rows) return;
+    if (tiles_ == 0) return;
     switch (s_.at_once) {
       case 1: multiply<1>(shared, in); break;
       case 2: multiply<2>(shared, in); break;
@@ -279,13 +299,13 @@ class ProductOfRegisters {
   __device__ __forceinline__ void multiply(const Shared<M>& shared, const typename M::scalar_t* in) const {
 #pragma unroll 1
     for (int sample = 0; sample < s_.batch; sample += M::kBatch * kTiles) {
-      M::template multiply<kTiles>(W_, steps_, in + sample * s_.ld_in, s_.ld_in,
+      M::template multiply<kTiles>(W_, tiles_, steps_, apart_, in + sample * s_.ld_in, s_.ld_in,
                                    shared.partial + (split_ * s_.batch + sample) * s_.ld_partial + row_, s_.ld_partial);
     }
   }
 
   const Sizes& s_;
-  int row_, split_, begin_, steps_;
+  int row_, split_, begin_, apart_, tiles_, steps_;
   uint32_t W_[kSteps][4];
 };
 

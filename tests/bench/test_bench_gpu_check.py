@@ -38,7 +38,7 @@ def gpu_host(tmp_path: Path) -> dict[str, str]:
     tools = tmp_path / "tools"
     tools.mkdir()
     scripts = {
-        "python3": 'if [ -n "$BROKEN" ]; then case "$*" in *$BROKEN*) exit 7;; esac; fi; echo "python3 $*"',
+        "python3": '[ -z "$BROKEN" ] || case "$*" in *$BROKEN*) exit 7;; esac; echo "$GPU_REPEATS python3 $*"',
         "nvidia-smi": 'echo "one GPU"',
         "compute-sanitizer": 'echo "compute-sanitizer $*"; while [ "$1" != python3 ]; do shift; done; "$@"',
     }
@@ -88,6 +88,15 @@ def test_gpu_check_runs_every_step_into_one_folder(tmp_path: Path, gpu_host: dic
     }
     for step, command in commands.items():
         assert command in (out / f"{step}.log").read_text(), step
+
+
+def test_gpu_check_repeats_a_test_that_there_is_ten_thousand_times(tmp_path: Path, gpu_host: dict[str, str]) -> None:
+    gpu_check(tmp_path / "out", "repeat", **gpu_host)
+    command = (tmp_path / "out" / "repeat.log").read_text()
+    assert command.startswith("10000 python3 -m pytest -m gpu")
+    wanted = command.split()[-1]
+    tests = (PROJECT / "tests" / "cuda" / "test_gpu.py").read_text()
+    assert f"def test_{wanted}(engine, dtype):" in tests and '"GPU_REPEATS"' in tests
 
 
 @pytest.mark.parametrize(

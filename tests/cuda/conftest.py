@@ -12,7 +12,9 @@ from tests.problems import CONSTANTS
 
 SOURCES = [
     *sorted(
-        path for path in (toolchain.REPO / "csrc").glob("*.cpp") if path.name not in ("module.cpp", "layer_node.cpp")
+        path
+        for path in (toolchain.REPO / "csrc").glob("*.cpp")
+        if path.name not in ("module.cpp", "layer_node.cpp", "plain_call.cpp")
     ),
     toolchain.REPO / "csrc/cuda/backend.cpp",
     toolchain.REPO / "csrc/cuda/mask_ops.cpp",

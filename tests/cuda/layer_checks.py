@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_cuda import reference
-from tests.problems import CONSTANTS, OUTPUTS, Problem, random_noise, random_problem, relative_error
+from tests.problems import CONSTANTS, INPUTS, OUTPUTS, Problem, random_noise, random_problem, relative_error
 
 Layer = Callable[..., tuple[Tensor, Tensor, Tensor]]
 ALL_FEATURES = {"mask_x": "BI", "mask_h": "BH", "mask_g": "TBH", "lengths": True}
@@ -57,6 +57,27 @@ def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> 
     """No result differs in a single bit."""
     assert actual.keys() == expected.keys()
     assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
+
+
+def runs_that_differ(layer: Layer, problem: Problem, repeats: int) -> int:
+    """How many forwards and backwards of the same call differ in a bit from the first, which has to be finite.
+
+    Compared where they are, so that nothing waits for a GPU between two runs.
+    """
+    leaves = [problem.inputs[name].requires_grad_() for name in INPUTS]
+    upstream = list(problem.upstream.values())
+
+    def results() -> Tensor:
+        output = layer(*leaves, **problem.options)
+        parts = (*output, *torch.autograd.grad(output, leaves, upstream))
+        return torch.cat([part.detach().flatten() for part in parts])
+
+    expected = results()
+    assert expected.isfinite().all()
+    different = torch.zeros((), dtype=torch.int64, device=expected.device)
+    for _ in range(repeats):
+        different += (results() != expected).any()
+    return int(different)
 
 
 def leaving_unused(unused: tuple[str, ...], layer: Layer) -> Layer:

@@ -5,6 +5,7 @@
 // it, at places drawn at random. Where W_hh is in registers, the bits are those of the same tiling with it in shared
 // memory.
 //   recurrence_driver <recurrences of each dtype> [<samples at most>]
+// Of a build for an A100 (EMULATED_SM=80), on the engines that it has.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -23,7 +24,10 @@ using namespace rnndrop;
 using cuda::Engine;
 
 int64_t max_B = 11;
-long launches_in_registers = 0;
+// With W_hh in registers, and of those the ones in which a warp has several tiles of rows, by engine.
+long launches_in_registers = 0, with_more_tiles[5] = {};
+
+bool has_clusters() { return emu::device.major >= 9; }
 
 // n random elements, or none at all.
 template <class T>
@@ -210,13 +214,14 @@ class Launch {
     const cuda::RecurrenceShape sizes{kind.dtype, kind.tf32, shape.T, shape.B, shape.H, backward};
     const int64_t tile = cuda::warp_tile(cuda::math_of(sizes), kind.dtype).batch;
     cuda::Plan& plan = launch_.plan;
-    plan.engine = Engine(one_of({int64_t(Engine::block), int64_t(Engine::cluster), int64_t(Engine::grid)}));
+    plan.engine = Engine(one_of({int64_t(Engine::block), int64_t(Engine::grid), int64_t(Engine::cluster)}));
+    if (plan.engine == Engine::cluster && !has_clusters()) plan.engine = Engine::grid;
     const int64_t blocks = plan.engine == Engine::block ? 1 : one_of({2, 3, 5});
     int64_t batch = tile * one_of({1, 2, 4});
     const int64_t cells = cuda::max_threads(cuda::size_of(kind.dtype), true) * cuda::kCellsOfThread;
     while (batch * cuda::make_tiling(sizes, blocks, batch).units > cells) batch /= 2;
     plan.tiling = cuda::make_tiling(sizes, blocks, batch, 1, /*in_registers=*/true);
-    if (!coin() || !cuda::fits_in_registers(plan.engine, plan.tiling, sizes)) {
+    if (!coin() || !cuda::fits_in_registers(plan.tiling, sizes)) {
       plan.tiling = cuda::make_tiling(sizes, blocks, batch, plan.engine == Engine::grid ? one_of({1, 2, 3, 4}) : 1);
     }
     plan.tiling.prefetch = one_of({0, 1, 2});
@@ -232,6 +237,12 @@ class Launch {
     }
   }
   const cuda::RecurrenceLaunch& get() const { return launch_; }
+  void count_in_registers(const Kind& kind) const {
+    const auto& [engine, tiling] = std::tie(launch_.plan.engine, launch_.plan.tiling);
+    ++launches_in_registers;
+    const int64_t tiles = cuda::ceil_div(tiling.rows, cuda::warp_tile(cuda::Math::half, kind.dtype).rows);
+    if (tiles * tiling.splits > tiling.threads / 32) ++with_more_tiles[static_cast<int>(engine)];
+  }
   // The same, W_hh in shared memory.
   cuda::RecurrenceLaunch in_shared_memory(const Kind& kind) const {
     cuda::RecurrenceLaunch other = launch_;
@@ -303,7 +314,7 @@ void check_forward(Problem<scalar_t>& p, const Kind& kind, const Result& expecte
     expect_all("c", in, out.c, expected.c, kind.tolerance);
   }
   if (!in.tiling.in_registers) return;
-  ++launches_in_registers;
+  launch.count_in_registers(kind);
   ForwardOutputs<scalar_t> other(T, B * H, save);
   run_forward(other, p, kind, launch.in_shared_memory(kind), save, n_first);
   expect_same_bits("bits of y", in, out.y, other.y);
@@ -353,7 +364,7 @@ void check_backward(Problem<scalar_t>& p, const Kind& kind, const Result& forwar
   };
   const BackwardOutputs<scalar_t> out = run(launch.get());
   if (in.tiling.in_registers) {
-    ++launches_in_registers;
+    launch.count_in_registers(kind);
     const BackwardOutputs<scalar_t> other = run(launch.in_shared_memory(kind));
     expect_same_bits("bits of da", in, out.da, other.da);
     expect_same_bits("bits of dh_0", in, out.dh_0, other.dh_0);
@@ -393,7 +404,8 @@ void check(const Kind& kind, int count) {
   }
 }
 
-// These are no engines of the recurrence, or keep no W_hh in registers, and must not be taken for one that does.
+// These are no engines of the recurrence, or plain units, which keep no W_hh in registers, and must not be taken for
+// what does.
 void check_what_has_no_kernel() {
   struct {
     Engine engine;
@@ -410,6 +422,18 @@ void check_what_has_no_kernel() {
     } catch (const std::logic_error&) {  // as it should
     }
   }
+}
+
+// On a GPU without clusters no plan has any, and a launch of one is refused before it is made.
+void check_clusters_are_known() {
+  cuda::Plan plan;
+  plan.engine = Engine::cluster;
+  plan.tiling = cuda::make_tiling({Dtype::float32, false, 1, 4, 64, false}, 2, 4);
+  plan.shared_memory = cuda::shared_memory_of(plan.engine, plan.tiling, Dtype::float32);
+  const int64_t at_once = cuda::RecurrenceKernels<cuda::Float32>::groups_at_once(plan, false, false);
+  if ((at_once > 0) == has_clusters()) return;
+  std::printf("FAIL %ld clusters run at once on a GPU of sm_%d0\n", at_once, emu::device.major);
+  ++failures;
 }
 
 }  // namespace
@@ -429,11 +453,16 @@ int main(int argc, char** argv) {
   check<__half>({Dtype::float16, false, 4e-3}, count);
 #endif
   check_what_has_no_kernel();
-  if (launches_in_registers == 0) {
-    std::printf("FAIL no launch had W_hh in registers\n");
+  check_clusters_are_known();
+  constexpr int kEnough = 20;  // for chance to draw each way
+  if (launches_in_registers == 0 || (count >= kEnough && with_more_tiles[static_cast<int>(Engine::block)] == 0)) {
+    std::printf("FAIL no launch had W_hh in registers, or no block several tiles of it a warp\n");
     ++failures;
   }
-  std::printf("%u launches, %ld with W_hh in registers, %ld failures\n", emu::stats.launches, launches_in_registers,
-              failures);
+  std::printf(
+      "%u launches, %ld with W_hh in registers (several tiles a warp: block %ld, cluster %ld, grid %ld), %ld "
+      "failures\n",
+      emu::stats.launches, launches_in_registers, with_more_tiles[static_cast<int>(Engine::block)],
+      with_more_tiles[static_cast<int>(Engine::cluster)], with_more_tiles[static_cast<int>(Engine::grid)], failures);
   return failures != 0;
 }

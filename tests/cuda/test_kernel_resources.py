@@ -29,7 +29,7 @@ HOW = "run `python tests/cuda/kernel_resources.py` and commit bench/results/cuda
 def expected_kernels():
     """(file, kernel): masks by an entry's width; steps by dtype, vector and noise; recurrences by engine and noise.
 
-    Where tensor cores and several blocks share W_hh, another recurrence keeps 32 k-steps of it in a warp's registers.
+    On tensor cores another recurrence keeps 32 k-steps of W_hh in a warp's registers.
     """
     for bits in ("unsigned short", "unsigned int", "unsigned long"):
         yield "mask_kernel.cu", f"masks_kernel<{bits}>"
@@ -42,7 +42,7 @@ def expected_kernels():
     for math, way, engine, noise in product(
         ("Float64", "Float32", "Tf32", "Bfloat16", "Float16"), ways, ("block", "cluster", "grid"), noises
     ):
-        in_registers = (0,) if engine == "block" or math in ("Float64", "Float32") else (0, 32)
+        in_registers = (0,) if math in ("Float64", "Float32") else (0, 32)
         for steps in in_registers:
             yield f"recurrence_{math.lower()}.cu", f"recurrence_{way}_kernel<{math}, {engine}, {noise}, {steps}>"
 

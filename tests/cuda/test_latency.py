@@ -15,7 +15,8 @@ SMALL = ("5", "1", "8", "64")
 BARRIERS = ["__syncthreads", "cluster barrier", "grid barrier by a flag", "grid.sync"]
 BARRIERS += ["grid barrier by a flag with relaxed polls", "grid barrier by a flag behind stores"]
 EXCHANGES = ["cluster exchange", "cluster exchange by st.async", "grid exchange by epochs"]
-LOADS = ["distributed shared memory load", "L2 load", "L2 tile by cp.async"]
+LOADS = ["distributed shared memory load", "L2 load", "L2 tile by cp.async", "L2 tile in bulk"]
+LOADS += [f"L2 tile in bulk by {blocks} blocks for each other" for blocks in (2, 4)]
 PRODUCTS = ["mma m16n8k16 bf16", "mma m16n8k8 tf32"]
 
 
@@ -44,6 +45,7 @@ MISTAKES = {
         "while ((kAcquirePolls ? ld_acquire(flag) : ld_relaxed(flag)) < arrivals) spin_pause();",
         "(void)arrivals;",
     ),
+    "L2 tile in bulk by 2 blocks for each other": ("(1u << blocks) - 1", "1u << cluster.block_rank()"),
     "grid exchange by epochs": ("for (; unit.low != epoch; unit = ld_relaxed128(of_round + k)) spin_pause();", ""),
 }
 

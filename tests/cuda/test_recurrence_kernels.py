@@ -30,6 +30,15 @@ def test_definition_under_weak_memory(schedule):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("schedule", toolchain.SCHEDULES)
+def test_definition_on_a_gpu_without_clusters(schedule):
+    """As compiled for sm_80, within an A100's limits: what clusters need is not even declared."""
+    defines = DEFINES | {"EMULATED_SM": 80}
+    program = toolchain.build_program("recurrence_driver_sm80", ONE_DTYPE_A_TILE, defines=defines)
+    done = toolchain.run(program, "20", schedule=schedule)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize(("sanitize", "count"), [("address", 12), ("thread", 5)])
 def test_sanitizers_find_nothing(sanitize, count):
     program = toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, sanitize=sanitize, defines=DEFINES)

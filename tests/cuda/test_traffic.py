@@ -37,7 +37,7 @@ def off_by(row: dict[str, str]) -> float:
 @pytest.mark.parametrize("schedule", ["fifo", "rand1"])
 def test_a_step_moves_what_the_plan_reckons_with(schedule):
     rows = counts(toolchain.build_program("traffic", SOURCES), schedule)
-    assert len(rows) == 8 * 2 * 3
+    assert len(rows) == 9 * 2 * 3
     assert [row for row in rows if off_by(row)] == []
     moved = {(row["engine"], row["what"]) for row in rows if float(row["counted"])}
     exchanges = {("cluster", "other blocks"), ("grid", "second cache")}

@@ -105,7 +105,8 @@ void count(const Case& of, bool backward) {
 
 int main() {
   const Case cases[] = {
-      {Engine::block, Dtype::bfloat16, 8, 64},
+      {Engine::block, Dtype::bfloat16, 8, 64},  // B, H; registers, pieces
+      {Engine::block, Dtype::bfloat16, 8, 64, true},
       {Engine::cluster, Dtype::bfloat16, 16, 128},
       {Engine::cluster, Dtype::bfloat16, 16, 128, true},
       {Engine::cluster, Dtype::float32, 16, 64},

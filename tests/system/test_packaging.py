@@ -19,6 +19,8 @@ import pytest
 import torch
 from installs import PROJECT, SITE_PACKAGES, copy_sources, make_environment, run
 
+from build_backend.flags import compiler_flags
+
 needs_sources = pytest.mark.skipif(not (PROJECT / "setup.py").exists(), reason="not run from the source folder")
 needs_cpu_torch = pytest.mark.skipif(torch.version.cuda is not None, reason="torch is a CUDA build")
 pytestmark = needs_sources
@@ -46,6 +48,18 @@ def installed_info(python: Path) -> str:
 
 
 # ---------------------------------------------------------------- decisions
+
+
+def test_flags_are_for_the_compiler_by_what_it_calls_itself() -> None:
+    gcc, clang_16, clang_19 = (
+        compiler_flags(banner)
+        for banner in ("g++ (Debian 12.2.0) 12.2.0", "Debian clang version 16.0.6 (15~deb12u1)", "clang version 19.1.7")
+    )
+    assert "-fvect-cost-model=dynamic" in gcc and "-ffp-contract=fast" not in gcc
+    assert "-disable-vector-combine" in clang_16
+    assert "-disable-vector-combine" not in clang_19
+    assert all("-Werror=ignored-attributes" in flags for flags in (clang_16, clang_19))
+
 
 # setup.py under a torch that says it was built with CUDA; its kernels are never compiled here.
 WITH_CUDA_TORCH = """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.mc_dropout import drops, mc_predict
-from rnndrop_cuda.seminar.data.text import START, UNKNOWN, tokenize
+from rnndrop_cuda.seminar.data.text import START, UNKNOWN, tokenize, without_line_breaks
 
 BATCH = 128  # texts of similar length that are computed together
 
@@ -44,7 +44,7 @@ class Prediction:
 
 def encode(text: str, id_of: dict[str, int], maxlen: int | None, contractions: str = "keep") -> Encoded:
     """The text's ids, start included: all of them, or the first maxlen. id_of: as ids_of_words gives it."""
-    words = tokenize(text, contractions)[: None if maxlen is None else maxlen - 1]
+    words = tokenize(without_line_breaks(text), contractions)[: None if maxlen is None else maxlen - 1]
     ids = [id_of.get(word, UNKNOWN) for word in words]
     return Encoded([START, *ids], len(ids), ids.count(UNKNOWN))
 

@@ -24,7 +24,15 @@ from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.mc_dropout import drops, mc_predict
 from rnndrop_cuda.presets import GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.seminar.data.ids import Rows
-from rnndrop_cuda.seminar.data.text import PADDING, SPECIAL_WORDS, START, UNKNOWN, find_words, ids_of_words
+from rnndrop_cuda.seminar.data.text import (
+    PADDING,
+    SPECIAL_WORDS,
+    START,
+    UNKNOWN,
+    find_words,
+    ids_of_words,
+    without_line_breaks,
+)
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, lstm_weights
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.pooling import pool_each_step
@@ -123,7 +131,7 @@ def read(text: str, vocabulary: Sequence[str], maxlen: int | None, contractions:
     id_of = ids_of_words(vocabulary, contractions)
     if not id_of:
         raise ValueError("vocabulary: expected words, got ranks instead: no text can be read with it")
-    words = find_words(text, contractions)
+    words = find_words(without_line_breaks(text), contractions)
     if not words:
         raise ValueError("text: expected at least one word, got none")
     found = len(words)

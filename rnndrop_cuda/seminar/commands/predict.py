@@ -13,7 +13,7 @@ from rnndrop_cuda.seminar.analysis.predict import Encoded, Prediction, encode, p
 from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
 from rnndrop_cuda.seminar.commands.train_options import OUT
-from rnndrop_cuda.seminar.data.text import ids_of_words, tokenize
+from rnndrop_cuda.seminar.data.text import ids_of_words, tokenize, without_line_breaks
 from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint
 
 FIGURES = ("label", "probability", "std", "entropy", "mutual_information")
@@ -68,7 +68,7 @@ def _texts(args: argparse.Namespace) -> list[str]:
             source, texts = "standard input", sys.stdin.read().splitlines()
         except UnicodeDecodeError as error:
             raise ValueError(f"standard input: expected UTF-8, got {error.reason} at byte {error.start}") from error
-    texts = [text.strip() for text in texts if tokenize(" ".join(text.split()))]
+    texts = [text.strip() for text in texts if tokenize(without_line_breaks(" ".join(text.split())))]
     if not texts:
         where = f" in {args.file}" if source == "file" else ""
         raise ValueError(f"{source}: expected at least one word, got none{where}")

@@ -10,6 +10,7 @@ PADDING, START, UNKNOWN, _ = range(len(SPECIAL_WORDS))  # their ids
 
 KERAS_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 
+_LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _BETWEEN_FILTERS = re.compile(f"[^ {re.escape(KERAS_FILTERS)}]+")
 _FILTERS_TO_SPACES = str.maketrans(KERAS_FILTERS, " " * len(KERAS_FILTERS))
 # In Unicode and, read as Latin-1, in the Windows code page that many of the reviews were written in.
@@ -32,6 +33,14 @@ def tokenize(text: str, contractions: str = "keep") -> list[str]:
         return [word for word in text.lower().translate(_FILTERS_TO_SPACES).split(" ") if word]
     separated = _CONTRACTION.sub(r" \1", text.lower().translate(_MARKS_TO_ASCII).translate(_FILTERS_TO_SPACES))
     return [word for word in map(_without_quotes, separated.split()) if word]
+
+
+def without_line_breaks(text: str) -> str:
+    """The text with each of HTML's line breaks as so many spaces, for a model to read: `<br />` is no word.
+
+    The matrices that models are trained on keep Keras' word "br" for it, as Keras' own file of ids does.
+    """
+    return _LINE_BREAK.sub(lambda found: " " * len(found.group()), text)
 
 
 def find_words(text: str, contractions: str = "keep") -> list[tuple[int, int, str]]:

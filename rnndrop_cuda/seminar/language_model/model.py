@@ -8,13 +8,16 @@ next one, whose gradient does not go back beyond it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rnndrop_cuda.seminar.dropout import LayerDropout
 from rnndrop_cuda.seminar.embedding import DroppingEmbedding
+from rnndrop_cuda.seminar.language_model.softmax import cross_entropy, linear
 
 State = tuple[Tensor, ...]
 """h and c of each layer in turn, [1, B, H] each."""
@@ -35,7 +38,7 @@ class FullHead(nn.Module):
 
     def forward(self, h: Tensor, targets: Tensor) -> Tensor:
         """h [N, H], targets [N] -> -log p of each."""
-        return F.cross_entropy(self._scores(h), targets, reduction="none")
+        return cross_entropy(self._scores(h), targets)
 
     def log_probabilities(self, h: Tensor) -> Tensor:
         """h [N, H] -> [N, V]."""
@@ -43,7 +46,7 @@ class FullHead(nn.Module):
 
     def _scores(self, h: Tensor) -> Tensor:
         (embedding,) = self._embedding
-        return F.linear(h, self.weight if embedding is None else embedding.weight, self.bias)
+        return linear(h, self.weight if embedding is None else embedding.weight, self.bias)
 
 
 class AdaptiveHead(nn.Module):
@@ -56,9 +59,27 @@ class AdaptiveHead(nn.Module):
         self.softmax = nn.AdaptiveLogSoftmaxWithLoss(n_hidden, n_words, cutoffs or [n_words - 1], div_value)
 
     def forward(self, h: Tensor, targets: Tensor) -> Tensor:
-        """As FullHead's."""
-        log_probabilities: Tensor = self.softmax(h, targets).output
-        return -log_probabilities
+        """As FullHead's; what the module's own forward gives, which knows neither `linear` nor `cross_entropy`.
+
+        A frequent word is scored by the head, another one by that cluster's score in the head and its own in the
+        cluster's tail; a tail that no target is in is left out.
+        """
+        head, ends = self.softmax.head, self.softmax.cutoffs
+        tails: Any = self.softmax.tail
+        in_head, of_tail = targets, []
+        for k, (begin, end) in enumerate(itertools.pairwise(ends)):
+            inside = (targets >= begin) & (targets < end)
+            in_head = in_head.masked_fill(inside, self.softmax.shortlist_size + k)
+            of_tail.append(inside.nonzero().squeeze(1))
+        losses = cross_entropy(linear(h, head.weight, head.bias), in_head)
+        rows, sizes = torch.cat(of_tail), [len(rows) for rows in of_tail]
+        parts = zip(h.index_select(0, rows).split(sizes), targets[rows].split(sizes), tails, ends, strict=False)
+        found = [
+            cross_entropy(linear(linear(inputs, tail[0].weight), tail[1].weight), words - begin)
+            for inputs, words, tail, begin in parts
+            if len(words)
+        ]
+        return losses.index_add(0, rows, torch.cat(found)) if found else losses
 
     def log_probabilities(self, h: Tensor) -> Tensor:
         return self.softmax.log_prob(h)

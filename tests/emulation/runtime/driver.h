@@ -18,13 +18,15 @@ constexpr int kSharedBytesWithoutAsking = 48 << 10;
 constexpr unsigned kPortableClusterBlocks = 8;
 constexpr int kMultiprocessorRegisters = 65536;
 
-// An H100, or what a test makes of it.
+// The emulated GPU, or what a test makes of it.
 struct Device {
-  int major = 9;
-  int shared_bytes = kMaxSharedBytes;                        // of a block
-  std::vector<int> gpcs = {18, 18, 18, 16, 16, 16, 16, 14};  // multiprocessors of each; a cluster lies within one
-  int ptx_version = 90;                                      // of the PTX, or source, that its code was compiled from
-  int registers = 128;                                       // of a thread of any kernel
+  int major = EMULATED_SM / 10;
+  int shared_bytes = kMaxSharedBytes;  // of a block
+  // Multiprocessors of each GPC; a cluster lies within one.
+  std::vector<int> gpcs =
+      kHopper ? std::vector<int>{18, 18, 18, 16, 16, 16, 16, 14} : std::vector<int>{16, 16, 16, 16, 16, 14, 14};
+  int ptx_version = EMULATED_SM;  // of the PTX, or source, that its code was compiled from
+  int registers = 128;            // of a thread of any kernel
 };
 
 struct Function {

@@ -18,14 +18,19 @@
 #include "fiber.h"
 #include "weak_memory.h"
 
+// The GPU: an H100 or H200, or, of a build that asks for it by 80, an A100, which has no clusters.
+#ifndef EMULATED_SM
+#define EMULATED_SM 90
+#endif
+
 namespace emu {
 
+constexpr bool kHopper = EMULATED_SM >= 90;
 constexpr int kWarpSize = 32;
 constexpr unsigned kMaxBlockThreads = 1024;
-constexpr unsigned kMaxClusterBlocks = 16;
-// Limits of an H100 and H200.
-constexpr size_t kMaxSharedBytes = 232448;
-constexpr unsigned kMultiprocessors = 132;
+constexpr unsigned kMaxClusterBlocks = kHopper ? 16 : 1;
+constexpr size_t kMaxSharedBytes = kHopper ? 232448 : 166912;
+constexpr unsigned kMultiprocessors = kHopper ? 132 : 108;
 constexpr unsigned kMultiprocessorThreads = 2048;
 constexpr size_t kReservedSharedBytes = 1024;  // taken by the system from every block
 // Limits of the emulation.

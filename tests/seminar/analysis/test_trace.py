@@ -164,6 +164,16 @@ def test_a_text_is_cut_where_the_tokeniser_cuts_it(contractions, text):
     assert together + reading.rest == text
 
 
+def test_a_line_break_of_html_is_no_word():
+    """Not even to a model that was trained on Keras' "br"; it stays in the text that is shown."""
+    text = "good<br /><BR>br film<br/>"
+    reading = read(text, [*VOCABULARY[:4], "br", "good", "film"], None)
+    assert reading.words == ["good", "br", "film"]
+    assert reading.ids == [5, 4, 6]
+    assert reading.before == ["", "<br /><BR>", " "]
+    assert reading.rest == "<br/>"
+
+
 def test_a_reading_keeps_what_was_written():
     reading = read(TEXT, VOCABULARY, MAXLEN)
     assert reading.words == READ

@@ -15,9 +15,12 @@ from checkpoints import save_checkpoint
 from command_line import status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from language_model_runs import SMALL as SMALL_TEXT
+from language_model_runs import language_model, write_text
 from train_runs import SMALL, train
 
 import rnndrop_command
+from rnndrop_cuda.seminar.commands.language_model_options import evaluate_parser, generate_parser, train_parser
 
 EVERY = functools.partial(
     settings, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -27,7 +30,16 @@ TEXTS = ["", "a", "GalLSTM", "GalLSTM:0.5", "nn.LSTM", "MyLSTM:1", "cpu", "meta"
 PATHS = [".", "nowhere", "file", "folder", "folder/nowhere", "reviews.npz", "run", "damaged.npz", "/dev/null"]
 HUGE = str(10**12)
 # As many as asked for are made or run, one after the other: what is slow is no error.
-COUNTED = {"--epochs", "--seeds", "--samples", "--num-layers", "--top-reviews", "--vocab-size", "--patience"}
+COUNTED = {
+    "--epochs",
+    "--seeds",
+    "--samples",
+    "--num-layers",
+    "--top-reviews",
+    "--vocab-size",
+    "--patience",
+    "--tokens",
+}
 LEFT_OUT = {"--help", "--print_shtab", "--compile", "--paper", "--config"}
 STATUSES = {0, 1, 2}
 
@@ -52,9 +64,9 @@ def flags(command):
 
 
 @st.composite
-def arguments(draw, command):
-    """Up to three flags, each with a value, a wrong one more often than not."""
-    chosen = draw(st.lists(st.sampled_from(sorted(flags(command).items(), key=str)), max_size=3, unique_by=str))
+def arguments(draw, options):
+    """Up to three of these flags, each with a value, a wrong one more often than not."""
+    chosen = draw(st.lists(st.sampled_from(sorted(options.items(), key=str)), max_size=3, unique_by=str))
     line = []
     for option, action in chosen:
         huge = [] if option in COUNTED else [HUGE, str(10**30)]
@@ -98,7 +110,29 @@ BASES = {
 @given(data=st.data())
 @EVERY(max_examples=25)
 def test_flags(command, folder, data):
-    line = [command, *BASES[command], *data.draw(arguments(command))]
+    line = [command, *BASES[command], *data.draw(arguments(flags(command)))]
+    shutil.rmtree("out", ignore_errors=True)
+    assert status(rnndrop_command.main, *line) in STATUSES, line
+
+
+LANGUAGE_MODEL = {
+    "train": (train_parser, [*SMALL_TEXT, "--epochs", "1", "--text", "text", "text", "text", "--out", "out"]),
+    "evaluate": (evaluate_parser, ["--checkpoint", "words"]),
+    "generate": (generate_parser, ["--checkpoint", "words", "--tokens", "3"]),
+}
+
+
+@pytest.mark.parametrize("action", LANGUAGE_MODEL)
+@given(data=st.data())
+@EVERY(max_examples=20)
+def test_flags_of_the_language_model(action, folder, data):
+    if not (folder / "words").exists():
+        write_text(folder / "text", 20)
+        texts = ["--text", "text", "text", "text"]
+        assert language_model("train", *SMALL_TEXT, "--epochs", "1", *texts, "--out", "words") == 0
+    parser, base = LANGUAGE_MODEL[action]
+    known = {o: a for a in parser()._actions for o in a.option_strings if o.startswith("--") and o not in LEFT_OUT}
+    line = ["language-model", action, *base, *data.draw(arguments(known))]
     shutil.rmtree("out", ignore_errors=True)
     assert status(rnndrop_command.main, *line) in STATUSES, line
 

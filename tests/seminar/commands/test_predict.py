@@ -53,6 +53,13 @@ def test_predictions_are_those_of_the_model_on_the_ids_of_training(trained, tmp_
         assert rows[k]["label"] == ("positive" if rows[k]["probability"] > 0.5 else "negative")
 
 
+def test_a_line_break_of_html_is_no_word(trained, capsys):
+    assert ask("--checkpoint", trained, "--text", "good<br /><br />film", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["words"] == 2
+    assert ask("--checkpoint", trained, "--text", "<br />") == 2
+    assert "expected at least one word" in capsys.readouterr().err
+
+
 def test_texts_of_standard_input_and_lines_to_read(trained, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("good film\nxyzzy plugh\n\nbad\n"))
     assert ask("--checkpoint", trained) == 0

@@ -1,0 +1,348 @@
+"""The module's call that is all C++ (csrc/plain_call.h): which calls it takes, and that they give what the others give.
+
+``long_way`` has every option that keeps a call out of it; with it a call goes by rnndrop_cuda.functional.
+"""
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+from modules import assert_bit_for_bit, flat
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rnndrop_cuda import LSTM, GalLSTM, ops
+
+pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
+T, B, I, H = 4, 3, 5, 6
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """For each call of the module whether the C++ took it."""
+    results = []
+    original = ops.plain_call
+
+    def counted(*args):
+        result = original(*args)
+        results.append(result is not None)
+        return result
+
+    monkeypatch.setattr(ops, "plain_call", counted)
+    return results
+
+
+def long_way(layer, *args):
+    return layer(*args, return_masks=True)
+
+
+def eval_layer(**options):
+    return LSTM(I, H, **options).eval()
+
+
+def state(layer, dtype=torch.float32):
+    runs = layer.num_layers * (2 if layer.bidirectional else 1)
+    return torch.randn(runs, B, H, dtype=dtype), torch.randn(runs, B, H, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("with_hx", [True, False])
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, {"batch_first": True}, {"num_layers": 3}, {"bidirectional": True, "num_layers": 2}]
+)
+def test_gives_the_bits_of_the_long_way(taken, dtype, with_hx, options):
+    layer = eval_layer(dtype=dtype, **options)
+    hx = state(layer, dtype) if with_hx else None
+    for x in (torch.randn(B, T, I, dtype=dtype).transpose(0, 1), torch.randn(1, B, I, dtype=dtype)):
+        x = x.transpose(0, 1) if layer.batch_first else x
+        with torch.no_grad():
+            expected, found = long_way(layer, x, hx), layer(x, hx)
+        assert_bit_for_bit(found, expected)
+        for a, e in zip(flat(found), flat(expected), strict=True):
+            assert a.shape == e.shape
+            assert not a.requires_grad
+            assert a.stride() == e.stride()
+        assert not any(state._is_view() for state in found[1])
+    assert taken == [True] * 2
+
+
+def test_a_state_is_carried_from_step_to_step(taken):
+    layer, x = eval_layer(num_layers=2), torch.randn(T, B, I)
+    with torch.inference_mode():
+        hx, outputs = None, []
+        for x_t in x.split(1):
+            y, hx = layer(x_t, hx)
+            outputs.append(y)
+        y, (h_n, c_n) = long_way(layer, x)[:2]
+        assert hx[0].is_inference()
+    assert taken == [True] * T
+    torch.testing.assert_close([torch.cat(outputs), *hx], [y, h_n, c_n])
+
+
+def test_results_are_memory_of_their_own(taken):
+    layer, x = eval_layer(), torch.randn(1, B, I)
+    hx = state(layer)
+    with torch.no_grad():
+        y, (h_n, c_n) = layer(x, hx)
+        kept = [t.clone() for t in (*hx, x, layer.weight_hh_l0)]
+        for result in (y, h_n, c_n):
+            result.fill_(3)
+        assert taken == [True]
+        assert all(map(torch.equal, kept, (*hx, x, layer.weight_hh_l0)))
+        assert len({t.untyped_storage().data_ptr() for t in (y, h_n, c_n)}) == 3
+
+
+class Steps(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **kwargs or {})
+
+
+class Functions(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **kwargs or {})
+
+
+class Tagged(torch.Tensor):
+    pass
+
+
+def test_who_listens_sees_the_long_way(taken):
+    layer, x = eval_layer(), torch.randn(T, B, I)
+    hx = state(layer)
+    with torch.no_grad():
+        for listener in (Steps(), Functions(), torch.autocast("cpu", torch.bfloat16), torch.device("cpu")):
+            with listener:
+                layer(x, hx)
+        torch.func.vmap(layer, in_dims=1, out_dims=0)(torch.randn(T, 2, B, I))
+        assert type(layer(x.as_subclass(Tagged), hx)[0]) is Tagged
+        assert type(layer(x, (hx[0].as_subclass(Tagged), hx[1]))[0]) is Tagged
+        torch.jit.trace(layer, (x, hx), check_trace=False)
+        with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
+            layer(torch.autograd.forward_ad.make_dual(x, x), hx)
+    assert taken == [False] * len(taken)
+    assert len(taken) >= 8
+
+
+def test_what_is_differentiated_goes_the_long_way(taken):
+    layer, x = eval_layer(), torch.randn(T, B, I)
+    layer(x)[0].sum().backward()
+    assert layer.weight_ih_l0.grad is not None
+    layer.requires_grad_(False)
+    x.requires_grad_()
+    layer(x)[0].sum().backward()
+    assert x.grad is not None
+    assert taken == [False] * 2
+    layer(x.detach())
+    assert taken[-1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"cell_zoneout": 0.5}, {"hidden_zoneout": 0.5}, {"mc_dropout": True, "input_dropout": 0.5},
+     {"learn_initial_state": True}, {"proj_size": 2}, {"backend": "python"}],
+)  # fmt: skip
+def test_what_acts_in_eval_too_is_not_lost(taken, options):
+    layer, x = eval_layer(**options), torch.randn(T, B, I)
+    plain = LSTM(I, H, proj_size=options.get("proj_size", 0)).eval()
+    plain.load_state_dict(layer.state_dict(), strict=False)
+    if layer.learn_initial_state:
+        nn.init.ones_(layer.c_0)
+    with torch.no_grad():
+        found, without = layer(x), long_way(plain, x)
+    assert taken == []
+    assert torch.allclose(found[0], without[0], atol=1e-6) == ("backend" in options or "proj_size" in options)
+
+
+def test_an_option_that_is_set_later_counts(taken):
+    layer, x = eval_layer(), torch.randn(T, B, I)
+    with torch.no_grad():
+        layer(x)
+        layer.cell_zoneout = 0.5
+        assert not torch.equal(layer(x)[0], LSTM.from_torch(layer_without_noise(layer))(x)[0])
+        layer.cell_zoneout = 0.0
+        layer(x)
+        layer.train()
+        layer.input_dropout = 1.0
+        layer(x)
+    assert taken == [True] * 3  # and the copy's
+
+
+def layer_without_noise(layer):
+    lstm = nn.LSTM(I, H).eval()
+    lstm.load_state_dict(layer.state_dict())
+    return lstm
+
+
+def halved(layer):
+    with torch.no_grad():
+        layer.weight_hh_l0 /= 2
+
+
+def another_parameter(layer):
+    layer.weight_hh_l0 = nn.Parameter(torch.randn(4 * H, H))
+
+
+def registered(layer):
+    layer.register_parameter("weight_hh_l0", nn.Parameter(torch.randn(4 * H, H)))
+
+
+def loaded(layer):
+    layer.load_state_dict(LSTM(I, H).state_dict())
+
+
+def loaded_by_assignment(layer):
+    layer.load_state_dict(LSTM(I, H).state_dict(), assign=True)
+
+
+def through_data(layer):
+    layer.weight_hh_l0.data = torch.randn(4 * H, H)
+
+
+def a_buffer(layer):
+    del layer.weight_hh_l0
+    layer.register_buffer("weight_hh_l0", torch.randn(4 * H, H))
+
+
+def a_plain_tensor(layer):
+    del layer.weight_hh_l0
+    layer.weight_hh_l0 = torch.randn(4 * H, H)
+
+
+def normalised(layer):
+    """Gives the weight that was there."""
+    parametrizations.weight_norm(layer, "weight_hh_l0")
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.parametrize(
+    ("change", "is_plain"),
+    [
+        (halved, True),
+        (another_parameter, True),
+        (registered, True),
+        (loaded, True),
+        (loaded_by_assignment, True),
+        (through_data, True),
+        (a_buffer, False),
+        (a_plain_tensor, False),
+        (lambda layer: parametrize.register_parametrization(layer, "weight_hh_l0", Doubled()), False),
+        (normalised, False),
+        (lambda layer: parametrizations.spectral_norm(layer, "weight_hh_l0"), False),
+        (lambda layer: prune.random_unstructured(layer, "weight_hh_l0", 0.5), False),
+    ],
+)
+def test_weights_are_read_anew_in_every_call(taken, change, is_plain):
+    layer, x = eval_layer(), torch.randn(T, B, I)
+    with torch.no_grad():
+        before = layer(x)
+        change(layer)
+        layer.eval()
+        after, expected = layer(x), long_way(layer, x)
+    assert taken == [True, is_plain]
+    assert_bit_for_bit(after, expected)
+    assert torch.allclose(before[0], after[0]) == (change is normalised)
+
+
+def test_weights_given_for_one_call(taken):
+    layer, x = eval_layer(), torch.randn(T, B, I)
+    given = {name: torch.randn_like(p) for name, p in layer.named_parameters()}
+    with torch.no_grad():
+        found = torch.func.functional_call(layer, given, (x,))
+        other = LSTM(I, H).eval()
+        other.load_state_dict(given)
+        assert_bit_for_bit(found, long_way(other, x))
+    assert taken == [True]
+
+
+def test_dtype_that_changes(taken):
+    layer, x = eval_layer(), torch.randn(T, B, I)
+    with torch.no_grad():
+        layer(x)
+        assert layer.double()(x.double())[0].dtype is torch.float64
+        assert layer.to(torch.bfloat16)(x.bfloat16())[0].dtype is torch.bfloat16
+        with pytest.raises(ValueError, match="does not match weight dtype"):
+            layer(x)
+    assert taken == [True] * 3 + [False]
+
+
+WRONG = {
+    "features": (torch.randn(T, B, I + 1), None),
+    "dimensions": (torch.randn(T, B, I, 1), None),
+    "no steps": (torch.randn(0, B, I), None),
+    "dtype": (torch.randn(T, B, I, dtype=torch.float64), None),
+    "integers": (torch.ones(T, B, I, dtype=torch.int64), None),
+    "device": (torch.randn(T, B, I, device="meta"), None),
+    "no tensor": (None, None),
+    "hx of another batch": (torch.randn(T, B, I), (torch.randn(1, B + 1, H), torch.randn(1, B + 1, H))),
+    "hx of two layers": (torch.randn(T, B, I), (torch.randn(2, B, H), torch.randn(2, B, H))),
+    "hx of another dtype": (torch.randn(T, B, I), (torch.randn(1, B, H).double(), torch.randn(1, B, H).double())),
+    "h alone": (torch.randn(T, B, I), torch.randn(1, B, H)),
+    "hx on another device": (torch.randn(T, B, I), (torch.randn(1, B, H, device="meta"), torch.randn(1, B, H))),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_does_not_fit_is_refused_in_the_same_words(taken, wrong):
+    layer, given = eval_layer(), WRONG[wrong]
+    with torch.no_grad(), pytest.raises(Exception) as expected:  # noqa: PT011  the other call says which
+        long_way(layer, *given)
+    with torch.no_grad(), pytest.raises(type(expected.value)) as found:
+        layer(*given)
+    assert str(found.value) == str(expected.value)
+    assert taken == [False]
+
+
+def test_empty_batch_and_a_list_for_hx(taken):
+    layer = eval_layer()
+    with torch.no_grad():
+        y, (h_n, c_n) = layer(torch.randn(T, 0, I))
+        assert (y.shape, h_n.shape, c_n.shape) == ((T, 0, H), (1, 0, H), (1, 0, H))
+        x, hx = torch.randn(T, B, I), state(layer)
+        assert_bit_for_bit(layer(x, list(hx)), layer(x, hx))
+    assert taken == [True, False, True]
+
+
+def test_hooks_copies_and_presets(taken):
+    layer, x, seen = GalLSTM(I, H, dropout=0.5).eval(), torch.randn(T, B, I), []
+    layer.register_forward_pre_hook(lambda module, args: seen.append("before"))
+    layer.register_forward_hook(lambda module, args, output: seen.append("after"))
+    with torch.no_grad():
+        expected = layer(x)
+        assert seen == ["before", "after"]
+        assert_bit_for_bit(copy.deepcopy(layer)(x), expected)
+        layer._forward_hooks.clear()
+        layer._forward_pre_hooks.clear()
+        assert_bit_for_bit(pickle.loads(pickle.dumps(layer))(x), expected)
+    assert taken == [True] * 3
+
+
+def test_on_many_threads_while_a_weight_is_replaced(taken):
+    """The weights that a call began with are held until it ends."""
+    layer, x = LSTM(64, 64).eval(), torch.randn(2, 4, 64)
+    weights = [nn.Parameter(layer.weight_hh_l0.detach().clone()) for _ in range(2)]
+    expected = long_way(layer, x)[0].detach()
+    wrong = []
+
+    def call():
+        with torch.no_grad():
+            wrong.extend(not torch.equal(layer(x)[0], expected) for _ in range(100))
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for k in range(200):
+        layer.weight_hh_l0 = weights[k % 2]
+        weights[k % 2] = nn.Parameter(weights[k % 2].detach().clone())
+    for thread in threads:
+        thread.join()
+    assert len(wrong) == 400
+    assert not any(wrong)
+    assert taken == [True] * 400
