@@ -59,7 +59,7 @@ _STARTS: Mapping[str, Changes] = {
     "random": {"n_emb": 50},
     "language model": {"pretrained": LANGUAGE_MODEL, "gradual_unfreezing": True},
 }
-# With so many labels nothing is gained by freezing what a third of the epochs could train.
+# A recipe for little time: nothing is frozen. docs/seminar/pretraining.md has one that takes longer.
 _FINE_TUNING: Changes = {
     "layer": "GalLSTM:0.3",
     "embedding_dropout": 0.4,
