@@ -21,6 +21,7 @@ from glob import glob
 from pathlib import Path
 
 import torch
+from flags import compiler_flags
 from setuptools import Extension
 from setuptools.command.build_py import build_py
 from torch.utils import cpp_extension
@@ -130,24 +131,16 @@ def cuda_arch_list() -> str:
 def extension(with_cuda: bool) -> Extension:
     """The one extension module; its sources are found by folder."""
     sources = glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp")
-    # No floating-point traps: with them GCC keeps the branches of the cell's selects and vectorises nothing.
-    optimize = ["-O2", "-g0", "-ftree-vectorize", "-fno-trapping-math"]
-    if is_clang := "clang" in facts["compiler"]:
-        optimize += ["-ffp-contract=fast"]  # a * b + c in one instruction, GCC's default
-    else:
-        # At -O3 GCC takes four times as long for code that is no faster; calls of memcpy for 64 bytes are slower.
-        optimize += ["-fvect-cost-model=dynamic", "-fno-tree-loop-distribute-patterns"]
-    # A compiler that ignored what vectors a kernel is for would build slow kernels, and `rnndrop info` say otherwise.
-    checks = ["-Werror=ignored-attributes" if is_clang else "-Werror=attributes"]
+    flags = compiler_flags(facts["compiler"])
     nvcc = ["-O3"]
     if os.environ.get("RNNDROP_OPTIMIZE") == "0":
-        optimize, nvcc = ["-O0"], ["-O1", "-Xcicc=-O1", "-Xptxas=-O1"]
+        flags, nvcc = [*flags, "-O0"], ["-O1", "-Xcicc=-O1", "-Xptxas=-O1"]
     # Whose threads: see csrc/cpu/threads.cpp.
     libgomp = torch.backends.openmp.is_available() and sys.platform == "linux"
     options = {
         "include_dirs": [os.path.abspath("csrc")],
         "define_macros": [("RNNDROP_LIBGOMP", None)] if libgomp else [],
-        "extra_compile_args": {"cxx": [*optimize, *checks], "nvcc": nvcc},
+        "extra_compile_args": {"cxx": flags, "nvcc": nvcc},
     }
     if not with_cuda:
         return cpp_extension.CppExtension("rnndrop_cuda._C", sorted(sources), **options)

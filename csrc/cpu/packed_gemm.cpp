@@ -16,6 +16,14 @@ constexpr int kVectors = 2;  // of a panel's width
 // rows * kVectors sums, the panel's vectors and a broadcast have to fit into 16 registers, or AVX-512's and NEON's 32.
 constexpr int kRows_baseline = kBaselineRegisters == 32 ? 12 : 6, kRows_AVX2 = 6, kRows_AVX512 = 12;
 
+// Clang reads the elements of all IndexedRows before it multiplies one: rows * kVectors sums and as many elements as
+// rows have to fit, or sums are spilled.
+#ifdef __clang__
+constexpr int indexed_at_once(int rows) { return rows * 2 / 3; }
+#else
+constexpr int indexed_at_once(int rows) { return rows; }
+#endif
+
 // An addition takes about 4 cycles and two can start in each: fewer sums than that would wait for one another.
 constexpr int kSums = 8;
 
@@ -234,8 +242,9 @@ INLINE ProductOf<acc_t, A> product_of(const Product<acc_t>& product, const A& a)
     constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                             \
     const Rows<acc_t>&a = x.a, &b = y.a;                                                                        \
     if (a.columns || b.columns) {                                                                               \
-      multiply_blocks<rows, bytes>(out, product_of(x, IndexedRows<acc_t>{a.data, a.stride, a.columns}),         \
-                                   product_of(y, IndexedRows<acc_t>{b.data, b.stride, b.columns}), M);          \
+      multiply_blocks<indexed_at_once(rows), bytes>(                                                            \
+          out, product_of(x, IndexedRows<acc_t>{a.data, a.stride, a.columns}),                                  \
+          product_of(y, IndexedRows<acc_t>{b.data, b.stride, b.columns}), M);                                   \
     } else {                                                                                                    \
       multiply_blocks<rows, bytes>(out, product_of(x, PlainRows<acc_t>{a.data, a.stride}),                      \
                                    product_of(y, PlainRows<acc_t>{b.data, b.stride}), M);                       \
