@@ -80,6 +80,9 @@ def test_narrow_steps_converted_together(dtype, masks, sizes, threads):
         assert_error_at_most_twice_that_of_plain_torch(problem)
         first, again = problem.solve(cpu_layer), problem.solve(cpu_layer)
         assert all(torch.equal(first[name], again[name]) for name in first)
+        with torch.no_grad():  # no gates are saved: nothing is converted together
+            outputs = cpu_layer(*(problem.inputs[name] for name in INPUTS), **problem.options)
+        assert all(torch.equal(output, first[name]) for name, output in zip(OUTPUTS, outputs, strict=True))
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -46,8 +46,9 @@ class Forward {
         takes_x_along_(by_units_ && x_weight_.groups.size() == 1 && packs(x_weight_) &&
                        !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer)),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.H : 0),
-        widens_steps_(by_units_ && !keeps_h_tilde_ && widens_steps<S, T>(layer)),
-        has_gates_of_chunk_(takes_x_along_ ? widens_steps_ && layer.gates : is_16_bits<S> || !layer.gates),
+        // Gates that nobody saves are better not written at all.
+        widens_steps_(layer.gates && by_units_ && !keeps_h_tilde_ && widens_steps<S, T>(layer)),
+        has_gates_of_chunk_(takes_x_along_ ? widens_steps_ : is_16_bits<S> || !layer.gates),
         gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0),
         y_of_step_(widens_steps_ ? layer.B * layer.H : 0) {
     allocate(x_weight_, x_panels_);
@@ -154,19 +155,19 @@ class Forward {
         gates = static_cast<Acc*>(layer_.gates) + begin * layer_.B * kGates * layer_.H;
       if (!takes_x_along_) project_input(begin, n, mine, gates);
       const int64_t of_step = layer_.B * kGates * layer_.H;
-      const bool rounds_gates = widens_steps_ && layer_.gates;
-      for_each_piece(
-          layer_.order, begin, n, rounds_gates ? steps_widened_together(layer_) : n, [&](int64_t first, int64_t count) {
-            for_each_step(layer_.order, first, count, [&](int64_t t) {
-              run_step(t, gates ? gates + (t - begin) * of_step : nullptr, mine);
-              if (!mine.rows_split) team.barrier();
-            });
-            if (rounds_gates) {
-              convert_rows(static_cast<S*>(layer_.gates) + first * of_step, gates + (first - begin) * of_step, count,
-                           layer_.B, mine.rows_split ? mine.rows : team.share(layer_.B), kGates * layer_.H);
-            }
-          });
-      if (rounds_gates && !mine.rows_split) team.barrier();  // the chunk's may be overwritten
+      for_each_piece(layer_.order, begin, n, widens_steps_ ? steps_widened_together(layer_) : n,
+                     [&](int64_t first, int64_t count) {
+                       for_each_step(layer_.order, first, count, [&](int64_t t) {
+                         run_step(t, gates ? gates + (t - begin) * of_step : nullptr, mine);
+                         if (!mine.rows_split) team.barrier();
+                       });
+                       if (widens_steps_) {
+                         convert_rows(static_cast<S*>(layer_.gates) + first * of_step,
+                                      gates + (first - begin) * of_step, count, layer_.B,
+                                      mine.rows_split ? mine.rows : team.share(layer_.B), kGates * layer_.H);
+                       }
+                     });
+      if (widens_steps_ && !mine.rows_split) team.barrier();  // the chunk's may be overwritten
     });
   }
 
