@@ -66,6 +66,25 @@ def test_error_where_threads_share_out_the_units(dtype, masks):
     assert_error_at_most_twice_that_of_plain_torch(random_problem(9, 3, 33, 130, masks=masks, dtype=dtype))
 
 
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("sizes", [(40, 20, 6, 8), (45, 1, 5, 12), (30, 2, 300, 64), (9, 3, 33, 130), (3, 3, 64, 64)])
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "semeniuta-shared"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_narrow_steps_converted_together(dtype, masks, sizes, threads):
+    """The last of them are fewer; threads share out rows or units. The same bits every time."""
+    torch.set_num_threads(threads)
+    for lengths, reverse in itertools.product((False, True), (False, True)):
+        torch.manual_seed(0)
+        problem = random_problem(*sizes, masks=masks, lengths=lengths, reverse=reverse, dtype=dtype)
+        assert_error_at_most_twice_that_of_plain_torch(problem)
+        first, again = problem.solve(cpu_layer), problem.solve(cpu_layer)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        with torch.no_grad():  # no gates are saved: nothing is converted together
+            outputs = cpu_layer(*(problem.inputs[name] for name in INPUTS), **problem.options)
+        assert all(torch.equal(output, first[name]) for name, output in zip(OUTPUTS, outputs, strict=True))
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [False, True])
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "both", "zoneout", "untied-sample", "all"])

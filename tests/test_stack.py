@@ -195,6 +195,7 @@ def test_mask_between_layers_is_where_it_says():
 @pytest.mark.parametrize("given", [True, False])
 def test_compiles_without_graph_break(given):
     """Drawing every mask, or given them; a generator is what torch.compile cannot trace."""
+    torch._dynamo.reset()  # it stops at the eighth stack of a process, whatever file compiled the others
     layer, x = stack(learn_initial_state=True), normal(T, B, I)
     options = {"masks": layer.draw_masks(T, B)} if given else {}
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")

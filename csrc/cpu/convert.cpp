@@ -40,25 +40,37 @@ __attribute__((target("avx2,f16c"))) void to_float16_AVX2(c10::Half* out, const 
   convert_each(out + k, in + k, n - k);
 }
 
-// Whole vectors without a mask: a store that has one takes longer, and what is read next waits for it.
+// Without masks: a masked store takes longer, and what is read next waits for it. A row's end comes in halves, each
+// written and read as one.
 AVX512_KERNEL void from_float16_AVX512(float* out, const c10::Half* in, int64_t n) {
   int64_t k = 0;
   for (; k + 16 <= n; k += 16) _mm512_storeu_ps(out + k, widen(in + k, __mmask16(-1)));
-  if (k == n) return;
-  const __mmask16 lanes = first_lanes(n - k);
-  _mm512_mask_storeu_ps(out + k, lanes, widen(in + k, lanes));
-}
-AVX512_INLINE __m256i to_float16(__m512 numbers) {
-  return _mm512_cvtps_ph(numbers, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  if (n & 8) {
+    _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + k))));
+    k += 8;
+  }
+  if (n & 4) {
+    _mm_storeu_ps(out + k, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + k))));
+    k += 4;
+  }
+  for (; k < n; ++k) out[k] = _cvtsh_ss(in[k].x);
 }
 AVX512_KERNEL void to_float16_AVX512(c10::Half* out, const float* in, int64_t n) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   int64_t k = 0;
   for (; k + 16 <= n; k += 16) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k), to_float16(_mm512_loadu_ps(in + k)));
+    const __m256i rounded = _mm512_cvtps_ph(_mm512_loadu_ps(in + k), kNearest);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k), rounded);
   }
-  if (k == n) return;
-  const __mmask16 lanes = first_lanes(n - k);
-  _mm256_mask_storeu_epi16(out + k, lanes, to_float16(_mm512_maskz_loadu_ps(lanes, in + k)));
+  if (n & 8) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + k), _mm256_cvtps_ph(_mm256_loadu_ps(in + k), kNearest));
+    k += 8;
+  }
+  if (n & 4) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + k), _mm_cvtps_ph(_mm_loadu_ps(in + k), kNearest));
+    k += 4;
+  }
+  for (; k < n; ++k) out[k].x = _cvtss_sh(in[k], kNearest);
 }
 
 AVX512_KERNEL void from_bfloat16_AVX512(float* out, const c10::BFloat16* in, int64_t n) {

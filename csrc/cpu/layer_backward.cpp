@@ -19,6 +19,7 @@
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
 #include "cpu/weight_gradient.h"
+#include "cpu/widened_steps.h"
 
 namespace rnndrop::cpu {
 namespace {
@@ -43,6 +44,10 @@ class Backward {
         steps_(steps_per_chunk(layer, layer.B)),
         da_(steps_ * layer.B * kGates * layer.H),
         dh_tilde_(is_16_bits<S> ? size_of_dh_tilde() : 0),
+        widens_steps_(!masks_h_rows_ && widens_steps<S, T>(layer)),
+        steps_together_(widens_steps_ ? std::min(steps_widened_together(layer), steps_) : steps_),
+        gates_(widens_steps_ ? steps_together_ * layer.B * kGates * layer.H : 0),
+        dy_(widens_steps_ && layer.dy ? steps_together_ * layer.B * layer.H : 0),
         dW_ih_(x_weight_, layer.dW_ih, layer.need_dW, rows_of_piece(steps_ * layer.B), in_several_pieces()),
         dW_hh_(h_weight_, layer.dW_hh, layer.need_dW, rows_of_piece(steps_ * layer.B), in_several_pieces()) {
     if (mask_x_.is_spread) {
@@ -147,20 +152,26 @@ class Backward {
 
     const TimeOrder backwards{layer_.T, !layer_.order.reverse};
     for_each_chunk(backwards, steps_, [&](int64_t begin, int64_t n) {
-      for_each_step(backwards, begin, n, [&](int64_t t) {
-        T* da = da_.data() + (t - begin) * B * kGates * H;
-        const StepBackward step = step_at(t, da);
-        if (mine.by_rows) {
-          for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
-            step_backward(step, {b, b + M, 0, H}, acc_gradients(t, da));
-            input_gradient_of_h(da, b, M, mine, scratch);
-          });
-        } else {
-          step_backward(step, {0, B, mine.units.begin, mine.units.end}, acc_gradients(t, da));
-          team.barrier();
-          for_each_block(mine.rows, kRowBlock,
-                         [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine, scratch); });
+      for_each_piece(backwards, begin, n, steps_together_, [&](int64_t first, int64_t count) {
+        if (widens_steps_) {
+          widen_steps(first, count, mine.by_rows ? mine.rows : team.share(B));
+          if (!mine.by_rows) team.barrier();
         }
+        for_each_step(backwards, first, count, [&](int64_t t) {
+          T* da = da_.data() + (t - begin) * B * kGates * H;
+          const StepBackward step = step_at(t, t - first, da);
+          if (mine.by_rows) {
+            for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
+              step_backward(step, {b, b + M, 0, H}, acc_gradients(t, da));
+              input_gradient_of_h(da, b, M, mine, scratch);
+            });
+          } else {
+            step_backward(step, {0, B, mine.units.begin, mine.units.end}, acc_gradients(t, da));
+            team.barrier();
+            for_each_block(mine.rows, kRowBlock,
+                           [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine, scratch); });
+          }
+        });
       });
       team.barrier();  // da of the chunk is complete
 
@@ -192,6 +203,16 @@ class Backward {
     });
     if (layer_.need_dW && !rows_.all()) zero_dropped_rows(team.share(kGates * H));
     if (mask_h_.is_spread) mask_dh_tilde(mine);
+  }
+
+  // gates and dy of n steps, a member's share of the batch.
+  void widen_steps(int64_t begin, int64_t n, const Range& rows) const {
+    const int64_t B = layer_.B, H = layer_.H;
+    const auto widen = [&](const Buffer<Acc>& out, const void* in, int64_t columns) {
+      convert_rows(out.data(), static_cast<const S*>(in) + begin * B * columns, n, B, rows, columns);
+    };
+    widen(gates_, layer_.gates, kGates * H);
+    if (layer_.dy) widen(dy_, layer_.dy, H);
   }
 
   int64_t room_for_kept_rows() const {
@@ -437,17 +458,19 @@ class Backward {
   // What the step kernel reads and writes in Acc though S is another type.
   AccGradients acc_gradients(int64_t t, T* da) const {
     AccGradients gradients;
+    if (widens_steps_) return gradients;
     if (is_16_bits<S> && t != layer_.order.last()) gradients.dh_tilde_next = dh_tilde_.data();
     if (!std::is_same_v<S, T>) gradients.da = da;
     return gradients;
   }
 
-  StepBackward step_at(int64_t t, T* da) const {
+  // Step t, the `place`th of those that are widened together.
+  StepBackward step_at(int64_t t, int64_t place, T* da) const {
     const int64_t state = layer_.B * layer_.H;
     const TimeOrder& order = layer_.order;
     const bool last = t == order.last();
     StepBackward step;
-    step.dtype = layer_.dtype;
+    step.dtype = widens_steps_ ? Dtype::float32 : layer_.dtype;
     step.B = layer_.B;
     step.H = layer_.H;
     step.t = t;
@@ -455,15 +478,22 @@ class Backward {
     step.lengths = layer_.lengths;
     step.n_h_tilde = layer_.mask_h.inputs_of_sample();
     step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
-    step.dh_tilde_next = last || is_16_bits<S> ? nullptr : layer_.dh_tilde;
-    step.gates = static_cast<const S*>(layer_.gates) + t * kGates * state;
+    if (widens_steps_) {
+      if (!last) step.dh_tilde_next = dh_tilde_.data();
+      step.gates = gates_.data() + place * kGates * state;
+      step.dy = layer_.dy ? dy_.data() + place * state : nullptr;
+      step.da = da;
+    } else {
+      step.dh_tilde_next = last || is_16_bits<S> ? nullptr : layer_.dh_tilde;
+      step.gates = static_cast<const S*>(layer_.gates) + t * kGates * state;
+      step.dy = layer_.dy ? static_cast<const S*>(layer_.dy) + t * state : nullptr;
+      if (std::is_same_v<S, T>) step.da = da;
+    }
     step.c_prev = static_cast<const Acc*>(layer_.c) + order.slot_before(t) * state;
     step.c = static_cast<const Acc*>(layer_.c) + order.slot(t) * state;
-    step.dy = layer_.dy ? static_cast<const S*>(layer_.dy) + t * state : nullptr;
     // Without lengths and zoneout only the last step takes a gradient from it: dh_n.
     step.dh_carry = last || layer_.lengths || layer_.noise.zone_h.data ? layer_.dh_carry : nullptr;
     step.dc = layer_.dc;
-    if (std::is_same_v<S, T>) step.da = da;
     return step;
   }
 
@@ -479,6 +509,9 @@ class Backward {
   int64_t steps_;         // of a chunk
   Buffer<T> da_;          // [steps,B,4H]
   Buffer<Acc> dh_tilde_;  // as layer_.dh_tilde, before that is rounded
+  bool widens_steps_;
+  int64_t steps_together_;
+  Buffer<Acc> gates_, dy_;  // of these steps, where they are widened
   WeightGradient<T, S> dW_ih_, dW_hh_;
 };
 

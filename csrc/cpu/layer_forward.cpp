@@ -17,6 +17,7 @@
 #include "cpu/packed_gemm.h"
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
+#include "cpu/widened_steps.h"
 
 namespace rnndrop::cpu {
 namespace {
@@ -45,8 +46,11 @@ class Forward {
         takes_x_along_(by_units_ && x_weight_.groups.size() == 1 && packs(x_weight_) &&
                        !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer)),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.H : 0),
-        has_gates_of_chunk_(!takes_x_along_ && (is_16_bits<S> || !layer.gates)),
-        gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0) {
+        // Gates that nobody saves are better not written at all.
+        widens_steps_(layer.gates && by_units_ && !keeps_h_tilde_ && widens_steps<S, T>(layer)),
+        has_gates_of_chunk_(takes_x_along_ ? widens_steps_ : is_16_bits<S> || !layer.gates),
+        gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0),
+        y_of_step_(widens_steps_ ? layer.B * layer.H : 0) {
     allocate(x_weight_, x_panels_);
     allocate(h_weight_, h_panels_);
   }
@@ -150,17 +154,27 @@ class Forward {
       if (!is_16_bits<S> && layer_.gates)
         gates = static_cast<Acc*>(layer_.gates) + begin * layer_.B * kGates * layer_.H;
       if (!takes_x_along_) project_input(begin, n, mine, gates);
-      for_each_step(layer_.order, begin, n, [&](int64_t t) {
-        run_step(t, gates ? gates + (t - begin) * layer_.B * kGates * layer_.H : nullptr, mine);
-        if (!mine.rows_split) team.barrier();
-      });
+      const int64_t of_step = layer_.B * kGates * layer_.H;
+      for_each_piece(layer_.order, begin, n, widens_steps_ ? steps_widened_together(layer_) : n,
+                     [&](int64_t first, int64_t count) {
+                       for_each_step(layer_.order, first, count, [&](int64_t t) {
+                         run_step(t, gates ? gates + (t - begin) * of_step : nullptr, mine);
+                         if (!mine.rows_split) team.barrier();
+                       });
+                       if (widens_steps_) {
+                         convert_rows(static_cast<S*>(layer_.gates) + first * of_step,
+                                      gates + (first - begin) * of_step, count, layer_.B,
+                                      mine.rows_split ? mine.rows : team.share(layer_.B), kGates * layer_.H);
+                       }
+                     });
+      if (widens_steps_ && !mine.rows_split) team.barrier();  // the chunk's may be overwritten
     });
   }
 
   void run_step(int64_t t, Acc* gates, const Member& mine) const {
     const StepForward step = step_at(t, gates);
     const S* h_in = h_in_at(t);
-    const Acc* from_x = is_16_bits<S> ? gates : nullptr;
+    const Acc* from_x = is_16_bits<S> && !widens_steps_ ? gates : nullptr;
     if (by_units_) return run_by_units(step, from_x, h_in, mine);
     const GatesLayout& layout = mine.from_h_layout;
     for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
@@ -235,8 +249,19 @@ class Forward {
         const int64_t unit = units.begin + u;
         step_forward(step, {b, b + M, unit, unit + n},
                      {sums, blocks.row_stride, blocks.gate_stride, takes_x_along_, takes_x_along_ ? nullptr : from_x});
+        if (widens_steps_) round_y(step.t, {b, b + M}, {unit, unit + n});
       });
     });
+  }
+
+  void round_y(int64_t t, const Range& rows, const Range& units) const {
+    const int64_t H = layer_.H;
+    S* y = static_cast<S*>(layer_.y) + t * layer_.B * H;
+    const Acc* wide = y_of_step_.data();
+    if (units.size() == H) return convert(y + rows.begin * H, wide + rows.begin * H, rows.size() * H);
+    for (int64_t b = rows.begin; b < rows.end; ++b) {
+      convert(y + b * H + units.begin, wide + b * H + units.begin, units.size());
+    }
   }
 
   // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch; 0 where a row of W_ih is
@@ -329,7 +354,7 @@ class Forward {
     step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
     step.h_tilde_next = keeps_h_tilde_ && t != order.last() ? h_tilde_at(order.next(t)) : nullptr;
     step.h_tilde_stride = state;
-    if (!is_16_bits<S>) {
+    if (!is_16_bits<S> || widens_steps_) {
       step.gates = gates;
     } else if (layer_.gates) {
       step.gates = static_cast<S*>(layer_.gates) + t * kGates * state;
@@ -337,6 +362,10 @@ class Forward {
     step.c_prev = static_cast<const Acc*>(layer_.c) + layer_.c_slot(order.slot_before(t)) * state;
     step.c = static_cast<Acc*>(layer_.c) + layer_.c_slot(order.slot(t)) * state;
     step.y = static_cast<S*>(layer_.y) + t * state;
+    if (widens_steps_) {
+      step.dtype = Dtype::float32;
+      step.y = y_of_step_.data();
+    }
     step.h_state = layer_.lengths || layer_.noise.zone_h.data ? layer_.h_n : nullptr;
     return step;
   }
@@ -352,8 +381,10 @@ class Forward {
   bool takes_x_along_;                          // and W_ih x~ is among these sums, not a product of its own
   std::vector<Buffer<T>> x_panels_, h_panels_;  // of each group
   Buffer<S> h_tilde_;                           // two times [n_h_tilde,B,H]
+  bool widens_steps_;
   bool has_gates_of_chunk_;
   Buffer<Acc> gates_of_chunk_;  // [steps,B,4H]: where none are saved, and of 16 bits' gates what W_ih brings to them
+  Buffer<Acc> y_of_step_;       // [B,H], where it is widened
 };
 
 }  // namespace

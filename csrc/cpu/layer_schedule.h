@@ -38,6 +38,12 @@ void for_each_chunk(const TimeOrder& order, int64_t steps, const Work& work) {
   }
 }
 
+// Some of these steps, [begin, begin + n), cut further.
+template <class Work>
+void for_each_piece(const TimeOrder& order, int64_t begin, int64_t n, int64_t steps, const Work& work) {
+  for_each_chunk({n, order.reverse}, steps, [&](int64_t first, int64_t count) { work(begin + first, count); });
+}
+
 template <class Work>
 void for_each_step(const TimeOrder& order, int64_t begin, int64_t n, const Work& work) {
   for (int64_t k = 0; k < n; ++k) work(order.reverse ? begin + n - 1 - k : begin + k);
