@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from rnndrop_cuda.files import check_writable, write_whole
 from rnndrop_cuda.seminar.analysis.trace import Reading, of_row, read, trace, word_effects
 from rnndrop_cuda.seminar.commands import options
@@ -67,6 +69,8 @@ def _picture(args: argparse.Namespace) -> Picture:
             f"the review is too long: expected at most {MAX_WORDS} words that the model reads, got {words}"
         )
     traced = trace(model, reading.ids, settings.padded_to, args.samples, args.seed)
+    if not np.isfinite(traced.probabilities).all():
+        raise ValueError("the model's output is no number: its weights are so large that their products overflow")
     if traced.band:
         facts["dropout masks"] = f"{args.samples} sets, seed {args.seed}"
     effects = None

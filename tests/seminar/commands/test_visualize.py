@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import status
+from command_line import one_line, status
 from one_review import MAXLEN, READ, TEXT, VOCABULARY, page_data, save, with_words
 
 import rnndrop_command as cli
@@ -63,6 +63,17 @@ def test_a_long_review_has_a_png_that_fits_a_screen(times: int, wide: int, data:
     )
     width, height = struct.unpack(">II", (tmp_path / "review.png").read_bytes()[16:24])
     assert (width, height) == (wide, 935)
+
+
+def test_a_model_whose_output_is_no_number_is_not_drawn(data: Path, tmp_path: Path, capsys) -> None:
+    """Of weights that a learning rate of 1e30 leaves: finite, but sums of their products are not."""
+    folder = save(data, tmp_path / "checkpoint", "nn.LSTM", n_emb=300, n_hidden=128)
+    model, vocabulary, settings = checkpoint.load_checkpoint(folder)
+    tensors = {checkpoint.MODEL + name: 1e30 * tensor for name, tensor in model.state_dict().items()}
+    checkpoint.save(folder, checkpoint.Checkpoint(settings, vocabulary, tensors, {}))
+    assert visualize.main(["--checkpoint", str(folder), "--out", str(tmp_path / "out"), "--text", TEXT]) == 2
+    assert "output is no number" in one_line(capsys)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_review_of_the_test_part(folder, data, tmp_path):
