@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,6 +34,8 @@ LAYERS: dict[str, type[nn.Module]] = {
 }
 MONITORS = ("accuracy", "loss")
 EMBEDDING_INITS = ("normal", "uniform")
+OPTIMIZERS = ("RMSprop", "Adam")
+LOSS_REDUCTIONS = ("sum", "mean")
 COUNTS = {
     "vocab_size": (4, 10**7),
     "num_layers": (1, 1000),
@@ -243,13 +245,14 @@ class ModelSettings:
             raise ValueError(f"pretrained: expected no vectors beside a language model, got {self.vectors}")
         if self.gradual_unfreezing and self.pretrained is None:
             raise ValueError("gradual_unfreezing: expected a pretrained language model to unfreeze, got none")
-        for name, allowed in (
-            ("embedding_init", EMBEDDING_INITS),
-            ("embedding_dropout_scope", DROPOUT_SCOPES),
-            ("pooling", tuple(POOLINGS)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)}")
+        _check_choices(
+            self,
+            {
+                "embedding_init": EMBEDDING_INITS,
+                "embedding_dropout_scope": DROPOUT_SCOPES,
+                "pooling": tuple(POOLINGS),
+            },
+        )
 
     def _layer_options(self, layer: Layer) -> dict[str, Any]:
         options = {} if self.num_layers == 1 else {"num_layers": self.num_layers}
@@ -286,14 +289,37 @@ class RunSettings(DataSettings, ModelSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings(RunSettings):
+class FineTuningSettings(RunSettings):
+    """A run that may be trained in other ways than the seminar's: RMSprop at one rate."""
+
+    optimizer: str = "RMSprop"
+    """Of OPTIMIZERS."""
+    one_cycle: bool = False
+    """The learning rate rises to learning_rate and falls again over the run (OneCycleLR); else it is constant."""
+    layer_decay: float = 1.0
+    """The learning rate of each group of weights, from the output layer down to the embedding, as a part of that of the
+    group above it: the discriminative fine-tuning of Howard & Ruder, ACL 2018, section 3.2."""
+    loss_reduction: str = "sum"
+    """What is minimised: the "sum" of a batch's losses, or their "mean"."""
+    autocast: bool = False
+    """Whether it is trained and scored in bfloat16 where torch.autocast computes in it."""
+
+    def check(self) -> None:
+        """As RunSettings.check."""
+        super().check()
+        _check_choices(self, {"optimizer": OPTIMIZERS, "loss_reduction": LOSS_REDUCTIONS})
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay: expected a number in (0, 1], got {self.layer_decay}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(FineTuningSettings):
     """A run of `rnndrop train`."""
 
     COMMAND: ClassVar[str] = "train"
     layer: str = "GalLSTM:0.5"
     word_dropout: float = 0.0
     """Probability of replacing a word by <unknown>, drawn for each word independently."""
-    autocast: bool = False
     compile: str | None = None
     """A backend of torch.compile; None: not compiled."""
     epochs: int = 15
@@ -305,10 +331,16 @@ class TrainSettings(RunSettings):
     """Batches between checkpoints within an epoch; None: one an epoch."""
 
     def check(self) -> None:
-        """As RunSettings.check."""
+        """As FineTuningSettings.check."""
         super().check()
         if self.compile is not None and self.compile not in torch.compiler.list_backends(exclude_tags=()):
             raise ValueError(f"compile: expected a backend of torch.compile, got {self.compile!r}")
+
+
+def _check_choices(settings: ModelSettings, choices: Mapping[str, Sequence[str]]) -> None:
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(settings, name)}")
 
 
 def _embedding_weight(model: RNNClassifier) -> Tensor:

@@ -43,6 +43,11 @@ def _prepared(argv: list[str], given: dict[str, Any], processes: Processes) -> T
     settings, out, resumed_from = processes.from_first(
         lambda: runs.open_run(_completed(given), TrainSettings, OUT, MAY_CHANGE, processes.restarted)
     )
+    if resumed_from is not None and settings.one_cycle and settings.epochs != resumed_from.settings.epochs:
+        raise ValueError(
+            f"--epochs: expected {resumed_from.settings.epochs} as before, over which --one-cycle plans the learning "
+            f"rate, got {settings.epochs}"
+        )
     reviews = settings.load().first(settings.reviews)
     data = reviews.described()
     if resumed_from is not None and (resumed_from.words != reviews.words or resumed_from.progress.get("data") != data):
@@ -78,6 +83,8 @@ def _completed(given: dict[str, Any]) -> dict[str, Any]:
 def _check_shared(settings: TrainSettings) -> None:
     if settings.gradual_unfreezing:
         raise ValueError("--gradual-unfreezing: expected one process, since several must know what is trained")
+    if settings.loss_reduction != "sum":
+        raise ValueError("--loss-reduction: expected sum, since the gradients of several processes are added up")
     layer = Layer.parse(settings.layer)
     if layer.name == "MyLSTM" and layer.dropout:
         raise ValueError("--layer MyLSTM draws other masks in each process: use SemeniutaLSTM with several processes")

@@ -11,8 +11,9 @@ from rnndrop_cuda.lstm import MASK_SCOPES
 from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES
 from rnndrop_cuda.seminar.data.vectors import GLOVE
+from rnndrop_cuda.seminar.embedding import DROPOUT_SCOPES
 from rnndrop_cuda.seminar.pooling import POOLINGS
-from rnndrop_cuda.seminar.settings import LAYERS, MONITORS, TrainSettings
+from rnndrop_cuda.seminar.settings import LAYERS, LOSS_REDUCTIONS, MONITORS, OPTIMIZERS, TrainSettings
 
 OUT = "results/train"
 DEFAULT = TrainSettings()
@@ -151,13 +152,34 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     probability = options.number(float, "a probability in [0, 1)", lambda value: 0 <= value < 1)
     _number(group, "batch_size", options.positive, "N", "reviews per step, of all processes together")
-    _number(group, "learning_rate", options.above_0, "X", "of RMSprop")
+    add("--optimizer", choices=OPTIMIZERS, help=f"what takes the steps (default: {DEFAULT.optimizer})")
+    _number(group, "learning_rate", options.above_0, "X", "of the optimizer")
+    add(
+        "--one-cycle",
+        action=options.Switch,
+        help="let the learning rate rise to X and fall to nearly nothing over all --epochs, which then are final",
+    )
+    _number(
+        group, "layer_decay", options.number(float, "a number in (0, 1]", lambda value: 0 < value <= 1), "X",
+        "multiply the learning rate by X from each layer to the one below it, down to the embedding",
+    )  # fmt: skip
+    add(
+        "--loss-reduction",
+        choices=LOSS_REDUCTIONS,
+        help=f"minimise the sum or the mean of a batch's losses; --clip is for it (default: {DEFAULT.loss_reduction})",
+    )
     _number(group, "clip", options.above_0, "X", "scale the gradients down to a joint norm of at most X")
     _number(group, "word_dropout", probability, "P", "replace each word by <unknown> independently with probability P")
     _number(
         group, "embedding_dropout", probability, "P",
         "drop each word of the vocabulary, wherever it occurs in the batch, with probability P",
     )  # fmt: skip
+    add(
+        "--embedding-dropout-scope",
+        choices=DROPOUT_SCOPES,
+        help="with --embedding-dropout, drop whole words or each number of each of their vectors "
+        f"(default: {DEFAULT.embedding_dropout_scope})",
+    )
     add("--autocast", action=options.Switch, help="compute in bfloat16 where torch.autocast does")
     add(
         "--compile",

@@ -153,9 +153,10 @@ def _cost(in_turn: dict[str, dict[str, float]] | None, base: Row, others: list[R
         for row in (base, *others)
     )
     return (
-        f"A training step on one batch takes {1000 * in_turn[BASE]['median']:.1f} ms with {BASE}, the median of steps "
-        f"that the layers took in turn; {ratios} The quartiles in ms: {quartiles}. The seconds per epoch are of layers "
-        "trained one after the other, and other work on the machine may have slowed some of them and not others."
+        f"A training step on {in_turn[BASE]['reviews']} reviews takes {1000 * in_turn[BASE]['median']:.1f} ms with "
+        f"{BASE}, the median of {in_turn[BASE]['rounds']} rounds in which the layers took a step each, in turn; "
+        f"{ratios} The quartiles in ms: {quartiles}. The seconds per epoch are of layers trained one after the other, "
+        "and other work on the machine may have slowed some of them and not others."
     )
 
 

@@ -33,11 +33,12 @@ from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import TrainSettings
 
 FILE_NAME = "checkpoint.json"
-FORMAT = 3
-READABLE = (1, 2, FORMAT)
+FORMAT = 4
+READABLE = (1, 2, 3, FORMAT)
 NEW_SETTINGS = {
     2: ("variable_length", "options", "embedding_init", "embedding_dropout_scope"),
     3: ("pretrained", "gradual_unfreezing", "pooling"),
+    4: ("optimizer", "one_cycle", "layer_decay", "loss_reduction", "anneal"),
 }
 """By the format that had them first: in what is older they are at their defaults."""
 MODEL = "model."
@@ -233,7 +234,7 @@ def _settings(values: dict[str, Any], written_as: int, of: type[S]) -> S:
     kinds = {field.name: hints[field.name] for field in dataclasses.fields(of)}
     for number, names in NEW_SETTINGS.items():  # in format 1 maxlen null was what variable_length is
         if written_as < number:
-            values = {**{name: getattr(of, name) for name in names}, **values}
+            values = {**{name: getattr(of, name) for name in names if name in kinds}, **values}
     if values.keys() != kinds.keys():
         raise ValueError(f"the checkpoint has other settings than this version: {sorted(values.keys() ^ kinds.keys())}")
     values = dict(values)

@@ -82,6 +82,8 @@ def time_in_turn(
 ) -> dict[str, dict[str, float]]:
     """Seconds of a training step by the layer's label: {"median", "lower", "upper"}, the latter two the quartiles.
 
+    Beside them what they are of: {"rounds", "reviews"}, the latter those of a step's batch.
+
     A step is forward, loss, backward and the optimizer's, of a fresh model, on one batch of the training reviews. In
     every round each layer takes one, after one that is not counted, so that other work on the machine slows all alike.
     """
@@ -107,5 +109,7 @@ def time_in_turn(
     found = {}
     for name in models:
         lower, median, upper = statistics.quantiles([taken[name] for taken in times], method="inclusive")
-        found[name] = {"median": median, "lower": lower, "upper": upper}
+        found[name] = {
+            "median": median, "lower": lower, "upper": upper, "rounds": rounds, "reviews": len(batch[1]),
+        }  # fmt: skip
     return found

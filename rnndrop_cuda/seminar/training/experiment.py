@@ -21,27 +21,19 @@ from rnndrop_cuda.seminar.data.reviews import Reviews
 from rnndrop_cuda.seminar.data.vectors import load_vectors
 from rnndrop_cuda.seminar.language_model.pretrained import load_pretrained
 from rnndrop_cuda.seminar.model import RNNClassifier
-from rnndrop_cuda.seminar.settings import RunSettings
+from rnndrop_cuda.seminar.settings import FineTuningSettings
 from rnndrop_cuda.seminar.training.batches import Parts, scored_on
 from rnndrop_cuda.seminar.training.forward import Forward
 from rnndrop_cuda.seminar.training.loop import evaluate, fit
-from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
+from rnndrop_cuda.seminar.training.optimizers import cycle, make_optimizer
 from rnndrop_cuda.seminar.training.start import fingerprint, transfer
 from rnndrop_cuda.seminar.training.unfreezing import unfreeze
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment(RunSettings):
+class Experiment(FineTuningSettings):
     """What a run's figures depend on, the machine apart."""
 
-    optimizer: str = "RMSprop"
-    """Or "Adam"."""
-    one_cycle: bool = False
-    """The learning rate rises to learning_rate and falls again over the run (OneCycleLR); else it is constant."""
-    loss_reduction: str = "sum"
-    """What is minimised: the "sum" of a batch's losses, or their "mean"."""
-    autocast: bool = False
-    """Whether it is trained and scored in bfloat16 where torch.autocast computes in it."""
     labelled: int | None = None
     """So many of the training reviews, drawn with the seed, are trained on; None: all are."""
     passes: int = 1
@@ -173,7 +165,9 @@ def train_and_score(
     # On CUDA the host would wait for each step to say how many words it met; Adam takes no sparse gradients.
     sparse = device.type == "cpu" and experiment.optimizer == "RMSprop"
     model = experiment.build_pretrained(reviews.words, sparse=sparse).to(device)
-    optimizer = _optimizer(experiment, model, experiment.epochs * len(parts.train))
+    optimizer = make_optimizer(experiment, model)
+    if experiment.one_cycle:
+        cycle(optimizer, experiment.epochs * len(parts.train))
     lossfun = nn.BCELoss(reduction=experiment.loss_reduction)
     if experiment.reseeded:
         torch.manual_seed(experiment.seed)
@@ -191,13 +185,3 @@ def train_and_score(
     as_trained = evaluate(parts.train_in_order(), forward, lossfun, device)
     data = described(experiment, parts.reviews)
     return Run(dataclasses.asdict(experiment), data, epochs, as_trained.accuracy)
-
-
-def _optimizer(experiment: Experiment, model: nn.Module, steps: int) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kind = {"RMSprop": LazyRMSprop, "Adam": torch.optim.Adam}[experiment.optimizer]
-    optimizer = kind(trained, lr=experiment.learning_rate)
-    if experiment.one_cycle:
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, experiment.learning_rate, total_steps=steps + 1)
-        optimizer.register_step_post_hook(lambda *_: schedule.step())
-    return optimizer

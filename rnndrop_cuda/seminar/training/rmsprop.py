@@ -37,7 +37,7 @@ class LazyRMSprop(torch.optim.RMSprop):
                     by_rows.append((param, param.grad))
         for param, _ in by_rows:
             param.grad = None  # torch's step refuses sparse gradients and passes over parameters without one
-        super().step()
+        _without_hooks(torch.optim.RMSprop.step)(self)
         for param, grad in by_rows:
             param.grad = grad
         return loss
@@ -63,3 +63,12 @@ class LazyRMSprop(torch.optim.RMSprop):
         state["square_avg"].index_copy_(0, rows, v)
         state["row_step"].index_fill_(0, rows, state["step"].item())
         param.index_add_(0, rows, g / v.sqrt_().add_(group["eps"]), alpha=-float(group["lr"]))
+
+
+def _without_hooks(step: Any) -> Callable[..., Any]:
+    """The step of an optimizer's class without the hooks that torch lets it run once one of that class was made.
+
+    A subclass's step runs them already.
+    """
+    plain: Callable[..., Any] = step.__wrapped__ if getattr(step, "hooked", False) else step
+    return plain

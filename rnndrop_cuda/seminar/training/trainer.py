@@ -15,8 +15,8 @@ from rnndrop_cuda.seminar.settings import TrainSettings
 from rnndrop_cuda.seminar.training.batches import TRAIN, Batch, Parts
 from rnndrop_cuda.seminar.training.checkpoint import Checkpoint
 from rnndrop_cuda.seminar.training.forward import Forward
+from rnndrop_cuda.seminar.training.optimizers import cycle, make_optimizer
 from rnndrop_cuda.seminar.training.processes import Processes
-from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 from rnndrop_cuda.seminar.training.run import BEST as BEST
 from rnndrop_cuda.seminar.training.run import LAST as LAST
 from rnndrop_cuda.seminar.training.run import Row, Run
@@ -37,19 +37,23 @@ class Trainer(Run[TrainSettings]):
         facts: dict[str, Any],
         resumed_from: Checkpoint[TrainSettings] | None = None,
     ) -> None:
-        # On CUDA the host would wait for each step to say how many words it met; DDP and torch.compile want dense ones.
-        sparse = device.type == "cpu" and processes.ranks == 1 and settings.compile is None
+        # On CUDA the host would wait for each step to say how many words it met; the others want dense ones.
+        dense = processes.ranks > 1 or settings.compile is not None or settings.optimizer != "RMSprop"
+        sparse = device.type == "cpu" and not dense
         model = settings.build(sparse=sparse)
         # A checkpoint has the weights: the language model may be gone when a run is resumed.
         pretrained = start(settings, model, reviews.words) if resumed_from is None else resumed_from.pretrained
         if pretrained is not None:
             facts = {**facts, "pretrained": pretrained}
         model.to(device)
-        optimizer = LazyRMSprop(model.parameters(), lr=settings.learning_rate)
+        optimizer = make_optimizer(settings, model)
         super().__init__(settings, reviews.words, model, optimizer, device, processes, out, facts, resumed_from)
-        self.lossfun = nn.BCELoss(reduction="sum")
+        self.lossfun = nn.BCELoss(reduction=settings.loss_reduction)
         self.parts = Parts(reviews, settings.batch_size, device, self.order, validation=settings.validation, test=True)
         self.train_batches, self.scored = self.parts.train, self.parts.scored
+        if settings.one_cycle:
+            steps = len(self.parts.train)
+            cycle(optimizer, settings.epochs * steps, self.progress.epochs * steps + self.progress.batches)
         self.forward = Forward(self.model, device.type, settings.autocast)
         if settings.compile is not None:
             self.forward.compile(backend=settings.compile)

@@ -15,13 +15,13 @@ def unfreeze(model: RNNClassifier, epoch: int, *, embedding: bool = True) -> Non
     Howard & Ruder, ACL 2018, section 3.3: epochs count from 1, and each one thaws the next group. embedding: whether it
     has its turn.
     """
-    groups = _groups(model)
+    groups = groups_of(model)
     for number, group in enumerate(groups if embedding else groups[:-1], start=1):
         for weight in group:
             weight.requires_grad_(number <= epoch)
 
 
-def _groups(model: RNNClassifier) -> list[list[nn.Parameter]]:
+def groups_of(model: RNNClassifier) -> list[list[nn.Parameter]]:
     """The weights from the output layer down to the embedding, a group for each layer of the LSTM."""
     layers: dict[int, list[nn.Parameter]] = {}
     for name, weight in model.rec_layer.named_parameters():

@@ -143,6 +143,18 @@ def test_the_layers_are_timed_in_turn_after_every_training(command, tmp_path, mo
         assert all(0 < step["lower"] <= step["median"] <= step["upper"] for step in found.values())
 
 
+@pytest.mark.parametrize(("flags", "rounds", "reviews"), [((), 9, 48), (("--quick",), 3, 32)])
+def test_quick_times_fewer_and_smaller_steps_and_says_so(
+    flags: tuple[str, ...], rounds: int, reviews: int, command: list[str], tmp_path: Path, capsys
+) -> None:
+    assert compare.main([*command, "--batch-size", "48", "--epochs", "1", *TWO_LAYERS, *flags]) == 0
+    for step in read(tmp_path / "out")["steps in turn"].values():
+        assert (step["rounds"], step["reviews"]) == (rounds, reviews)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"A training step on {reviews} reviews takes" in said
+    assert f"the median of {rounds} rounds in which the layers took a step each, in turn" in said
+
+
 @pytest.mark.parametrize("epochs_before", [3, 4])
 def test_a_run_cut_short_is_resumed(epochs_before, command, tmp_path, monkeypatch, capsys):
     """In the second layer's last epoch, and after it, before the trained model is scored on its training reviews."""

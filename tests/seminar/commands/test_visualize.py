@@ -1,6 +1,7 @@
 """`rnndrop visualize`: what it writes, and wrong input."""
 
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,16 @@ def test_the_whole_command(folder, tmp_path, capsys):
     assert found["states"].keys() == set(QUANTITIES)
     for name, state in found["states"].items():
         np.testing.assert_allclose(state, traced.states[name], atol=6e-4)
+
+
+@pytest.mark.parametrize(("times", "wide"), [(1, 880), (5, 1815), (20, 1980)])
+def test_a_long_review_has_a_png_that_fits_a_screen(times: int, wide: int, data: Path, tmp_path: Path) -> None:
+    folder = save(data, tmp_path / "checkpoint", maxlen=None)
+    assert (
+        visualize.main(["--checkpoint", str(folder), "--out", str(tmp_path), "--text", "good film " * 5 * times]) == 0
+    )
+    width, height = struct.unpack(">II", (tmp_path / "review.png").read_bytes()[16:24])
+    assert (width, height) == (wide, 935)
 
 
 def test_a_review_of_the_test_part(folder, data, tmp_path):

@@ -50,13 +50,14 @@ def test_the_table_and_the_sentences_are_the_figures(overfitted):
 def test_the_ratios_are_of_steps_timed_in_turn(overfitted):
     assert "one after the other" in report.findings(overfitted)[-1], "an earlier version's results"
     overfitted["steps in turn"] = {
-        "nn.LSTM": {"median": 0.02, "lower": 0.019, "upper": 0.022},
-        "GalLSTM 0.5": {"median": 0.005, "lower": 0.0045, "upper": 0.0061},
+        "nn.LSTM": {"median": 0.02, "lower": 0.019, "upper": 0.022, "rounds": 3, "reviews": 32},
+        "GalLSTM 0.5": {"median": 0.005, "lower": 0.0045, "upper": 0.0061, "rounds": 3, "reviews": 32},
     }
     base, gal = report.rows(overfitted)
     assert (base.ratio, gal.ratio, gal.seconds) == (1.0, 0.25, 2.0), "whatever the epochs took"
     said = report.findings(overfitted)[-1]
-    assert "takes 20.0 ms with nn.LSTM" in said and "fastest at 0.25 times" in said
+    assert "step on 32 reviews takes 20.0 ms with nn.LSTM, the median of 3 rounds" in said
+    assert "fastest at 0.25 times" in said
     assert "nn.LSTM 19.0 to 22.0, GalLSTM 0.5 4.5 to 6.1" in said
     assert "times nn.LSTM: of a training step, the layers in turn" in report.page(overfitted)
 

@@ -10,9 +10,11 @@ import pytest
 import safetensors.torch
 import torch
 from command_line import one_line, status
+from language_models import save_language_model
 from train_runs import SMALL, train
 
 import rnndrop_command as cli
+from rnndrop_cuda.seminar.language_model.pretrained import load_pretrained
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, FORMAT, load_checkpoint, read
 
 
@@ -49,7 +51,7 @@ def damaged_json(folder):
 
 def other_format(folder):
     file = folder / FILE_NAME
-    file.write_text(file.read_text().replace('"format": 3', '"format": 4'))
+    file.write_text(file.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}'))
 
 
 def wrong_setting(folder):
@@ -121,7 +123,7 @@ DAMAGES = {
     cut_tensors: "is damaged: its sha256",
     missing_words: "is not whole",
     damaged_json: "is damaged",
-    other_format: "is of format 4, this version reads 1, 2, 3",
+    other_format: f"is of format {FORMAT + 1}, this version reads 1, 2, 3, {FORMAT}",
     wrong_setting: "n_hidden: expected",
     other_size: "do not fit its settings",
     no_checkpoint: "is no checkpoint of rnndrop train",
@@ -153,16 +155,35 @@ def test_an_optimizer_that_does_not_fit_is_told_in_one_line(damage, command, out
 # ---------------------------------------------------------------- the formats before this one
 
 
-def test_a_checkpoint_of_format_2_loads_and_its_run_is_resumed(command, out):
-    """In which there were no language models to start from, and no concat pooling."""
+OLDER = {
+    2: {"pretrained": None, "gradual_unfreezing": False, "pooling": "last"},
+    3: {"optimizer": "RMSprop", "one_cycle": False, "layer_decay": 1.0, "loss_reduction": "sum"},
+}
+"""What came after a format, and was this before."""
+
+
+@pytest.mark.parametrize("number", OLDER)
+def test_a_checkpoint_of_an_older_format_loads_and_its_run_is_resumed(number, command, out):
     assert train(*command, "--epochs", "1") == 0
     for file in (out / "last" / FILE_NAME, out / "best" / FILE_NAME):
         contents = json.loads(file.read_text())
-        new = [contents["settings"].pop(name) for name in ("pretrained", "gradual_unfreezing", "pooling")]
-        assert new == [None, False, "last"]
-        file.write_text(json.dumps({**contents, "format": 2}))
+        for later in range(number, FORMAT):
+            assert {name: contents["settings"].pop(name) for name in OLDER[later]} == OLDER[later]
+        file.write_text(json.dumps({**contents, "format": number}))
     assert load_checkpoint(out)[2] == read(out / "last").settings
     assert train("--resume", out, "--epochs", "2") == 0
+
+
+@pytest.mark.parametrize("lacking", [(), ("anneal",)])
+def test_a_language_model_of_format_3_loads(lacking, tmp_path):
+    """Its settings are others than the classifier's; the first ones did not anneal."""
+    folder = save_language_model(tmp_path / "language-model")
+    settings = load_pretrained(folder).settings
+    file = folder / FILE_NAME
+    contents = json.loads(file.read_text())
+    kept = {name: value for name, value in contents["settings"].items() if name not in lacking}
+    file.write_text(json.dumps({**contents, "format": 3, "settings": kept}))
+    assert load_pretrained(folder).settings == settings
 
 
 @pytest.fixture
@@ -185,7 +206,7 @@ def test_a_run_of_format_1_is_resumed_as_it_would_have_gone_on(of_format_1, caps
     """The second epoch is the one that dde2741 trained; what is written then is of this format."""
     assert train("--resume", of_format_1, "--epochs", "2") == 0
     assert "resuming from" in capsys.readouterr().err
-    assert json.loads((of_format_1 / "last" / FILE_NAME).read_text())["format"] == 3
+    assert json.loads((of_format_1 / "last" / FILE_NAME).read_text())["format"] == FORMAT
     first, second = read(of_format_1 / "last").progress["progress"]["history"]
     assert first["train_loss"] == 0.6966154217720032, "kept"
     assert second["train_loss"] == pytest.approx(0.691367256641388, rel=1e-6)

@@ -23,11 +23,11 @@ from rnndrop_cuda.seminar.language_model.settings import LanguageModelSettings
 from rnndrop_cuda.seminar.settings import TrainSettings
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, read_of
 
-# Masks, dropped words and the lazy optimizer all have a state to resume with; 6 batches an epoch.
+# Masks, dropped words, the lazy optimizer and its rate all have a state to resume with; 6 batches an epoch.
 TRAIN = [
     "--unverified-data", "--vocab-size", "20", "--maxlen", "8", "--n-emb", "6", "--n-hidden", "4", "--batch-size", "8",
     "--layer", "GalLSTM:0.5", "--word-dropout", "0.1", "--embedding-dropout", "0.1", "--clip", "1", "--device", "cpu",
-    "--learning-rate", "0.01",
+    "--learning-rate", "0.01", "--one-cycle", "--layer-decay", "0.5",
 ]  # fmt: skip
 # And the state of the text's rows; 6 batches an epoch, too.
 LANGUAGE_MODEL = [

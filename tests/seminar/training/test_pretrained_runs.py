@@ -12,6 +12,7 @@ from train_runs import SMALL, train, without_maxlen
 import rnndrop_command as cli
 from rnndrop_cuda.seminar.language_model.pretrained import load_pretrained
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, load_checkpoint, read
+from rnndrop_cuda.seminar.training.run import LAST, Run
 
 
 @pytest.fixture
@@ -66,6 +67,7 @@ def test_the_padding_stays_zero_and_the_rest_is_trained(command, out, language_m
         ["--gradual-unfreezing", "--pooling", "concat", "--variable-length"],
         ["--gradual-unfreezing", "--layer", "nn.LSTM", "--checkpoint-every", "2"],
         ["--gradual-unfreezing", "--autocast", "--clip", "0.1", "--embedding-dropout", "0.5"],
+        ["--gradual-unfreezing", "--optimizer", "Adam", "--layer-decay", "0.4", "--loss-reduction", "mean"],
     ],
 )
 def test_a_run_is_resumed_to_the_same_bits_without_the_language_model(options, command, out, tmp_path, language_model):
@@ -80,6 +82,41 @@ def test_a_run_is_resumed_to_the_same_bits_without_the_language_model(options, c
     assert whole.tensors.keys() == resumed.tensors.keys()
     assert all(torch.equal(tensor, resumed.tensors[name]) for name, tensor in whole.tensors.items())
     assert resumed.pretrained == known
+
+
+@pytest.mark.parametrize("optimizer", ["RMSprop", "Adam"])
+@pytest.mark.parametrize("saved", [1, 2, 3, 5])
+def test_a_cycle_of_the_learning_rate_goes_on_where_it_was(optimizer, saved, command, out, tmp_path, monkeypatch):
+    """Interrupted once so many checkpoints are written, two an epoch."""
+    options = ["--optimizer", optimizer, "--one-cycle", "--layer-decay", "0.5", "--gradual-unfreezing"]
+    rest = [*options, "--embedding-dropout", "0.3", "--embedding-dropout-scope", "element", "--checkpoint-every", "2"]
+    assert train(*command, *rest, "--epochs", "3") == 0
+    cut_short = tmp_path / "cut-short"
+    saves = []
+    with monkeypatch.context() as patch:
+        real = Run._save
+
+        def save(run, name, carried=None):
+            real(run, name, carried)
+            saves.append(name)
+            if saves.count(LAST) == saved:
+                raise KeyboardInterrupt
+
+        patch.setattr(Run, "_save", save)
+        assert train(*command, *rest, "--epochs", "3", "--out", cut_short) == 130
+    assert train("--resume", cut_short) == 0
+    whole, resumed = read(out / "last").tensors, read(cut_short / "last").tensors
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
+def test_a_cycle_of_the_learning_rate_is_not_made_longer(command, out, capsys):
+    assert train(*command, "--one-cycle") == 0
+    before = read(out / "last").tensors
+    capsys.readouterr()
+    assert train("--resume", out, "--epochs", "3") == 2
+    assert "--epochs: expected 2 as before, over which --one-cycle plans the learning rate, got 3" in one_line(capsys)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in read(out / "last").tensors.items())
 
 
 def test_unfreezing_is_gradual(command, out, tmp_path):

@@ -121,6 +121,7 @@ def test_a_process_that_dies_is_started_again_and_all_resume(two, folder):
 def test_wrong_input_is_told_once_and_ends_all(two):
     assert two.stderr.count("rnndrop train: no checkpoint at ") == 1
     assert two.stderr.count("rnndrop train: --layer MyLSTM draws other masks in each process") == 1
+    assert two.stderr.count("rnndrop train: --loss-reduction: expected sum, since the gradients of several") == 1
     assert "Traceback" not in two.stderr
 
 
@@ -153,5 +154,6 @@ if __name__ == "__main__":
         if status := train_command.main(arguments(Path(where), run, f"two {run}")):
             raise SystemExit(status)
     assert train_command.main(["--resume", where]) == 2
-    assert train_command.main([*arguments(Path(where), "fast", "refused"), "--layer", "MyLSTM:0.3"]) == 2
+    for refused in (["--layer", "MyLSTM:0.3"], ["--loss-reduction", "mean"]):
+        assert train_command.main([*arguments(Path(where), "fast", "refused"), *refused]) == 2
     torch.distributed.destroy_process_group()

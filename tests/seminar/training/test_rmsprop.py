@@ -109,3 +109,15 @@ def test_what_moves_rows_without_gradient_is_refused(option):
     model.embedding(torch.tensor([1])).sum().backward()
     with pytest.raises(ValueError, match="sparse in its rows only, and go without momentum"):
         optimizer.step()
+
+
+def test_hooks_run_once_a_step_whatever_else_was_made():
+    torch.optim.RMSprop([nn.Parameter(torch.ones(1))])  # from here on torch's own step runs hooks, too
+    model = Words(sparse=True)
+    optimizer = LazyRMSprop(model.parameters(), lr=0.01)
+    steps = []
+    optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert steps == [1]
