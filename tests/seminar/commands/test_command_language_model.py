@@ -146,8 +146,8 @@ def test_wrong_input_of_the_others(trained, tmp_path, npz, capsys):
     capsys.readouterr()
     at = ["--checkpoint", trained]
     for arguments, message in [
-        (["evaluate", "--checkpoint", "nowhere"], "no checkpoint at nowhere: there is no such folder"),
-        (["generate", "--checkpoint", "nowhere"], "no checkpoint at nowhere: there is no such folder"),
+        (["evaluate", "--checkpoint", "nowhere"], "there is no such folder; `rnndrop language-model train` makes one"),
+        (["generate", "--checkpoint", "nowhere"], "there is no such folder; `rnndrop language-model train` makes one"),
         (["evaluate", *at], "--part: expected one of train, val, got test: there is no such text"),
         (["evaluate", *at, "--text", "nowhere.txt"], "--text: cannot read nowhere.txt"),
         (["evaluate", *at, "--text", strange], "--text: expected tokens that the model knows, got none in "),
