@@ -84,12 +84,6 @@ class Backward {
   bool packs_h() const { return packs(h_factor()); }
   bool packs(const Weight<T, S>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
 
-  // How a member's share of the recurrence is cut: all units of some rows, or some units of all rows, those whose
-  // columns of W_hh are in its panels.
-  struct Cut {
-    bool by_rows;
-    Range rows, units, panels;
-  };
   Cut cut(const Team& team) const {
     const Group<T>& group = h_weight_.groups[0];
     const int64_t n_panels = h_weight_.column_blocks(group), H = layer_.H;
@@ -224,7 +218,7 @@ class Backward {
       Acc* of_group = dh_tilde() + ((separate ? g * B : 0) + b) * H;
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         multiply_panel(tile, width, in, M, group.M(), h_weight_.backward_panel(g, block));
-        put_columns<T>(group, block, width, tile, M, nullptr, n_groups > 1 && !separate, of_group, H);
+        put_columns(group, block, width, tile, M, nullptr, n_groups > 1 && !separate, of_group, H);
       }
     }
   }
@@ -261,7 +255,7 @@ class Backward {
         multiply_panel(out + block * width, weight.columns, in, M, group.M(), weight.backward_panel(0, block));
       } else {
         multiply_panel(tile, width, in, M, group.M(), weight.backward_panel(0, block));
-        put_columns<T>(group, block, width, tile, M, nullptr, false, out, weight.columns);
+        put_columns(group, block, width, tile, M, nullptr, false, out, weight.columns);
       }
     }
   }
@@ -281,8 +275,8 @@ class Backward {
       for (int64_t block = 0; block < x_weight_.column_blocks(group); ++block) {
         multiply_panel(tile, x_weight_.width, in, M, group.M(), x_weight_.backward_panel(g, block));
         for (int64_t m = 0; m < M; ++m) {
-          put_columns<T>(group, block, x_weight_.width, tile + m * x_weight_.width, 1,
-                         x_weight_.mask_of_sample(g, B, (r + m) % B), n_groups > 1, out + m * I, I);
+          put_columns(group, block, x_weight_.width, tile + m * x_weight_.width, 1,
+                      x_weight_.mask_of_sample(g, B, (r + m) % B), n_groups > 1, out + m * I, I);
         }
       }
     }
@@ -312,6 +306,23 @@ class Backward {
         if (is_16_bits<S>) convert(dx + (r + m) * I + columns.begin, row + columns.begin, columns.size());
       }
     });
+  }
+
+  // A panel's product [M, width] to the places of its columns in out: overwrites what is there, or is added to it.
+  static void put_columns(const Group<T>& group, int64_t block, int64_t width, const Acc* tile, int64_t M,
+                          const T* mask, bool add, Acc* out, int64_t stride) {
+    const int64_t first = block * width, n = std::min(width, group.K() - first);
+    for (int64_t m = 0; m < M; ++m, tile += width, out += stride) {
+      if (group.all && !mask && !add) {
+        std::copy_n(tile, n, out + first);
+        continue;
+      }
+      for (int64_t k = 0; k < n; ++k) {
+        const int64_t column = group.kept[first + k];
+        const Acc value = mask ? mask[column] * tile[k] : tile[k];
+        out[column] = add ? out[column] + value : value;
+      }
+    }
   }
 
   // What the step kernel reads and writes in Acc though S is another type.

@@ -178,24 +178,6 @@ void put_in_panels(const T* const* rows, int64_t K, int64_t width, T* panel, int
   }
 }
 
-// A panel's product [M, width] to the places of its columns in out: overwrites what is there, or is added to it.
-template <class T>
-void put_columns(const Group<T>& group, int64_t block, int64_t width, const acc_type<T>* tile, int64_t M, const T* mask,
-                 bool add, acc_type<T>* out, int64_t stride) {
-  const int64_t first = block * width, n = std::min(width, group.K() - first);
-  for (int64_t m = 0; m < M; ++m, tile += width, out += stride) {
-    if (group.all && !mask && !add) {
-      std::copy_n(tile, n, out + first);
-      continue;
-    }
-    for (int64_t k = 0; k < n; ++k) {
-      const int64_t column = group.kept[first + k];
-      const acc_type<T> value = mask ? mask[column] * tile[k] : tile[k];
-      out[column] = add ? out[column] + value : value;
-    }
-  }
-}
-
 // W_ih or W_hh [4H, columns] of S with its mask, multiplied as T; packed for the backward here, for the forward in
 // forward_panels.h.
 template <class T, class S = T>
