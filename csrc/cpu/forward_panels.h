@@ -65,6 +65,24 @@ class ForwardPanels {
   static int64_t units_at_once() { return panel_width<T>() / 2; }
   Product<T> product(int64_t p, const Rows<T>& in) const { return {in, weight_.groups[0].K(), panel(0, p)}; }
 
+  // b_ih + b_hh in that order.
+  static Buffer<acc_type<T>> bias_unit_after_unit(const LayerForward& layer, const Range& units) {
+    using Acc = acc_type<T>;
+    const int64_t at_once = units_at_once();
+    const auto *b_ih = static_cast<const S*>(layer.b_ih), *b_hh = static_cast<const S*>(layer.b_hh);
+    Buffer<Acc> bias(kGates * round_up(units.size(), at_once));
+    Acc* out = bias.data();
+    for (int64_t first = units.begin; first < units.end; first += at_once) {
+      for (int64_t gate = 0; gate < kGates; ++gate) {
+        for (int64_t lane = 0; lane < at_once; ++lane) {
+          const int64_t row = gate * layer.H + std::min(first + lane, units.end - 1);
+          *out++ = (b_ih ? Acc(b_ih[row]) : Acc(0)) + (b_hh ? Acc(b_hh[row]) : Acc(0));
+        }
+      }
+    }
+    return bias;
+  }
+
   // out = W in^T for group g's gates, M rows of it.
   void multiply(int64_t g, acc_type<T>* out, const Rows<T>& in, int64_t M) const {
     if (!packed_) return multiply_unpacked(out, in, M);

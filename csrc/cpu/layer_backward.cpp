@@ -1,24 +1,21 @@
 // The engine's backward: step by step the cell and dh~ = da W_hh; after a few steps dx = da W_ih and the weights'
-// gradients.
+// gradients (layer_weight_gradients.h).
 //
-// Threads own rows or units as in the forward. The gradients of the weights, sums over the batch, are shared: their
-// rows are split over the threads once in a few steps.
+// Threads own rows or units as in the forward.
 //
-// Cost: 4 * T * B * 4H * (I + H) flops, times the share kept; beside them one pass over the gates a step
-// (step_kernels.cpp) and one copy of x, h and da for the gradients of the weights.
+// Cost: 2 * T * B * 4H * (I + H) flops, times the share kept, and as many for the gradients of the weights; beside them
+// one pass over the gates a step (step_kernels.cpp).
 #include <algorithm>
 #include <optional>
-#include <utility>
-#include <vector>
 
 #include "cpu/compute_type.h"
 #include "cpu/layer_engine.h"
 #include "cpu/layer_schedule.h"
+#include "cpu/layer_weight_gradients.h"
 #include "cpu/layer_weights.h"
 #include "cpu/packed_gemm.h"
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
-#include "cpu/weight_gradient.h"
 #include "cpu/widened_steps.h"
 
 namespace rnndrop::cpu {
@@ -33,7 +30,6 @@ class Backward {
   explicit Backward(const LayerBackward& layer)
       : layer_(layer),
         rows_(layer, shared_mask_g<S>(layer)),
-        gate_rows_(rows_.rows_of_gates(0, kGates)),
         x_factor_mask_(layer.mask_x, layer.B, layer.I),
         h_factor_mask_(layer.mask_h, layer.B, layer.H),
         x_weight_(layer.W_ih, x_factor_mask_.mask, rows_, layer.I),
@@ -48,8 +44,7 @@ class Backward {
         steps_together_(widens_steps_ ? std::min(steps_widened_together(layer), steps_) : steps_),
         gates_(widens_steps_ ? steps_together_ * layer.B * kGates * layer.H : 0),
         dy_(widens_steps_ && layer.dy ? steps_together_ * layer.B * layer.H : 0),
-        dW_ih_(x_weight_, layer.dW_ih, layer.need_dW, rows_of_piece(steps_ * layer.B), in_several_pieces()),
-        dW_hh_(h_weight_, layer.dW_hh, layer.need_dW, rows_of_piece(steps_ * layer.B), in_several_pieces()) {
+        weight_gradients_(layer, rows_, x_weight_, h_weight_, steps_) {
     if (mask_x_.is_spread) {
       whole_x_mask_.emplace(mask_x_.mask, layer.B, layer.I);
       whole_x_weight_.emplace(layer.W_ih, whole_x_mask_->mask, rows_, layer.I);
@@ -89,12 +84,6 @@ class Backward {
   bool packs_h() const { return packs(h_factor()); }
   bool packs(const Weight<T, S>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
 
-  // How a member's share of the recurrence is cut: all units of some rows, or some units of all rows, those whose
-  // columns of W_hh are in its panels.
-  struct Cut {
-    bool by_rows;
-    Range rows, units, panels;
-  };
   Cut cut(const Team& team) const {
     const Group<T>& group = h_weight_.groups[0];
     const int64_t n_panels = h_weight_.column_blocks(group), H = layer_.H;
@@ -115,27 +104,17 @@ class Backward {
   struct Scratch {
     Buffer<Acc> rows;     // what comes out of products with a weight, before it is spread or rounded
     Buffer<T> da_copies;  // da, as 16-bit products take it
-    Buffer<T> inputs;     // rows of x or h, before they are packed
   };
   struct Member {
     Cut cut;
-    std::vector<Range> gate_rows;  // of its gradients of the weights, as shares_of_gate_rows() says
-    Buffer<T> da_packed;
+    typename LayerWeightGradients<T, S>::Share weight_gradients;
     Scratch scratch;
   };
 
   // Packs the member's share of the weights too, and zeroes that of dh~.
   Member prepare(const Team& team) const {
-    std::vector<Range> gate_rows = shares_of_gate_rows(team);
-    int64_t my_rows = 0;
-    for (const Range& share : gate_rows) my_rows += round_up(share.size(), rows_at_once());
-    const int64_t packed_rows = layer_.need_dW ? round_up(rows_of_piece(steps_ * layer_.B), kTogether<T>) : 0;
     const int64_t da_room = std::max(x_weight_.room_for_gradients(kRowBlock), h_weight_.room_for_gradients(kRowBlock));
-    Member member{cut(team),
-                  std::move(gate_rows),
-                  Buffer<T>(my_rows * packed_rows),
-                  {Buffer<Acc>(room_for_kept_rows()), Buffer<T>(da_room),
-                   Buffer<T>(layer_.need_dW ? std::max(dW_ih_.room_to_pack(), dW_hh_.room_to_pack()) : 0)}};
+    Member member{cut(team), weight_gradients_.prepare(team), {Buffer<Acc>(room_for_kept_rows()), Buffer<T>(da_room)}};
     if (packs_x()) x_weight_.pack_backward(team);
     if (packs_h()) h_weight_.pack_backward(team);
     const Range rows = team.share(layer_.B * layer_.mask_h.inputs_of_sample());
@@ -147,8 +126,6 @@ class Backward {
     const int64_t B = layer_.B, H = layer_.H;
     const Cut& mine = member.cut;
     const Scratch& scratch = member.scratch;
-    T* da_packed = member.da_packed.data();
-    int64_t rows_done = 0;
 
     const TimeOrder backwards{layer_.T, !layer_.order.reverse};
     for_each_chunk(backwards, steps_, [&](int64_t begin, int64_t n) {
@@ -186,22 +163,12 @@ class Backward {
         }
       }
       if (layer_.need_dW) {
-        const int64_t piece = rows_of_piece(rows);
-        for (int64_t r = 0; r == 0 || r < rows; r += piece) {  // once also for an empty batch, whose sums are 0
-          const int64_t n_rows = std::min(piece, rows - r);
-          if (r > 0) team.barrier();  // all have read what is packed
-          pack_inputs(team, begin, r, n_rows, scratch.inputs.data());
-          pack_da(member.gate_rows, r, n_rows, da_packed);
-          team.barrier();
-          const bool is_first = rows_done == 0, is_last = rows_done + n_rows == layer_.T * B;
-          add_weight_gradients(member.gate_rows, n_rows, da_packed, is_first, is_last, scratch.rows.data());
-          rows_done += n_rows;
-        }
+        weight_gradients_.add_steps(team, begin, n, da_.data(), member.weight_gradients, scratch.rows.data());
       } else {
         team.barrier();  // da may be overwritten
       }
     });
-    if (layer_.need_dW && !rows_.all()) zero_dropped_rows(team.share(kGates * H));
+    if (layer_.need_dW && !rows_.all()) weight_gradients_.zero_dropped_rows(team.share(kGates * H));
     if (mask_h_.is_spread) mask_dh_tilde(mine);
   }
 
@@ -233,14 +200,6 @@ class Backward {
       const T* mask = h_factor().mask_of_sample(0, layer_.B, b);
       for (int64_t j = mine.units.begin; j < mine.units.end; ++j) dh_tilde()[b * layer_.H + j] *= mask[j];
     }
-  }
-
-  bool in_several_pieces() const { return layer_.T * layer_.B > rows_of_piece(steps_ * layer_.B); }
-  // A chunk of a large batch has more rows than the second cache holds panels of.
-  static int64_t rows_of_piece(int64_t rows) {
-    const int64_t pieces = std::max<int64_t>(1, (rows + kChunkRows / 2) / kChunkRows);
-    // At least 1: a loop over pieces must advance, without rows too.
-    return std::max<int64_t>(1, (rows + pieces - 1) / pieces);
   }
 
   // dh~ (+)= da W_hh at one step: M rows from b on, a member's columns.
@@ -366,95 +325,6 @@ class Backward {
     }
   }
 
-  // ---- gradients of the weights: a member owns rows of each group of gates, as ranges of gate_rows_
-
-  // The index in gate_rows_ of its first row >= row.
-  int64_t place_of(int64_t row) const {
-    return std::lower_bound(gate_rows_.begin(), gate_rows_.end(), row) - gate_rows_.begin();
-  }
-
-  std::vector<Range> shares_of_gate_rows(const Team& team) const {
-    // The finer groups, one for each gate, where either weight has them, so that both are cut alike.
-    const int64_t n = std::max(x_weight_.groups.size(), h_weight_.groups.size()), rows = kGates / n * layer_.H;
-    std::vector<Range> shares;
-    for (int64_t g = 0; g < n; ++g) {
-      const int64_t begin = place_of(g * rows), end = place_of((g + 1) * rows);
-      const Range share = team.share(end - begin, rows_at_once());
-      shares.push_back({begin + share.begin, begin + share.end});
-    }
-    return shares;
-  }
-
-  // Rows [r, r + n) of the chunk. Adds their sums to db on the way.
-  void pack_da(const std::vector<Range>& shares, int64_t r, int64_t n, T* da_packed) const {
-    const T* da = da_.data() + r * kGates * layer_.H;
-    for (const Range& share : shares) {
-      for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
-        pack_transposed(da_packed, Rows<T>{da, kGates * layer_.H, gate_rows_.data() + m}, M, n,
-                        static_cast<Acc*>(layer_.db));
-        da_packed += round_up(n, kTogether<T>) * rows_at_once();
-      });
-    }
-  }
-
-  // Rows [first, first + n) of the chunk that begins at step `begin`.
-  void pack_inputs(const Team& team, int64_t begin, int64_t first, int64_t n, T* scratch) const {
-    const int64_t B = layer_.B, H = layer_.H, I = layer_.I;
-    const TimeOrder& order = layer_.order;
-    const auto sample_of = [&](int64_t r) { return (first + r) % B; };
-    const S* x = static_cast<const S*>(layer_.x) + (begin * B + first) * I;
-    dW_ih_.pack(team, B, n, [&](int64_t r) { return x + r * I; }, sample_of, scratch);
-    const auto h_before = [&](int64_t r) {
-      const int64_t t = begin + (first + r) / B, b = sample_of(r);
-      // Backwards in time a sample begins at its own end; y is 0 past it.
-      const bool is_first = t == order.first() || (order.reverse && layer_.lengths && t + 1 == layer_.lengths[b]);
-      return is_first ? static_cast<const S*>(layer_.h_0) + b * H
-                      : static_cast<const S*>(layer_.y) + (order.before(t) * B + b) * H;
-    };
-    dW_hh_.pack(team, B, n, h_before, sample_of, scratch);
-  }
-
-  // A panel of inputs stays in the first cache for all of the member's gate rows; but where the last sums are not
-  // stored as they are, da does, for all columns of a few gate rows.
-  void add_weight_gradients(const std::vector<Range>& shares, int64_t rows, const T* da_packed, bool is_first,
-                            bool is_last, Acc* kept_tile) const {
-    for (const WeightGradient<T, S>* gradient : {&dW_ih_, &dW_hh_}) {
-      const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H;
-      const T* of_share = da_packed;
-      for (const Range& share : shares) {
-        if (share.size() == 0) continue;
-        const int64_t g = gate_rows_[share.begin] / of_group, first_of_group = place_of(g * of_group);
-        const auto for_each_da_block = [&](const auto& add) {
-          const T* da_block = of_share;
-          for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
-            add(m, M, da_block);
-            da_block += round_up(rows, kTogether<T>) * rows_at_once();
-          });
-        };
-        if (is_last && !gradient->in_place) {
-          for_each_da_block([&](int64_t m, int64_t M, const T* da_block) {
-            gradient->add_last(g, m - first_of_group, M, gate_rows_.data() + m, da_block, rows, is_first, kept_tile);
-          });
-        } else {
-          for (int64_t block = 0; block < gradient->weight.column_blocks(gradient->weight.groups[g]); ++block) {
-            for_each_da_block([&](int64_t m, int64_t M, const T* da_block) {
-              gradient->add(g, m - first_of_group, M, block, da_block, rows, is_first);
-            });
-          }
-        }
-        of_share += round_up(share.size(), rows_at_once()) * round_up(rows, kTogether<T>);
-      }
-    }
-  }
-
-  void zero_dropped_rows(const Range& rows) const {
-    for (int64_t row = rows.begin; row < rows.end; ++row) {
-      if (std::binary_search(gate_rows_.begin(), gate_rows_.end(), row)) continue;
-      dW_ih_.zero_row(row);
-      dW_hh_.zero_row(row);
-    }
-  }
-
   // What the step kernel reads and writes in Acc though S is another type.
   AccGradients acc_gradients(int64_t t, T* da) const {
     AccGradients gradients;
@@ -499,7 +369,6 @@ class Backward {
 
   const LayerBackward& layer_;
   KeptRows rows_;
-  std::vector<int32_t> gate_rows_;  // of [0, 4H), that are multiplied
   FactorMask<T, S> x_factor_mask_, h_factor_mask_;
   Weight<T, S> x_weight_, h_weight_;
   SpreadMask<S> mask_x_, mask_h_;
@@ -512,7 +381,7 @@ class Backward {
   bool widens_steps_;
   int64_t steps_together_;
   Buffer<Acc> gates_, dy_;  // of these steps, where they are widened
-  WeightGradient<T, S> dW_ih_, dW_hh_;
+  LayerWeightGradients<T, S> weight_gradients_;
 };
 
 }  // namespace

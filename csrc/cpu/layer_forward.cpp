@@ -136,7 +136,7 @@ class Forward {
                   blocks,
                   steps,
                   Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : kRowBlock * from_h.row_stride),
-                  by_units_ ? bias_of_panels(units) : Buffer<Acc>(0),
+                  by_units_ ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
                   Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * rows.size())),
                   Buffer<T>(h_weight_.room_for_inputs(kRowBlock)),
                   Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0)};
@@ -197,23 +197,6 @@ class Forward {
     const int64_t pieces = std::max<int64_t>((units.size() + kUnits - 1) / kUnits, 1);
     const int64_t at_once = round_up((units.size() + pieces - 1) / pieces, granule);
     return {kRowBlock, at_once, at_once, kRowBlock * at_once};
-  }
-
-  // b_ih + b_hh in the order of the panels.
-  Buffer<Acc> bias_of_panels(const Range& units) const {
-    const int64_t at_once = ForwardPanels<T, S>::units_at_once();
-    const auto *b_ih = static_cast<const S*>(layer_.b_ih), *b_hh = static_cast<const S*>(layer_.b_hh);
-    Buffer<Acc> bias(kGates * round_up(units.size(), at_once));
-    Acc* out = bias.data();
-    for (int64_t first = units.begin; first < units.end; first += at_once) {
-      for (int64_t gate = 0; gate < kGates; ++gate) {
-        for (int64_t lane = 0; lane < at_once; ++lane) {
-          const int64_t row = gate * layer_.H + std::min(first + lane, units.end - 1);
-          *out++ = (b_ih ? Acc(b_ih[row]) : Acc(0)) + (b_hh ? Acc(b_hh[row]) : Acc(0));
-        }
-      }
-    }
-    return bias;
   }
 
   // A step for these rows and units: sums [4][rows][units] = W_hh h~ + b, + W_ih x~ where that is taken along; the

@@ -76,4 +76,11 @@ inline bool splits_rows(const LayerProblem& layer, int64_t n) {
   return layer.B >= n * kFewRows || layer.B * kGates * layer.H * layer.H < kEnoughForABarrier * n;
 }
 
+// How a member's share of the backward's recurrence is cut: all units of some rows, or some units of all rows, those
+// whose columns of W_hh are in its panels.
+struct Cut {
+  bool by_rows;
+  Range rows, units, panels;
+};
+
 }  // namespace rnndrop::cpu

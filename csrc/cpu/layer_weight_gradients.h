@@ -1,0 +1,170 @@
+// The gradients of a layer's weights and biases: for both weights and for the rows of da of a few steps, what
+// weight_gradient.h does for one weight.
+//
+// They are sums over the batch, which the threads share: each owns rows of the gates, split once in a few steps.
+//
+// Cost: 2 * T * B * 4H * (I + H) flops, times the share kept; beside them one copy of x, h and da.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "cpu/layer_schedule.h"
+#include "cpu/layer_weights.h"
+#include "cpu/packed_gemm.h"
+#include "cpu/threads.h"
+#include "cpu/weight_gradient.h"
+#include "params.h"
+
+namespace rnndrop::cpu {
+
+// S is stored, T multiplied.
+template <class T, class S>
+class LayerWeightGradients {
+  using Acc = acc_type<T>;
+
+ public:
+  // steps: that are added at once, at most.
+  LayerWeightGradients(const LayerBackward& layer, const KeptRows& rows, const Weight<T, S>& x_weight,
+                       const Weight<T, S>& h_weight, int64_t steps)
+      : layer_(layer),
+        gate_rows_(rows.rows_of_gates(0, kGates)),
+        rows_packed_(rows_of_piece(steps * layer.B)),
+        dW_ih_(x_weight, layer.dW_ih, layer.need_dW, rows_packed_, layer.T * layer.B > rows_packed_),
+        dW_hh_(h_weight, layer.dW_hh, layer.need_dW, rows_packed_, layer.T * layer.B > rows_packed_) {}
+
+  // A member's: rows of each group of gates, as ranges of gate_rows_, and memory.
+  struct Share {
+    std::vector<Range> gate_rows;
+    Buffer<T> da_packed;
+    Buffer<T> inputs;  // rows of x or h, before they are packed
+  };
+
+  Share prepare(const Team& team) const {
+    std::vector<Range> gate_rows = shares_of_gate_rows(team);
+    int64_t my_rows = 0;
+    for (const Range& share : gate_rows) my_rows += round_up(share.size(), rows_at_once());
+    const int64_t packed_rows = layer_.need_dW ? round_up(rows_packed_, kTogether<T>) : 0;
+    return {std::move(gate_rows), Buffer<T>(my_rows * packed_rows),
+            Buffer<T>(layer_.need_dW ? std::max(dW_ih_.room_to_pack(), dW_hh_.room_to_pack()) : 0)};
+  }
+
+  // Adds steps [begin, begin + n), the chunks of the backward in its order, with da [n,B,4H] complete. When it returns
+  // all have read da. kept_tile: as WeightGradient::add_last wants it.
+  void add_steps(const Team& team, int64_t begin, int64_t n, const T* da, const Share& mine, Acc* kept_tile) const {
+    const int64_t rows = n * layer_.B, piece = rows_of_piece(rows);
+    const int64_t done = (layer_.order.reverse ? begin : layer_.T - begin - n) * layer_.B;
+    for (int64_t r = 0; r == 0 || r < rows; r += piece) {  // once also for an empty batch, whose sums are 0
+      const int64_t n_rows = std::min(piece, rows - r);
+      if (r > 0) team.barrier();  // all have read what is packed
+      pack_inputs(team, begin, r, n_rows, mine.inputs.data());
+      pack_da(mine.gate_rows, da + r * kGates * layer_.H, n_rows, mine.da_packed.data());
+      team.barrier();
+      const bool is_first = done + r == 0, is_last = done + r + n_rows == layer_.T * layer_.B;
+      add_packed(mine.gate_rows, n_rows, mine.da_packed.data(), is_first, is_last, kept_tile);
+    }
+  }
+
+  void zero_dropped_rows(const Range& rows) const {
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      if (std::binary_search(gate_rows_.begin(), gate_rows_.end(), row)) continue;
+      dW_ih_.zero_row(row);
+      dW_hh_.zero_row(row);
+    }
+  }
+
+ private:
+  // A chunk of a large batch has more rows than the second cache holds panels of.
+  static int64_t rows_of_piece(int64_t rows) {
+    const int64_t pieces = std::max<int64_t>(1, (rows + kChunkRows / 2) / kChunkRows);
+    // At least 1: a loop over pieces must advance, without rows too.
+    return std::max<int64_t>(1, (rows + pieces - 1) / pieces);
+  }
+
+  // The index in gate_rows_ of its first row >= row.
+  int64_t place_of(int64_t row) const {
+    return std::lower_bound(gate_rows_.begin(), gate_rows_.end(), row) - gate_rows_.begin();
+  }
+
+  std::vector<Range> shares_of_gate_rows(const Team& team) const {
+    // The finer groups, one for each gate, where either weight has them, so that both are cut alike.
+    const int64_t n = std::max(dW_ih_.weight.groups.size(), dW_hh_.weight.groups.size()), rows = kGates / n * layer_.H;
+    std::vector<Range> shares;
+    for (int64_t g = 0; g < n; ++g) {
+      const int64_t begin = place_of(g * rows), end = place_of((g + 1) * rows);
+      const Range share = team.share(end - begin, rows_at_once());
+      shares.push_back({begin + share.begin, begin + share.end});
+    }
+    return shares;
+  }
+
+  // n rows of da. Adds their sums to db on the way.
+  void pack_da(const std::vector<Range>& shares, const T* da, int64_t n, T* da_packed) const {
+    for (const Range& share : shares) {
+      for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
+        pack_transposed(da_packed, Rows<T>{da, kGates * layer_.H, gate_rows_.data() + m}, M, n,
+                        static_cast<Acc*>(layer_.db));
+        da_packed += round_up(n, kTogether<T>) * rows_at_once();
+      });
+    }
+  }
+
+  // What rows [first, first + n) of da multiply, counted from step `begin`.
+  void pack_inputs(const Team& team, int64_t begin, int64_t first, int64_t n, T* scratch) const {
+    const int64_t B = layer_.B, H = layer_.H, I = layer_.I;
+    const TimeOrder& order = layer_.order;
+    const auto sample_of = [&](int64_t r) { return (first + r) % B; };
+    const S* x = static_cast<const S*>(layer_.x) + (begin * B + first) * I;
+    dW_ih_.pack(team, B, n, [&](int64_t r) { return x + r * I; }, sample_of, scratch);
+    const auto h_before = [&](int64_t r) {
+      const int64_t t = begin + (first + r) / B, b = sample_of(r);
+      // Backwards in time a sample begins at its own end; y is 0 past it.
+      const bool is_first = t == order.first() || (order.reverse && layer_.lengths && t + 1 == layer_.lengths[b]);
+      return is_first ? static_cast<const S*>(layer_.h_0) + b * H
+                      : static_cast<const S*>(layer_.y) + (order.before(t) * B + b) * H;
+    };
+    dW_hh_.pack(team, B, n, h_before, sample_of, scratch);
+  }
+
+  // A panel of inputs stays in the first cache for all of the member's gate rows; but where the last sums are not
+  // stored as they are, da does, for all columns of a few gate rows.
+  void add_packed(const std::vector<Range>& shares, int64_t rows, const T* da_packed, bool is_first, bool is_last,
+                  Acc* kept_tile) const {
+    for (const WeightGradient<T, S>* gradient : {&dW_ih_, &dW_hh_}) {
+      const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H;
+      const T* of_share = da_packed;
+      for (const Range& share : shares) {
+        if (share.size() == 0) continue;
+        const int64_t g = gate_rows_[share.begin] / of_group, first_of_group = place_of(g * of_group);
+        const auto for_each_da_block = [&](const auto& add) {
+          const T* da_block = of_share;
+          for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
+            add(m, M, da_block);
+            da_block += round_up(rows, kTogether<T>) * rows_at_once();
+          });
+        };
+        if (is_last && !gradient->in_place) {
+          for_each_da_block([&](int64_t m, int64_t M, const T* da_block) {
+            gradient->add_last(g, m - first_of_group, M, gate_rows_.data() + m, da_block, rows, is_first, kept_tile);
+          });
+        } else {
+          for (int64_t block = 0; block < gradient->weight.column_blocks(gradient->weight.groups[g]); ++block) {
+            for_each_da_block([&](int64_t m, int64_t M, const T* da_block) {
+              gradient->add(g, m - first_of_group, M, block, da_block, rows, is_first);
+            });
+          }
+        }
+        of_share += round_up(share.size(), rows_at_once()) * round_up(rows, kTogether<T>);
+      }
+    }
+  }
+
+  const LayerBackward& layer_;
+  std::vector<int32_t> gate_rows_;  // of [0, 4H), that are multiplied
+  int64_t rows_packed_;             // at once, at most
+  WeightGradient<T, S> dW_ih_, dW_hh_;
+};
+
+}  // namespace rnndrop::cpu
