@@ -1,0 +1,181 @@
+// A chunk of a row: loaded into the compute type, stored from it, with whatever noise there is.
+//
+// The loops are plain scalar C++ over arrays of a fixed length, compiled for each width of vectors as vector_isa.h
+// says.
+#pragma once
+
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cpu/compute_type.h"
+#include "cpu/convert.h"
+#include "cpu/step_kernels.h"
+#include "cpu/vector_isa.h"
+#include "lstm_cell.h"
+
+namespace rnndrop::cpu {
+namespace {
+
+constexpr int64_t kChunk = 64;
+constexpr int64_t kLanes = kVectorUnits;  // the widest vector's, in float32
+
+template <class T>
+struct alignas(64) Chunk {
+  T data[kChunk];
+  INLINE T& operator[](int64_t k) { return data[k]; }
+};
+
+// work(first, n)
+template <class Work>
+INLINE void for_each_chunk(int64_t begin, int64_t end, const Work& work) {
+  for (int64_t j = begin; j < end; j += kChunk) work(j, std::min(kChunk, end - j));
+}
+
+// work(k) for the elements of a chunk, and up to a multiple of kLanes beyond them: a constant number at a time is what
+// the compiler turns into whole vectors, with nothing left over.
+template <class Work>
+INLINE void for_each_element(int64_t n, const Work& work) {
+  for (int64_t first = 0; first < n; first += kLanes) {
+    for (int64_t k = first; k < first + kLanes; ++k) work(k);
+  }
+}
+
+// A row's end, n of kLanes elements: for float and double a masked vector; for 16 bits, whose conversions would become
+// a branch an element, a call.
+template <class scalar_t, class acc_t>
+INLINE void load_end(acc_t* out, const scalar_t* in, int n) {
+  if constexpr (std::is_same_v<scalar_t, acc_t>) {
+    for (int k = 0; k < kLanes; ++k) out[k] = k < n ? in[k] : acc_t(0);
+  } else {
+    for (int k = 0; k < kLanes; ++k) out[k] = acc_t(0);
+    convert(out, in, n);
+  }
+}
+template <class scalar_t, class acc_t>
+INLINE void store_end(scalar_t* out, const acc_t* in, int n) {
+  if constexpr (std::is_same_v<scalar_t, acc_t>) {
+    for (int k = 0; k < kLanes; ++k) {
+      if (k < n) out[k] = in[k];
+    }
+  } else {
+    convert(out, in, n);
+  }
+}
+
+// float16, for which the processor has an instruction that the compiler does not find in a loop.
+template <class scalar_t>
+inline constexpr bool kConvertsByCall = std::is_same_v<scalar_t, c10::Half>;
+
+template <class scalar_t, class acc_t>
+INLINE void load(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
+  const int64_t whole = n / kLanes * kLanes;
+  if constexpr (kConvertsByCall<scalar_t>) {
+    convert(out.data, in, whole);
+  } else {
+    for_each_element(whole, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<acc_t>(in[k]); });
+  }
+  if (whole < n) [[unlikely]]
+    load_end(out.data + whole, in + whole, n - whole);
+}
+
+template <class scalar_t, class acc_t>
+INLINE void load_or(Chunk<acc_t>& out, const scalar_t* in, acc_t absent, int64_t n) {
+  if (in) {
+    load(out, in, n);
+  } else {
+    for (int64_t k = 0; k < kChunk; ++k) out[k] = absent;
+  }
+}
+
+template <class scalar_t, class acc_t>
+INLINE void store(scalar_t* out, Chunk<acc_t>& in, int64_t n) {
+  const int64_t whole = n / kLanes * kLanes;
+  if constexpr (kConvertsByCall<scalar_t>) {
+    convert(out, in.data, whole);
+  } else {
+    for_each_element(whole, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<scalar_t>(in[k]); });
+  }
+  if (whole < n) [[unlikely]]
+    store_end(out + whole, in.data + whole, n - whole);
+}
+
+template <class scalar_t, class acc_t>
+INLINE void add(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
+  if (!in) return;
+  Chunk<acc_t> addend;
+  load(addend, in, n);
+  for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { out[k] += addend[k]; });
+}
+
+template <class T>
+INLINE const T* offset(const void* base, int64_t elements) {
+  return base ? static_cast<const T*>(base) + elements : nullptr;
+}
+template <class T>
+INLINE T* offset(void* base, int64_t elements) {
+  return base ? static_cast<T*>(base) + elements : nullptr;
+}
+
+template <class scalar_t, class acc_t>
+INLINE void load_pre_activation(Chunk<acc_t>& pre, const scalar_t* gemm, const acc_t* from_x, const acc_t* recurrent,
+                                const scalar_t* b_ih, const scalar_t* b_hh, int64_t n) {
+  if (gemm) {
+    load(pre, gemm, n);
+    add(pre, recurrent, n);
+  } else {
+    load(pre, recurrent, n);
+    add(pre, from_x, n);
+  }
+  add(pre, b_ih, n);
+  add(pre, b_hh, n);
+}
+
+// The noise of n elements from (b, j) on; absent is 1 for a mask, 0 for zoneout.
+template <class scalar_t, class acc_t>
+INLINE void load_noise(Chunk<acc_t>& out, const RowNoise& noise, acc_t absent, int64_t b, int64_t j, int64_t n) {
+  load_or(out, offset<scalar_t>(noise.data, b * noise.stride + j), absent, n);
+}
+
+template <class acc_t>
+struct NoiseChunks {
+  Chunk<acc_t> m_g, m_c, z_c, z_h;
+  template <bool noisy_state>
+  INLINE CellNoise<acc_t> at(int64_t k) {
+    CellNoise<acc_t> noise;
+    noise.m_g = m_g[k];
+    if constexpr (noisy_state) {
+      noise.m_c = m_c[k];
+      noise.z_c = z_c[k];
+      noise.z_h = z_h[k];
+    }
+    return noise;
+  }
+};
+
+template <bool noisy_state, class scalar_t, class acc_t>
+INLINE void load_noise(NoiseChunks<acc_t>& out, const StepNoise& noise, int64_t b, int64_t j, int64_t n) {
+  load_noise<scalar_t>(out.m_g, noise.mask_g, acc_t(1), b, j, n);
+  if constexpr (noisy_state) {
+    load_noise<scalar_t>(out.m_c, noise.mask_c, acc_t(1), b, j, n);
+    load_noise<scalar_t>(out.z_c, noise.zone_c, acc_t(0), b, j, n);
+    load_noise<scalar_t>(out.z_h, noise.zone_h, acc_t(0), b, j, n);
+  }
+}
+
+// h~ of the next step: mask_h * h, for all gates or for each.
+template <class scalar_t, class acc_t>
+INLINE void store_h_tilde(const StepForward& step, int64_t at, Chunk<acc_t>& h, int64_t n) {
+  if (!step.h_tilde_next) return;
+  for (int64_t gate = 0; gate < step.n_h_tilde; ++gate) {
+    scalar_t* h_tilde = static_cast<scalar_t*>(step.h_tilde_next) + gate * step.h_tilde_stride + at;
+    Chunk<acc_t> mask;
+    load_or(mask, offset<scalar_t>(step.mask_h, gate * step.B * step.H + at), acc_t(1), n);
+    for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { mask[k] *= h[k]; });
+    store(h_tilde, mask, n);
+  }
+}
+
+}  // namespace
+}  // namespace rnndrop::cpu
