@@ -24,19 +24,15 @@ def flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
     return flags
 
 
-CLASSIFIER = "`rnndrop train` makes one, `rnndrop train --data rotten-tomatoes --epochs 3` in a minute"
-
-
-def one_line(error: Exception, flags: Mapping[str, str], makes_one: str = CLASSIFIER) -> str:
-    """What the error says, on one line; a field's name that it begins with, as in "reviews: ...", becomes its flag.
-
-    makes_one: the way to a checkpoint, told where there is none.
-    """
+def one_line(error: Exception, flags: Mapping[str, str]) -> str:
+    """What the error says, on one line; a field's name that it begins with, as in "reviews: ...", becomes its flag."""
     message = " ".join(str(error).splitlines())
     if isinstance(error, UnverifiedError) and "unverified_data" in flags:
         message += f"; {flags['unverified_data']} takes it as it is"
     if isinstance(error, NoCheckpointError):
-        message += f"; {makes_one}"
+        message += f"; `rnndrop {error.command}` makes one"
+        if error.command == "train":
+            message += ", `rnndrop train --data rotten-tomatoes --epochs 3` in a minute"
     return re.sub(r"^(\w+)(?=: )", lambda name: flags.get(name[1], name[1]), message)
 
 

@@ -35,8 +35,6 @@ from rnndrop_cuda.seminar.training.run import LAST
 # As train's; where the files lie decides nothing, what is in them is compared.
 MAY_CHANGE = {"epochs", "patience", "checkpoint_every", "text", "valid", "test"}
 
-MAKES_ONE = f"`rnndrop {NAME} train` makes one"
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `rnndrop language-model argv...`; 0 done, 1 the loss is not finite, 2 wrong input, 130 Ctrl-C."""
@@ -52,7 +50,7 @@ def _train(argv: list[str]) -> int:
         trainer = _prepared(argv, given, processes)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         processes.stop()
-        return runs.fail_once(processes, NAME, one_line(error, flags_of(train_parser()), MAKES_ONE))
+        return runs.fail_once(processes, NAME, one_line(error, flags_of(train_parser())))
     status = runs.train_to_the_end(trainer, given.get("tensorboard", False), "perplexity")
     if status == 0 and trainer.processes.first:
         print(f"next: rnndrop {NAME} evaluate --checkpoint {trainer.out}, or generate")
@@ -100,7 +98,7 @@ def _evaluate(argv: list[str]) -> int:
             if not bool((ids >= len(SPECIAL_WORDS)).any()):
                 raise ValueError(f"text: expected tokens that the model knows, got none in {args.text}")
     except (OSError, ValueError, ModuleNotFoundError) as error:
-        return fail(NAME, one_line(error, flags_of(parser), MAKES_ONE))
+        return fail(NAME, one_line(error, flags_of(parser)))
     pieces = Pieces(ids, args.batch_size, settings.bptt, device)
     found: dict[str, Any] = {"tokens": pieces.tokens, "perplexity": score(model, pieces).perplexity}
     if args.samples and has_dropout(model):
@@ -124,7 +122,7 @@ def _generate(argv: list[str]) -> int:
         by_words = list if settings.level == "character" else str.split if settings.text else tokenize
         prompt = known_ids(by_words(args.prompt), words)
     except (OSError, ValueError) as error:
-        return fail(NAME, one_line(error, flags_of(parser), MAKES_ONE))
+        return fail(NAME, one_line(error, flags_of(parser)))
     model.to(device)
     ids = generate(model, prompt, args.tokens, args.temperature, args.seed)
     if not args.samples:

@@ -35,5 +35,5 @@ def load_pretrained(folder: str | os.PathLike[str]) -> Pretrained:
 
 def load_language_model(folder: str | os.PathLike[str]) -> tuple[LanguageModel, list[str], LanguageModelSettings]:
     """The model (on the CPU, in eval), its vocabulary and its settings. Errors as read_of's."""
-    found = read_of(find(folder), LanguageModelSettings)
+    found = read_of(find(folder, "language-model train"), LanguageModelSettings)
     return found.load_into(found.settings.build(len(found.words))).eval(), found.words, found.settings

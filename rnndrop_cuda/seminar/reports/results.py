@@ -29,8 +29,8 @@ def open_results(out: Path, results: Results, *, fresh: bool) -> str:
     """
     file = out / FILE_NAME
     done = ""
-    if file.exists():
-        earlier = _read(file)
+    earlier = _read(file) if file.exists() else results
+    if earlier is None or any(layer["epochs"] for layer in earlier["layers"].values()):  # a run may fail before
         different = ["everything"] if earlier is None else _differences(earlier, results)
         if fresh or earlier is None or different:
             aside = next(path for n in range(1, 10**6) if not (path := out / f"results.{n}.json").exists())

@@ -45,7 +45,11 @@ MODEL = "model."
 
 
 class NoCheckpointError(FileNotFoundError):
-    """There is none where one was looked for."""
+    """There is none where one was looked for. command: what makes such a one, "train" or another of `rnndrop`'s."""
+
+    def __init__(self, message: str, command: str) -> None:
+        super().__init__(message)
+        self.command = command
 
 
 class Settings(Protocol):
@@ -117,15 +121,18 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[RNNClassifier, list
     return checkpoint.build(), checkpoint.words, checkpoint.settings
 
 
-def find(folder: str | os.PathLike[str]) -> Path:
-    """The folder itself if it is a checkpoint, or else best/ or last/ in it; FileNotFoundError where none is."""
+def find(folder: str | os.PathLike[str], command: str = "train") -> Path:
+    """The folder itself if it is a checkpoint, or else best/ or last/ in it.
+
+    NoCheckpointError where none is; command: of that.
+    """
     folder = Path(folder)
     for candidate in (folder, folder / "best", folder / "last"):
         if (candidate / FILE_NAME).is_file():
             return candidate
     if not folder.exists():
-        raise NoCheckpointError(f"no checkpoint at {folder}: there is no such folder")
-    raise NoCheckpointError(f"no checkpoint at {folder}: no {FILE_NAME} in it, nor in best/ or last/")
+        raise NoCheckpointError(f"no checkpoint at {folder}: there is no such folder", command)
+    raise NoCheckpointError(f"no checkpoint at {folder}: no {FILE_NAME} in it, nor in best/ or last/", command)
 
 
 def save(folder: Path, checkpoint: Checkpoint[S]) -> None:

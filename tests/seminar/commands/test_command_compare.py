@@ -204,6 +204,16 @@ def test_a_file_that_is_no_results_is_kept_aside(command, tmp_path, content):
     assert list(read(out)["layers"]) == ["nn.LSTM"]
 
 
+def test_a_run_that_failed_before_its_first_epoch_left_no_results(command, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert compare.main([*command, "--layers", "nn.LSTM"]) == 0
+    (out / "results.json").write_text(json.dumps({**read(out), "layers": {}}))
+    capsys.readouterr()
+    assert compare.main([*command, "--layers", "nn.LSTM", "--seed", "1"]) == 0
+    assert "earlier results" not in capsys.readouterr().err
+    assert not (out / "results.1.json").exists()
+
+
 def test_another_commit_or_machine_is_another_run(command, tmp_path, monkeypatch):
     for name in ("_commit", "_cpu_model"):
         monkeypatch.setattr(provenance, name, lambda: "another")

@@ -191,7 +191,7 @@ def test_a_study_without_its_language_model_says_so(with_vectors, tmp_path, trai
     assert status(study.main, "pretraining", *with_vectors[:at], *with_vectors[at + 2 :]) == 2
     assert "--pretrained: expected the folder of a language model, got none" in one_line(capsys)
     assert status(study.main, "pretraining", *with_vectors, "--pretrained", tmp_path) == 2
-    assert "no checkpoint" in one_line(capsys)
+    assert "or last/; `rnndrop language-model train` makes one\n" in one_line(capsys)
     others = save_language_model(tmp_path / "others", ["a", "b"])
     assert status(study.main, "pretraining", *with_vectors, "--pretrained", others) == 2
     assert "--pretrained: expected a language model of some of the 20 words, got one of none" in one_line(capsys)
