@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise RuntimeError("torch sees no CUDA device (`rnndrop info` says more)")
         gpu = torch.cuda.get_device_properties(0)
         with tempfile.TemporaryDirectory() as folder:
-            program = build(Path(folder, "latency"), [f"{gpu.major}{gpu.minor}"])
+            program = build(Path(folder, "latency"), f"{gpu.major}{gpu.minor}")
             latencies, left_out = measure(program, args.rounds, args.repeats, gpu.multi_processor_count)
     except (OSError, RuntimeError) as error:
         print(f"bench.latency: {error}", file=sys.stderr)
@@ -74,13 +74,18 @@ class WrongKernelError(Exception):
     """A barrier did not hold, or a load or a product was skipped."""
 
 
-def build(program: Path, architectures: Sequence[str]) -> Path:
-    """Compiles the program. Raises RuntimeError if there is no nvcc, or with nvcc's errors and warnings."""
+def build(program: Path, architecture: str) -> Path:
+    """Compiles the program for an architecture such as "90".
+
+    Raises RuntimeError if there is no nvcc, or with nvcc's errors and warnings.
+    """
     nvcc = shutil.which("nvcc") or shutil.which(f"{cpp_extension.CUDA_HOME}/bin/nvcc")
     if nvcc is None:
         raise RuntimeError("nvcc is not on PATH: install the CUDA toolkit, or set CUDA_HOME")
-    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
-    command = [nvcc, "-std=c++17", "-O3", *targets, f"-I{ROOT / 'csrc' / 'cuda'}", str(SOURCE), "-o", str(program)]
+    if int(architecture) >= 90:  # ptxas advises it for a multicast
+        architecture += "a"
+    target = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
+    command = [nvcc, "-std=c++17", "-O3", target, f"-I{ROOT / 'csrc' / 'cuda'}", str(SOURCE), "-o", str(program)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode or "warning" in done.stdout:
         raise RuntimeError(f"{SOURCE.name} does not compile cleanly:\n{done.stdout}")

@@ -45,7 +45,7 @@ MISTAKES = {
         "while ((kAcquirePolls ? ld_acquire(flag) : ld_relaxed(flag)) < arrivals) spin_pause();",
         "(void)arrivals;",
     ),
-    "L2 tile in bulk by 2 blocks for each other": ("(1u << blocks) - 1", "1u << cluster.block_rank()"),
+    "L2 tile in bulk by 2 blocks for each other": ("multicast(here + k, tile + k", "multicast(here + k, tile + k + 1"),
     "grid exchange by epochs": ("for (; unit.low != epoch; unit = ld_relaxed128(of_round + k)) spin_pause();", ""),
 }
 
@@ -82,14 +82,15 @@ def test_wrong_arguments_are_refused(arguments):
 
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not on PATH")
-def test_nvcc_compiles(tmp_path):
-    assert latency.build(tmp_path / "latency", ["90"]).exists()
+@pytest.mark.parametrize("architecture", ["80", "90"])
+def test_nvcc_compiles(architecture, tmp_path):
+    assert latency.build(tmp_path / "latency", architecture).exists()
 
 
 def test_without_nvcc_one_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(RuntimeError, match="nvcc is not on PATH: install the CUDA toolkit"):
-        latency.build(tmp_path / "latency", ["90"])
+        latency.build(tmp_path / "latency", "90")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
