@@ -142,7 +142,7 @@ STUDIES: dict[str, Study] = {
             "layer": "GalLSTM:0.2",
             "options": (("forget_bias", 1.0),),
             "contractions": "split",
-            "maxlen": 400,
+            "maxlen": None,
             "variable_length": True,
             "pooling": "concat",
             "embedding_dropout": 0.3,
