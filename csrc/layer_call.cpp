@@ -40,14 +40,14 @@ Tensor copy_of(const Tensor& tensor, const at::TensorOptions& options) {
 }
 
 // Whether `dense`, one entry of the first dimension of `all`, and its place there differ by no more than the address.
-// Then memcpy does on the CPU: ATen takes longer to find out how to copy than a small layer takes for a step.
+// Then memcpy does where the host reads it: ATen takes longer to find out how to copy than a small layer for a step.
 bool is_copied_as_bytes(const Tensor& all, const Tensor& dense) {
-  return dense.is_cpu() && dense.is_contiguous() && dense.scalar_type() == all.scalar_type() && dense.numel() > 0;
+  return dense.is_contiguous() && dense.scalar_type() == all.scalar_type() && dense.numel() > 0;
 }
 
 // all[k] = in
-void put(const Tensor& all, int64_t k, const Tensor& in) {
-  if (!is_copied_as_bytes(all, in)) {
+void put(const Tensor& all, int64_t k, const Tensor& in, bool host_reads) {
+  if (!host_reads || !is_copied_as_bytes(all, in)) {
     all.select(0, k).copy_(in);
     return;
   }
@@ -55,9 +55,9 @@ void put(const Tensor& all, int64_t k, const Tensor& in) {
 }
 
 // A copy of all[k] in the type of `options`.
-Tensor taken(const Tensor& all, int64_t k, const at::TensorOptions& options) {
+Tensor taken(const Tensor& all, int64_t k, const at::TensorOptions& options, bool host_reads) {
   const Tensor out = at::empty(all.sizes().slice(1), options);
-  if (!is_copied_as_bytes(all, out)) return out.copy_(all.select(0, k));
+  if (!host_reads || !is_copied_as_bytes(all, out)) return out.copy_(all.select(0, k));
   std::memcpy(out.data_ptr(), static_cast<const char*>(all.const_data_ptr()) + k * out.nbytes(), out.nbytes());
   return out;
 }
@@ -82,15 +82,15 @@ ForwardCall::ForwardCall(const LayerInputs& given, bool reverse, bool save) : in
 }
 
 void ForwardCall::put_initial_state() {
-  put(c, c_index(in.order.slot_before(in.order.first())), in.c_0);
+  put(c, c_index(in.order.slot_before(in.order.first())), in.c_0, host_reads);
   if (in.lengths || in.zone_h) h_n = in.h_0.clone();
 }
 
 ForwardResult ForwardCall::result() const {
   const auto nothing = [&](const at::TensorOptions& options) { return at::empty({0}, options); };
   const TimeOrder& order = in.order;
-  const Tensor last_h = h_n.defined() ? h_n : taken(y, order.last(), in.options());
-  const Tensor last_c = c_n.defined() ? c_n : taken(c, c_index(order.slot(order.last())), in.options());
+  const Tensor last_h = h_n.defined() ? h_n : taken(y, order.last(), in.options(), host_reads);
+  const Tensor last_c = c_n.defined() ? c_n : taken(c, c_index(order.slot(order.last())), in.options(), host_reads);
   if (!save) return {y, last_h, last_c, nothing(in.options()), nothing(in.acc_options()), nothing(in.options())};
   return {y, last_h, last_c, gates, c, h_full.defined() ? h_full : nothing(in.options())};
 }

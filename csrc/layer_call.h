@@ -25,13 +25,14 @@ struct ForwardCall {
   at::Tensor c_at(int64_t slot) const { return c.select(0, c_index(slot)); }
 
   CheckedInputs in;
-  bool save;          // whether a backward may follow
-  at::Tensor y;       // scalar [T,B,P] out
-  at::Tensor h_full;  // scalar [T,B,H] out; undefined without W_hr
-  at::Tensor gates;   // scalar [T,B,4H] out; undefined without save
-  at::Tensor c;       // acc [T+1,B,H], or [2,B,H] without save; out: all slots, but for c_0's where it was put there
-  at::Tensor h_n;     // scalar [B,P] out; undefined: it is y's last. As put_initial_state left it, or a backend's own
-  at::Tensor c_n;     // scalar [B,H] out; undefined: it is c's last. A backend's own
+  bool save;                // whether a backward may follow
+  bool host_reads = false;  // whether the host may read and write what is in a tensor: as a backend says
+  at::Tensor y;             // scalar [T,B,P] out
+  at::Tensor h_full;        // scalar [T,B,H] out; undefined without W_hr
+  at::Tensor gates;         // scalar [T,B,4H] out; undefined without save
+  at::Tensor c;    // acc [T+1,B,H], or [2,B,H] without save; out: all slots, but for c_0's where it was put there
+  at::Tensor h_n;  // scalar [B,P] out; undefined: it is y's last. As put_initial_state left it, or a backend's own
+  at::Tensor c_n;  // scalar [B,H] out; undefined: it is c's last. A backend's own
 };
 
 // What the backward is given beside the layer's inputs, unchecked: the forward's results and their gradients.

@@ -48,6 +48,7 @@ Layer layer_of(const CheckedInputs& in, const DenseInputs& dense) {
 class CpuBackend final : public Backend, private Primitives {
  public:
   void forward(ForwardCall& call) const override {
+    call.host_reads = host_reads();
     call.put_initial_state();
     if (!call.in.W_hr) return run_engine(call);
     const bool widens = !cpu::multiplies(call.in.x.scalar_type());

@@ -74,6 +74,7 @@ void widened_stepwise_forward(const ForwardCall& call, const Primitives& backend
   const TimeOrder& order = call.in.order;
   const Inputs inputs(call.in, call.c_at(order.slot_before(order.first())));
   ForwardCall wide(inputs.get(), order.reverse, call.save);
+  wide.host_reads = call.host_reads;
   wide.put_initial_state();
   stepwise_forward(wide, backend, steps_per_chunk);
   narrow(call.y, wide.y);
