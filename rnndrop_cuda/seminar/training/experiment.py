@@ -25,7 +25,7 @@ from rnndrop_cuda.seminar.settings import FineTuningSettings
 from rnndrop_cuda.seminar.training.batches import Parts, scored_on
 from rnndrop_cuda.seminar.training.forward import Forward
 from rnndrop_cuda.seminar.training.loop import evaluate, fit
-from rnndrop_cuda.seminar.training.optimizers import cycle, make_optimizer
+from rnndrop_cuda.seminar.training.optimizers import cycle, make_optimizer, takes_sparse_gradients
 from rnndrop_cuda.seminar.training.start import fingerprint, transfer
 from rnndrop_cuda.seminar.training.unfreezing import unfreeze
 
@@ -162,8 +162,7 @@ def train_and_score(
         labelled=experiment.labelled,
         passes=experiment.passes,
     )
-    # On CUDA the host would wait for each step to say how many words it met; Adam takes no sparse gradients.
-    sparse = device.type == "cpu" and experiment.optimizer == "RMSprop"
+    sparse = takes_sparse_gradients(experiment, device)
     model = experiment.build_pretrained(reviews.words, sparse=sparse).to(device)
     optimizer = make_optimizer(experiment, model)
     if experiment.one_cycle:

@@ -17,6 +17,12 @@ from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 from rnndrop_cuda.seminar.training.unfreezing import groups_of
 
 
+def takes_sparse_gradients(settings: FineTuningSettings, device: torch.device) -> bool:
+    """Whether the embedding had better have sparse gradients, of the words that a batch meets alone."""
+    # On CUDA the host would wait for each step to say how many words it met; Adam takes none.
+    return device.type == "cpu" and settings.optimizer == "RMSprop"
+
+
 def make_optimizer(settings: FineTuningSettings, model: RNNClassifier) -> torch.optim.Optimizer:
     """Of all weights, those of a lower layer at a lower rate where layer_decay is not 1."""
     makers: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -15,7 +15,7 @@ from rnndrop_cuda.seminar.settings import TrainSettings
 from rnndrop_cuda.seminar.training.batches import TRAIN, Batch, Parts
 from rnndrop_cuda.seminar.training.checkpoint import Checkpoint
 from rnndrop_cuda.seminar.training.forward import Forward
-from rnndrop_cuda.seminar.training.optimizers import cycle, make_optimizer
+from rnndrop_cuda.seminar.training.optimizers import cycle, make_optimizer, takes_sparse_gradients
 from rnndrop_cuda.seminar.training.processes import Processes
 from rnndrop_cuda.seminar.training.run import BEST as BEST
 from rnndrop_cuda.seminar.training.run import LAST as LAST
@@ -37,9 +37,8 @@ class Trainer(Run[TrainSettings]):
         facts: dict[str, Any],
         resumed_from: Checkpoint[TrainSettings] | None = None,
     ) -> None:
-        # On CUDA the host would wait for each step to say how many words it met; the others want dense ones.
-        dense = processes.ranks > 1 or settings.compile is not None or settings.optimizer != "RMSprop"
-        sparse = device.type == "cpu" and not dense
+        # DDP and torch.compile want dense gradients.
+        sparse = takes_sparse_gradients(settings, device) and processes.ranks == 1 and settings.compile is None
         model = settings.build(sparse=sparse)
         # A checkpoint has the weights: the language model may be gone when a run is resumed.
         pretrained = start(settings, model, reviews.words) if resumed_from is None else resumed_from.pretrained
