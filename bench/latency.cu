@@ -1,5 +1,5 @@
 // What a step of the persistent engines waits for, one thing at a time: barriers, what is handed over, dependent loads
-// and products. These are the constants of the model in csrc/cuda/recurrence_plan.h, in ns a round.
+// and products. These are the constants of the model in csrc/cuda/recurrence_estimate.h, in ns a round.
 //
 //   latency ROUNDS REPEATS MOST_BLOCKS THREADS      (bench/latency.py builds it and calls it)
 //

@@ -51,9 +51,7 @@ MISTAKES = [
     ),
     Mistake("there is one buffer", "turn_ * buffer_", "0 * buffer_", schedules=("lifo",)),
     # The first in, first out, happens to run the blocks of a group in step.
-    Mistake(
-        "the flag is not waited for", "is_early(ld_relaxed(flag_))", "false", schedules=("lifo", "rand1", "rand2")
-    ),
+    Mistake("the flag is not waited for", "is_early(ld_relaxed(flag_))", "false", schedules=("lifo", "rand1", "rand2")),
     Mistake(
         "a poll that acquires waits for nothing",
         "is_early(ld_acquire(flag_))",
@@ -77,7 +75,12 @@ MISTAKES = [
 # No mistake: the flag begins, and is reckoned with, one arrival before it wraps.
 WRAPS = len(MISTAKES) + 1
 ABOUT_TO_WRAP = [
-    Mistake("the flag", CLEARED, CLEARED.replace("set_to_zero(launch.scratch, ", "cudaMemsetAsync(launch.scratch, 0xff, "), "recurrence_kernels.cuh"),
+    Mistake(
+        "the flag",
+        CLEARED,
+        CLEARED.replace("set_to_zero(launch.scratch, ", "cudaMemsetAsync(launch.scratch, 0xff, "),
+        "recurrence_kernels.cuh",
+    ),
     Mistake("what is waited for", "arrived_ += s_.blocks", "arrived_ += s_.blocks - (arrived_ == 0)"),
 ]
 # Each with the numbers that choose it.
