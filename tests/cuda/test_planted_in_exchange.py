@@ -68,20 +68,22 @@ MISTAKES = [
     Mistake(
         "a count that wraps is compared as one that does not",
         "is_early(ld_relaxed(flag_))",
-        "(ld_relaxed(flag_) < arrived_)",
+        "(ld_relaxed(flag_) < arrived_ - 2)",
         schedules=("lifo", "rand1", "rand2"),
     ),
 ]
-# No mistake: the flag begins, and is reckoned with, one arrival before it wraps.
+# No mistake: the flag begins, and is reckoned with, two arrivals before it wraps.
 WRAPS = len(MISTAKES) + 1
+TWO_LESS = f"""[&] {{
+  const cudaError_t error = {CLEARED};
+  for (int64_t group = 0; group < plan.tiling.groups; ++group) {{
+    static_cast<unsigned*>(launch.scratch)[group * kFlagStride] -= 2;
+  }}
+  return error;
+}}()"""
 ABOUT_TO_WRAP = [
-    Mistake(
-        "the flag",
-        CLEARED,
-        CLEARED.replace("set_to_zero(launch.scratch, ", "cudaMemsetAsync(launch.scratch, 0xff, "),
-        "recurrence_kernels.cuh",
-    ),
-    Mistake("what is waited for", "arrived_ += s_.blocks", "arrived_ += s_.blocks - (arrived_ == 0)"),
+    Mistake("the flag", CLEARED, TWO_LESS, "recurrence_kernels.cuh"),
+    Mistake("what is waited for", "arrivals - arrived_", "arrivals - (arrived_ - 2)"),
 ]
 # Each with the numbers that choose it.
 ALTERNATIVES = [(mistake, (number,)) for number, mistake in enumerate(MISTAKES, 1)]
