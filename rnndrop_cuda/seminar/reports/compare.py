@@ -166,7 +166,10 @@ def print_table(results: Results) -> None:
 
 def write(results: Results, out: Path) -> list[Path]:
     """Writes out/curves.png and out/report.html, and returns their paths."""
-    files = {out / "curves.png": curves(results, "png"), out / "report.html": page(results).encode()}
+    files = {
+        out / "curves.png": curves(results, "png"),
+        out / "report.html": page(results).encode(errors="backslashreplace"),
+    }
     for path, content in files.items():
         write_whole(path, content)
     return list(files)

@@ -221,7 +221,7 @@ def write(results: Results, out: Path) -> list[Path]:
     files = {
         out / "study.json": (json.dumps(contents, indent=1) + "\n").encode(),
         out / "study.png": png,
-        out / "study.html": page(results, png).encode(),
+        out / "study.html": page(results, png).encode(errors="backslashreplace"),
     }
     for path, content in files.items():
         write_whole(path, content)

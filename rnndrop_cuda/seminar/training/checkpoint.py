@@ -192,6 +192,10 @@ def read_of(folder: Path, kind: type[S]) -> Checkpoint[S]:
     if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
         raise ValueError(f"{words_file} is damaged: expected a list of words")
     try:
+        "".join(vocabulary).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{words_file} is damaged: {error}") from error
+    try:
         return Checkpoint(settings, vocabulary, safetensors.torch.load(tensors), progress)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{tensors_file} is damaged: {_one_line(error)}") from error
@@ -233,7 +237,8 @@ def _content(folder: Path, file: Mapping[str, str]) -> tuple[Path, bytes]:
 
 
 def _json(value: Any, indent: int | None = None) -> bytes:
-    return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+    return text.encode(errors="surrogatepass")  # as json.loads reads it: a path need not be UTF-8
 
 
 def _parsed(path: Path, data: bytes) -> Any:

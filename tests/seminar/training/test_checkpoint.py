@@ -115,6 +115,7 @@ def without_a_format(folder):
 not_finite = changed_tensors(lambda tensors: tensors["model.output.weight"].fill_(float("nan")))
 whole_numbers = changed_tensors(lambda t: t.update({"model.output.weight": t["model.output.weight"].long()}))
 no_words = changed_words(lambda words: words.__setitem__(5, 7))
+no_text = changed_words(lambda words: words.__setitem__(5, "\ud800"))
 # These concern whoever resumes, not whoever predicts.
 OF_THE_OPTIMIZER = {
     changed_tensors(lambda t: t.update({"optimizer.1.square_avg": torch.zeros(3, 3)})): "1.square_avg: expected shape",
@@ -140,6 +141,7 @@ DAMAGES = {
     not_finite: "output.weight has values that are not finite",
     whole_numbers: "output.weight: expected torch.float32, got torch.int64",
     no_words: "is damaged: expected a list of words",
+    no_text: "is damaged: 'utf-8' codec can't encode",
     damaged_tensors: "is damaged: its sha256",
     cut_tensors: "is damaged: its sha256",
     missing_words: "is not whole",
