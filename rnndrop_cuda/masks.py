@@ -81,14 +81,18 @@ Drawn = tuple[Noise, float, Shape]
 
 
 def noises_on(layer: Any) -> list[Drawn]:
-    """The noises whose probability is not 0 in an LSTM, in the table's order."""
+    """The noises whose probability is not 0 in an LSTM, in the table's order.
+
+    Raises:
+        ValueError: what was set for one after the layer was made is no probability.
+    """
     # A loop, since torch.compile cannot trace := inside a comprehension.
     drawn = []
     for row in NOISES:
         if row.between_layers and not layer._drops_between_layers:
             continue
         if p := getattr(layer, row.keyword):
-            drawn.append((row, p, row.drawn_shape(layer)))
+            drawn.append((row, check_probability(row.keyword, p), row.drawn_shape(layer)))
     return drawn
 
 
@@ -182,7 +186,8 @@ def masks_in_eval(layer: Any) -> LayerMasks:
     for row in IN_EVAL:
         if p := getattr(layer, row.keyword):
             size = layer.hidden_size if row.size == "H" else layer.proj_size or layer.hidden_size
-            expected[row.field] = layer.weight_hh_l0.new_full((size,), row.expectation(p))
+            mean = row.expectation(check_probability(row.keyword, p))
+            expected[row.field] = layer.weight_hh_l0.new_full((size,), mean)
     return LayerMasks(**expected)
 
 
