@@ -36,8 +36,10 @@ def dropout_mask(
     takes a fifth of a whole training step of the layer on a CPU.
 
     Raises:
-        ValueError: p is not a probability.
+        ValueError: p is not a probability, or dtype has whole numbers only.
     """
+    if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+        raise ValueError(f"dtype: expected a floating-point dtype, got {dtype}")
     keep = 1 - check_probability("p", p)
     scale = 1 / keep if keep else 1.0
     return noise(shape, p, dropped=0.0, kept=scale, dtype=dtype, device=device, generator=generator)
