@@ -149,6 +149,7 @@ def test_wrong_number_of_masks():
     ("lengths", "error", "message"),
     [
         ([5, 3], RuntimeError, "lengths: expected shape [3], got [2]"),
+        (5, RuntimeError, "lengths: expected shape [3], got []"),
         (torch.tensor([[5, 3, 1]]), RuntimeError, "lengths: expected shape [3], got [1, 3]"),
         ([5, 3, 6], ValueError, "lengths: expected values in [0, 5], got 6"),
         (torch.tensor([5, -1, 1]), ValueError, "lengths: expected values in [0, 5], got -1"),
