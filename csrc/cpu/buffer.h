@@ -1,4 +1,4 @@
-// Memory of a call's own: uninitialised, aligned to a cache line, freed when the call ends.
+// Memory of a call's own: uninitialised, aligned to a cache line, given back when the call ends.
 #pragma once
 
 #include <cstdint>
@@ -8,18 +8,27 @@ namespace rnndrop::cpu {
 
 constexpr int64_t round_up(int64_t n, int64_t granule) { return (n + granule - 1) / granule * granule; }
 
+// A cache line: what memory is counted in.
+struct alignas(64) Line {
+  char bytes[64];
+};
+
+// At least so many lines, of this call's or of an earlier one's that was given back.
+Line* take_memory(int64_t lines);
+void give_back_memory(Line* memory);
+
 template <class T>
 class Buffer {
  public:
   explicit Buffer(int64_t n)
-      : storage_(n > 0 ? new Line[(n * sizeof(T) + sizeof(Line) - 1) / sizeof(Line)] : nullptr) {}
-  T* data() const { return reinterpret_cast<T*>(storage_.get()); }
+      : memory_(n > 0 ? take_memory((n * sizeof(T) + sizeof(Line) - 1) / sizeof(Line)) : nullptr) {}
+  T* data() const { return reinterpret_cast<T*>(memory_.get()); }
 
  private:
-  struct alignas(64) Line {
-    char bytes[64];
+  struct GiveBack {
+    void operator()(Line* memory) const { give_back_memory(memory); }
   };
-  std::unique_ptr<Line[]> storage_;
+  std::unique_ptr<Line, GiveBack> memory_;
 };
 
 }  // namespace rnndrop::cpu
