@@ -177,8 +177,8 @@ class Forward {
     const Acc* from_x = is_16_bits<S> && !widens_steps_ ? gates : nullptr;
     if (by_units_) return run_by_units(step, from_x, h_in, mine);
     const GatesLayout& layout = mine.from_h_layout;
-    for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
-      multiply_h(h_in, b, M, mine);
+    for_each_walk(t, mine.rows, kRowBlock, [&](int64_t b, int64_t M, Walk walk) {
+      multiply_h(h_in, b, M, walk, mine);
       step_forward(step, {b, b + M, mine.units.begin, mine.units.end},
                    {mine.from_h.data(), layout.row_stride, layout.gate_stride, false, from_x});
     });
@@ -214,13 +214,15 @@ class Forward {
     const auto rows_of = [&](const Group<T>& group, const S* in, int64_t K, int64_t M, T* copies) {
       return group.inputs.of(Rows<S>{in, K, has_columns ? group.kept.data() : nullptr}, M, copies);
     };
-    for_each_block(mine.rows, blocks.rows, [&](int64_t b, int64_t M) {
+    // Without a gap, lanes past a row's end reach into the next row: the last units are taken first.
+    const bool has_gaps = blocks.row_stride % at_once == 0;
+    for_each_walk(step.t, mine.rows, blocks.rows, [&](int64_t b, int64_t M, Walk walk) {
       const Rows<T> h_rows = rows_of(of_h, h_in + b * layer_.H, layer_.H, M, mine.h_copies.data());
       Rows<T> x_rows = h_rows;
       if (takes_x_along_) x_rows = rows_of(of_x, x + b * layer_.I, layer_.I, M, mine.x_copies.data());
-      for_each_block({0, units.size()}, blocks.units, [&](int64_t u, int64_t n) {
-        // From the last units to the first: without a gap, lanes past a row's end reach into the next row.
-        for (int64_t v = (n - 1) / at_once; v >= 0; --v) {
+      walk.for_each((units.size() + blocks.units - 1) / blocks.units, [&](int64_t block) {
+        const int64_t u = block * blocks.units, n = std::min(blocks.units, units.size() - u);
+        (has_gaps ? walk : Walk{.back = true}).for_each((n + at_once - 1) / at_once, [&](int64_t v) {
           for (const int64_t half : {0, 1}) {
             const int64_t p = 2 * (u / at_once + v) + half;
             const Product<T> with_x =
@@ -228,7 +230,7 @@ class Forward {
             multiply_panel_halves(sums + 2 * half * blocks.gate_stride + v * at_once, blocks.row_stride,
                                   blocks.gate_stride, bias + p * width, mine.h_panels.product(p, h_rows), with_x, M);
           }
-        }
+        });
         const int64_t unit = units.begin + u;
         step_forward(step, {b, b + M, unit, unit + n},
                      {sums, blocks.row_stride, blocks.gate_stride, takes_x_along_, takes_x_along_ ? nullptr : from_x});
@@ -284,17 +286,19 @@ class Forward {
         const Rows<S> in{x + (s * B + rows.begin) * I, I, group.columns()};
         const Rows<T> masked{x_tilde + s * M * I, I, group.columns()};
         mine.x_panels.multiply(g, gates + (s * B + rows.begin) * kGates * H,
-                               x_tilde ? group.inputs.of(masked, M, x_copies) : group.inputs.of(in, M, x_copies), M);
+                               x_tilde ? group.inputs.of(masked, M, x_copies) : group.inputs.of(in, M, x_copies), M,
+                               Walk{});
       }
     }
   }
 
   // from_h = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
-  void multiply_h(const S* h_in, int64_t b, int64_t M, const Member& mine) const {
+  void multiply_h(const S* h_in, int64_t b, int64_t M, Walk walk, const Member& mine) const {
     const int64_t B = layer_.B, H = layer_.H;
     for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
       const Rows<S> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, h_weight_.groups[g].columns()};
-      mine.h_panels.multiply(g, mine.from_h.data(), h_weight_.groups[g].inputs.of(in, M, mine.h_copies.data()), M);
+      mine.h_panels.multiply(g, mine.from_h.data(), h_weight_.groups[g].inputs.of(in, M, mine.h_copies.data()), M,
+                             walk);
     }
   }
 
