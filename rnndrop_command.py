@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 SEMINAR = "rnndrop_cuda.seminar.commands"
 COMMANDS = {
@@ -54,9 +57,19 @@ class ShowVersion(argparse.Action):
         parser.exit()
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as the commands' own parser does."""
+
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument COMMAND: ")
+        print(f"{self.prog}: {message} (--help lists the commands)", file=sys.stderr)
+        raise SystemExit(2)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `rnndrop argv...`; returns 0 done, 1 failed, 2 wrong input, 130 Ctrl-C, 141 a closed pipe."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    _prepare_streams()
     command = argv[0] if argv and argv[0] in (*COMMANDS, *ALIASES) else ""
     try:
         try:
@@ -74,14 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         return _fail(command, str(error), 1)
     except (MemoryError, RuntimeError) as error:
-        said = " ".join(str(error).split()) or "MemoryError"
+        said = re.sub(r"\[enforce fail .*?\] .*?\. ", "", " ".join(str(error).split())) or "MemoryError"
         if isinstance(error, RuntimeError) and not any(reason in said for reason in TOO_LARGE):
             raise
         return _fail(command, f"there is not enough memory for these sizes: {said[:200]}", 1)
 
 
 def _run(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnndrop",
         description="LSTM layers with dropout inside the recurrence.",
         epilog="commands:\n"
@@ -90,9 +103,7 @@ def _run(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the program's version and exit")
-    command = parser.add_argument(
-        "command", choices=(*COMMANDS, *ALIASES), metavar="COMMAND", help="one of those below"
-    )
+    command = parser.add_argument("command", type=_command, metavar="COMMAND", help="one of those below")
     argv = _complete(parser, command, argv)
     args = parser.parse_args(argv[:1])
     module_name, _ = COMMANDS[ALIASES.get(args.command, args.command)]
@@ -132,6 +143,29 @@ def _complete(parser: argparse.ArgumentParser, command: argparse.Action, argv: l
     parser.add_argument("arguments", nargs="*").completer = argcomplete.FilesCompleter()  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser)
     return argv
+
+
+def _command(name: str) -> str:
+    """An argparse type."""
+    if name in (*COMMANDS, *ALIASES):
+        return name
+    import difflib
+
+    nearest = difflib.get_close_matches(name, COMMANDS, 1)
+    rest = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(COMMANDS)}"
+    raise argparse.ArgumentTypeError(f"there is no command {name!r}; {rest}")
+
+
+def _prepare_streams() -> None:
+    """Reads nothing and writes nowhere where a stream was closed; escapes what the output's encoding lacks.
+
+    A path that is not UTF-8 has such letters, and without UTF-8 there is no plus-minus sign.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _fail(command: str, message: str, status: int) -> int:

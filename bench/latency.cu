@@ -1,5 +1,5 @@
 // What a step of the persistent engines waits for, one thing at a time: barriers, what is handed over, dependent loads
-// and products. These are the constants of the model in csrc/cuda/recurrence_plan.h, in ns a round.
+// and products. These are the constants of the model in csrc/cuda/recurrence_estimate.h, in ns a round.
 //
 //   latency ROUNDS REPEATS MOST_BLOCKS THREADS      (bench/latency.py builds it and calls it)
 //
@@ -194,6 +194,12 @@ __global__ void __launch_bounds__(kMostThreads) grid_sync(int rounds, unsigned* 
   grid_rounds<kCheck>(rounds, places, wrong, [](int) { cg::this_grid().sync(); });
 }
 
+// What a neighbouring thread has copied of a tile is what lies in memory.
+__device__ void expect_neighbours(const uint4* tile, int pieces, unsigned* wrong) {
+  const int neighbours = (threadIdx.x + 1) % blockDim.x % pieces;
+  expect(tile[neighbours].x == unsigned(neighbours + 1) % 32, wrong);
+}
+
 // A tile from the second cache to shared memory, by all threads of each block, as GridExchange has it: a thread waits
 // for all of its copies together, so that a large tile is throughput.
 __global__ void __launch_bounds__(kMostThreads) l2_tile(int rounds, const uint4* tile, int pieces, unsigned* wrong) {
@@ -204,8 +210,7 @@ __global__ void __launch_bounds__(kMostThreads) l2_tile(int rounds, const uint4*
     cp_async_wait<0>();
     __syncthreads();  // the next round's copies come to the same place
   }
-  const int neighbours = (threadIdx.x + 1) % blockDim.x % pieces;
-  if (rounds > 0) expect(here[neighbours].x == unsigned(neighbours + 1) % 32, wrong);
+  if (rounds > 0) expect_neighbours(here, pieces, wrong);
 }
 
 // The same in bulk, by one thread of a block, 2 KiB at a time. In a cluster each block asks for its share, for all.
@@ -241,8 +246,7 @@ __global__ void __launch_bounds__(kMostThreads)
       cluster.sync();
     }
   }
-  const int neighbours = (threadIdx.x + 1) % blockDim.x % pieces;
-  if (rounds > 0) expect(here[neighbours].x == unsigned(neighbours + 1) % 32, wrong);
+  if (rounds > 0) expect_neighbours(here, pieces, wrong);
 #endif
 }
 

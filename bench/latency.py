@@ -2,7 +2,7 @@
 
     python -m bench.latency --out bench/results/latency.csv
 
-The plan of the recurrence (csrc/cuda/recurrence_plan.h) rests on these figures. Needs nvcc and a GPU.
+The plan of the recurrence (csrc/cuda/recurrence_estimate.h) rests on these figures. Needs nvcc and a GPU.
 """
 
 from __future__ import annotations

@@ -39,15 +39,15 @@ Tensor copy_of(const Tensor& tensor, const at::TensorOptions& options) {
   return at::empty(tensor.sizes(), options).copy_(tensor);
 }
 
-// Whether `dense`, one entry of the first dimension of `all`, and its place there differ by no more than the address.
-// Then memcpy does where the host reads it: ATen takes longer to find out how to copy than a small layer for a step.
-bool is_copied_as_bytes(const Tensor& all, const Tensor& dense) {
-  return dense.is_contiguous() && dense.scalar_type() == all.scalar_type() && dense.numel() > 0;
+// Whether memcpy does between `one`, an entry of the first dimension of `all`, and its place there: the host reads
+// both, and no more than the address differs. ATen takes longer to find out how to copy than a small layer for a step.
+bool is_copied_as_bytes(const Tensor& all, const Tensor& one, bool host_reads) {
+  return host_reads && one.is_contiguous() && one.scalar_type() == all.scalar_type() && one.numel() > 0;
 }
 
 // all[k] = in
 void put(const Tensor& all, int64_t k, const Tensor& in, bool host_reads) {
-  if (!host_reads || !is_copied_as_bytes(all, in)) {
+  if (!is_copied_as_bytes(all, in, host_reads)) {
     all.select(0, k).copy_(in);
     return;
   }
@@ -57,7 +57,7 @@ void put(const Tensor& all, int64_t k, const Tensor& in, bool host_reads) {
 // A copy of all[k] in the type of `options`.
 Tensor taken(const Tensor& all, int64_t k, const at::TensorOptions& options, bool host_reads) {
   const Tensor out = at::empty(all.sizes().slice(1), options);
-  if (!host_reads || !is_copied_as_bytes(all, out)) return out.copy_(all.select(0, k));
+  if (!is_copied_as_bytes(all, out, host_reads)) return out.copy_(all.select(0, k));
   std::memcpy(out.data_ptr(), static_cast<const char*>(all.const_data_ptr()) + k * out.nbytes(), out.nbytes());
   return out;
 }

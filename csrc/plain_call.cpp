@@ -156,7 +156,8 @@ PyObject* plain_call(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) 
   HANDLE_TH_ERRORS
   constexpr Py_ssize_t kArguments = 8;
   TORCH_CHECK_TYPE(n == kArguments, "plain_call: expected ", kArguments, " arguments, got ", n);
-  const Options of{PyLong_AsLongLong(args[4]), PyLong_AsLongLong(args[5]), args[6] == Py_True, args[7] == Py_True};
+  const Options of{PyLong_AsLongLong(args[4]), PyLong_AsLongLong(args[5]), PyObject_IsTrue(args[6]) == 1,
+                   PyObject_IsTrue(args[7]) == 1};
   if (PyErr_Occurred()) return nullptr;
   const std::optional<Given> given = read(args[0], args[1], args[2], args[3], of);
   if (!given) Py_RETURN_NONE;

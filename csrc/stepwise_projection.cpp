@@ -34,8 +34,8 @@ Tensor ProjectedState::backward(int64_t t, const OptionalTensor& dy, const Tenso
   const Tensor total = dy ? dh + *dy : dh, zero = at::zeros({}, carry.options());
   const Tensor z = in_.zone_h ? zone_at(t).to(carry.scalar_type()) : zero;
   const Tensor dh_t = in_.lengths ? at::where(running(t), (1 - z) * total, zero) : (1 - z) * total;
-  carry.copy_(in_.lengths ? at::where(running(t), z * total, dh)
-                          : z * total);  // last: dh and total may be carry itself
+  // Last: dh and total may be carry itself.
+  carry.copy_(in_.lengths ? at::where(running(t), z * total, dh) : z * total);
   return dh_t;
 }
 

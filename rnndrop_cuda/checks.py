@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import Any, NoReturn
 
 import torch
@@ -27,7 +29,8 @@ def check_probability(name: str, p: float) -> float:
     Raises:
         ValueError: p is not a number in [0, 1]; NaN and bool are none. The message names the argument.
     """
-    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
+    # A Decimal is no Real, but nn.LSTM's own dropout may be one.
+    if isinstance(p, bool) or not isinstance(p, (Real, Decimal)) or not 0 <= p <= 1:
         raise ValueError(f"{name}: expected a probability, a number in [0, 1], got {p!r}")
     return float(p)
 
@@ -47,11 +50,11 @@ def check_flag(name: str, value: bool) -> bool:
 def check_forget_bias(value: float | None, bias: bool) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(f"forget_bias: expected a finite number or None, got {value!r}")
     if not bias:
         raise ValueError(f"forget_bias: expected None with bias=False, got {value!r}")
-    return value
+    return float(value)
 
 
 # ---------------------------------------------------------------- a call of the module

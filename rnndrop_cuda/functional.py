@@ -207,11 +207,9 @@ def _op_checks_all(tensors: tuple[Any, ...], backend: str) -> bool:
     x, lengths = tensors[0], tensors[-1]
     return (
         type(x) is Tensor
-        and (x.is_cpu or x.is_cuda)
         and lengths is None
         and backend in ("auto", x.device.type)
-        and x.dtype in KERNEL_DTYPES
-        and (ops.HAS_CPU_KERNELS if x.is_cpu else ops.HAS_CUDA_KERNELS)
+        and ops.have_kernels(x.device.type, x.dtype)
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
@@ -220,6 +218,8 @@ def _op_checks_all(tensors: tuple[Any, ...], backend: str) -> bool:
 
 
 def _fused(inputs: Tensors, constants: Tensors, reverse: bool, keep_states: bool) -> Any:
+    if keep_states and is_wanted():
+        raise ValueError(f"return_states: ONNX's LSTM gives no gates; {INSTEAD}")
     save = keep_states or _may_be_differentiated(inputs)
     mask_g = constants["mask_g"]
     if keep_states and mask_g is not None and mask_g.dim() == 1:  # the CPU engine skips i and g where they are dropped
@@ -227,9 +227,6 @@ def _fused(inputs: Tensors, constants: Tensors, reverse: bool, keep_states: bool
     y, h_n, c_n, gates, c, *_ = ops.lstm_layer(
         *[inputs[name] for name in INPUTS], *[constants[name] for name in CONSTANTS], reverse, save
     )
-
-    if keep_states and is_wanted():
-        raise ValueError(f"return_states: ONNX's LSTM gives no gates; {INSTEAD}")
 
     def states() -> LayerStates:
         T, lengths = y.shape[0], constants["lengths"]
@@ -271,9 +268,9 @@ def _choose(backend: str, x: Tensor, constants: Tensors) -> Run:
                 f"{name}: the fused kernels give masks no gradient, but this one requires it; detach it, or use "
                 "backend='python'"
             )
-    device, kernels = x.device.type, {"cpu": ops.HAS_CPU_KERNELS, "cuda": ops.HAS_CUDA_KERNELS}
+    device = x.device.type
     if backend == "auto":
-        return _fused if kernels.get(device) and x.dtype in KERNEL_DTYPES else _plain
+        return _fused if ops.have_kernels(device, x.dtype) else _plain
     if why := usable_backends()[backend]:
         raise RuntimeError(f"backend='{backend}' cannot run here: {why} (`rnndrop info` says how to get it)")
     if device != backend:

@@ -182,9 +182,9 @@ class LSTM(LikeTorch):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """As for every module, but a state without h_0 and c_0, such as nn.LSTM's, sets both to zeros."""
-        names = [prefix + "h_0", prefix + "c_0"]
-        if self.learn_initial_state and not any(name in state_dict for name in names):
-            state_dict.update((name, torch.zeros_like(self.h_0)) for name in names)
+        if self.learn_initial_state and not {prefix + "h_0", prefix + "c_0"} & state_dict.keys():
+            like = state_dict.get(prefix + "weight_hh_l0", self.h_0)  # on the file's device: ours may be meta
+            state_dict.update({prefix + name: like.new_zeros(getattr(self, name).shape) for name in ("h_0", "c_0")})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:

@@ -36,8 +36,10 @@ def dropout_mask(
     takes a fifth of a whole training step of the layer on a CPU.
 
     Raises:
-        ValueError: p is not a probability.
+        ValueError: p is not a probability, or dtype has whole numbers only.
     """
+    if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+        raise ValueError(f"dtype: expected a floating-point dtype, got {dtype}")
     keep = 1 - check_probability("p", p)
     scale = 1 / keep if keep else 1.0
     return noise(shape, p, dropped=0.0, kept=scale, dtype=dtype, device=device, generator=generator)
@@ -81,14 +83,18 @@ Drawn = tuple[Noise, float, Shape]
 
 
 def noises_on(layer: Any) -> list[Drawn]:
-    """The noises whose probability is not 0 in an LSTM, in the table's order."""
+    """The noises whose probability is not 0 in an LSTM, in the table's order.
+
+    Raises:
+        ValueError: what was set for one after the layer was made is no probability.
+    """
     # A loop, since torch.compile cannot trace := inside a comprehension.
     drawn = []
     for row in NOISES:
         if row.between_layers and not layer._drops_between_layers:
             continue
         if p := getattr(layer, row.keyword):
-            drawn.append((row, p, row.drawn_shape(layer)))
+            drawn.append((row, check_probability(row.keyword, p), row.drawn_shape(layer)))
     return drawn
 
 
@@ -182,7 +188,8 @@ def masks_in_eval(layer: Any) -> LayerMasks:
     for row in IN_EVAL:
         if p := getattr(layer, row.keyword):
             size = layer.hidden_size if row.size == "H" else layer.proj_size or layer.hidden_size
-            expected[row.field] = layer.weight_hh_l0.new_full((size,), row.expectation(p))
+            mean = row.expectation(check_probability(row.keyword, p))
+            expected[row.field] = layer.weight_hh_l0.new_full((size,), mean)
     return LayerMasks(**expected)
 
 

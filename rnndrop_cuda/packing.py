@@ -70,6 +70,8 @@ def lengths_of(x: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor | No
         return None
     if not isinstance(lengths, Tensor):
         lengths = torch.as_tensor(lengths)
+        if lengths.numel() == 0:  # torch takes an empty list for floats
+            lengths = lengths.to(torch.int64)
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
     return on_device(lengths.to(torch.int64), x.device)

@@ -1,7 +1,10 @@
 """What a caller can get wrong: each a Python exception that names the argument, what was expected and what came."""
 
 import re
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from modules import B, H, I, T
@@ -43,6 +46,30 @@ def test_good_arguments_pass(backend):
 def test_bad_probability(name, p):
     with pytest.raises(ValueError, match=re.escape(f"{name}: expected a probability, a number in [0, 1], got {p!r}")):
         rnndrop_cuda.LSTM(4, 6, **{name: p})
+
+
+@pytest.mark.parametrize("p", [np.float32(0.5), np.int64(1), Fraction(1, 2), Decimal("0.5")])
+@pytest.mark.parametrize("name", ["dropout", "input_dropout", "hidden_zoneout"])
+def test_probability_of_any_type_of_number(name, p):
+    layer = LSTM(I, H, 2, **{name: p})
+    layer(torch.zeros(T, B, I))
+    layer.eval()(torch.zeros(T, B, I))
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.5, float("nan"), torch.tensor(0.5)])
+@pytest.mark.parametrize("name", ["dropout", "candidate_dropout", "cell_zoneout"])
+def test_bad_probability_that_is_set_later(name, p):
+    layer = LSTM(I, H, 2)
+    setattr(layer, name, p)
+    with pytest.raises(ValueError, match=re.escape(f"{name}: expected a probability, a number in [0, 1], got {p!r}")):
+        layer(torch.zeros(T, B, I))
+
+
+def test_bad_zoneout_that_is_set_later_acts_in_eval_too():
+    layer = LSTM(I, H).eval()
+    layer.hidden_zoneout = 1.5
+    with pytest.raises(ValueError, match="hidden_zoneout: expected a probability"):
+        layer(torch.zeros(T, B, I))
 
 
 @pytest.mark.parametrize("layer", [rnndrop_cuda.GalLSTM, rnndrop_cuda.SemeniutaLSTM])
@@ -122,6 +149,7 @@ def test_wrong_number_of_masks():
     ("lengths", "error", "message"),
     [
         ([5, 3], RuntimeError, "lengths: expected shape [3], got [2]"),
+        (5, RuntimeError, "lengths: expected shape [3], got []"),
         (torch.tensor([[5, 3, 1]]), RuntimeError, "lengths: expected shape [3], got [1, 3]"),
         ([5, 3, 6], ValueError, "lengths: expected values in [0, 5], got 6"),
         (torch.tensor([5, -1, 1]), ValueError, "lengths: expected values in [0, 5], got -1"),

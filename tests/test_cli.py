@@ -17,10 +17,23 @@ def test_cli_lists_its_commands(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert all(name in text for name in cli.COMMANDS)
-    for wrong in ([], ["nonsense"]):
-        with pytest.raises(SystemExit) as stop:
-            cli.main(wrong)
-        assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["trainn"], "there is no command 'trainn'; did you mean train?"),
+        (["x"], "there is no command 'x'; choose from info, compare, study, train, language-model, predict"),
+        (["--nonsense"], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_a_wrong_command_is_one_line(wrong, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(wrong)
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"rnndrop: {said}") and printed.count("\n") == 1
 
 
 def test_cli_hands_the_arguments_on(capsys):
@@ -110,6 +123,32 @@ def test_a_closed_pipe_ends_a_command_in_silence():
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments, status", [("--version", 0), ("info", 0), ("nonsense", 2)])
+def test_a_closed_stream_is_no_error(closed, arguments, status):
+    line = f'exec "$0" -c "import rnndrop_command as c; raise SystemExit(c.main())" {arguments} {closed}'
+    ended = subprocess.run(
+        ["bash", "-c", line, sys.executable],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == status
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("encoding, printed", [("ascii", r"a \xb1 \udcff"), ("utf-8", r"a ± \udcff")])
+def test_what_the_output_cannot_encode_is_escaped(encoding, printed):
+    program = r"import rnndrop_command as c; c._prepare_streams(); print('a \u00b1 \udcff')"
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    assert said.stdout.decode().strip() == printed
+
+
 @pytest.fixture
 def fake(monkeypatch):
     """Makes `rnndrop info` raise an error."""
@@ -129,6 +168,11 @@ def fake(monkeypatch):
         (KeyboardInterrupt(), 130, "stopped"),
         (MemoryError(), 1, "there is not enough memory for these sizes: MemoryError"),
         (RuntimeError("Storage size calculation overflowed with sizes=[1]"), 1, "there is not enough memory"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: not enough memory"),
+            1,
+            "there is not enough memory for these sizes: DefaultCPUAllocator",
+        ),
         (FloatingPointError("the model's output is no number any more"), 1, "the model's output is no number any more"),
         (OSError(13, "Permission denied", "results"), 1, "results: Permission denied"),
     ],

@@ -281,6 +281,21 @@ def test_state_dict_of_nn_lstm_sets_the_initial_state_to_zeros():
         nn.Sequential(LSTM(I, H)).load_state_dict(own)
 
 
+def test_state_dict_of_nn_lstm_sets_an_initial_state_of_two_widths():
+    theirs, ours = nn.LSTM(I, H, proj_size=2), LSTM(I, H, proj_size=2, learn_initial_state=True)
+    nn.init.ones_(ours.c_0)
+    ours.load_state_dict(theirs.state_dict())
+    assert (ours.h_0.shape, ours.c_0.shape) == ((1, 1, 2), (1, 1, H))
+    assert not ours.c_0.any()
+
+
+def test_state_dict_of_nn_lstm_is_assigned_to_a_layer_without_memory():
+    theirs, ours = nn.LSTM(I, H), LSTM(I, H, learn_initial_state=True, device="meta")
+    ours.load_state_dict(theirs.state_dict(), assign=True)
+    x = torch.randn(T, B, I)
+    assert relative_error(ours(x)[0], theirs(x)[0]) < 1e-6
+
+
 def test_learned_initial_state_survives_copies_and_not_to_torch():
     layer = LSTM(I, H, learn_initial_state=True)
     nn.init.normal_(layer.h_0)

@@ -113,6 +113,12 @@ def test_neighbouring_seeds_are_independent(path):
         assert_uncorrelated(mask, following)
 
 
+def test_a_mask_of_integers_is_refused():
+    """1/(1-p) is no whole number."""
+    with pytest.raises(ValueError, match=r"dtype: expected a floating-point dtype, got torch\.int64"):
+        dropout_mask((50,), 0.3, dtype=torch.int64)
+
+
 def test_generator_and_seed_decide():
     first = dropout_mask((50,), 0.5, generator=torch.Generator().manual_seed(7))
     again = dropout_mask((50,), 0.5, generator=torch.Generator().manual_seed(7))

@@ -46,6 +46,12 @@ def test_lengths_equal_packing(form):
     assert_same(ours(x, lengths=given), (expected_y, expected_state))
 
 
+def test_an_empty_list_of_lengths():
+    """torch takes it for floats."""
+    y, (h_n, _) = LSTM(I, H)(torch.randn(6, 0, I), lengths=[])
+    assert (y.shape, h_n.shape) == ((6, 0, H), (1, 0, H))
+
+
 @pytest.mark.parametrize("masks", ["sample", "batch"])
 def test_lengths_equal_each_sample_alone(masks):
     """Two layers, two directions, every mask; a sample of no step at all keeps its initial state."""

@@ -310,6 +310,16 @@ def test_empty_batch_and_a_list_for_hx(taken):
     assert taken == [True, False, True]
 
 
+@pytest.mark.parametrize("options", [{"bidirectional": 1}, {"bidirectional": 1, "num_layers": 2}])
+def test_a_second_direction_that_is_asked_for_by_a_number(taken, options):
+    """nn.RNNBase does not check its type, and where I = H a second direction has the shapes of a second layer."""
+    layer = LSTM(H, H, **options).eval()
+    x = torch.randn(T, B, H)
+    with torch.no_grad():
+        assert_bit_for_bit(layer(x), long_way(layer, x))
+    assert taken == [True]
+
+
 def test_hooks_copies_and_presets(taken):
     layer, x, seen = GalLSTM(I, H, dropout=0.5).eval(), torch.randn(T, B, I), []
     layer.register_forward_pre_hook(lambda module, args: seen.append("before"))

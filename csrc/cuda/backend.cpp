@@ -169,14 +169,14 @@ void CudaBackend::step_forward(const StepForward& step) const { C10_CUDA_CHECK(c
 void CudaBackend::step_backward(const StepBackward& step) const { C10_CUDA_CHECK(cuda::step_backward(step, stream_)); }
 
 Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
-  if (in.W_hr || in.h_tilde_per_gate()) return {};
+  const auto [T, B, I, H, P] = in.sizes;
+  if (in.W_hr || in.h_tilde_per_gate() || T > kMostSteps) return {};
   const bool general = is_general(in.noise(), lengths_pointer(in));
   const Engine wanted = wanted_engine;
   const Trials trials = wanted_trials();
   const Gpu gpu = current_gpu();
-  const auto [T, B, I, H, P] = in.sizes;
-  // Remembered, for all lengths of the sequence: what a kernel may have and how many of its blocks fit is asked of the
-  // driver.
+  // Remembered, for all other lengths of the sequence: what a kernel may have and how many of its blocks fit is asked
+  // of the driver.
   using Key = std::tuple<int, int64_t, int64_t, Dtype, bool, int64_t, int64_t, bool, bool, Engine, bool, bool, int64_t,
                          int64_t>;
   const Key key{

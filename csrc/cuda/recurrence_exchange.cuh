@@ -194,10 +194,10 @@ class GridExchange {
   __device__ void wait() {
     if (threadIdx.x == 0) {
       if (s_.acquire_polls) {
-        while (ld_acquire(flag_) < arrived_) spin_pause();
+        while (is_early(ld_acquire(flag_))) spin_pause();
       } else {
         // Each acquire empties the first cache, a relaxed load does not.
-        while (ld_relaxed(flag_) < arrived_) spin_pause();
+        while (is_early(ld_relaxed(flag_))) spin_pause();
         ld_acquire(flag_);
       }
     }
@@ -206,6 +206,9 @@ class GridExchange {
   }
 
  private:
+  // Of the flag, whose count wraps where a sequence has millions of steps.
+  __device__ bool is_early(unsigned arrivals) const { return static_cast<int>(arrivals - arrived_) < 0; }
+
   __device__ scalar_t* here(int k) const { return in_ + (k & 1) * s_.batch * s_.ld_in; }
 
   __device__ void pull(int k) {

@@ -37,6 +37,7 @@ EMBEDDING_INITS = ("normal", "uniform")
 OPTIMIZERS = ("RMSprop", "Adam")
 LOSS_REDUCTIONS = ("sum", "mean")
 COUNTS = {
+    "seed": (0, 2**63 - 1),
     "vocab_size": (4, 10**7),
     "num_layers": (1, 1000),
     **dict.fromkeys(
@@ -55,6 +56,10 @@ COUNTS = {
     ),
 }
 """The least and the most that these settings may be; a checkpoint may say anything."""
+PROBABILITIES = ("embedding_dropout", "word_dropout")
+ABOVE_0 = ("learning_rate", "clip")
+LARGEST = 1e38
+"""What ABOVE_0 may be: torch's optimizers refuse what is no float32."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +280,13 @@ class RunSettings(DataSettings, ModelSettings):
             count = getattr(self, name, None)
             if count is not None and not least <= count <= most:
                 raise ValueError(f"{name}: expected a whole number from {least:,} to {most:,}, got {count}")
+        for name in PROBABILITIES:
+            if not 0 <= (p := getattr(self, name, 0.0)) <= 1:
+                raise ValueError(f"{name}: expected a probability in [0, 1], got {p}")
+        for name in ABOVE_0:
+            number = getattr(self, name)
+            if number is not None and not 0 < number <= LARGEST:
+                raise ValueError(f"{name}: expected a finite number above 0 and at most {LARGEST:g}, got {number}")
         self.check_model()
         layer = Layer.parse(self.layer)
         if self.variable_length and not (layer.is_fused or layer.kind is nn.LSTM):

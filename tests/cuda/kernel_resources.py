@@ -118,10 +118,10 @@ def kernel_name(signature: str) -> str:
 @functools.cache
 def _engine_names() -> list[str]:
     """In the order of their enumerators."""
-    source = (REPO / "csrc" / "cuda" / "recurrence_plan.h").read_text()
+    source = (REPO / "csrc" / "cuda" / "recurrence_tiling.h").read_text()
     names = re.search(r"kEngineNames\[\] = \{(.*)\}", source)
     if names is None:
-        raise RuntimeError("recurrence_plan.h has no kEngineNames")
+        raise RuntimeError("recurrence_tiling.h has no kEngineNames")
     return re.findall(r'"(\w+)"', names[1])
 
 

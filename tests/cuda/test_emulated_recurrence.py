@@ -160,6 +160,18 @@ def test_a_long_sequence_is_projected_and_run_in_parts(op, emulated, use, featur
     assert_equals_reference(problem, emulated)
 
 
+def test_there_are_no_more_parts_than_steps(op, use, in_parts):
+    """A first part without a step would leave no state for the second, where none is saved."""
+    use("block")
+    problem = make_problem(64, 2, 3, 5)
+    given = [problem.inputs[name] for name in INPUTS] + [None] + [problem.options.get(name) for name in CONSTANTS]
+    in_four = op.lstm_layer(*given, False, False)[0]
+    op.set_input_parts(100)
+    y, launches = launches_of(op, lambda: op.lstm_layer(*given, False, False)[0])
+    assert launches == 64
+    assert torch.equal(y, in_four)
+
+
 @pytest.mark.usefixtures("in_parts")
 def test_the_side_stream_is_taken_from_torch_once(op, emulated, use):
     use("block")

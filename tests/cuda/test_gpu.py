@@ -138,7 +138,7 @@ def test_the_engine_asked_for_is_the_one_that_runs(engine, B, H):
     if not any("rnndrop" in name for name in names):
         pytest.skip("torch.profiler sees no kernels here")
     persistent = [re.search(r"recurrence_(\w+)_kernel<.*Engine\)(\d)", name) for name in names]
-    number = {"block": "2", "cluster": "3", "grid": "4"}.get(engine)  # of the enum in recurrence_plan.h
+    number = {"block": "2", "cluster": "3", "grid": "4"}.get(engine)  # of the enum in recurrence_tiling.h
     expected = [("forward", number), ("backward", number)] if number else []
     assert [found.groups() for found in persistent if found] == expected
 

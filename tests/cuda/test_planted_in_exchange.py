@@ -41,6 +41,7 @@ class Mistake:
 
 
 EXPECT = "mbarrier_arrive_expect_tx(full_ + turn_, s_.batch * s_.K * sizeof(scalar_t))"
+CLEARED = "set_to_zero(launch.scratch, plan.tiling.groups * kFlagBytes, launch.stream)"
 MISTAKES = [
     Mistake("no bytes are expected", EXPECT, "mbarrier_arrive(full_ + turn_)"),
     Mistake(
@@ -50,22 +51,43 @@ MISTAKES = [
     ),
     Mistake("there is one buffer", "turn_ * buffer_", "0 * buffer_", schedules=("lifo",)),
     # The first in, first out, happens to run the blocks of a group in step.
-    Mistake(
-        "the flag is not waited for", "ld_relaxed(flag_) < arrived_", "false", schedules=("lifo", "rand1", "rand2")
-    ),
+    Mistake("the flag is not waited for", "is_early(ld_relaxed(flag_))", "false", schedules=("lifo", "rand1", "rand2")),
     Mistake(
         "a poll that acquires waits for nothing",
-        "ld_acquire(flag_) < arrived_",
+        "is_early(ld_acquire(flag_))",
         "false",
         schedules=("lifo", "rand1", "rand2"),
     ),
     Mistake(
         "the flag is as the last launch left it",
-        "set_to_zero(launch.scratch, plan.tiling.groups * kFlagBytes, launch.stream)",
+        CLEARED,
         "cudaSuccess",
         "recurrence_kernels.cuh",
     ),
+    # By itself it is right for the first 2^32 arrivals: it is chosen together with ABOUT_TO_WRAP.
+    Mistake(
+        "a count that wraps is compared as one that does not",
+        "is_early(ld_relaxed(flag_))",
+        "(ld_relaxed(flag_) < arrived_ - 2)",
+        schedules=("lifo", "rand1", "rand2"),
+    ),
 ]
+# No mistake: the flag begins, and is reckoned with, two arrivals before it wraps.
+WRAPS = len(MISTAKES) + 1
+TWO_LESS = f"""[&] {{
+  const cudaError_t error = {CLEARED};
+  for (int64_t group = 0; group < plan.tiling.groups; ++group) {{
+    static_cast<unsigned*>(launch.scratch)[group * kFlagStride] -= 2;
+  }}
+  return error;
+}}()"""
+ABOUT_TO_WRAP = [
+    Mistake("the flag", CLEARED, TWO_LESS, "recurrence_kernels.cuh"),
+    Mistake("what is waited for", "arrivals - arrived_", "arrivals - (arrived_ - 2)"),
+]
+# Each with the numbers that choose it.
+ALTERNATIVES = [(mistake, (number,)) for number, mistake in enumerate(MISTAKES, 1)]
+ALTERNATIVES += [(change, (WRAPS - 1, WRAPS)) for change in ABOUT_TO_WRAP]
 
 
 @pytest.fixture(scope="module", params=[None, "weak"], ids=["plain", "weak"])
@@ -74,11 +96,12 @@ def program(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exchange")
     for name in [*FILES, *(f"recurrence_{kind}.cu" for kind in KINDS)]:
         text = (CUDA / name).read_text()
-        for number, mistake in enumerate(MISTAKES, 1):
-            if mistake.file != name:
+        for change, numbers in ALTERNATIVES:
+            if change.file != name:
                 continue
-            assert mistake.right in text, mistake.name
-            text = text.replace(mistake.right, f"(planted({number}) ? {mistake.wrong} : {mistake.right})")
+            assert change.right in text, change.name
+            chosen = " || ".join(f"planted({number})" for number in numbers)
+            text = text.replace(change.right, f"(({chosen}) ? {change.wrong} : {change.right})")
         # The first that is included has what all of them ask.
         (folder / name).write_text(PLANTED + text if name == "recurrence_kernels.cuh" else text)
     sources = [*(folder / f"recurrence_{kind}.cu" for kind in KINDS), DRIVER]
@@ -101,6 +124,12 @@ def status(program, monkeypatch):
 @pytest.mark.usefixtures("program")
 def test_without_a_mistake_it_passes(status):
     assert status(0, "rand1") == 0
+
+
+@pytest.mark.usefixtures("program")
+@pytest.mark.parametrize("schedule", ["lifo", "rand1"])
+def test_the_flag_may_wrap(status, schedule):
+    assert status(WRAPS, schedule) == 0
 
 
 @pytest.mark.parametrize("number", range(1, len(MISTAKES) + 1), ids=lambda number: MISTAKES[number - 1].name)

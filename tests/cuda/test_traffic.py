@@ -44,11 +44,17 @@ def test_a_step_moves_what_the_plan_reckons_with(schedule):
     assert moved == {(engine, "shared memory") for engine in ("block", "cluster", "grid")} | exchanges
 
 
+# In which file what becomes what.
 MISTAKES = {
     # Rows that begin in the same bank: eight of them are read one after the other.
-    "rows without padding": ("(round_up(columns * size, 128) + 16) / size", "round_up(columns * size, 128) / size"),
-    "a model that forgets the input": ("(rows_read + t.batch * tiles_rows)", "rows_read"),
+    "rows without padding": (
+        "recurrence_tiling.h",
+        "(round_up(columns * size, 128) + 16) / size",
+        "round_up(columns * size, 128) / size",
+    ),
+    "a model that forgets the input": ("recurrence_estimate.h", "(rows_read + t.batch * tiles_rows)", "rows_read"),
     "a model that forgets the other groups": (
+        "recurrence_estimate.h",
         "t.groups * t.blocks * t.batch * row_bytes",
         "t.blocks * t.batch * row_bytes",
     ),
@@ -57,13 +63,13 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_found(mistake, tmp_path):
-    right, wrong = MISTAKES[mistake]
+    file, right, wrong = MISTAKES[mistake]
     # The whole folder, so that each file includes its neighbours of there.
     shutil.copytree(CUDA, tmp_path / "cuda")
-    plan = tmp_path / "cuda" / "recurrence_plan.h"
-    text = plan.read_text()
+    planted = tmp_path / "cuda" / file
+    text = planted.read_text()
     assert text.count(right) == 1
-    plan.write_text(text.replace(right, wrong))
+    planted.write_text(text.replace(right, wrong))
     driver = tmp_path / SOURCES[-1].name
     driver.write_text(SOURCES[-1].read_text())
     sources = [*(tmp_path / "cuda" / source.name for source in SOURCES[:-1]), driver]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -20,13 +21,13 @@ from rnndrop_cuda.seminar.commands.language_model_options import (
     main_parser,
     train_parser,
 )
-from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS, tokenize
+from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS, UNKNOWN
 from rnndrop_cuda.seminar.language_model.evaluate import has_dropout, mc_score, score
-from rnndrop_cuda.seminar.language_model.generate import as_text, generate, known_ids, spread
+from rnndrop_cuda.seminar.language_model.generate import as_text, generate, spread
 from rnndrop_cuda.seminar.language_model.pieces import Pieces
 from rnndrop_cuda.seminar.language_model.pretrained import load_language_model
 from rnndrop_cuda.seminar.language_model.settings import LanguageModelSettings
-from rnndrop_cuda.seminar.language_model.text import NAMES, encode, load_text, read_lines
+from rnndrop_cuda.seminar.language_model.text import NAMES, encode, lines_of, load_text, read_lines, tokens_of
 from rnndrop_cuda.seminar.language_model.trainer import LanguageModelTrainer
 from rnndrop_cuda.seminar.training import tensorboard
 from rnndrop_cuda.seminar.training.processes import Processes
@@ -53,7 +54,8 @@ def _train(argv: list[str]) -> int:
         return runs.fail_once(processes, NAME, one_line(error, flags_of(train_parser())))
     status = runs.train_to_the_end(trainer, given.get("tensorboard", False), "perplexity")
     if status == 0 and trainer.processes.first:
-        print(f"next: rnndrop {NAME} evaluate --checkpoint {trainer.out}, or generate")
+        part = " --part val" if trainer.settings.text and trainer.settings.test is None else ""
+        print(f"next: rnndrop {NAME} evaluate --checkpoint {trainer.out}{part}, or generate")
     return status
 
 
@@ -94,13 +96,15 @@ def _evaluate(argv: list[str]) -> int:
                 raise ValueError(f"part: expected one of {', '.join(text.parts)}, got {part}: there is no such text")
             ids, source = text.parts[part], f"the {NAMES[part]} text"
         else:
-            ids, source = encode(read_lines(args.text, settings.level), words), args.text
+            ids, source = encode(read_lines(args.text, settings), words), args.text
             if not bool((ids >= len(SPECIAL_WORDS)).any()):
                 raise ValueError(f"text: expected tokens that the model knows, got none in {args.text}")
     except (OSError, ValueError, ModuleNotFoundError) as error:
         return fail(NAME, one_line(error, flags_of(parser)))
     pieces = Pieces(ids, args.batch_size, settings.bptt, device)
     found: dict[str, Any] = {"tokens": pieces.tokens, "perplexity": score(model, pieces).perplexity}
+    if not math.isfinite(found["perplexity"]):
+        return fail(NAME, f"the perplexity is {found['perplexity']}: the model was not trained to a finite one", 1)
     if args.samples and has_dropout(model):
         found |= {"mc_perplexity": mc_score(model, pieces, args.samples, args.seed).perplexity, "samples": args.samples}
     if args.json:
@@ -119,12 +123,17 @@ def _generate(argv: list[str]) -> int:
     try:
         device = options.usable_device(args.device)
         model, words, settings = load_language_model(args.checkpoint)
-        by_words = list if settings.level == "character" else str.split if settings.text else tokenize
-        prompt = known_ids(by_words(args.prompt), words)
+        model.to(device)
+        lines = [tokens_of(line, settings) for line in lines_of(args.prompt) or [""]]
+        prompt = encode(lines, words)[:-1].tolist()
+        if lacking := sorted({token for line in lines for token in line} - set(words)):
+            said = ", ".join(lacking)
+            print(f"rnndrop {NAME}: the model does not know {said}: read as {words[UNKNOWN]}", file=sys.stderr)
+        ids = generate(model, prompt, args.tokens, args.temperature, args.seed)
+    except FloatingPointError as error:
+        return fail(NAME, one_line(error, {}), 1)
     except (OSError, ValueError) as error:
         return fail(NAME, one_line(error, flags_of(parser)))
-    model.to(device)
-    ids = generate(model, prompt, args.tokens, args.temperature, args.seed)
     if not args.samples:
         text = as_text(ids, words, settings.level)
         print(json.dumps({"text": text}, ensure_ascii=False) if args.json else text)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import jsonargparse
 import torch
 
-from rnndrop_cuda.seminar.settings import Layer
+from rnndrop_cuda.seminar.settings import LARGEST, Layer
 
 FORMATS = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 
@@ -110,7 +110,7 @@ positive = number(int, "a whole number of at least 1", lambda value: value >= 1)
 seed = number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2**63)
 vocab_size = number(int, "a whole number from 4 to 10,000,000", lambda value: 4 <= value <= 10**7)
 num_layers = number(int, "a whole number from 1 to 1,000", lambda value: 1 <= value <= 1000)
-above_0 = number(float, "a finite number above 0", lambda value: 0 < value < math.inf)
+above_0 = number(float, f"a finite number above 0 and at most {LARGEST:g}", lambda value: 0 < value <= LARGEST)
 probability = number(float, "a probability in [0, 1]", lambda value: 0 <= value <= 1)
 
 

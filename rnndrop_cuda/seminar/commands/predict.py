@@ -47,7 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if found[0].std is None:
         _note("this model has no dropout inside its recurrence: one pass, no deviation")
     rows = [_row(text, encoded[k], predictions.get(k)) for k, text in enumerate(texts)]
-    print(json.dumps(rows, indent=1, ensure_ascii=False) if args.json else "\n".join(map(_line, rows)))
+    if args.json:
+        in_ascii = sys.stdout.encoding.lower() != "utf-8"  # JSON has escapes of its own
+        print(json.dumps(rows, indent=1, ensure_ascii=in_ascii))
+    else:
+        print("\n".join(map(_line, rows)))
     return 0
 
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(out)
     except (OSError, TypeError, ValueError, ModuleNotFoundError) as error:
         return fail("visualize", one_line(error, flags_of(parser)))
-    files = {out / "review.html": page(picture).encode(), out / "review.png": png(picture)}
+    files = {out / "review.html": page(picture).encode(errors="backslashreplace"), out / "review.png": png(picture)}
     try:
         for path, content in files.items():
             write_whole(path, content)

@@ -60,6 +60,10 @@ def read_word_index(path: Path) -> dict[str, int]:
         raise ValueError(f"{path}: expected JSON: {error}") from error
     if not isinstance(index, dict) or not all(type(rank) is int and rank > 0 for rank in index.values()):
         raise ValueError(f"{path}: expected an object that maps words to ranks of at least 1, got something else")
+    try:
+        "".join(index).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}: expected words that UTF-8 can write: {error}") from error
     return index
 
 

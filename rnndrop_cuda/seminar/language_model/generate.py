@@ -8,10 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rnndrop_cuda.seminar.data.text import PADDING, SPECIAL_WORDS, START, UNKNOWN
+from rnndrop_cuda.seminar.data.text import PADDING, SPECIAL_WORDS, START
 from rnndrop_cuda.seminar.language_model.evaluate import mode
 from rnndrop_cuda.seminar.language_model.model import LanguageModel, State
-from rnndrop_cuda.seminar.language_model.text import ids_of
 
 NEVER = [k for k in range(len(SPECIAL_WORDS)) if k != START]
 """Ids that are not drawn: padding, unknown words, and what is no word."""
@@ -26,7 +25,10 @@ class Spread(NamedTuple):
 
 @torch.no_grad()
 def generate(model: LanguageModel, prompt: Sequence[int], n: int, temperature: float, seed: int) -> list[int]:
-    """The prompt's ids and n more, drawn from p^(1 / temperature) with dropout off; the prompt begins with <start>."""
+    """The prompt's ids and n more, drawn from p^(1 / temperature) with dropout off; the prompt begins with <start>.
+
+    FloatingPointError where the model's output is no number.
+    """
     device = model.embedding.weight.device
     generator = torch.Generator().manual_seed(seed)
     ids = list(prompt)
@@ -35,8 +37,11 @@ def generate(model: LanguageModel, prompt: Sequence[int], n: int, temperature: f
     with mode(model, training=False):
         for _ in range(n):
             log_p, state = model.log_probabilities(step, state)
-            scores = log_p[-1, 0].double().cpu() / temperature
+            scores = log_p[-1, 0].double().cpu()
             scores[NEVER] = -torch.inf
+            scores = (scores - scores.max()) / temperature  # the likeliest has 0, however low the temperature
+            if scores.isnan().any():
+                raise FloatingPointError("the model's output is no number: it was not trained to a finite loss")
             ids.append(int(torch.multinomial(scores.softmax(-1), 1, generator=generator)))
             step = torch.tensor([[ids[-1]]], device=device)
     return ids
@@ -56,12 +61,6 @@ def _probabilities(model: LanguageModel, text: Tensor) -> Tensor:
     losses, *_ = model(text[:-1], text[1:])
     found: Tensor = (-losses[:, 0]).double().exp().cpu()
     return found
-
-
-def known_ids(tokens: Sequence[str], words: Sequence[str]) -> list[int]:
-    """<start> and the ids of tokens, where need be that of unknown ones."""
-    id_of = ids_of(words)
-    return [START, *(id_of.get(token, UNKNOWN) for token in tokens)]
 
 
 def as_text(ids: Sequence[int], words: Sequence[str], level: str) -> str:

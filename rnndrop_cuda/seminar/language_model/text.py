@@ -7,6 +7,7 @@ the classifier begin with, which may start from a language model, and what other
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -80,18 +81,30 @@ def ids_of(words: Sequence[str]) -> dict[str, int]:
     return {word: k for k, word in enumerate(words) if k >= len(SPECIAL_WORDS)}
 
 
-def read_lines(path: str, level: str, argument: str = "text") -> Tokens:
+def lines_of(text: str) -> list[str]:
+    """As Python reads them from a file: what else Unicode calls the end of a line is none."""
+    return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
+
+
+def tokens_of(text: str, settings: TextSettings) -> list[str]:
+    """Any text, cut as that of the settings is: files at white space, reviews as for the classifier."""
+    if settings.level == "character":
+        return list(text if settings.text else " ".join(text.split()))
+    return text.split() if settings.text else tokenize(text, settings.contractions)
+
+
+def read_lines(path: str, settings: TextSettings, argument: str = "text") -> Tokens:
     """The tokens of each line of a file, blank lines too. Errors as load_text's, named after the argument."""
     try:
         data = Path(path).expanduser().read_bytes()
     except OSError as error:
         raise OSError(f"{argument}: cannot read {path}: {error.strerror}") from error
     try:
-        lines = data.decode("utf-8").splitlines()
+        text = data.decode("utf-8").removeprefix("\ufeff")  # the byte order mark of editors on Windows
     except UnicodeDecodeError as error:
         raise ValueError(f"{argument}: expected UTF-8, got {error.reason} at byte {error.start} of {path}") from error
-    texts = [line.split() if level == "word" else list(line) for line in lines]
-    _check_size(texts, level, argument, path)
+    texts = [tokens_of(line, settings) for line in lines_of(text)]
+    _check_size(texts, settings.level, argument, path)
     return texts
 
 
@@ -103,9 +116,9 @@ def _check_size(texts: Tokens, level: str, argument: str, where: str) -> None:
 
 
 def _of_files(settings: TextSettings) -> tuple[dict[str, Tokens], dict[str, Any]]:
-    train = [line for path in settings.text for line in read_lines(path, settings.level)]
+    train = [line for path in settings.text for line in read_lines(path, settings)]
     if settings.valid is not None:
-        valid = read_lines(settings.valid, settings.level, "valid")
+        valid = read_lines(settings.valid, settings, "valid")
     else:
         kept = len(train) - max(1, round(HELD_OUT * len(train)))
         train, valid = train[:kept], train[kept:]
@@ -114,10 +127,12 @@ def _of_files(settings: TextSettings) -> tuple[dict[str, Tokens], dict[str, Any]
         _check_size(valid, settings.level, "text", f"{where} to validate on without --valid")
     parts = {TRAIN: train, VALIDATION: valid}
     if settings.test is not None:
-        parts[TEST] = read_lines(settings.test, settings.level, "test")
+        parts[TEST] = read_lines(settings.test, settings, "test")
     files = [*settings.text, *(path for path in (settings.valid, settings.test) if path is not None)]
-    hashes = {Path(path).name: hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest() for path in files}
-    return parts, {"source": ", ".join(hashes), "sha256": hashes}
+    hashed: dict[str, Any] = {}
+    for path in files:  # those of one name together
+        hashed.setdefault(Path(path).name, hashlib.sha256()).update(Path(path).expanduser().read_bytes())
+    return parts, {"source": ", ".join(hashed), "sha256": {name: of.hexdigest() for name, of in hashed.items()}}
 
 
 def _of_reviews(settings: TextSettings) -> tuple[dict[str, Tokens], dict[str, Any]]:
@@ -138,7 +153,7 @@ def _of_reviews(settings: TextSettings) -> tuple[dict[str, Tokens], dict[str, An
         texts, _ = shuffled(texts, [], DATA_SEED)
         if first is not None:
             texts = texts[: first if part == TRAIN else max(1, first // 8)]
-        parts[part] = [_tokens(text, settings) for text in texts]
+        parts[part] = [tokens_of(text, settings) for text in texts]
     facts: dict[str, Any] = {
         "source": f"PyPI {PACKAGE}, source {CSV_SOURCES[settings.data]}, training part",
         "sha256": REVIEWS_CSV_SHA256,
@@ -146,7 +161,3 @@ def _of_reviews(settings: TextSettings) -> tuple[dict[str, Tokens], dict[str, An
         "reviews": {NAMES[part]: len(texts) for part, texts in parts.items()},
     }
     return parts, facts
-
-
-def _tokens(text: str, settings: TextSettings) -> list[str]:
-    return list(" ".join(text.split())) if settings.level == "character" else tokenize(text, settings.contractions)

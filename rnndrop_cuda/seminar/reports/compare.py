@@ -166,7 +166,10 @@ def print_table(results: Results) -> None:
 
 def write(results: Results, out: Path) -> list[Path]:
     """Writes out/curves.png and out/report.html, and returns their paths."""
-    files = {out / "curves.png": curves(results, "png"), out / "report.html": page(results).encode()}
+    files = {
+        out / "curves.png": curves(results, "png"),
+        out / "report.html": page(results).encode(errors="backslashreplace"),
+    }
     for path, content in files.items():
         write_whole(path, content)
     return list(files)
@@ -205,7 +208,7 @@ def curves(results: Results, kind: str) -> bytes:
                 color=colour, ha="right", va="bottom" if above else "top", fontsize="small",
             )  # fmt: skip
         axes.set_title(f"{name}: best {max(curve[name, scored]):.1f} %", fontsize="medium")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.margins(0.1, 0.15)
         axes.grid(alpha=0.3)
     figure.supxlabel("epoch")
@@ -232,7 +235,8 @@ and nn.LSTM one of PyTorch's; RNNLayer, FastRNNLayer and MyLSTM are the seminar'
 <p>acc.: accuracy, of the last and of the best epoch; loss: per review, last epoch; s/epoch: seconds of training and
 evaluation, median over the epochs; times nn.LSTM: {ratio_of}. The table's training figures are those of the trained
 model with dropout off; the curves' dotted lines are averages over each epoch as met in training, with dropout on.</p>
-<img src="data:image/svg+xml;base64,{image}" alt="Accuracy by epoch, a panel for each layer">
+<div class="scroll"><img src="data:image/svg+xml;base64,{image}"
+alt="Accuracy by epoch, a panel for each layer"></div>
 """,
         {"Settings": results["settings"], "Data": results["data"], "Machine and versions": results["facts"]},
     )

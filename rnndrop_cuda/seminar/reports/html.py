@@ -32,10 +32,12 @@ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem aut
 table {{ border-collapse: collapse; margin: 1rem 0; }}
 th, td {{ border-bottom: 1px solid var(--line); padding: .25rem .75rem; text-align: right; vertical-align: top; }}
 th:first-child, td:first-child, .facts td {{ text-align: left; }}
+.facts td:first-child {{ overflow-wrap: normal; }}
 .scroll table {{ overflow-wrap: normal; font-variant-numeric: tabular-nums; }}
 .best td {{ font-weight: bold; background: var(--best); }}
 img {{ max-width: 100%; height: auto; background: #fff; border-radius: .25rem; }}
 .scroll {{ overflow-x: auto; }}
+.scroll img {{ min-width: 44rem; }}
 </style>
 </head>
 <body>

@@ -221,7 +221,7 @@ def write(results: Results, out: Path) -> list[Path]:
     files = {
         out / "study.json": (json.dumps(contents, indent=1) + "\n").encode(),
         out / "study.png": png,
-        out / "study.html": page(results, png).encode(),
+        out / "study.html": page(results, png).encode(errors="backslashreplace"),
     }
     for path, content in files.items():
         write_whole(path, content)
@@ -312,8 +312,8 @@ def page(results: Results, png: bytes) -> str:
 reviews. train: of the trained model on its training reviews, dropout off; gap: that minus the last {part} accuracy, in
 points. All seeds share the same {tests} {part} reviews: with others every accuracy would vary by some {moved:.1f}
 points more.</p>
-<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="Accuracy on {part} reviews by epoch, and
-final accuracy on training and {part} reviews, for each variant">
+<div class="scroll"><img src="data:image/png;base64,{base64.b64encode(png).decode()}"
+alt="Accuracy on {part} reviews by epoch, and final accuracy on training and {part} reviews, for each variant"></div>
 """,
         {f"Settings of {results.baseline}": settings, "Data": data, "Machine and versions": results.facts},
     )

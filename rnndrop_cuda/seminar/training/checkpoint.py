@@ -86,13 +86,15 @@ class Checkpoint(Generic[S]):
 
     def load_into(self, model: M) -> M:
         """Gives a model of the settings these weights; ValueError where they are not the settings' own."""
-        weights = {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
-        check_like(weights, model.state_dict())
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(f"the checkpoint's weights do not fit its settings: {_one_line(error)}") from error
+        weights = self._weights()
+        expected = model.state_dict()
+        _check_sizes(weights, {name: tensor.shape for name, tensor in expected.items()})
+        check_like(weights, expected)
+        model.load_state_dict(weights)
         return model
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
 
     def build(self: Checkpoint[TrainSettings]) -> RNNClassifier:
         """The classifier with these weights, in eval; errors as load_into's."""
@@ -105,9 +107,7 @@ class Checkpoint(Generic[S]):
                 sizes = {name: tensor.shape for name, tensor in self.settings.build().state_dict().items()}
         except (RuntimeError, OverflowError, TypeError) as error:
             raise ValueError(f"the checkpoint's weights do not fit its settings: {_one_line(error)}") from error
-        found = {name.removeprefix(MODEL): t.shape for name, t in self.tensors.items() if name.startswith(MODEL)}
-        if others := sorted(name for name, size in sizes.items() | found.items() if sizes.get(name) != found.get(name)):
-            raise ValueError(f"the checkpoint's weights do not fit its settings: {', '.join(dict.fromkeys(others))}")
+        _check_sizes(self._weights(), sizes)
         return self.load_into(self.settings.build()).eval()
 
 
@@ -192,6 +192,10 @@ def read_of(folder: Path, kind: type[S]) -> Checkpoint[S]:
     if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
         raise ValueError(f"{words_file} is damaged: expected a list of words")
     try:
+        "".join(vocabulary).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{words_file} is damaged: {error}") from error
+    try:
         return Checkpoint(settings, vocabulary, safetensors.torch.load(tensors), progress)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{tensors_file} is damaged: {_one_line(error)}") from error
@@ -204,6 +208,14 @@ def check_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> N
             raise ValueError(f"the checkpoint's {name}: expected {expected[name].dtype}, got {tensor.dtype}")
         if not tensor.isfinite().all():
             raise ValueError(f"the checkpoint's {name} has values that are not finite")
+
+
+def _check_sizes(found: Mapping[str, Tensor], sizes: Mapping[str, torch.Size]) -> None:
+    """ValueError, naming a few, where weights are missing, too many or of other sizes."""
+    shapes = {name: tensor.shape for name, tensor in found.items()}
+    if others := sorted(name for name in sizes.keys() | shapes.keys() if sizes.get(name) != shapes.get(name)):
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        raise ValueError(f"the checkpoint's weights do not fit its settings: {', '.join(others[:5])}{more}")
 
 
 def _write_content(folder: Path, stem: str, suffix: str, data: bytes) -> dict[str, str]:
@@ -225,7 +237,8 @@ def _content(folder: Path, file: Mapping[str, str]) -> tuple[Path, bytes]:
 
 
 def _json(value: Any, indent: int | None = None) -> bytes:
-    return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+    return text.encode(errors="surrogatepass")  # as json.loads reads it: a path need not be UTF-8
 
 
 def _parsed(path: Path, data: bytes) -> Any:

@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+ROW_STEP = "row_step"
+"""In the state of a parameter whose gradients are sparse: the step up to which a row's v is shrunk."""
+
 
 class LazyRMSprop(torch.optim.RMSprop):
     """torch.optim.RMSprop, and the same steps for parameters whose gradients are sparse in their rows.
@@ -32,7 +35,7 @@ class LazyRMSprop(torch.optim.RMSprop):
         for group in self.param_groups:
             for param in group["params"]:
                 # Once by rows, always by rows: a dense step would take rows for up to date that are not.
-                if param.grad is not None and (param.grad.is_sparse or "row_step" in self.state[param]):
+                if param.grad is not None and (param.grad.is_sparse or ROW_STEP in self.state[param]):
                     self._step_rows(param, group)
                     by_rows.append((param, param.grad))
         for param, _ in by_rows:
@@ -52,16 +55,16 @@ class LazyRMSprop(torch.optim.RMSprop):
         if not state:
             state["step"] = torch.zeros(())
             state["square_avg"] = torch.zeros_like(param)
-        if "row_step" not in state:  # the step up to which a row's v is shrunk; float32 counts to 2^24
-            state["row_step"] = torch.full((len(param), 1), state["step"].item(), device=param.device)
+        if ROW_STEP not in state:  # float32 counts to 2^24
+            state[ROW_STEP] = torch.full((len(param), 1), state["step"].item(), device=param.device)
         state["step"] += 1
 
         rows, g = grad.indices()[0], grad.values()
-        n = state["step"].to(param.device) - state["row_step"].index_select(0, rows)
+        n = state["step"].to(param.device) - state[ROW_STEP].index_select(0, rows)
         v = state["square_avg"].index_select(0, rows)
         v.mul_(group["alpha"] ** n.to(v.dtype)).addcmul_(g, g, value=1 - group["alpha"])
         state["square_avg"].index_copy_(0, rows, v)
-        state["row_step"].index_fill_(0, rows, state["step"].item())
+        state[ROW_STEP].index_fill_(0, rows, state["step"].item())
         param.index_add_(0, rows, g / v.sqrt_().add_(group["eps"]), alpha=-float(group["lr"]))
 
 

@@ -35,6 +35,7 @@ from rnndrop_cuda.seminar.training.loop import (
     fit,
     format_scores,
 )
+from rnndrop_cuda.seminar.training.optimizer_state import check_state
 from rnndrop_cuda.seminar.training.processes import Processes
 from rnndrop_cuda.seminar.training.progress import check_progress
 
@@ -252,22 +253,6 @@ class Run(Generic[S]):
             contents["pretrained"] = self.facts["pretrained"]
         checkpoint.save(self.out / name, Checkpoint(self.settings, self.words, tensors, contents))
 
-    def _check_state(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """ValueError where the optimizer's state does not fit the weights."""
-        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        for index, values in state.items():
-            if not 0 <= index < len(weights):
-                raise ValueError(f"the checkpoint's optimizer has a state for weight {index} of {len(weights)}")
-            weight = weights[index]
-            for key, value in values.items():
-                what = f"the checkpoint's {OPTIMIZER}{index}.{key}"
-                if value.dim() > 0 and value.shape not in (weight.shape, (len(weight), 1)):
-                    raise ValueError(f"{what}: expected shape {[*weight.shape]}, got {[*value.shape]}")
-                if value.dim() > 0 and value.shape == weight.shape and value.dtype != weight.dtype:
-                    raise ValueError(f"{what}: expected {weight.dtype}, got {value.dtype}")
-                if not value.isfinite().all():
-                    raise ValueError(f"{what} has values that are not finite")
-
     def _restore(self, found: Checkpoint[S]) -> None:
         try:
             check_progress(found.progress)
@@ -280,7 +265,7 @@ class Run(Generic[S]):
                 if name.startswith(OPTIMIZER):
                     index, _, key = name.removeprefix(OPTIMIZER).partition(".")
                     state.setdefault(int(index), {})[key] = tensor
-            self._check_state(state)
+            check_state(self.optimizer, state, OPTIMIZER)
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
             self._restore_carried(found.tensors)
             self.order.set_state(found.tensors[GENERATOR + "order"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from command_line import one_line
 from language_model_runs import SMALL, checkpoint, language_model, write_text
+from language_models import save_language_model
 from train_runs import train
 
 import rnndrop_command as cli
@@ -98,6 +99,45 @@ def test_text_is_written_after_the_prompt(trained, capsys):
     assert all(re.fullmatch(r"0\.\d{4} ± 0\.\d{4}  (w\d+|<start>)", line) for line in lines)
     assert language_model("generate", "--checkpoint", trained, "--tokens", "5", "--samples", "4", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["tokens"]) == 5
+
+
+def test_the_prompt_is_cut_as_the_models_text(tmp_path, capsys):
+    """That of reviews, lower case and with the contractions of the run; words that the model lacks are named."""
+    folder = save_language_model(tmp_path / "lm", ["did", "n't", "film"], contractions="split")
+    arguments = ["--checkpoint", folder, "--tokens", "1", "--prompt", "Film, DIDN'T rhubarb\nfilm"]
+    assert language_model("generate", *arguments) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("film did n't <unknown>\nfilm")
+    assert said.err.rstrip("\n") == "rnndrop language-model: the model does not know rhubarb: read as <unknown>"
+
+
+def test_a_text_is_cut_as_the_models_text(tmp_path, capsys):
+    folder = save_language_model(tmp_path / "lm", ["did", "n't", "film"], contractions="split")
+    perplexities = []
+    for written in ("Film, DIDN'T film.\n", "film did n't film\n"):
+        (tmp_path / "text").write_text(written)
+        assert language_model("evaluate", "--checkpoint", folder, "--text", tmp_path / "text", "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["tokens"] == 5
+        perplexities.append(found["perplexity"])
+    assert perplexities[0] == perplexities[1]
+
+
+def test_a_model_that_is_no_number(tmp_path, text, capsys):
+    words = [f"w{k}" for k in range(20)]
+    folder = save_language_model(tmp_path / "lm", words, scale=1e30, text=(str(text),))
+    assert language_model("generate", "--checkpoint", folder) == 1
+    assert "the model's output is no number" in one_line(capsys)
+    assert language_model("evaluate", "--checkpoint", folder, "--text", text, "--json") == 1
+    assert re.search(r"the perplexity is (nan|inf)", one_line(capsys))
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_what_it_says_comes_next_can_be_run(part, command, text, out, capsys):
+    assert language_model(*command, *(["--test", text] if part == "test" else [])) == 0
+    said = re.search(r"next: rnndrop language-model (evaluate .*), or generate", capsys.readouterr().out)
+    assert language_model(*said[1].split()) == 0
+    assert {"test": "the test text", "val": "the validation text"}[part] in capsys.readouterr().out
 
 
 WRONG_TRAINING = {

@@ -115,6 +115,20 @@ def test_flags(command, folder, data):
     assert status(rnndrop_command.main, *line) in STATUSES, line
 
 
+def test_paths_that_are_not_utf_8(folder):
+    data, out = "data\udcff.npz", "out\udcff"
+    shutil.copy("reviews.npz", data)
+    small = [*SMALL, "--epochs", "1", "--data", data]
+    for line in (
+        ["train", *small, "--out", out],
+        ["train", "--resume", out],
+        ["visualize", "--checkpoint", out, "--review", "1", "--top-reviews", "0", "--samples", "2", "--out", out],
+        ["compare", *small, "--layers", "nn.LSTM", "--out", out + "/compare"],
+        ["study", "initial-state", *QUICK[:1], "--data", data, *QUICK[3:], "--out", out + "/study"],
+    ):
+        assert status(rnndrop_command.main, *line) == 0, line
+
+
 LANGUAGE_MODEL = {
     "train": (train_parser, [*SMALL_TEXT, "--epochs", "1", "--text", "text", "text", "text", "--out", "out"]),
     "evaluate": (evaluate_parser, ["--checkpoint", "words"]),

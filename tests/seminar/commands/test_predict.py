@@ -71,6 +71,15 @@ def test_texts_of_standard_input_and_lines_to_read(trained, capsys, monkeypatch)
     assert said.err == "rnndrop predict: the model knows none of the words that it reads in 'xyzzy plugh'\n"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_json_is_whole_in_any_encoding(encoding, trained, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", out)
+    assert ask("--checkpoint", trained, "--text", "über 😀", "--json") == 0
+    out.flush()
+    assert json.loads(out.buffer.getvalue())[0]["text"] == "über 😀"
+
+
 @pytest.mark.parametrize("maxlen", [None, 8])
 @pytest.mark.parametrize("layer", ["nn.LSTM", "GalLSTM:0.5"])
 def test_a_text_has_the_same_answer_beside_longer_ones(maxlen, layer, data, tmp_path, capsys):

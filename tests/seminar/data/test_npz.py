@@ -146,7 +146,7 @@ def test_reviews_that_are_no_lists_are_refused(tmp_path):
         load_matrix_imdb(str(write_npz(tmp_path / "a.npz", **numbers)), sha256=None)
 
 
-@pytest.mark.parametrize("index", [b"{", b"\xff", 100000 * b"[", b"[]"])
+@pytest.mark.parametrize("index", [b"{", b"\xff", 100000 * b"[", b"[]", b'{"\\ud800": 1}'])
 def test_a_damaged_word_index_is_named(tmp_path, index):
     path = tmp_path / "imdb_word_index.json"
     path.write_bytes(index)

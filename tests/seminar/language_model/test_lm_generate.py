@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS, START, UNKNOWN
-from rnndrop_cuda.seminar.language_model.generate import as_text, generate, known_ids, spread
+from rnndrop_cuda.seminar.language_model.generate import as_text, generate, spread
 from rnndrop_cuda.seminar.language_model.settings import LanguageModelSettings
 
 WORDS = [*SPECIAL_WORDS, "a", "b", "c"]
@@ -27,7 +27,7 @@ def counting():
 
 
 def test_it_writes_what_it_learned(counting):
-    ids = generate(counting, known_ids(["a"], WORDS), 7, temperature=0.1, seed=0)
+    ids = generate(counting, [START, 4], 7, temperature=0.1, seed=0)
     assert as_text(ids, WORDS, "word") == "a b c\na b c"
     assert as_text(ids, WORDS, "character") == "abc\nabc"
     assert counting.training
@@ -54,5 +54,12 @@ def test_the_spread_of_each_word(counting):
     assert mean == pytest.approx([log_p[k, 0, ids[k + 1]].exp().item() for k in range(3)], rel=1e-5)
 
 
-def test_words_that_are_not_known():
-    assert known_ids(["a", "x", "<pad>"], WORDS) == [START, 4, UNKNOWN, UNKNOWN]
+def test_the_lowest_temperature_takes_the_likeliest(counting):
+    assert generate(counting, [START, 4], 7, temperature=5e-324, seed=0) == [START, 4, 5, 6, START, 4, 5, 6, START]
+
+
+def test_a_model_that_is_no_number_writes_nothing(counting):
+    with torch.no_grad():
+        counting.head.bias[4] = float("nan")
+    with pytest.raises(FloatingPointError, match="the model's output is no number"):
+        generate(counting, [START], 3, temperature=1.0, seed=0)

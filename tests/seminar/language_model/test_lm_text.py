@@ -6,7 +6,7 @@ import torch
 from rnndrop_cuda.seminar.data.csv_reviews import read_split
 from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS, START, UNKNOWN, tokenize
 from rnndrop_cuda.seminar.language_model.settings import TextSettings
-from rnndrop_cuda.seminar.language_model.text import load_text
+from rnndrop_cuda.seminar.language_model.text import encode, load_text, tokens_of
 from rnndrop_cuda.seminar.training.batches import TEST, TRAIN, VALIDATION
 
 
@@ -31,6 +31,45 @@ def test_files_in_the_form_of_the_penn_treebank(files):
     assert words_of(text, TEST) == ["<start>", "b", "a", "<start>"]
     described = text.described()
     assert (described["train tokens"], described["validation tokens"], described["test tokens"]) == (9, 3, 3)
+
+
+def test_what_ends_a_line_and_what_is_none(tmp_path):
+    """As Python reads a file: what else Unicode calls the end of a line is a character of a text."""
+    path = tmp_path / "text"
+    path.write_bytes("\ufeffa b\r\nb\u2028\x0ca\rb\n".encode())
+    valid = str(tmp_path / "valid")
+    (tmp_path / "valid").write_text("a b\n")
+    text = load_text(TextSettings(text=(str(path),), valid=valid))
+    assert words_of(text, TRAIN) == ["<start>", "a", "b", "<start>", "b", "a", "<start>", "b", "<start>"]
+    text = load_text(TextSettings(text=(str(path),), valid=valid, level="character"))
+    assert sorted(text.words[4:]) == ["\x0c", " ", "a", "b", "\u2028"]
+
+
+def test_files_of_one_name_are_told_apart(files, tmp_path):
+    """By the hash: a run is not gone on with when one of them has changed."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "train").write_text("b a a\n")
+    both = {**files, "text": (*files["text"], str(tmp_path / "more" / "train"))}
+    before = load_text(TextSettings(**both)).described()
+    (tmp_path / "train").write_text("a b a\n\na c <unk>\n")
+    after = load_text(TextSettings(**both)).described()
+    assert before != after
+    assert set(before["sha256"]) == {"train", "valid", "test"}
+
+
+def test_any_text_is_cut_as_that_of_the_settings(tmp_path):
+    text = "He DIDN'T,  say so."
+    of_reviews = TextSettings()
+    assert tokens_of(text, of_reviews) == ["he", "didn't", "say", "so"]
+    assert tokens_of(text, TextSettings(contractions="split")) == ["he", "did", "n't", "say", "so"]
+    assert tokens_of(text, TextSettings(text=("file",))) == ["He", "DIDN'T,", "say", "so."]
+    assert tokens_of("a  b", TextSettings(level="character")) == ["a", " ", "b"]
+    assert tokens_of("a  b", TextSettings(level="character", text=("file",))) == ["a", " ", " ", "b"]
+
+
+def test_words_that_are_not_known():
+    words = [*SPECIAL_WORDS, "a"]
+    assert encode([["a", "x", "<pad>"]], words).tolist() == [START, 4, UNKNOWN, UNKNOWN, START]
 
 
 def test_a_vocabulary_of_the_most_frequent(files):

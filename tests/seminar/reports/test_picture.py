@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,18 +15,6 @@ from rnndrop_cuda.seminar.commands import visualize
 from rnndrop_cuda.seminar.training import checkpoint
 
 MINUS = "\N{MINUS SIGN}"
-CHROMIUM = shutil.which("chromium")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    if CHROMIUM is None:
-        pytest.skip("needs Debian's chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # CI is root
-        yield launched
-        launched.close()
 
 
 class Opened:
@@ -201,3 +188,13 @@ def test_arrow_keys_go_from_word_to_word_and_from_cell_to_cell(opened):
     opened.page.keyboard.press("ArrowLeft")
     assert "word 2 of 11" in opened.says()
     assert f"Unit {opened.data['units'][1]}: " in opened.says()
+
+
+@pytest.mark.parametrize("width, column", [(320, 80), (1280, 120)])
+def test_a_short_review_uses_the_page(browser, npz, tmp_path, width, column):
+    folder = save(with_words(npz), tmp_path / "checkpoint", maxlen=None)
+    assert visualize.main(["--checkpoint", str(folder), "--out", str(tmp_path), "--text", " ".join(WORDS[:3])]) == 0
+    opened = Opened(browser, tmp_path, width)
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert opened.page.evaluate("columnWidth") == pytest.approx(column, rel=0.1)
+    opened.page.close()

@@ -1,5 +1,7 @@
 """The comparison's table and sentences, from figures made up for them."""
 
+import re
+
 import pytest
 
 from rnndrop_cuda.seminar.reports import compare as report
@@ -83,3 +85,28 @@ def test_the_curves_have_a_panel_for_each_layer(overfitted):
     drawn = report.curves(overfitted, "svg").decode()
     for name, best in {"nn.LSTM": "70.0", "GalLSTM 0.5": "71.0"}.items():
         assert f"{name}: best {best} %" in drawn, "matplotlib writes each text as a comment, too"
+
+
+def test_the_epochs_are_whole_numbers(overfitted):
+    for layer in overfitted["layers"].values():
+        layer["epochs"] = layer["epochs"][:1]
+    texts = re.findall(r"<!-- (.*?) -->", report.curves(overfitted, "svg").decode())
+    first_panel = texts[: texts.index("nn.LSTM: best 65.0 %")]
+    assert "1" in first_panel and not any(re.fullmatch(r"[01]\.\d+", text) for text in first_panel)
+
+
+def test_the_page_on_a_phone(overfitted, browser, tmp_path):
+    """No page is wider than it; names are not cut within a word, and the curves can be read."""
+    overfitted["data"]["source"] = overfitted["facts"]["command"] = "x" * 90
+    file = tmp_path / "report.html"
+    file.write_text(report.page(overfitted))
+    page = browser.new_page(viewport={"width": 320, "height": 640})
+    page.goto(file.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    lines = (
+        "cell => { const r = document.createRange(); r.selectNodeContents(cell); return r.getClientRects().length; }"
+    )
+    for name in ("command", "source"):
+        assert page.locator(".facts td", has_text=re.compile(f"^{name}$")).evaluate(lines) == 1
+    assert page.locator("img").bounding_box()["width"] > 640
+    page.close()

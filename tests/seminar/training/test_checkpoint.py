@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -59,6 +60,16 @@ def wrong_setting(folder):
     file.write_text(file.read_text().replace('"n_hidden": 4', '"n_hidden": "4"'))
 
 
+def with_setting(name, value):
+    def damage(folder):
+        contents = json.loads((folder / FILE_NAME).read_text())
+        assert contents["settings"].pop(name) != value
+        contents["settings"][name] = value
+        (folder / FILE_NAME).write_text(json.dumps(contents))
+
+    return damage
+
+
 def other_size(folder):
     file = folder / FILE_NAME
     file.write_text(file.read_text().replace('"n_hidden": 4', '"n_hidden": 5'))
@@ -104,12 +115,23 @@ def without_a_format(folder):
 not_finite = changed_tensors(lambda tensors: tensors["model.output.weight"].fill_(float("nan")))
 whole_numbers = changed_tensors(lambda t: t.update({"model.output.weight": t["model.output.weight"].long()}))
 no_words = changed_words(lambda words: words.__setitem__(5, 7))
+no_text = changed_words(lambda words: words.__setitem__(5, "\ud800"))
 # These concern whoever resumes, not whoever predicts.
 OF_THE_OPTIMIZER = {
     changed_tensors(lambda t: t.update({"optimizer.1.square_avg": torch.zeros(3, 3)})): "1.square_avg: expected shape",
     changed_tensors(lambda t: t["optimizer.1.square_avg"].fill_(float("inf"))): "has values that are not finite",
     changed_tensors(lambda t: t.update({"optimizer.1.square_avg": t["optimizer.1.square_avg"].double()})):
         "1.square_avg: expected torch.float32, got torch.float64",
+    changed_tensors(lambda t: t.pop("optimizer.1.square_avg")): "optimizer.1: expected square_avg, step, got step",
+    changed_tensors(lambda t: t.update({"optimizer.1.momentum": torch.zeros(16, 4)})):
+        "optimizer.1: expected square_avg, step, got momentum, square_avg, step",
+    changed_tensors(lambda t: t["optimizer.1.step"].resize_(1)): "1.step: expected shape [], got [1]",
+    changed_tensors(lambda t: t.update({"optimizer.0.step": torch.tensor(True)})):
+        "0.step: expected torch.float32, got torch.bool",
+    changed_tensors(lambda t: t.update({"optimizer.1.step": torch.tensor(1j)})):
+        "1.step: expected torch.float32, got torch.complex64",
+    changed_tensors(lambda t: t.update({"optimizer.0.row_step": torch.zeros(3, 1)})):
+        "0.row_step: expected shape [20, 1], got [3, 1]",
     changed_tensors(lambda t: t.update({"optimizer.99.square_avg": torch.zeros(3)})): "a state for weight 99 of",
     changed_tensors(lambda t: t.pop("generator.order")): "'generator.order' is missing",
 }  # fmt: skip
@@ -119,6 +141,7 @@ DAMAGES = {
     not_finite: "output.weight has values that are not finite",
     whole_numbers: "output.weight: expected torch.float32, got torch.int64",
     no_words: "is damaged: expected a list of words",
+    no_text: "is damaged: 'utf-8' codec can't encode",
     damaged_tensors: "is damaged: its sha256",
     cut_tensors: "is damaged: its sha256",
     missing_words: "is not whole",
@@ -126,6 +149,13 @@ DAMAGES = {
     other_format: f"is of format {FORMAT + 1}, this version reads 1, 2, 3, {FORMAT}",
     wrong_setting: "n_hidden: expected",
     other_size: "do not fit its settings",
+    with_setting("num_layers", 999): "rec_layer.bias_hh_l101, rec_layer.bias_hh_l102 and 3987 more",
+    with_setting("learning_rate", math.nan): "rate: expected a finite number above 0",
+    with_setting("learning_rate", 1e300): "rate: expected a finite number above 0",
+    with_setting("clip", -1.0): "clip: expected a finite number above 0",
+    with_setting("embedding_dropout", 1.5): "dropout: expected a probability",
+    with_setting("word_dropout", math.inf): "dropout: expected a probability",
+    with_setting("seed", 10**40): "seed: expected a whole number from 0",
     no_checkpoint: "is no checkpoint of rnndrop train",
 }
 
