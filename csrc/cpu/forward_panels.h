@@ -27,11 +27,14 @@ struct GatesLayout {
 
 enum class PanelOrder { gates, units };
 
+// Units of a gate that are multiplied together where the weight lies.
+constexpr int64_t kUnitsUnpacked = 64;
+
 template <class T, class S = T>
 class ForwardPanels {
  public:
   // storage: for each group of gates, storage_for() elements at least.
-  ForwardPanels(const Weight<T, S>& weight, const std::vector<Buffer<T>>& storage, bool packed, const Range& units,
+  ForwardPanels(const Weight<T, S>& weight, const std::vector<T*>& storage, bool packed, const Range& units,
                 int64_t rank, const GatesLayout& layout, PanelOrder order = PanelOrder::gates)
       : weight_(weight), packed_(packed), units_(units), layout_(layout) {
     for (int64_t g = 0; packed && g < int64_t(weight.groups.size()); ++g) {
@@ -42,7 +45,7 @@ class ForwardPanels {
       const int64_t before = round_up(group.n_gates * units.begin, weight.width) + rank * weight.width;
       places_.emplace_back();
       for (const int64_t row : rows_.back()) places_.back().push_back(place_of(group.first_gate * weight.H + row));
-      panels_.push_back(storage[g].data() + before * group.padded_K());
+      panels_.push_back(storage[g] + before * group.padded_K());
     }
   }
 
@@ -84,17 +87,16 @@ class ForwardPanels {
   }
 
   // out = W in^T for group g's gates, M rows of it.
-  void multiply(int64_t g, acc_type<T>* out, const Rows<T>& in, int64_t M) const {
-    if (!packed_) return multiply_unpacked(out, in, M);
+  void multiply(int64_t g, acc_type<T>* out, const Rows<T>& in, int64_t M, Walk walk) const {
+    if (!packed_) return multiply_unpacked(out, in, M, walk);
     const int64_t K = weight_.groups[g].K(), width = weight_.width;
     acc_type<T> tile[kRowBlock * kWidestPanel];
-    for (int64_t p = 0; p < n_panels(g); ++p) {
+    walk.for_each(n_panels(g), [&](int64_t p) {
       const int64_t n = lanes_of(g, p);
       const int32_t* places = places_[g].data() + p * width;
       const bool adjacent = places[n - 1] - places[0] == n - 1;
       if (adjacent && (n == width || layout_.has_room)) {
-        multiply_panel(out + places[0], layout_.row_stride, in, M, K, panel(g, p));
-        continue;
+        return multiply_panel(out + places[0], layout_.row_stride, in, M, K, panel(g, p));
       }
       for_each_block({0, M}, kRowBlock, [&](int64_t m, int64_t count) {
         multiply_panel(tile, width, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, K, panel(g, p));
@@ -107,7 +109,7 @@ class ForwardPanels {
           }
         }
       });
-    }
+    });
   }
 
  private:
@@ -134,12 +136,13 @@ class ForwardPanels {
     return row / weight_.H * layout_.gate_stride + row % weight_.H - layout_.first_unit;
   }
 
-  void multiply_unpacked(acc_type<T>* out, const Rows<T>& in, int64_t M) const {
-    const int64_t H = weight_.H, K = weight_.columns;
-    for (int64_t gate = 0; gate < kGates; ++gate) {
-      multiply_by_columns(out + place_of(gate * H + units_.begin), layout_.row_stride, in.data, in.stride, M, K,
-                          weight_.W + (gate * H + units_.begin) * K, K, units_.size());
-    }
+  void multiply_unpacked(acc_type<T>* out, const Rows<T>& in, int64_t M, Walk walk) const {
+    const int64_t H = weight_.H, K = weight_.columns, pieces = (units_.size() + kUnitsUnpacked - 1) / kUnitsUnpacked;
+    walk.for_each(kGates * pieces, [&](int64_t i) {
+      const int64_t first = units_.begin + i % pieces * kUnitsUnpacked, row = i / pieces * H + first;
+      multiply_by_columns(out + place_of(row), layout_.row_stride, in.data, in.stride, M, K, weight_.W + row * K, K,
+                          std::min(kUnitsUnpacked, units_.end - first));
+    });
   }
 
   void pack_panel_of(int64_t g, int64_t p, T* kept) const {

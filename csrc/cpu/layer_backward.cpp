@@ -138,15 +138,15 @@ class Backward {
           T* da = da_.data() + (t - begin) * B * kGates * H;
           const StepBackward step = step_at(t, t - first, da);
           if (mine.by_rows) {
-            for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
+            for_each_walk(t, mine.rows, kRowBlock, [&](int64_t b, int64_t M, Walk walk) {
               step_backward(step, {b, b + M, 0, H}, acc_gradients(t, da));
-              input_gradient_of_h(da, b, M, mine, scratch);
+              input_gradient_of_h(da, b, M, walk, mine, scratch);
             });
           } else {
             step_backward(step, {0, B, mine.units.begin, mine.units.end}, acc_gradients(t, da));
             team.barrier();
-            for_each_block(mine.rows, kRowBlock,
-                           [&](int64_t b, int64_t M) { input_gradient_of_h(da, b, M, mine, scratch); });
+            for_each_walk(t, mine.rows, kRowBlock,
+                          [&](int64_t b, int64_t M, Walk walk) { input_gradient_of_h(da, b, M, walk, mine, scratch); });
           }
         });
       });
@@ -203,11 +203,12 @@ class Backward {
   }
 
   // dh~ (+)= da W_hh at one step: M rows from b on, a member's columns.
-  void input_gradient_of_h(const T* da, int64_t b, int64_t M, const Cut& mine, const Scratch& scratch) const {
+  void input_gradient_of_h(const T* da, int64_t b, int64_t M, Walk walk, const Cut& mine,
+                           const Scratch& scratch) const {
     const int64_t B = layer_.B, H = layer_.H, width = h_weight_.width, n_groups = h_weight_.groups.size();
     da += b * kGates * H;
     if (!packs_h()) return h_factor().multiply_by_rows(da, M, mine.units, dh_tilde() + b * H);
-    if (n_groups == 1 && mine.by_rows) return multiply_all_columns(h_weight_, da, M, dh_tilde() + b * H, scratch);
+    if (n_groups == 1 && mine.by_rows) return multiply_all_columns(h_weight_, da, M, walk, dh_tilde() + b * H, scratch);
     Acc tile[kRowBlock * kWidestPanel];
     const bool separate = masks_h_rows_;  // each gate's own dh~, for the step kernel to mask and add
     if (n_groups > 1 && !separate) std::fill_n(dh_tilde() + b * H, M * H, Acc(0));
@@ -216,29 +217,30 @@ class Backward {
       const Rows<T> in = group.gradients.of(h_weight_.da_rows(group, da), M, scratch.da_copies.data());
       const Range blocks = n_groups > 1 ? Range{0, h_weight_.column_blocks(group)} : mine.panels;
       Acc* of_group = dh_tilde() + ((separate ? g * B : 0) + b) * H;
-      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      walk.for_each(blocks.size(), [&](int64_t i) {
+        const int64_t block = blocks.begin + i;
         multiply_panel(tile, width, in, M, group.M(), h_weight_.backward_panel(g, block));
         put_columns(group, block, width, tile, M, nullptr, n_groups > 1 && !separate, of_group, H);
-      }
+      });
     }
   }
 
   // out [M, columns] = da W for a weight whose gates have one mask that the batch shares, or none: 0 in dropped
   // columns.
   template <class Out>
-  void multiply_all_columns(const Weight<T, S>& weight, const T* da, int64_t M, Out* out,
+  void multiply_all_columns(const Weight<T, S>& weight, const T* da, int64_t M, Walk walk, Out* out,
                             const Scratch& scratch) const {
     const Group<T>& group = weight.groups[0];
     const Rows<T> in = group.gradients.of(weight.da_rows(group, da), M, scratch.da_copies.data());
     const int64_t width = weight.width, blocks = weight.column_blocks(group), stride = blocks * width;
     constexpr bool rounds = !std::is_same_v<Out, Acc>;
     if constexpr (!rounds) {
-      if (group.all) return multiply_in_place(weight, in, M, out);
+      if (group.all) return multiply_in_place(weight, in, M, walk, out);
     }
     Acc* rows = scratch.rows.data();
-    for (int64_t block = 0; block < blocks; ++block) {
+    walk.for_each(blocks, [&](int64_t block) {
       multiply_panel(rows + block * width, stride, in, M, group.M(), weight.backward_panel(0, block));
-    }
+    });
     if (!group.all) {
       return scatter_sums(group.places, rows, stride, M, static_cast<const T*>(nullptr), out, weight.columns,
                           rows + M * stride);
@@ -246,18 +248,18 @@ class Backward {
     for (int64_t m = 0; m < M; ++m) convert(out + m * weight.columns, rows + m * stride, weight.columns);
   }
   // The same for a weight of which every column is kept.
-  void multiply_in_place(const Weight<T, S>& weight, const Rows<T>& in, int64_t M, Acc* out) const {
+  void multiply_in_place(const Weight<T, S>& weight, const Rows<T>& in, int64_t M, Walk walk, Acc* out) const {
     const Group<T>& group = weight.groups[0];
     const int64_t width = weight.width;
     Acc tile[kRowBlock * kWidestPanel];
-    for (int64_t block = 0; block < weight.column_blocks(group); ++block) {
+    walk.for_each(weight.column_blocks(group), [&](int64_t block) {
       if ((block + 1) * width <= weight.columns) {
         multiply_panel(out + block * width, weight.columns, in, M, group.M(), weight.backward_panel(0, block));
       } else {
         multiply_panel(tile, width, in, M, group.M(), weight.backward_panel(0, block));
         put_columns(group, block, width, tile, M, nullptr, false, out, weight.columns);
       }
-    }
+    });
   }
 
   // dx = m_x * (da W_ih) for M rows of the chunk from r on
@@ -265,7 +267,7 @@ class Backward {
     const int64_t B = layer_.B, I = layer_.I, n_groups = x_weight_.groups.size();
     const T* da = da_.data() + r * kGates * layer_.H;
     const bool of_samples = x_weight_.mask.data && x_weight_.mask.per_sample;
-    if (n_groups == 1 && !of_samples) return multiply_all_columns(x_weight_, da, M, dx + r * I, scratch);
+    if (n_groups == 1 && !of_samples) return multiply_all_columns(x_weight_, da, M, {}, dx + r * I, scratch);
     Acc* out = before_rounding(dx + r * I, scratch);
     Acc tile[kRowBlock * kWidestPanel];
     if (n_groups > 1) std::fill_n(out, M * I, Acc(0));

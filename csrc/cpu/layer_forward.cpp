@@ -7,6 +7,7 @@
 // Cost: 2 * T * B * 4H * (I + H) flops, times the share kept; beside them one pass over the gates a step
 // (step_kernels.cpp).
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "cpu/compute_type.h"
@@ -50,9 +51,16 @@ class Forward {
         widens_steps_(layer.gates && by_units_ && !keeps_h_tilde_ && widens_steps<S, T>(layer)),
         has_gates_of_chunk_(takes_x_along_ ? widens_steps_ : is_16_bits<S> || !layer.gates),
         gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0),
-        y_of_step_(widens_steps_ ? layer.B * layer.H : 0) {
-    allocate(x_weight_, x_panels_);
-    allocate(h_weight_, h_panels_);
+        y_of_step_(widens_steps_ ? layer.B * layer.H : 0),
+        panels_(room_for_panels(x_weight_) + room_for_panels(h_weight_)) {
+    T* next = panels_.data();
+    for (auto [weight, panels] : {std::pair(&x_weight_, &x_panels_), std::pair(&h_weight_, &h_panels_)}) {
+      if (!packs(*weight)) continue;
+      for (const Group<T>& group : weight->groups) {
+        panels->push_back(next);
+        next += room_for_panels(*weight, group);
+      }
+    }
   }
 
   void run() {
@@ -70,7 +78,7 @@ class Forward {
            2 * std::min(layer.B, kMostRows) * layer.H;
   }
   bool could_read_unpacked(int64_t columns) const {
-    return too_few_to_pack_forward(layer_, columns) && columns >= least_unpacked_K<T>() &&
+    return too_few_to_pack_forward<S>(layer_, columns) && columns >= least_unpacked_K<T>() &&
            Weight<T, S>::can_read_unpacked();
   }
   // Whether x~ or h~ is formed for a mask that the batch shares, so that its weight can be read where it lies.
@@ -79,11 +87,13 @@ class Forward {
            too_little_to_leave_out<S>(mask, columns, layer_.T * layer_.B);
   }
   bool packs(const Weight<T, S>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
-  void allocate(const Weight<T, S>& weight, std::vector<Buffer<T>>& panels) const {
-    if (!packs(weight)) return;
-    for (const Group<T>& group : weight.groups) {
-      panels.emplace_back(ForwardPanels<T, S>::storage_for(weight, group, at::get_num_threads()));
-    }
+  static int64_t room_for_panels(const Weight<T, S>& weight, const Group<T>& group) {
+    return ForwardPanels<T, S>::storage_for(weight, group, at::get_num_threads());
+  }
+  int64_t room_for_panels(const Weight<T, S>& weight) const {
+    int64_t room = 0;
+    for (const Group<T>& group : weight.groups) room += packs(weight) ? room_for_panels(weight, group) : 0;
+    return room;
   }
 
   // With room for a whole panel past the last gate.
@@ -177,8 +187,8 @@ class Forward {
     const Acc* from_x = is_16_bits<S> && !widens_steps_ ? gates : nullptr;
     if (by_units_) return run_by_units(step, from_x, h_in, mine);
     const GatesLayout& layout = mine.from_h_layout;
-    for_each_block(mine.rows, kRowBlock, [&](int64_t b, int64_t M) {
-      multiply_h(h_in, b, M, mine);
+    for_each_walk(t, mine.rows, kRowBlock, [&](int64_t b, int64_t M, Walk walk) {
+      multiply_h(h_in, b, M, walk, mine);
       step_forward(step, {b, b + M, mine.units.begin, mine.units.end},
                    {mine.from_h.data(), layout.row_stride, layout.gate_stride, false, from_x});
     });
@@ -193,9 +203,9 @@ class Forward {
         return {rows, layer_.H, layer_.H, round_up(rows * layer_.H, granule) + granule};
       }
     }
-    // A thread may have no units.
-    const int64_t pieces = std::max<int64_t>((units.size() + kUnits - 1) / kUnits, 1);
-    const int64_t at_once = round_up((units.size() + pieces - 1) / pieces, granule);
+    const int64_t n = std::max<int64_t>(units.size(), 1);  // a thread may have none
+    const int64_t pieces = (n + kUnits - 1) / kUnits;
+    const int64_t at_once = round_up((n + pieces - 1) / pieces, granule);
     return {kRowBlock, at_once, at_once, kRowBlock * at_once};
   }
 
@@ -214,13 +224,15 @@ class Forward {
     const auto rows_of = [&](const Group<T>& group, const S* in, int64_t K, int64_t M, T* copies) {
       return group.inputs.of(Rows<S>{in, K, has_columns ? group.kept.data() : nullptr}, M, copies);
     };
-    for_each_block(mine.rows, blocks.rows, [&](int64_t b, int64_t M) {
+    // Without a gap, lanes past a row's end reach into the next row: the last units are taken first.
+    const bool has_gaps = blocks.row_stride % at_once == 0;
+    for_each_walk(step.t, mine.rows, blocks.rows, [&](int64_t b, int64_t M, Walk walk) {
       const Rows<T> h_rows = rows_of(of_h, h_in + b * layer_.H, layer_.H, M, mine.h_copies.data());
       Rows<T> x_rows = h_rows;
       if (takes_x_along_) x_rows = rows_of(of_x, x + b * layer_.I, layer_.I, M, mine.x_copies.data());
-      for_each_block({0, units.size()}, blocks.units, [&](int64_t u, int64_t n) {
-        // From the last units to the first: without a gap, lanes past a row's end reach into the next row.
-        for (int64_t v = (n - 1) / at_once; v >= 0; --v) {
+      walk.for_each((units.size() + blocks.units - 1) / blocks.units, [&](int64_t block) {
+        const int64_t u = block * blocks.units, n = std::min(blocks.units, units.size() - u);
+        (has_gaps ? walk : Walk{.back = true}).for_each((n + at_once - 1) / at_once, [&](int64_t v) {
           for (const int64_t half : {0, 1}) {
             const int64_t p = 2 * (u / at_once + v) + half;
             const Product<T> with_x =
@@ -228,7 +240,7 @@ class Forward {
             multiply_panel_halves(sums + 2 * half * blocks.gate_stride + v * at_once, blocks.row_stride,
                                   blocks.gate_stride, bias + p * width, mine.h_panels.product(p, h_rows), with_x, M);
           }
-        }
+        });
         const int64_t unit = units.begin + u;
         step_forward(step, {b, b + M, unit, unit + n},
                      {sums, blocks.row_stride, blocks.gate_stride, takes_x_along_, takes_x_along_ ? nullptr : from_x});
@@ -284,17 +296,19 @@ class Forward {
         const Rows<S> in{x + (s * B + rows.begin) * I, I, group.columns()};
         const Rows<T> masked{x_tilde + s * M * I, I, group.columns()};
         mine.x_panels.multiply(g, gates + (s * B + rows.begin) * kGates * H,
-                               x_tilde ? group.inputs.of(masked, M, x_copies) : group.inputs.of(in, M, x_copies), M);
+                               x_tilde ? group.inputs.of(masked, M, x_copies) : group.inputs.of(in, M, x_copies), M,
+                               Walk{});
       }
     }
   }
 
   // from_h = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
-  void multiply_h(const S* h_in, int64_t b, int64_t M, const Member& mine) const {
+  void multiply_h(const S* h_in, int64_t b, int64_t M, Walk walk, const Member& mine) const {
     const int64_t B = layer_.B, H = layer_.H;
     for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
       const Rows<S> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, h_weight_.groups[g].columns()};
-      mine.h_panels.multiply(g, mine.from_h.data(), h_weight_.groups[g].inputs.of(in, M, mine.h_copies.data()), M);
+      mine.h_panels.multiply(g, mine.from_h.data(), h_weight_.groups[g].inputs.of(in, M, mine.h_copies.data()), M,
+                             walk);
     }
   }
 
@@ -360,14 +374,17 @@ class Forward {
   Weight<T, S> x_weight_, h_weight_;
   bool masks_h_rows_, keeps_h_tilde_;
   int64_t n_h_tilde_;
-  bool by_units_;                               // the cell takes the sums of a few rows and units at once
-  bool takes_x_along_;                          // and W_ih x~ is among these sums, not a product of its own
-  std::vector<Buffer<T>> x_panels_, h_panels_;  // of each group
-  Buffer<S> h_tilde_;                           // two times [n_h_tilde,B,H]
+  bool by_units_;       // the cell takes the sums of a few rows and units at once
+  bool takes_x_along_;  // and W_ih x~ is among these sums, not a product of its own
+  Buffer<S> h_tilde_;   // two times [n_h_tilde,B,H]
   bool widens_steps_;
   bool has_gates_of_chunk_;
   Buffer<Acc> gates_of_chunk_;  // [steps,B,4H]: where none are saved, and of 16 bits' gates what W_ih brings to them
   Buffer<Acc> y_of_step_;       // [B,H], where it is widened
+  // One allocation, which malloc keeps for the next call: what it was given back at once beyond twice the largest of
+  // all, it returns to the system, and every page costs a fault again.
+  Buffer<T> panels_;
+  std::vector<T*> x_panels_, h_panels_;  // of each group, in it
 };
 
 }  // namespace

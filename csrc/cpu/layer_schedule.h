@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/compute_type.h"
 #include "cpu/threads.h"
 #include "params.h"
 
@@ -55,6 +56,29 @@ void for_each_block(const Range& rows, int64_t block, const Work& work) {
   for (int64_t r = rows.begin; r < rows.end; r += block) work(r, std::min(block, rows.end - r));
 }
 
+// One reading of a member's share of W_hh, panel by panel; the recurrence needs one a step and block of rows.
+//
+// Every other walk goes back. A share that does not fit the second cache would, always read from its first panel on,
+// lose each of them there just before it is wanted again; a walk back begins with what the walk before read last.
+struct Walk {
+  bool back = false;
+  // work(i) for n panels, or for n portions of some panels.
+  template <class Work>
+  void for_each(int64_t n, const Work& work) const {
+    for (int64_t i = 0; i < n; ++i) work(back ? n - 1 - i : i);
+  }
+};
+
+// Rows in blocks at step t: work(first, n, walk).
+template <class Work>
+void for_each_walk(int64_t t, const Range& rows, int64_t block, const Work& work) {
+  const int64_t walks_a_step = (rows.size() + block - 1) / block;
+  for_each_block(rows, block, [&](int64_t r, int64_t n) {
+    const int64_t walk = t * walks_a_step + (r - rows.begin) / block;
+    work(r, n, Walk{walk % 2 != 0});
+  });
+}
+
 // Steps of a sequence of `rows` samples that are taken together.
 inline int64_t steps_per_chunk(const LayerProblem& layer, int64_t rows) {
   return std::clamp<int64_t>(kChunkRows / std::max<int64_t>(rows, 1), 1, layer.T);
@@ -65,10 +89,14 @@ inline bool enough_for_several(const LayerProblem& layer) {
 }
 
 inline bool too_few_to_pack(const LayerProblem& layer) { return layer.T * layer.B <= kTooFewToPack; }
-// In the forward each of these rows pays for its sums across vectors, a packed weight for its K columns; less than four
-// rows a step leave vectors waiting as well.
-inline bool too_few_to_pack_forward(const LayerProblem& layer, int64_t K) {
-  return layer.T * layer.B * (layer.B < 4 ? 8 : 4) <= K;
+// In the forward each of these rows pays for its sums across vectors, a packed weight for its K columns. Rows pay twice
+// where less than four a step leave vectors waiting, and where rows of the weight have to be widened or begin within a
+// cache line.
+template <class S>
+bool too_few_to_pack_forward(const LayerProblem& layer, int64_t K) {
+  constexpr int64_t kCacheLine = 64;
+  const bool pay_twice = layer.B < 4 || is_16_bits<S> || K * int64_t(sizeof(S)) % kCacheLine != 0;
+  return layer.T * layer.B * (pay_twice ? 8 : 4) <= K;
 }
 
 // Whether n threads share out the batch; else they share out the units.
