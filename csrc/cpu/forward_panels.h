@@ -34,7 +34,7 @@ template <class T, class S = T>
 class ForwardPanels {
  public:
   // storage: for each group of gates, storage_for() elements at least.
-  ForwardPanels(const Weight<T, S>& weight, const std::vector<T*>& storage, bool packed, const Range& units,
+  ForwardPanels(const Weight<T, S>& weight, const std::vector<Buffer<T>>& storage, bool packed, const Range& units,
                 int64_t rank, const GatesLayout& layout, PanelOrder order = PanelOrder::gates)
       : weight_(weight), packed_(packed), units_(units), layout_(layout) {
     for (int64_t g = 0; packed && g < int64_t(weight.groups.size()); ++g) {
@@ -45,7 +45,7 @@ class ForwardPanels {
       const int64_t before = round_up(group.n_gates * units.begin, weight.width) + rank * weight.width;
       places_.emplace_back();
       for (const int64_t row : rows_.back()) places_.back().push_back(place_of(group.first_gate * weight.H + row));
-      panels_.push_back(storage[g] + before * group.padded_K());
+      panels_.push_back(storage[g].data() + before * group.padded_K());
     }
   }
 

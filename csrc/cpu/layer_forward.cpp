@@ -7,7 +7,6 @@
 // Cost: 2 * T * B * 4H * (I + H) flops, times the share kept; beside them one pass over the gates a step
 // (step_kernels.cpp).
 #include <algorithm>
-#include <utility>
 #include <vector>
 
 #include "cpu/compute_type.h"
@@ -51,16 +50,9 @@ class Forward {
         widens_steps_(layer.gates && by_units_ && !keeps_h_tilde_ && widens_steps<S, T>(layer)),
         has_gates_of_chunk_(takes_x_along_ ? widens_steps_ : is_16_bits<S> || !layer.gates),
         gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0),
-        y_of_step_(widens_steps_ ? layer.B * layer.H : 0),
-        panels_(room_for_panels(x_weight_) + room_for_panels(h_weight_)) {
-    T* next = panels_.data();
-    for (auto [weight, panels] : {std::pair(&x_weight_, &x_panels_), std::pair(&h_weight_, &h_panels_)}) {
-      if (!packs(*weight)) continue;
-      for (const Group<T>& group : weight->groups) {
-        panels->push_back(next);
-        next += room_for_panels(*weight, group);
-      }
-    }
+        y_of_step_(widens_steps_ ? layer.B * layer.H : 0) {
+    allocate(x_weight_, x_panels_);
+    allocate(h_weight_, h_panels_);
   }
 
   void run() {
@@ -87,13 +79,11 @@ class Forward {
            too_little_to_leave_out<S>(mask, columns, layer_.T * layer_.B);
   }
   bool packs(const Weight<T, S>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
-  static int64_t room_for_panels(const Weight<T, S>& weight, const Group<T>& group) {
-    return ForwardPanels<T, S>::storage_for(weight, group, at::get_num_threads());
-  }
-  int64_t room_for_panels(const Weight<T, S>& weight) const {
-    int64_t room = 0;
-    for (const Group<T>& group : weight.groups) room += packs(weight) ? room_for_panels(weight, group) : 0;
-    return room;
+  void allocate(const Weight<T, S>& weight, std::vector<Buffer<T>>& panels) const {
+    if (!packs(weight)) return;
+    for (const Group<T>& group : weight.groups) {
+      panels.emplace_back(ForwardPanels<T, S>::storage_for(weight, group, at::get_num_threads()));
+    }
   }
 
   // With room for a whole panel past the last gate.
@@ -374,17 +364,14 @@ class Forward {
   Weight<T, S> x_weight_, h_weight_;
   bool masks_h_rows_, keeps_h_tilde_;
   int64_t n_h_tilde_;
-  bool by_units_;       // the cell takes the sums of a few rows and units at once
-  bool takes_x_along_;  // and W_ih x~ is among these sums, not a product of its own
-  Buffer<S> h_tilde_;   // two times [n_h_tilde,B,H]
+  bool by_units_;                               // the cell takes the sums of a few rows and units at once
+  bool takes_x_along_;                          // and W_ih x~ is among these sums, not a product of its own
+  std::vector<Buffer<T>> x_panels_, h_panels_;  // of each group
+  Buffer<S> h_tilde_;                           // two times [n_h_tilde,B,H]
   bool widens_steps_;
   bool has_gates_of_chunk_;
   Buffer<Acc> gates_of_chunk_;  // [steps,B,4H]: where none are saved, and of 16 bits' gates what W_ih brings to them
   Buffer<Acc> y_of_step_;       // [B,H], where it is widened
-  // One allocation, which malloc keeps for the next call: what it was given back at once beyond twice the largest of
-  // all, it returns to the system, and every page costs a fault again.
-  Buffer<T> panels_;
-  std::vector<T*> x_panels_, h_panels_;  // of each group, in it
 };
 
 }  // namespace
