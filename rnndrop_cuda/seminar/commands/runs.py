@@ -87,6 +87,8 @@ def say_resumed(run: Run[S], resumed_from: Checkpoint[S]) -> None:
     at, command = run.progress, run.settings.COMMAND
     if at.batches and at.batches >= (batches := operator.length_hint(run.train_batches)):
         raise ValueError(f"cannot resume: the checkpoint says {at.batches} batches of an epoch that has {batches}")
+    if run.best is not None and (missing := set(run.columns) - run.best.keys()):
+        raise ValueError(f"cannot resume: the checkpoint's history lacks {', '.join(sorted(missing))}")
     done = f"{at.epochs} of {run.settings.epochs} epochs and {at.batches} batches are done"
     print(f"rnndrop {command}: resuming from {run.out / LAST}: {done}", file=sys.stderr)
     if (written_on := resumed_from.progress["device"]) != run.device.type:

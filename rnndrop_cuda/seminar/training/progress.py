@@ -29,4 +29,4 @@ def check_progress(found: dict[str, Any]) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)  # larger ones are no floats

@@ -173,6 +173,27 @@ def test_a_damaged_checkpoint_is_told_in_one_line(damage, command, out, capsys):
         load_checkpoint(out / "last")
 
 
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda at: at.update(seconds=10**400), "seconds and sums: expected numbers"),
+        (lambda at: at.update(sums=[10**400, 0, 0]), "seconds and sums: expected numbers"),
+        (
+            lambda at: at.update(history=[{"epoch": 1}], best={"epoch": 1}),
+            "history lacks seconds, test_accuracy, test_loss",
+        ),
+    ],
+)
+def test_a_progress_that_cannot_be_is_told_in_one_line(change, said, command, out, capsys):
+    assert train(*command, "--epochs", "1") == 0
+    contents = json.loads((out / "last" / FILE_NAME).read_text())
+    change(contents["progress"]["progress"])
+    (out / "last" / FILE_NAME).write_text(json.dumps(contents))
+    capsys.readouterr()
+    assert train("--resume", out, "--epochs", "2") == 2
+    assert said in one_line(capsys)
+
+
 @pytest.mark.parametrize("damage", OF_THE_OPTIMIZER)
 def test_an_optimizer_that_does_not_fit_is_told_in_one_line(damage, command, out, capsys):
     assert train(*command, "--epochs", "1") == 0
