@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/bfloat16_rows.h"
 #include "cpu/buffer.h"
+#include "cpu/compact_rows.h"
 #include "cpu/compute_type.h"
 #include "cpu/kept_columns.h"
 #include "cpu/layer_schedule.h"
