@@ -48,7 +48,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / calls)
 
 
 def test_it_is_bounded():
-    """Layers of 300 MB of packed weights in all leave 128 MB."""
+    """Layers of 260 MB of packed weights in all leave 128 MB."""
     kept = run("""
 def resident():
     ctypes.CDLL(None).malloc_trim(0)
