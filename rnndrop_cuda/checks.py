@@ -24,13 +24,14 @@ AROUND_THE_LAYER = tuple(row for row in NOISES if row.argument is None)
 
 
 def check_probability(name: str, p: float) -> float:
-    """``p`` itself, a probability of dropping.
+    """``p``, a probability of dropping, as a float.
 
     Raises:
         ValueError: p is not a number in [0, 1]; NaN and bool are none. The message names the argument.
     """
-    # A Decimal is no Real, but nn.LSTM's own dropout may be one.
-    if isinstance(p, bool) or not isinstance(p, (Real, Decimal)) or not 0 <= p <= 1:
+    # A Decimal is no Real, but nn.LSTM's own dropout may be one; it fails where NaN is compared.
+    is_number = isinstance(p, (Real, Decimal)) and not isinstance(p, bool)
+    if not is_number or (isinstance(p, Decimal) and p.is_nan()) or not 0 <= p <= 1:
         raise ValueError(f"{name}: expected a probability, a number in [0, 1], got {p!r}")
     return float(p)
 

@@ -41,7 +41,7 @@ def test_good_arguments_pass(backend):
     lstm_layer(**good_arguments(), backend=backend)
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan"), float("inf"), "0.5", None, True])
+@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan"), float("inf"), Decimal("NaN"), "0.5", None, True])
 @pytest.mark.parametrize("name", ["input_dropout", "hidden_dropout", "candidate_dropout"])
 def test_bad_probability(name, p):
     with pytest.raises(ValueError, match=re.escape(f"{name}: expected a probability, a number in [0, 1], got {p!r}")):

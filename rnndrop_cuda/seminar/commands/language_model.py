@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import sys
@@ -21,6 +20,7 @@ from rnndrop_cuda.seminar.commands.language_model_options import (
     main_parser,
     train_parser,
 )
+from rnndrop_cuda.seminar.commands.output import print_json
 from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS, UNKNOWN
 from rnndrop_cuda.seminar.language_model.evaluate import has_dropout, mc_score, score
 from rnndrop_cuda.seminar.language_model.generate import as_text, generate, spread
@@ -108,7 +108,7 @@ def _evaluate(argv: list[str]) -> int:
     if args.samples and has_dropout(model):
         found |= {"mc_perplexity": mc_score(model, pieces, args.samples, args.seed).perplexity, "samples": args.samples}
     if args.json:
-        print(json.dumps(found, indent=1))
+        print_json(found, indent=1)
         return 0
     averaged = "this model has no dropout to average over"
     if "mc_perplexity" in found:
@@ -136,7 +136,10 @@ def _generate(argv: list[str]) -> int:
         return fail(NAME, one_line(error, flags_of(parser)))
     if not args.samples:
         text = as_text(ids, words, settings.level)
-        print(json.dumps({"text": text}, ensure_ascii=False) if args.json else text)
+        if args.json:
+            print_json({"text": text})
+        else:
+            print(text)
         return 0
     if not has_dropout(model):
         print(f"rnndrop {NAME}: this model has no dropout: every pass is the same", file=sys.stderr)
@@ -146,7 +149,7 @@ def _generate(argv: list[str]) -> int:
         for k, mean, std in zip(ids[1:], found.mean, found.std, strict=True)
     ]
     if args.json:
-        print(json.dumps({"text": as_text(ids, words, settings.level), "tokens": rows}, indent=1, ensure_ascii=False))
+        print_json({"text": as_text(ids, words, settings.level), "tokens": rows}, indent=1)
     else:
         print("\n".join(f"{row['probability']:.4f} ± {row['std']:.4f}  {row['token']}" for row in rows))
     return 0

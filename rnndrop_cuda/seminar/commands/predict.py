@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from rnndrop_cuda.seminar.analysis.predict import Encoded, Prediction, encode, predict
 from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
+from rnndrop_cuda.seminar.commands.output import print_json
 from rnndrop_cuda.seminar.commands.train_options import OUT
 from rnndrop_cuda.seminar.data.text import ids_of_words, tokenize, without_line_breaks
 from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint
@@ -48,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _note("this model has no dropout inside its recurrence: one pass, no deviation")
     rows = [_row(text, encoded[k], predictions.get(k)) for k, text in enumerate(texts)]
     if args.json:
-        in_ascii = sys.stdout.encoding.lower() != "utf-8"  # JSON has escapes of its own
-        print(json.dumps(rows, indent=1, ensure_ascii=in_ascii))
+        print_json(rows, indent=1)
     else:
         print("\n".join(map(_line, rows)))
     return 0

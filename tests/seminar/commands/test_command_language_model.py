@@ -1,6 +1,7 @@
 """`rnndrop language-model`: its three actions, and wrong input: one clear line, exit code 2, nothing lost."""
 
 import hashlib
+import io
 import json
 import re
 
@@ -99,6 +100,18 @@ def test_text_is_written_after_the_prompt(trained, capsys):
     assert all(re.fullmatch(r"0\.\d{4} ± 0\.\d{4}  (w\d+|<start>)", line) for line in lines)
     assert language_model("generate", "--checkpoint", trained, "--tokens", "5", "--samples", "4", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["tokens"]) == 5
+
+
+@pytest.mark.parametrize("samples", ["0", "2"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_whole_in_any_encoding(encoding, samples, tmp_path, monkeypatch):
+    folder = save_language_model(tmp_path / "lm", ["über", "😀"], hidden_dropout=0.5)
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")  # as rnndrop_command has it
+    monkeypatch.setattr("sys.stdout", out)
+    arguments = ["--checkpoint", folder, "--prompt", "über 😀", "--tokens", "1", "--samples", samples, "--json"]
+    assert language_model("generate", *arguments) == 0
+    out.flush()
+    assert json.loads(out.buffer.getvalue())["text"].startswith("über 😀")
 
 
 def test_the_prompt_is_cut_as_the_models_text(tmp_path, capsys):

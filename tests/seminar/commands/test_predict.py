@@ -1,5 +1,6 @@
 """`rnndrop predict`: answers, texts and where they come from, and wrong input."""
 
+import contextlib
 import io
 import json
 
@@ -78,6 +79,13 @@ def test_json_is_whole_in_any_encoding(encoding, trained, monkeypatch):
     assert ask("--checkpoint", trained, "--text", "über 😀", "--json") == 0
     out.flush()
     assert json.loads(out.buffer.getvalue())[0]["text"] == "über 😀"
+
+
+def test_json_goes_into_a_string(trained):
+    """Which has no encoding."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert ask("--checkpoint", trained, "--text", "über 😀", "--json") == 0
+    assert json.loads(out.getvalue())[0]["text"] == "über 😀"
 
 
 @pytest.mark.parametrize("maxlen", [None, 8])
