@@ -123,8 +123,8 @@ def _run(argv: list[str]) -> int:
 def _complete(parser: argparse.ArgumentParser, command: argparse.Action, argv: list[str]) -> list[str]:
     """Answers a shell that asks how the command line may go on, and exits, where argcomplete is installed.
 
-    Behind a command whose options jsonargparse reads, which answers itself, it returns that command; argv without a
-    shell that asks.
+    Behind a command whose options jsonargparse reads, which answers itself, it returns that command, and the action of
+    language-model; argv without a shell that asks.
     """
     if "_ARGCOMPLETE" not in os.environ:
         return argv
@@ -133,16 +133,20 @@ def _complete(parser: argparse.ArgumentParser, command: argparse.Action, argv: l
     except ModuleNotFoundError:
         return argv
     before = int(os.environ["_ARGCOMPLETE"])  # words, the program's name among them
-    words = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split(" ")
-    name = words[before] if len(words) > before + 1 else ""  # else it is not whole yet
-    if COMMANDS.get(ALIASES.get(name, name), ("", ""))[0].startswith(SEMINAR):
-        os.environ["_ARGCOMPLETE"] = str(before + 1)
-        return [name]
-    what_for = {name: what for name, (_, what) in COMMANDS.items()}
-    command.completer = argcomplete.ChoicesCompleter(what_for)  # type: ignore[attr-defined]
-    parser.add_argument("arguments", nargs="*").completer = argcomplete.FilesCompleter()  # type: ignore[attr-defined]
-    argcomplete.autocomplete(parser)
-    return argv
+    whole = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split(" ")[before:-1]
+    name = ALIASES.get(whole[0], whole[0]) if whole else ""
+    if name not in COMMANDS or (name == "bench" and not _bench_importable()):
+        what_for = {name: what for name, (_, what) in COMMANDS.items()}
+        command.completer = argcomplete.ChoicesCompleter(what_for)  # type: ignore[attr-defined]
+        parser.add_argument("arguments", nargs="*").completer = argcomplete.FilesCompleter()  # type: ignore[attr-defined]
+        argcomplete.autocomplete(parser)
+    known = whole[: 2 if name == "language-model" else 1]
+    os.environ["_ARGCOMPLETE"] = str(before + len(known))
+    if known == ["language-model"] or known == ["lm"]:
+        argcomplete.autocomplete(importlib.import_module(SEMINAR + ".language_model_options").main_parser())
+    elif not COMMANDS[name][0].startswith(SEMINAR):
+        argcomplete.autocomplete(importlib.import_module(COMMANDS[name][0]).parser())
+    return known
 
 
 def _command(name: str) -> str:

@@ -109,15 +109,7 @@ def _missing(facts: dict[str, str] | None) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``rnndrop info``."""
-    parser = argparse.ArgumentParser(
-        prog="rnndrop info",
-        description="Print what was built of rnndrop_cuda, which backends can be used here, and what is missing, why, "
-        "and how to get it. With --shape, print which CUDA engine would run a layer of that shape, and why.",
-    )
-    parser.add_argument("--shape", type=shape, metavar="T,B,I,H", help="steps, batch, input and hidden features")
-    parser.add_argument("--dtype", choices=engines.DTYPES.values(), default="float32", help="(default: float32)")
-    parser.add_argument("--gpu", choices=engines.GPUS, help="(default: the GPU of this machine, otherwise an H100)")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     if args.shape is None:
         print(report())
         return 0
@@ -130,6 +122,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rnndrop info --shape: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of ``rnndrop info``."""
+    made = argparse.ArgumentParser(
+        prog="rnndrop info",
+        description="Print what was built of rnndrop_cuda, which backends can be used here, and what is missing, why, "
+        "and how to get it. With --shape, print which CUDA engine would run a layer of that shape, and why.",
+    )
+    made.add_argument("--shape", type=shape, metavar="T,B,I,H", help="steps, batch, input and hidden features")
+    made.add_argument("--dtype", choices=engines.DTYPES.values(), default="float32", help="(default: float32)")
+    made.add_argument("--gpu", choices=engines.GPUS, help="(default: the GPU of this machine, otherwise an H100)")
+    return made
 
 
 def shape(text: str) -> tuple[int, ...]:

@@ -191,7 +191,16 @@ def test_other_errors_are_bugs_and_keep_their_traceback(fake):
 
 
 @pytest.mark.parametrize(
-    "line, expected", [("rnndrop pre", "predict"), ("rnndrop v", "vectors"), ("rnndrop train --batch", "--batch-size")]
+    "line, expected",
+    [
+        ("rnndrop pre", "predict"),
+        ("rnndrop v", "vectors"),
+        ("rnndrop train --batch", "--batch-size"),
+        ("rnndrop info --", "--shape"),
+        ("rnndrop bench --r", "--repeats"),
+        ("rnndrop language-model ", "generate"),
+        ("rnndrop lm train --bp", "--bptt"),
+    ],
 )
 def test_a_shell_completes_commands(tmp_path, line, expected):
     pytest.importorskip("argcomplete")

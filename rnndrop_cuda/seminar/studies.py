@@ -212,8 +212,11 @@ def planned(
     wanted = {names[0], *(only or names)}
     wanted |= {study.against[name] for name in wanted if name in study.against}
     chosen = [name for name in names if name in wanted]
-    if vectors is not None and not any({**study.base, **study.variants[name]}.get("vectors") for name in chosen):
-        raise ValueError(f"vectors: expected none, since none of {', '.join(map(repr, chosen))} starts from vectors")
+    if not any({**study.base, **study.variants[name]}.get("vectors") for name in chosen):
+        for option, value in {"vectors": vectors, "n_emb": n_emb}.items():
+            if value is not None:
+                without = ", ".join(map(repr, chosen))
+                raise ValueError(f"{option}: expected none, since none of {without} starts from vectors")
     plan = {}
     for name in chosen:
         shown = name

@@ -133,6 +133,7 @@ def test_a_killed_study_is_resumed(command, tmp_path):
         (["--reviews", "1000"], "--reviews: expected at most 48"),
         (["--device", "tpu"], "--device tpu cannot be used"),
         (["--vectors", "glove.txt"], "--vectors: expected none, since none of 'nn.LSTM', 'Gal 0.25'"),
+        (["--n-emb", "7"], "--n-emb: expected none, since none of 'nn.LSTM', 'Gal 0.25'"),
         (["--data", "/nowhere.npz"], "/nowhere.npz"),
     ],
 )
