@@ -140,6 +140,23 @@ def test_learning_rates_of_semeniuta():
     assert rates == pytest.approx([1, 1, 1, 1.5**-1, 1.5**-2, 1.5**-2, 1.5**-3])
 
 
+@pytest.mark.parametrize(
+    ("anneal_after", "divided"),
+    [(0, [0, 0, 1, 1, 2, 2]), (1, [0, 0, 1, 1, 2, 2]), (2, [0, 0, 0, 0, 1, 1]), (4, [0] * 6), (9, [0] * 6)],
+)
+def test_the_first_epochs_do_not_anneal(anneal_after, divided):
+    """The losses of epochs 2 and 4 are no new lowest ones."""
+    settings = LanguageModelSettings(learning_rate=1.0, anneal=4.0, anneal_after=anneal_after)
+    losses = [5.0, 6.0, 4.0, 4.5, 3.0]
+    rates = [learning_rate(settings, losses[:n]) for n in range(len(losses) + 1)]
+    assert rates == [4.0**-n for n in divided]
+
+
+def test_a_loss_is_compared_with_those_of_the_first_epochs_too():
+    settings = LanguageModelSettings(learning_rate=1.0, anneal=4.0, anneal_after=2)
+    assert learning_rate(settings, [5.0, 6.0, 5.5]) == 1 / 4
+
+
 def test_when_nt_asgd_averages():
     assert averaging_begins([5, 4, 3, 2, 1, 0.5, 0.4], 2) is None
     assert averaging_begins([5, 4, 3, 3.5, 3.2], 2) is None, "no worse than the best but for the last two"

@@ -146,7 +146,7 @@ DAMAGES = {
     cut_tensors: "is damaged: its sha256",
     missing_words: "is not whole",
     damaged_json: "is damaged",
-    other_format: f"is of format {FORMAT + 1}, this version reads 1, 2, 3, {FORMAT}",
+    other_format: f"is of format {FORMAT + 1}, this version reads 1, 2, 3, 4, {FORMAT}",
     wrong_setting: "n_hidden: expected",
     other_size: "do not fit its settings",
     with_setting("num_layers", 999): "rec_layer.bias_hh_l101, rec_layer.bias_hh_l102 and 3987 more",
