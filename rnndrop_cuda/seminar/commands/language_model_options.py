@@ -219,6 +219,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     _number(group, "decay", at_least_1, "X", "divide the learning rate by X before each epoch after --decay-after")
     _number(group, "decay_after", options.whole, "N", "epochs with the whole learning rate")
     _number(group, "anneal", at_least_1, "X", "divide the learning rate by X after each epoch without a lower loss")
+    _number(group, "anneal_after", options.whole, "N", "first epochs that --anneal leaves out")
     _number(group, "nonmono", options.positive, "N", "of nt-asgd: epochs without a lower validation loss that it bears")
     _choice(group, "loss_over", REDUCTIONS, "minimise the tokens' mean loss, or its sum over the steps")
     _number(group, "activation", at_least_0, "X", "penalty on the last layer's output (AWD-LSTM's alpha)")

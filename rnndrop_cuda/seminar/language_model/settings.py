@@ -121,6 +121,8 @@ class LanguageModelSettings(TextSettings, ModelSettings):
     decay_after: int = 0
     anneal: float = 1.0
     """The learning rate is divided by it after each epoch whose validation loss is no new lowest one."""
+    anneal_after: int = 0
+    """First epochs after which `anneal` never divides it, whatever their losses."""
     nonmono: int = 5
     """Of nt-asgd: epochs that a validation loss may be worse than the best before them."""
     loss_over: str = "tokens"

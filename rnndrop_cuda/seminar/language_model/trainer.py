@@ -115,8 +115,8 @@ class LanguageModelTrainer(Run[LanguageModelSettings]):
 
 def learning_rate(settings: LanguageModelSettings, losses: Sequence[float]) -> float:
     """Of the next epoch, by the validation losses of those before it."""
-    lowest = itertools.accumulate(losses, min)
-    no_lower = sum(loss >= before for before, loss in zip(lowest, losses[1:], strict=False))
+    lowest = list(itertools.accumulate(losses, min))
+    no_lower = sum(losses[k] >= lowest[k - 1] for k in range(max(1, settings.anneal_after), len(losses)))
     decays = max(0, len(losses) + 1 - settings.decay_after)
     return settings.learning_rate / settings.decay**decays / settings.anneal**no_lower
 

@@ -33,12 +33,13 @@ from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import TrainSettings
 
 FILE_NAME = "checkpoint.json"
-FORMAT = 4
-READABLE = (1, 2, 3, FORMAT)
+FORMAT = 5
+READABLE = (1, 2, 3, 4, FORMAT)
 NEW_SETTINGS = {
     2: ("variable_length", "options", "embedding_init", "embedding_dropout_scope"),
     3: ("pretrained", "gradual_unfreezing", "pooling"),
     4: ("optimizer", "one_cycle", "layer_decay", "loss_reduction", "anneal"),
+    5: ("anneal_after",),
 }
 """By the format that had them first: in what is older they are at their defaults."""
 MODEL = "model."

@@ -16,6 +16,7 @@ from rnndrop_cuda.seminar.language_model.scores import NO_TOKENS, Reader
 from rnndrop_cuda.seminar.language_model.settings import LanguageModelSettings
 from rnndrop_cuda.seminar.language_model.text import load_text
 from rnndrop_cuda.seminar.language_model.trainer import LanguageModelTrainer, averaging_begins, learning_rate
+from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME
 from rnndrop_cuda.seminar.training.loop import run_batches
 from rnndrop_cuda.seminar.training.processes import Processes
 
@@ -69,6 +70,23 @@ def test_options_train_and_resume_to_the_same_bits(options, command, out, tmp_pa
     assert language_model("train", "--resume", halves, "--epochs", "4") == 0
     for name in ("last", "best"):
         assert same(checkpoint(out / name).tensors, checkpoint(halves / name).tensors)
+
+
+def test_a_run_of_format_4_is_resumed_to_the_same_bits(command, out, tmp_path):
+    """From before --anneal-after, in whose place is 0; it has annealed after its fourth epoch."""
+    options = ["--optimizer", "sgd", "--learning-rate", "60", "--anneal", "4"]
+    assert language_model(*command, *options, "--epochs", "5") == 0
+    losses = [row["val_loss"] for row in json.loads((out / "history.json").read_text())["epochs"]]
+    assert losses[3] > losses[2]
+    earlier = tmp_path / "earlier"
+    assert language_model(*command, *options, "--epochs", "4", "--out", earlier) == 0
+    for name in ("last", "best"):
+        file = earlier / name / FILE_NAME
+        contents = json.loads(file.read_text())
+        assert contents["settings"].pop("anneal_after") == 0
+        file.write_text(json.dumps({**contents, "format": 4}))
+    assert language_model("train", "--resume", earlier, "--epochs", "5") == 0
+    assert same(checkpoint(out / "last").tensors, checkpoint(earlier / "last").tensors)
 
 
 def test_a_run_stopped_inside_an_epoch_goes_on_with_the_state(command, out, tmp_path, monkeypatch):
@@ -138,6 +156,23 @@ def test_learning_rates_of_semeniuta():
     losses = [5.0, 4.0, 4.5, 4.2, 3.0, 3.0]
     rates = [learning_rate(settings, losses[:n]) for n in range(len(losses) + 1)]
     assert rates == pytest.approx([1, 1, 1, 1.5**-1, 1.5**-2, 1.5**-2, 1.5**-3])
+
+
+@pytest.mark.parametrize(
+    ("anneal_after", "divided"),
+    [(0, [0, 0, 1, 1, 2, 2]), (1, [0, 0, 1, 1, 2, 2]), (2, [0, 0, 0, 0, 1, 1]), (4, [0] * 6), (9, [0] * 6)],
+)
+def test_the_first_epochs_do_not_anneal(anneal_after, divided):
+    """The losses of epochs 2 and 4 are no new lowest ones."""
+    settings = LanguageModelSettings(learning_rate=1.0, anneal=4.0, anneal_after=anneal_after)
+    losses = [5.0, 6.0, 4.0, 4.5, 3.0]
+    rates = [learning_rate(settings, losses[:n]) for n in range(len(losses) + 1)]
+    assert rates == [4.0**-n for n in divided]
+
+
+def test_a_loss_is_compared_with_those_of_the_first_epochs_too():
+    settings = LanguageModelSettings(learning_rate=1.0, anneal=4.0, anneal_after=2)
+    assert learning_rate(settings, [5.0, 6.0, 5.5]) == 1 / 4
 
 
 def test_when_nt_asgd_averages():

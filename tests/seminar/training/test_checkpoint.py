@@ -146,7 +146,7 @@ DAMAGES = {
     cut_tensors: "is damaged: its sha256",
     missing_words: "is not whole",
     damaged_json: "is damaged",
-    other_format: f"is of format {FORMAT + 1}, this version reads 1, 2, 3, {FORMAT}",
+    other_format: f"is of format {FORMAT + 1}, this version reads 1, 2, 3, 4, {FORMAT}",
     wrong_setting: "n_hidden: expected",
     other_size: "do not fit its settings",
     with_setting("num_layers", 999): "rec_layer.bias_hh_l101, rec_layer.bias_hh_l102 and 3987 more",
@@ -209,6 +209,7 @@ def test_an_optimizer_that_does_not_fit_is_told_in_one_line(damage, command, out
 OLDER = {
     2: {"pretrained": None, "gradual_unfreezing": False, "pooling": "last"},
     3: {"optimizer": "RMSprop", "one_cycle": False, "layer_decay": 1.0, "loss_reduction": "sum"},
+    4: {},
 }
 """What came after a format, and was this before."""
 
@@ -225,15 +226,18 @@ def test_a_checkpoint_of_an_older_format_loads_and_its_run_is_resumed(number, co
     assert train("--resume", out, "--epochs", "2") == 0
 
 
-@pytest.mark.parametrize("lacking", [(), ("anneal",)])
-def test_a_language_model_of_format_3_loads(lacking, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "lacking"),
+    [(3, ("anneal", "anneal_after")), (3, ("anneal_after",)), (4, ("anneal_after",))],
+)
+def test_a_language_model_of_an_older_format_loads(number, lacking, tmp_path):
     """Its settings are others than the classifier's; the first ones did not anneal."""
     folder = save_language_model(tmp_path / "language-model")
     settings = load_pretrained(folder).settings
     file = folder / FILE_NAME
     contents = json.loads(file.read_text())
     kept = {name: value for name, value in contents["settings"].items() if name not in lacking}
-    file.write_text(json.dumps({**contents, "format": 3, "settings": kept}))
+    file.write_text(json.dumps({**contents, "format": number, "settings": kept}))
     assert load_pretrained(folder).settings == settings
 
 
