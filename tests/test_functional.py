@@ -89,6 +89,16 @@ def test_equals_reference_where_rows_and_units_come_in_blocks(dtype, sizes, mask
     assert_equals_reference(problem, cpu_layer)
 
 
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "untied-batch", "all"])
+@pytest.mark.parametrize("sizes", [(2, 26, 701, 30), (2, 26, 5, 699)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_reference_where_rows_are_long(dtype, sizes, masks):
+    """Rows of x or h that are copied to begin at cache lines: longer than 682 elements in float32, 341 in float64."""
+    for lengths in (False, True):
+        problem = random_problem(*sizes, masks=masks, lengths=lengths, reverse=lengths, dtype=dtype)
+        assert_equals_reference(problem, cpu_layer)
+
+
 def test_equals_reference_on_more_threads_than_there_are_units_to_share():
     """They share out the units by whole vectors: some of 16 threads have none of 100."""
     threads = torch.get_num_threads()

@@ -45,6 +45,15 @@ def test_error_where_matrices_are_large(dtype, masks):
     assert_error_at_most_twice_that_of_plain_torch(random_problem(4, 128, 300, 256, masks=masks, dtype=dtype))
 
 
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "all"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_where_rows_are_long(dtype, masks):
+    """Those of x and da, which are copied to begin at cache lines: longer than 1365 elements."""
+    torch.manual_seed(0)
+    problem = random_problem(2, 26, 1371, 350, masks=masks, lengths=True, dtype=dtype)
+    assert_error_at_most_twice_that_of_plain_torch(problem)
+
+
 @pytest.mark.parametrize(
     "sizes", [(1, 1, 257, 96), (1, 13, 257, 98), (2, 3, 130, 65), (3, 5, 64, 128), (2, 40, 31, 33)]
 )
