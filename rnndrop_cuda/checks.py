@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from decimal import Decimal
-from numbers import Real
+from numbers import Complex, Number, Real
 from typing import Any, NoReturn
 
 import torch
@@ -29,9 +28,9 @@ def check_probability(name: str, p: float) -> float:
     Raises:
         ValueError: p is not a number in [0, 1]; NaN and bool are none. The message names the argument.
     """
-    # A Decimal is no Real, but nn.LSTM's own dropout may be one; it fails where NaN is compared.
-    is_number = isinstance(p, (Real, Decimal)) and not isinstance(p, bool)
-    if not is_number or (isinstance(p, Decimal) and p.is_nan()) or not 0 <= p <= 1:
+    # A Decimal, which nn.LSTM's own dropout may be, is a Number and no Real; it refuses to order NaN.
+    is_real = isinstance(p, Real) or (isinstance(p, Number) and not isinstance(p, Complex))
+    if not is_real or isinstance(p, bool) or p != p or not 0 <= p <= 1:
         raise ValueError(f"{name}: expected a probability, a number in [0, 1], got {p!r}")
     return float(p)
 
