@@ -5,15 +5,13 @@
 #include "cpu/buffer.h"
 
 #include <mutex>
-#include <utility>
 #include <vector>
 
 namespace rnndrop::cpu {
 namespace {
 
-constexpr int64_t kLine = sizeof(Line);
-constexpr int64_t kLeast = (256 << 10) / kLine;         // smaller blocks malloc keeps by itself
-constexpr int64_t kMostTogether = (128 << 20) / kLine;  // of all blocks that are kept
+constexpr int64_t kLeast = (256 << 10) / kCacheLine;         // smaller blocks malloc keeps by itself
+constexpr int64_t kMostTogether = (128 << 20) / kCacheLine;  // of all blocks that are kept
 constexpr size_t kMostBlocks = 16;
 
 // The line before a block says how long it is.

@@ -8,9 +8,11 @@ namespace rnndrop::cpu {
 
 constexpr int64_t round_up(int64_t n, int64_t granule) { return (n + granule - 1) / granule * granule; }
 
-// A cache line: what memory is counted in.
-struct alignas(64) Line {
-  char bytes[64];
+constexpr int64_t kCacheLine = 64;
+
+// What memory is counted in.
+struct alignas(kCacheLine) Line {
+  char bytes[kCacheLine];
 };
 
 // At least so many lines, of this call's or of an earlier one's that was given back.

@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "cpu/bfloat16_gemm.h"
@@ -20,6 +19,7 @@
 #include "cpu/compute_type.h"
 #include "cpu/convert.h"
 #include "cpu/kept_columns.h"
+#include "cpu/packed_gemm.h"
 
 namespace rnndrop::cpu {
 
@@ -62,7 +62,7 @@ class CompactRows {
     gathers_ = is_16_bits<T> && (n_kept < n || n % kTogether<T> != 0);
     if (gathers_) places_ = KeptColumns<T>(n, kept);
     stride_ = gathers_ ? round_up(n_kept, kTogether<T>) : n;
-    is_long_ = stride_ * kMostRowsAtOnce > kFirstCache;
+    is_long_ = stride_ * kMostRowsAtOnce > kFirstCache / int64_t(sizeof(T));
     // An odd number of lines, which no few rows share the first cache's sets at.
     if (is_long_) stride_ = ((stride_ + kLine - 1) / kLine | 1) * kLine;
   }
@@ -94,7 +94,7 @@ class CompactRows {
   }
 
  private:
-  static constexpr int64_t kLine = 64 / sizeof(T), kFirstCache = 32 * 1024 / sizeof(T);
+  static constexpr int64_t kLine = kCacheLine / sizeof(T);
   bool gathers_ = false, is_long_ = false;
   int64_t n_ = 0, stride_ = 0;
   KeptColumns<T> places_;

@@ -103,7 +103,7 @@ class Backward {
   // A member's own memory, for a few rows at a time.
   struct Scratch {
     Buffer<Acc> rows;     // what comes out of products with a weight, before it is spread or rounded
-    Buffer<T> da_copies;  // da, as 16-bit products take it
+    Buffer<T> da_copies;  // rows of da, where the products take copies
   };
   struct Member {
     Cut cut;

@@ -185,7 +185,7 @@ class Forward {
   }
 
   UnitBlocks blocks_of(const Range& units) const {
-    constexpr int64_t kSums = 32 * 1024 / sizeof(Acc), kUnits = 64;
+    constexpr int64_t kSums = kFirstCache / sizeof(Acc), kUnits = 64;
     const int64_t granule = std::max<int64_t>(kVectorUnits, ForwardPanels<T, S>::units_at_once());
     // Rows of all units without a gap between them, which the step kernel takes as one.
     for (const int64_t rows : {kRowBlock, kRowBlock / 2}) {

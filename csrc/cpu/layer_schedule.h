@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/buffer.h"
 #include "cpu/compute_type.h"
 #include "cpu/threads.h"
 #include "params.h"
@@ -89,12 +90,12 @@ inline bool enough_for_several(const LayerProblem& layer) {
 }
 
 inline bool too_few_to_pack(const LayerProblem& layer) { return layer.T * layer.B <= kTooFewToPack; }
+
 // In the forward each of these rows pays for its sums across vectors, a packed weight for its K columns. Rows pay twice
 // where less than four a step leave vectors waiting, and where rows of the weight have to be widened or begin within a
 // cache line.
 template <class S>
 bool too_few_to_pack_forward(const LayerProblem& layer, int64_t K) {
-  constexpr int64_t kCacheLine = 64;
   const bool pay_twice = layer.B < 4 || is_16_bits<S> || K * int64_t(sizeof(S)) % kCacheLine != 0;
   return layer.T * layer.B * (pay_twice ? 8 : 4) <= K;
 }
