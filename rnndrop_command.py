@@ -142,7 +142,7 @@ def _complete(parser: argparse.ArgumentParser, command: argparse.Action, argv: l
         argcomplete.autocomplete(parser)
     known = whole[: 2 if name == "language-model" else 1]
     os.environ["_ARGCOMPLETE"] = str(before + len(known))
-    if known == ["language-model"] or known == ["lm"]:
+    if name == "language-model" and len(known) == 1:
         argcomplete.autocomplete(importlib.import_module(SEMINAR + ".language_model_options").main_parser())
     elif not COMMANDS[name][0].startswith(SEMINAR):
         argcomplete.autocomplete(importlib.import_module(COMMANDS[name][0]).parser())

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rnndrop_cuda.checks import check_probability
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.presets import GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES, DATA_SEED, IMDB_SHA256, PADDING, Reviews, load_reviews
@@ -281,8 +282,7 @@ class RunSettings(DataSettings, ModelSettings):
             if count is not None and not least <= count <= most:
                 raise ValueError(f"{name}: expected a whole number from {least:,} to {most:,}, got {count}")
         for name in PROBABILITIES:
-            if not 0 <= (p := getattr(self, name, 0.0)) <= 1:
-                raise ValueError(f"{name}: expected a probability in [0, 1], got {p}")
+            check_probability(name, getattr(self, name, 0.0))
         for name in ABOVE_0:
             number = getattr(self, name)
             if number is not None and not 0 < number <= LARGEST:

@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and counts page faults as Linux does"),
 ]
 CALLS = """
-import ctypes, resource, sys
+import ctypes, resource
 import torch
 from rnndrop_cuda import LSTM
 

@@ -14,6 +14,7 @@ from rnndrop_cuda.seminar.analysis.trace import Reading, of_row, read, trace, wo
 from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
 from rnndrop_cuda.seminar.data.reviews import Reviews
+from rnndrop_cuda.seminar.reports.html import as_bytes
 from rnndrop_cuda.seminar.reports.picture import Picture, page, png
 from rnndrop_cuda.seminar.settings import TrainSettings
 from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(out)
     except (OSError, TypeError, ValueError, ModuleNotFoundError) as error:
         return fail("visualize", one_line(error, flags_of(parser)))
-    files = {out / "review.html": page(picture).encode(errors="backslashreplace"), out / "review.png": png(picture)}
+    files = {out / "review.html": as_bytes(page(picture)), out / "review.png": png(picture)}
     try:
         for path, content in files.items():
             write_whole(path, content)

@@ -17,7 +17,7 @@ from pathlib import Path
 from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
 from rnndrop_cuda.files import write_whole
-from rnndrop_cuda.seminar.reports.html import document, html_table
+from rnndrop_cuda.seminar.reports.html import as_bytes, document, html_table
 from rnndrop_cuda.seminar.reports.results import Results, reviews_scored
 from rnndrop_cuda.seminar.reports.terminal import print_report
 from rnndrop_cuda.seminar.training.batches import PART_NAMES, TRAIN, scored_on
@@ -168,7 +168,7 @@ def write(results: Results, out: Path) -> list[Path]:
     """Writes out/curves.png and out/report.html, and returns their paths."""
     files = {
         out / "curves.png": curves(results, "png"),
-        out / "report.html": page(results).encode(errors="backslashreplace"),
+        out / "report.html": as_bytes(page(results)),
     }
     for path, content in files.items():
         write_whole(path, content)

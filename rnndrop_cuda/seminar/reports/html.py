@@ -9,6 +9,11 @@ from collections.abc import Iterable, Mapping
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#999933")
 
 
+def as_bytes(page: str) -> bytes:
+    """A page as UTF-8, in which what that lacks is escaped: the names of some files are no UTF-8."""
+    return page.encode(errors="backslashreplace")
+
+
 def document(title: str, body: str, facts: Mapping[str, Mapping[str, object]]) -> str:
     """An HTML page that loads nothing; title and body are HTML, facts are tables below it by their headings, text."""
     tables = "\n".join(

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rnndrop_cuda.files import write_whole
-from rnndrop_cuda.seminar.reports.html import COLOURS, document, html_table
+from rnndrop_cuda.seminar.reports.html import COLOURS, as_bytes, document, html_table
 from rnndrop_cuda.seminar.reports.results import reviews_scored
 from rnndrop_cuda.seminar.reports.terminal import print_report
 from rnndrop_cuda.seminar.training.experiment import Run
@@ -221,7 +221,7 @@ def write(results: Results, out: Path) -> list[Path]:
     files = {
         out / "study.json": (json.dumps(contents, indent=1) + "\n").encode(),
         out / "study.png": png,
-        out / "study.html": page(results, png).encode(errors="backslashreplace"),
+        out / "study.html": as_bytes(page(results, png)),
     }
     for path, content in files.items():
         write_whole(path, content)
