@@ -163,17 +163,19 @@ bool too_little_to_leave_out(const InputMask& mask, int64_t columns, int64_t row
   return rows * std::count(values, values + columns, T(0)) <= kTooFewToLeaveOut * columns;
 }
 
-// Rows whose K elements go to a row of each of as many panels as they need, `stride` elements apart: kTogether<T> rows,
-// of which those past the last are null.
-template <class T, class S>
-void put_in_panels(const S* const* rows, int64_t K, int64_t width, T* panel, int64_t stride) {
+// n <= kTogether<T> rows, row_of(i), whose K elements go to a row of each of as many panels as they need, `stride`
+// elements apart.
+template <class T, class RowOf>
+void put_in_panels(int64_t n, const RowOf& row_of, int64_t K, int64_t width, T* panel, int64_t stride) {
+  decltype(row_of(0)) rows[kTogether<T>] = {};
+  for (int64_t i = 0; i < n; ++i) rows[i] = row_of(i);
   for (int64_t first = 0; first < K; first += width, panel += stride) {
-    const int64_t n = std::min(width, K - first);
+    const int64_t columns = std::min(width, K - first);
     if constexpr (is_16_bits<T>) {
-      pack_pair(panel, rows[0] + first, rows[1] ? rows[1] + first : nullptr, n);
+      pack_pair(panel, rows[0] + first, rows[1] ? rows[1] + first : nullptr, columns);
     } else {
-      convert(panel, rows[0] + first, n);
-      std::fill_n(panel + n, width - n, T(0));
+      convert(panel, rows[0] + first, columns);
+      std::fill_n(panel + columns, width - columns, T(0));
     }
   }
 }
@@ -215,14 +217,12 @@ struct Weight {
       const Group<T>& group = groups[g];
       const Range mine = team.share(group.M(), kTogether<T>);
       const Buffer<T> kept(kTogether<T> * room_of_packed_row(group));
-      const auto put = [&](int64_t r, int64_t n, const auto& row) {
-        decltype(row(0)) together[kTogether<T>] = {};
-        for (int64_t i = 0; i < n; ++i) together[i] = row(i);
-        put_in_panels(together, group.K(), width, panels[g].data() + r * width, group.padded_M() * width);
-      };
       for_each_block(mine, kTogether<T>, [&](int64_t r, int64_t n) {
-        if (!group.mask) return put(r, n, [&](int64_t i) { return row_of(group, group.rows[r + i]); });
-        put(r, n, [&](int64_t i) {
+        const auto put = [&](const auto& row) {
+          put_in_panels(n, row, group.K(), width, panels[g].data() + r * width, group.padded_M() * width);
+        };
+        if (!group.mask) return put([&](int64_t i) { return row_of(group, group.rows[r + i]); });
+        put([&](int64_t i) {
           return packed_row(group, group.rows[r + i], kept.data() + i * room_of_packed_row(group));
         });
       });

@@ -49,20 +49,22 @@ struct WeightGradient {
       const Range mine = team.share(rows, kTogether<T>);
       const int64_t kept_room = room_of_kept(group), room = room_of_row(group);
       for_each_block(mine, kTogether<T>, [&](int64_t r, int64_t n) {
-        const T* together[kTogether<T>] = {};
-        for (int64_t i = 0; i < n; ++i) {
+        const auto put = [&](const auto& row) {
+          put_in_panels(n, row, group.K(), weight.width, panels[g].data() + r * weight.width,
+                        round_up(rows, kTogether<T>) * weight.width);
+        };
+        if (group.all && !weight.mask_of_sample(g, B, 0)) return put([&](int64_t i) { return row_of(r + i); });
+        put([&](int64_t i) -> const T* {
           T* of_row = scratch + i * room;
           const T *in = as_factor(row_of(r + i), of_row + kept_room),
                   *mask = weight.mask_of_sample(g, B, sample_of(r + i));
           if (mask) {
             multiply_elements(of_row, mask, in, group.K());
-          } else if (!group.all) {
+          } else {
             group.places.gather(in, 0, 1, nullptr, of_row, 0);
           }
-          together[i] = mask || !group.all ? of_row : in;
-        }
-        put_in_panels(together, group.K(), weight.width, panels[g].data() + r * weight.width,
-                      round_up(rows, kTogether<T>) * weight.width);
+          return of_row;
+        });
       });
     }
   }
