@@ -59,7 +59,6 @@ _BY_LABELS: Mapping[str, Changes] = {
         "learning_rate": 0.003,
         "teachers": 3,
         "teaching": (("batch_size", 16), ("learning_rate", 0.005), ("passes", 3)),
-        "confidence": (0.9, 0.95),
     },
     "all labels": {"batch_size": 32, "learning_rate": 0.003},
 }
