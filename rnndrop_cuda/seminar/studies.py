@@ -52,6 +52,14 @@ LANGUAGE_MODEL = "language-model"  # stands for the folder of the one that is gi
 _BY_LABELS: Mapping[str, Changes] = {
     "100 labels": {"labelled": 100, "passes": 10},
     "1,000 labels": {"labelled": 1000, "passes": 2},
+    "1,000 labels, self-trained": {
+        "labelled": 1000,
+        "passes": 2,
+        "batch_size": 32,
+        "learning_rate": 0.003,
+        "teachers": 3,
+        "teaching": (("batch_size", 16), ("learning_rate", 0.005), ("passes", 3)),
+    },
     "all labels": {"batch_size": 32, "learning_rate": 0.003},
 }
 _STARTS: Mapping[str, Changes] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -121,13 +123,16 @@ class Parts:
         passes: int = 1,
     ) -> None:
         self.reviews, X_val, y_val = reviews.hold_out(validation)
+        self._kept, kept = self.reviews, len(self.reviews.y_train)
+        self._labelled, self._others = [*range(kept)], list[int]()
         if labelled is not None:
-            left = len(self.reviews.y_train)
-            if labelled > left:
-                raise ValueError(f"labelled: expected at most the {left} reviews to train on, got {labelled}")
-            self.reviews = self.reviews.trained_on(torch.randperm(left, generator=order)[:labelled].tolist())
-        self._batch_size, self._device = batch_size, device
-        met = self.reviews if passes == 1 else self.reviews.trained_on([*range(len(self.reviews.y_train))] * passes)
+            if labelled > kept:
+                raise ValueError(f"labelled: expected at most the {kept} reviews to train on, got {labelled}")
+            drawn = torch.randperm(kept, generator=order).tolist()
+            self._labelled, self._others = drawn[:labelled], drawn[labelled:]
+            self.reviews = self._kept.trained_on(self._labelled)
+        self._batch_size, self._device, self._order, self._passes = batch_size, device, order, passes
+        met = self.reviews if passes == 1 else self._kept.trained_on(self._labelled * passes)
         self.train = batches_of(met.X_train, met.y_train, batch_size, device, order)
         self.scored: dict[str, Batches | LengthBatches] = {}
         if validation is not None:
@@ -135,8 +140,25 @@ class Parts:
         if validation is None or test:
             self.scored[TEST] = batches_of(reviews.X_test, reviews.y_test, batch_size, device)
 
+    @property
+    def unlabelled(self) -> Rows:
+        """X of the reviews that are left and not trained on."""
+        return self._kept.trained_on(self._others).X_train
+
+    def label_the_others(self, probabilities: Tensor, confidence: float) -> None:
+        """Has the unlabelled reviews trained on as well, once an epoch, each with the label that is likelier.
+
+        probabilities: of each being positive, [N]. confidence: of a label; a review whose own has less is left out.
+        """
+        y = self._kept.y_train.copy()
+        y[self._others] = (probabilities > 0.5).numpy()
+        sure = (torch.maximum(probabilities, 1 - probabilities) >= confidence).tolist()
+        chosen = [*itertools.compress(self._others, sure)]
+        met = dataclasses.replace(self._kept, y_train=y).trained_on(self._labelled * self._passes + chosen)
+        self.train = batches_of(met.X_train, met.y_train, self._batch_size, self._device, self._order)
+
     def train_in_order(self) -> Batches | LengthBatches:
-        """The reviews that are trained on, to score the trained model on them."""
+        """The labelled reviews that are trained on, to score the trained model on them."""
         return batches_of(self.reviews.X_train, self.reviews.y_train, self._batch_size, self._device)
 
     @property

@@ -15,10 +15,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rnndrop_cuda.seminar.training.batches import TEST, TRAIN, Batch
+from rnndrop_cuda.seminar.data.reviews import Rows
+from rnndrop_cuda.seminar.training.batches import TEST, TRAIN, Batch, batches_of
+
+PREDICTED_AT_ONCE = 128
+"""Reviews."""
 
 
 class Score(NamedTuple):
@@ -218,6 +223,16 @@ def train(
 def format_scores(scores: Mapping[str, Any]) -> str:
     """The line an epoch is reported with; the scores by the part of the data."""
     return ", ".join(f"{part} {score}" for part, score in scores.items())
+
+
+@torch.no_grad()
+def predicted(model: nn.Module, X: Rows, device: torch.device | str) -> Tensor:
+    """The classifier's probability for each row of load_reviews' X, dropout off: [N] on the CPU."""
+    model.eval()
+    probabilities = torch.zeros(len(X))
+    for ids, rows, *lengths in batches_of(X, np.arange(len(X)), PREDICTED_AT_ONCE, torch.device(device)):
+        probabilities[rows.cpu()] = model(ids.T, *lengths).squeeze(-1).float().cpu()
+    return probabilities
 
 
 def run_batches(

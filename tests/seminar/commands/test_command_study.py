@@ -178,13 +178,14 @@ def test_starts_are_compared_at_the_same_number_of_labels(with_vectors, tmp_path
     assert study.main(["pretraining", *with_vectors]) == 0
     found = json.loads((tmp_path / "out" / "study.json").read_text())
     sizes = {variant: runs[0]["data"]["train reviews"] for variant, runs in found["runs"].items()}
-    for labels, size in {"100 labels": 10, "1,000 labels": 20, "all labels": 40}.items():
+    by_labels = {"100 labels": 10, "1,000 labels": 20, "1,000 labels, self-trained": 20, "all labels": 40}
+    for labels, size in by_labels.items():
         assert {of for variant, of in sizes.items() if variant.endswith(f", {labels}")} == {size}
         for start in ("random", "language model"):
             assert found["against"][f"{start}, {labels}"] == f"GloVe, {labels}"
     in_short = [sentence for sentence in found["findings"] if sentence.startswith("In short")]
-    assert len(in_short) == 3
-    assert all(f"GloVe, {labels}" in text for text, labels in zip(in_short, ("100", "1,000", "all"), strict=True))
+    assert len(in_short) == 4
+    assert all(f"GloVe, {labels}" in text for text, labels in zip(in_short, by_labels, strict=True))
 
 
 def test_a_study_without_its_language_model_says_so(with_vectors, tmp_path, trained, capsys):

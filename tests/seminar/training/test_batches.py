@@ -139,3 +139,29 @@ def test_of_the_labelled_reviews_alone_some_are_trained_on(ragged):
     assert numbers(parts(0).train) == met != numbers(parts(1).train)
     with pytest.raises(ValueError, match="labelled: expected at most the 20 reviews to train on, got 21"):
         Parts(reviews, 4, torch.device("cpu"), torch.Generator(), validation=10, labelled=21)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_the_others_are_trained_on_with_what_is_said_of_them(ragged):
+    """Where it is said surely; and with nothing else: their own labels are not there any more."""
+    X = np.arange(1, 31)[:, None]  # a review is its number
+    reviews = Reviews(list(X) if ragged else X, np.ones(30, np.int64), X[:3], np.ones(3), ["w"] * 31, "made up", {})
+    parts = Parts(
+        reviews, 4, torch.device("cpu"), torch.Generator().manual_seed(0), validation=10, labelled=6, passes=3
+    )
+    labelled = {int(number) for ids, *_ in parts.train for number in ids[:, 0]}
+    others = [int(row[0]) for row in parts.unlabelled]
+    assert len(labelled) == 6 and sorted({*others} | labelled) == [*range(1, 21)], "none that is held out"
+    likely = {number: (0.95, 0.05, 0.7)[k % 3] for k, number in enumerate(others)}
+    parts.label_the_others(torch.tensor([likely[number] for number in others]), 0.9)
+    met = [(int(i), int(y)) for ids, labels, *_ in parts.train for i, y in zip(ids[:, 0], labels, strict=True)]
+    sure = [number for number in others if likely[number] != 0.7]
+    assert Counter(number for number, _ in met) == {**dict.fromkeys(labelled, 3), **dict.fromkeys(sure, 1)}
+    assert all(y == (number in labelled or likely[number] > 0.5) for number, y in met)
+    assert {int(number) for ids, *_ in parts.train_in_order() for number in ids[:, 0]} == labelled
+
+
+def test_where_all_are_labelled_there_are_no_others():
+    X = np.arange(1, 5)[:, None]
+    parts = Parts(Reviews(X, X[:, 0] % 2, X, X[:, 0] % 2, ["w"] * 5, "made up", {}), 2, torch.device("cpu"), None)
+    assert len(parts.unlabelled) == 0

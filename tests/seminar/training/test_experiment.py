@@ -70,6 +70,86 @@ def test_a_language_model_is_unfrozen_layer_by_layer(npz, tmp_path):
 
 
 @pytest.fixture
+def self_trained(npz):
+    """Two teachers, 12 labels and 36 reviews without, all of which are trained on."""
+    return Experiment(
+        data=str(npz), unverified_data=True, maxlen=8, variable_length=True, layer="GalLSTM:0.5", labelled=12, passes=2,
+        teachers=2, teaching=(("batch_size", 4), ("learning_rate", 0.01)), confidence=(0.5,), **TINY,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def school(monkeypatch):
+    """What is predicted, what is taught with which confidence, and the classifiers, in the order of their making."""
+    said, taught, models = [], [], []
+    predicted, label, forward = experiment.predicted, experiment.Parts.label_the_others, experiment.Forward
+
+    def label_the_others(parts, probabilities, confidence):
+        taught.append((probabilities, confidence))
+        label(parts, probabilities, confidence)
+
+    monkeypatch.setattr(experiment, "predicted", lambda *args: said.append(predicted(*args)) or said[-1])
+    monkeypatch.setattr(experiment.Parts, "label_the_others", label_the_others)
+    monkeypatch.setattr(experiment, "Forward", lambda *args: models.append(forward(*args)) or models[-1])
+    return said, taught, models
+
+
+def test_a_student_learns_the_mean_of_what_its_teachers_say(self_trained, school):
+    said, taught, models = school
+    reviews = self_trained.load()
+    run = experiment.train_and_score(self_trained, reviews, CPU)
+    assert [len(p) for p in said] == [36, 36] and not torch.equal(*said), "each teacher has a seed of its own"
+    assert [confidence for _, confidence in taught] == [0.5] and torch.equal(taught[0][0], (said[0] + said[1]) / 2)
+    assert len(models) == 3 and run.data["train reviews"] == 12
+    assert without_seconds(run) == without_seconds(experiment.train_and_score(self_trained, reviews, CPU))
+
+
+def test_in_a_second_round_the_student_of_the_first_teaches(self_trained, school):
+    said, taught, models = school
+    reviews = self_trained.load()
+    experiment.train_and_score(self_trained, reviews, CPU)
+    of_one_round = models[-1].state_dict()
+    experiment.train_and_score(dataclasses.replace(self_trained, confidence=(0.5, 0.6)), reviews, CPU)
+    assert len(models) == 3 + 4, "two teachers and a student; the same, and another student"
+    for key, weight in models[-2].state_dict().items():
+        assert torch.equal(weight, of_one_round[key]), key
+    assert torch.equal(taught[-1][0], said[-1]) and taught[-1][1] == 0.6
+
+
+def test_no_label_is_read_but_those_that_are_given(self_trained):
+    """The others may be anything."""
+    reviews = self_trained.load()
+    drawn = torch.randperm(48, generator=torch.Generator().manual_seed(self_trained.seed)).numpy()
+    y = reviews.y_train.copy()
+    y[drawn[12:]] = 1 - y[drawn[12:]]
+    others = dataclasses.replace(reviews, y_train=y)
+    of_both = [experiment.train_and_score(self_trained, each, CPU) for each in (reviews, others)]
+    assert without_seconds(of_both[0]) == without_seconds(of_both[1])
+    y[drawn[0]] = 1 - y[drawn[0]]
+    assert without_seconds(experiment.train_and_score(self_trained, others, CPU)) != without_seconds(of_both[0])
+
+
+def test_a_student_starts_anew(self_trained, monkeypatch):
+    """What its teachers were trained with has no part in it but through what they say."""
+    reviews = self_trained.load()
+    monkeypatch.setattr(experiment, "predicted", lambda model, X, device: torch.full((len(X),), 0.3))
+    other = dataclasses.replace(self_trained, teachers=1, teaching=(("epochs", 1), ("layer", "SemeniutaLSTM:0.1")))
+    of_both = [experiment.train_and_score(each, reviews, CPU) for each in (self_trained, other)]
+    assert without_seconds(of_both[0]) == without_seconds(of_both[1])
+    unsure = experiment.train_and_score(dataclasses.replace(self_trained, confidence=(0.8,)), reviews, CPU)
+    alone = experiment.train_and_score(dataclasses.replace(self_trained, teachers=0), reviews, CPU)
+    assert without_seconds(unsure) == without_seconds(alone) != without_seconds(of_both[0])
+
+
+def test_teachers_need_reviews_without_labels(self_trained):
+    with pytest.raises(ValueError, match="teachers: expected reviews without labels for them to predict, got none"):
+        dataclasses.replace(self_trained, labelled=None).check()
+    for wrong in ((), (0.9, 1.1), (0.4,)):
+        with pytest.raises(ValueError, match="confidence: expected probabilities in "):
+            dataclasses.replace(self_trained, confidence=wrong).check()
+
+
+@pytest.fixture
 def full_reviews(npz, tmp_path):
     """The study's experiment, on the npz of tests and vectors of some of its words."""
     vectors = tmp_path / "vectors.txt"

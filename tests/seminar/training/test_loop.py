@@ -13,7 +13,15 @@ from rnndrop_cuda.presets import GalLSTM
 from rnndrop_cuda.seminar.layers import FastRNNLayer
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.training.batches import Batches, LengthBatches
-from rnndrop_cuda.seminar.training.loop import Progress, clip_gradients, evaluate, fit, train, train_epoch
+from rnndrop_cuda.seminar.training.loop import (
+    Progress,
+    clip_gradients,
+    evaluate,
+    fit,
+    predicted,
+    train,
+    train_epoch,
+)
 
 
 @pytest.fixture
@@ -183,3 +191,15 @@ def test_an_output_that_is_no_number_is_told(reviews, model):
         model.output.bias.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="no number any more: try a smaller learning rate"):
         evaluate(Batches(*reviews, 32), model, nn.BCELoss(reduction="sum"), "cpu")
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_predictions_are_in_the_order_of_the_rows(ragged):
+    """More than are computed at once, of which those of similar length are computed together."""
+    model = RNNClassifier(8, 8, V, 1, 32, rec_layer=GalLSTM, dropout=0.5)
+    rows = some_rows(np.random.default_rng(4).integers(1, 12, size=150) if ragged else [7] * 150)
+    found = predicted(model, rows if ragged else np.stack(rows), "cpu")
+    with torch.no_grad():
+        alone = [float(model.eval()(torch.from_numpy(row)[:, None])) for row in rows]
+    torch.testing.assert_close(found, torch.tensor(alone), atol=1e-5, rtol=0)
+    assert len({*alone}) > 100
