@@ -248,6 +248,20 @@ def test_a_loss_that_is_not_finite_ends_the_run(command, out, capsys):
     assert "Traceback" not in said.err
 
 
+def test_a_perplexity_beyond_numbers_ends_the_run_and_keeps_what_was_saved(command, out, capsys):
+    diverging = ["--optimizer", "sgd", "--learning-rate", "1e30", "--bptt", "10000"]  # one step an epoch
+    assert language_model(*command, *diverging) == 1
+    assert re.search(r"the val \w+ is (inf|nan) in epoch 1: .*; there is no checkpoint yet", one_line(capsys))
+    assert not (out / "last").exists()
+    assert language_model(*command, "--epochs", "1") == 0
+    contents = json.loads((out / "last" / FILE_NAME).read_text())
+    contents["settings"]["learning_rate"] = 1e30
+    (out / "last" / FILE_NAME).write_text(json.dumps(contents))
+    assert language_model(*command[:1], "--resume", out, "--epochs", "2") == 1
+    assert f"the checkpoint before it is kept in {out / 'last'}" in capsys.readouterr().err
+    assert json.loads((out / "last" / FILE_NAME).read_text()) == contents
+
+
 def test_tensorboard_holds_the_perplexities(command, out):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
