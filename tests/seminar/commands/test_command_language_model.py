@@ -124,6 +124,15 @@ def test_the_prompt_is_cut_as_the_models_text(tmp_path, capsys):
     assert said.err.rstrip("\n") == "rnndrop language-model: the model does not know rhubarb: read as <unknown>"
 
 
+def test_a_special_word_in_the_prompt_is_one_that_the_model_lacks(tmp_path, text, capsys):
+    """Of files, whose words may be any; it is read as unknown, as in every text."""
+    folder = save_language_model(tmp_path / "lm", ["film"], text=(str(text),))
+    assert language_model("generate", "--checkpoint", folder, "--tokens", "1", "--prompt", "film <start>") == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("film <unknown>")
+    assert said.err.rstrip("\n") == "rnndrop language-model: the model does not know <start>: read as <unknown>"
+
+
 def test_a_text_is_cut_as_the_models_text(tmp_path, capsys):
     folder = save_language_model(tmp_path / "lm", ["did", "n't", "film"], contractions="split")
     perplexities = []
