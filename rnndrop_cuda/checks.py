@@ -116,6 +116,29 @@ def check_masks(given: Sequence[LayerMasks], runs: int, directions: int, sizes: 
                 raise ValueError(f"masks[{k}].{row.field}: expected None, since there is no layer above")
 
 
+def check_masks_around(k: int, masks: LayerMasks, x: Tensor, *, cast: bool) -> None:
+    """Device and dtype of the masks that a module applies itself; cast: autocast converts them.
+
+    A product with another dtype would be promoted, and the next check would blame what comes out of it.
+    """
+    for row in AROUND_THE_LAYER:
+        mask = getattr(masks, row.field)
+        if mask is not None and not cast and mask.dtype != x.dtype:
+            raise ValueError(f"masks[{k}].{row.field}: expected dtype {x.dtype} like the input, got {mask.dtype}")
+        if mask is not None and mask.device != x.device:
+            raise RuntimeError(f"masks[{k}].{row.field}: expected a tensor on {x.device}, got {mask.device}")
+
+
+def check_drawing(T: Any, B: Any, generator: Any) -> None:
+    """What masks are drawn for."""
+    for name, size in {"T": T, "B": B}.items():
+        if not hasattr(size, "__index__"):
+            raise TypeError(f"{name}: expected a whole number, got {type(size).__name__}")
+        if size < 0:
+            raise ValueError(f"{name}: expected at least 0, got {size}")
+    check_generator(generator)
+
+
 # ---------------------------------------------------------------- tensors of a layer
 
 
