@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cpu/convert.h"
 #include "cpu/gemm.h"
 #include "cpu/layer_engine.h"
 #include "cpu/step_kernels.h"
@@ -48,7 +49,7 @@ Layer layer_of(const CheckedInputs& in, const DenseInputs& dense) {
 class CpuBackend final : public Backend, private Primitives {
  public:
   void forward(ForwardCall& call) const override {
-    call.host_reads = host_reads();
+    call.host_copy = cpu::copy;
     call.put_initial_state();
     if (!call.in.W_hr) return run_engine(call);
     const bool widens = !cpu::multiplies(call.in.x.scalar_type());
@@ -57,6 +58,7 @@ class CpuBackend final : public Backend, private Primitives {
   }
 
   void backward(BackwardCall& call) const override {
+    call.host_copy = cpu::copy;
     call.make_accumulators();
     if (!call.in.W_hr) return run_engine(call);
     const bool widens = !cpu::multiplies(call.in.x.scalar_type());

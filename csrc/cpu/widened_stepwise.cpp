@@ -74,7 +74,7 @@ void widened_stepwise_forward(const ForwardCall& call, const Primitives& backend
   const TimeOrder& order = call.in.order;
   const Inputs inputs(call.in, call.c_at(order.slot_before(order.first())));
   ForwardCall wide(inputs.get(), order.reverse, call.save);
-  wide.host_reads = call.host_reads;
+  wide.host_copy = call.host_copy;
   wide.put_initial_state();
   stepwise_forward(wide, backend, steps_per_chunk);
   narrow(call.y, wide.y);
@@ -91,6 +91,7 @@ void widened_stepwise_backward(const BackwardCall& call, const Primitives& backe
   const OptionalTensor dy = widen(call.dy), dh_n = call.dh_carry, dc_n = call.dc;
   BackwardCall wide(inputs.get(), order.reverse,
                     {y, gates, call.c, h_full, dy, dh_n, dc_n, call.need_dx, call.need_dW});
+  wide.host_copy = call.host_copy;
   wide.make_accumulators();
   stepwise_backward(wide, backend, steps_per_chunk);
   narrow(call.dh_carry, wide.dh_carry);
