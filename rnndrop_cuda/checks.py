@@ -99,6 +99,8 @@ def check_masks(given: Sequence[LayerMasks], runs: int, directions: int, sizes: 
 
     A product with those would broadcast instead of failing. The shapes of the others are checked by check_tensors.
     """
+    if isinstance(given, LayerMasks) or not isinstance(given, Sequence):  # one LayerMasks is a tuple, too
+        raise TypeError(f"masks: expected a list of LayerMasks, got {type(given).__name__}")
     if len(given) != runs:
         raise ValueError(f"masks: expected one LayerMasks a layer and direction, that is {runs}, got {len(given)}")
     for k, masks in enumerate(given):

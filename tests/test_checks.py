@@ -198,6 +198,8 @@ W_MASK, Y_MASK = torch.ones(4 * H, H), torch.ones(T, B, H)
 @pytest.mark.parametrize(
     ("masks", "error", "message"),
     [
+        (LayerMasks(), TypeError, "masks: expected a list of LayerMasks, got LayerMasks"),
+        (5, TypeError, "masks: expected a list of LayerMasks, got int"),
         ([LayerMasks(), None], TypeError, "masks[1]: expected a LayerMasks, got NoneType"),
         ([LayerMasks(), (None, None, None)], TypeError, "masks[1]: expected a LayerMasks, got tuple"),
         ([LayerMasks(h=0.5), LayerMasks()], TypeError, "masks[0].h: expected a Tensor or None, got float"),
