@@ -99,6 +99,8 @@ def check_masks(given: Sequence[LayerMasks], runs: int, directions: int, sizes: 
 
     A product with those would broadcast instead of failing. The shapes of the others are checked by check_tensors.
     """
+    if isinstance(given, LayerMasks) or not isinstance(given, Sequence):  # one LayerMasks is a tuple, too
+        raise TypeError(f"masks: expected a list of LayerMasks, got {type(given).__name__}")
     if len(given) != runs:
         raise ValueError(f"masks: expected one LayerMasks a layer and direction, that is {runs}, got {len(given)}")
     for k, masks in enumerate(given):
@@ -114,6 +116,29 @@ def check_masks(given: Sequence[LayerMasks], runs: int, directions: int, sizes: 
             _check_shape(f"masks[{k}].{row.field}", mask, row.shapes, sizes)
             if row.between_layers and k >= runs - directions:
                 raise ValueError(f"masks[{k}].{row.field}: expected None, since there is no layer above")
+
+
+def check_masks_around(k: int, masks: LayerMasks, x: Tensor, *, cast: bool) -> None:
+    """Device and dtype of the masks that a module applies itself; cast: autocast converts them.
+
+    A product with another dtype would be promoted, and the next check would blame what comes out of it.
+    """
+    for row in AROUND_THE_LAYER:
+        mask = getattr(masks, row.field)
+        if mask is not None and not cast and mask.dtype != x.dtype:
+            raise ValueError(f"masks[{k}].{row.field}: expected dtype {x.dtype} like the input, got {mask.dtype}")
+        if mask is not None and mask.device != x.device:
+            raise RuntimeError(f"masks[{k}].{row.field}: expected a tensor on {x.device}, got {mask.device}")
+
+
+def check_drawing(T: Any, B: Any, generator: Any) -> None:
+    """What masks are drawn for."""
+    for name, size in {"T": T, "B": B}.items():
+        if not hasattr(size, "__index__"):
+            raise TypeError(f"{name}: expected a whole number, got {type(size).__name__}")
+        if size < 0:
+            raise ValueError(f"{name}: expected at least 0, got {size}")
+    check_generator(generator)
 
 
 # ---------------------------------------------------------------- tensors of a layer

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_cuda import onnx, ops
-from rnndrop_cuda.checks import check_probability
+from rnndrop_cuda.checks import check_drawing, check_probability
 from rnndrop_cuda.noises import IN_EVAL, NOISES, LayerMasks, MaskOptions, Noise, Shape, sizes_by_name
 
 
@@ -150,7 +150,8 @@ def _plan_for(settings: tuple[Any, ...], T: int, B: int) -> Plan:
 
 def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[LayerMasks]:
     """The masks of each layer and direction of an LSTM, for T steps and a batch of B."""
-    as_written = _runs_as_written()
+    if as_written := _runs_as_written():
+        check_drawing(T, B, generator)
     what = _plan_for(_settings_of(layer), T, B) if as_written else plan(layer, T, B)
     if not what.wanted:
         return [LayerMasks()] * len(what.places)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnndrop_cuda import ops, streams
+from rnndrop_cuda import checks, ops, streams
 from rnndrop_cuda.functional import LayerStates, run_layer
 from rnndrop_cuda.noises import MASKS, LayerMasks
 
@@ -56,6 +56,8 @@ def run_stack(
     def run(k: int, x: Tensor) -> tuple[Any, ...]:
         tensors = (x, hx[0][k], hx[1][k], *all_weights[k])
         m = masks[k]
+        if m.w is not None or m.y is not None:
+            checks.check_masks_around(k, m, x, cast=dtype is not None)
         if dtype is not None:
             tensors = tuple(tensor.to(dtype) for tensor in tensors)
             m = LayerMasks(*(mask if mask is None else mask.to(dtype) for mask in m))

@@ -192,14 +192,22 @@ def test_bad_option(options, error, message):
         LSTM(I, H, **options)
 
 
+W_MASK, Y_MASK = torch.ones(4 * H, H), torch.ones(T, B, H)
+
+
 @pytest.mark.parametrize(
     ("masks", "error", "message"),
     [
+        (LayerMasks(), TypeError, "masks: expected a list of LayerMasks, got LayerMasks"),
+        (5, TypeError, "masks: expected a list of LayerMasks, got int"),
         ([LayerMasks(), None], TypeError, "masks[1]: expected a LayerMasks, got NoneType"),
         ([LayerMasks(), (None, None, None)], TypeError, "masks[1]: expected a LayerMasks, got tuple"),
         ([LayerMasks(h=0.5), LayerMasks()], TypeError, "masks[0].h: expected a Tensor or None, got float"),
         ([LayerMasks(w=torch.ones(H)), LayerMasks()], RuntimeError, "masks[0].w: expected shape [24, 6], got [6]"),
         ([LayerMasks(y=torch.ones(H)), LayerMasks()], RuntimeError, "masks[0].y: expected shape [5, 3, 6], got [6]"),
+        ([LayerMasks(), LayerMasks(w=W_MASK.double())], ValueError, "masks[1].w: expected dtype torch.float32 like"),
+        ([LayerMasks(y=Y_MASK.double()), LayerMasks()], ValueError, "masks[0].y: expected dtype torch.float32 like"),
+        ([LayerMasks(w=W_MASK.to("meta")), LayerMasks()], RuntimeError, "masks[0].w: expected a tensor on cpu, got"),
         ([LayerMasks(), LayerMasks(y=torch.ones(T, B, H))], ValueError, "masks[1].y: expected None, since there is no"),
         ([LayerMasks(x=torch.ones(B, 2)), LayerMasks()], RuntimeError, "mask_x: expected shape [4] or [3, 4]"),
     ],
@@ -207,6 +215,25 @@ def test_bad_option(options, error, message):
 def test_bad_masks(masks, error, message):
     with pytest.raises(error, match=re.escape(message)):
         LSTM(I, H, 2)(torch.zeros(T, B, I), masks=masks)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((2.5, 2), TypeError, "T: expected a whole number, got float"),
+        ((2.0, 2), TypeError, "T: expected a whole number, got float"),
+        ((2, None), TypeError, "B: expected a whole number, got NoneType"),
+        ((2, -1), ValueError, "B: expected at least 0, got -1"),
+        ((2, 2, 7), TypeError, "generator: expected a torch.Generator, got int"),
+    ],
+)
+def test_masks_are_drawn_for_whole_numbers(arguments, error, message, dropout):
+    layer = LSTM(I, H, input_dropout=dropout)
+    layer.draw_masks(2, 2)  # a plan for 2 is one for 2.0
+    with pytest.raises(error, match=re.escape(message)):
+        layer.draw_masks(*arguments)
+    assert len(layer.draw_masks(np.int64(2), np.int32(2))) == 1
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -5,6 +5,7 @@
 #include "cpu/buffer.h"
 
 #include <mutex>
+#include <new>
 #include <vector>
 
 namespace rnndrop::cpu {
@@ -14,62 +15,59 @@ constexpr int64_t kLeast = (256 << 10) / kCacheLine;         // smaller blocks m
 constexpr int64_t kMostTogether = (128 << 20) / kCacheLine;  // of all blocks that are kept
 constexpr size_t kMostBlocks = 16;
 
-// The line before a block says how long it is.
-int64_t& lines_of(Line* memory) { return *reinterpret_cast<int64_t*>(memory - 1); }
-
-Line* allocate(int64_t lines) {
-  Line* memory = new Line[lines + 1] + 1;
-  lines_of(memory) = lines;
-  return memory;
-}
-
-void release(Line* memory) { delete[] (memory - 1); }
-
 // Whoever finds the lock taken does without: nobody waits, not even in the child of a process that forked with the lock
 // taken.
 class KeptBlocks {
  public:
   KeptBlocks() { blocks_.reserve(kMostBlocks + 1); }
 
-  // The smallest that will do, or null. One of more than twice the length is left for those who need it.
-  Line* take(int64_t lines) {
+  // The smallest that will do, or none. One of more than twice the length is left for those who need it.
+  Block take(int64_t lines) {
     const std::unique_lock lock(mutex_, std::try_to_lock);
-    if (!lock) return nullptr;
+    if (!lock) return {};
     auto best = blocks_.end();
     for (auto block = blocks_.begin(); block != blocks_.end(); ++block) {
-      const int64_t length = lines_of(*block);
-      if (length < lines || length > 2 * lines) continue;
-      if (best == blocks_.end() || length < lines_of(*best)) best = block;
+      if (block->lines < lines || block->lines > 2 * lines) continue;
+      if (best == blocks_.end() || block->lines < best->lines) best = block;
     }
-    if (best == blocks_.end()) return nullptr;
-    Line* memory = *best;
+    if (best == blocks_.end()) return {};
+    const Block block = *best;
     remove(best);
-    return memory;
+    return block;
   }
 
   // Whether it is kept now; those kept longest make room for it.
-  bool keep(Line* memory) {
-    if (lines_of(memory) > kMostTogether) return false;
+  bool keep(const Block& block) {
+    if (block.lines > kMostTogether) return false;
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock) return false;
-    blocks_.push_back(memory);
-    lines_ += lines_of(memory);
-    while (lines_ > kMostTogether || blocks_.size() > kMostBlocks) {
-      Line* oldest = blocks_.front();
-      remove(blocks_.begin());
-      release(oldest);
-    }
+    blocks_.push_back(block);
+    lines_ += block.lines;
+    while (lines_ > kMostTogether || blocks_.size() > kMostBlocks) release_oldest();
+    return true;
+  }
+
+  // Whether there was any.
+  bool release_all() {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock || blocks_.empty()) return false;
+    while (!blocks_.empty()) release_oldest();
     return true;
   }
 
  private:
-  void remove(std::vector<Line*>::iterator block) {
-    lines_ -= lines_of(*block);
+  void release_oldest() {
+    delete[] blocks_.front().memory;
+    remove(blocks_.begin());
+  }
+
+  void remove(std::vector<Block>::iterator block) {
+    lines_ -= block->lines;
     blocks_.erase(block);
   }
 
   std::mutex mutex_;
-  std::vector<Line*> blocks_;  // the oldest first
+  std::vector<Block> blocks_;  // the oldest first
   int64_t lines_ = 0;
 };
 
@@ -81,13 +79,19 @@ KeptBlocks& kept_blocks() {
 
 }  // namespace
 
-Line* take_memory(int64_t lines) {
-  Line* kept = lines < kLeast ? nullptr : kept_blocks().take(lines);
-  return kept ? kept : allocate(lines);
+Block take_memory(int64_t lines) {
+  const Block kept = lines < kLeast ? Block{} : kept_blocks().take(lines);
+  if (kept.memory) return kept;
+  try {
+    return {new Line[lines], lines};
+  } catch (const std::bad_alloc&) {
+    if (!kept_blocks().release_all()) throw;
+  }
+  return {new Line[lines], lines};
 }
 
-void give_back_memory(Line* memory) {
-  if (lines_of(memory) < kLeast || !kept_blocks().keep(memory)) release(memory);
+void give_back_memory(const Block& block) {
+  if (block.lines < kLeast || !kept_blocks().keep(block)) delete[] block.memory;
 }
 
 }  // namespace rnndrop::cpu

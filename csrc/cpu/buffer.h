@@ -15,20 +15,28 @@ struct alignas(kCacheLine) Line {
   char bytes[kCacheLine];
 };
 
+struct Block {
+  Line* memory = nullptr;
+  int64_t lines = 0;
+};
+
 // At least so many lines, of this call's or of an earlier one's that was given back.
-Line* take_memory(int64_t lines);
-void give_back_memory(Line* memory);
+Block take_memory(int64_t lines);
+void give_back_memory(const Block& block);
 
 template <class T>
 class Buffer {
  public:
   explicit Buffer(int64_t n)
-      : memory_(n > 0 ? take_memory((n * sizeof(T) + sizeof(Line) - 1) / sizeof(Line)) : nullptr) {}
+      : Buffer(n > 0 ? take_memory((n * sizeof(T) + sizeof(Line) - 1) / sizeof(Line)) : Block{}) {}
   T* data() const { return reinterpret_cast<T*>(memory_.get()); }
 
  private:
+  explicit Buffer(const Block& block) : memory_(block.memory, GiveBack{block.lines}) {}
+
   struct GiveBack {
-    void operator()(Line* memory) const { give_back_memory(memory); }
+    int64_t lines;
+    void operator()(Line* memory) const { give_back_memory({memory, lines}); }
   };
   std::unique_ptr<Line, GiveBack> memory_;
 };

@@ -207,7 +207,8 @@ def planned(
     preset: "default", "quick" or "paper". given: what is changed of every variant. only: variants beside the first.
     vectors, n_emb: what takes the place of GloVe in the variants that start from it. pretrained: the folder of the
     language model that others start from. Raises ValueError where `only` names no variant, where settings do not fit
-    one another, and where a language model is wanted and not given; errors as sizes_of's.
+    one another, where a language model is wanted and not given, and where no variant starts from what is given; errors
+    as sizes_of's.
     """
     changes = {"quick": QUICK, "paper": {**PAPER, **study.paper}, "default": {}}[preset]
     given = dict(given or {})
@@ -220,11 +221,7 @@ def planned(
     wanted = {names[0], *(only or names)}
     wanted |= {study.against[name] for name in wanted if name in study.against}
     chosen = [name for name in names if name in wanted]
-    if not any({**study.base, **study.variants[name]}.get("vectors") for name in chosen):
-        for option, value in {"vectors": vectors, "n_emb": n_emb}.items():
-            if value is not None:
-                without = ", ".join(map(repr, chosen))
-                raise ValueError(f"{option}: expected none, since none of {without} starts from vectors")
+    _check_starts(study, chosen, {"vectors": vectors, "n_emb": n_emb, "pretrained": pretrained})
     plan = {}
     for name in chosen:
         shown = name
@@ -243,6 +240,15 @@ def planned(
         plan[shown] = [Experiment(**fields, seed=seed) for seed in range(seeds or SEEDS.get(preset, study.seeds))]
         plan[shown][0].check()
     return plan
+
+
+def _check_starts(study: Study, chosen: Sequence[str], given: Mapping[str, object]) -> None:
+    """ValueError where something is given of what a variant may start from, and none of those chosen does."""
+    for option, value in given.items():
+        field, start = ("pretrained", "a language model") if option == "pretrained" else ("vectors", "vectors")
+        if value is not None and not any({**study.base, **study.variants[name]}.get(field) for name in chosen):
+            without = ", ".join(map(repr, chosen))
+            raise ValueError(f"{option}: expected none, since none of {without} starts from {start}")
 
 
 def run_all(

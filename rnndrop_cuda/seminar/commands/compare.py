@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked_for: Results = {**results, "layers": {layer.label: results["layers"][layer.label] for layer in layers}}
         written = report.write(asked_for, out)
     except OSError as error:
-        return fail("compare", f"writing to {out}: {error}")
+        return fail("compare", f"writing to {out}: {one_line(error, {})}")
     except KeyboardInterrupt:
         return fail("compare", f"stopped; the same command resumes from {out / FILE_NAME}", 130)
     report.print_table(asked_for)

@@ -26,7 +26,7 @@ def flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 def one_line(error: Exception, flags: Mapping[str, str]) -> str:
     """What the error says, on one line; a field's name that it begins with, as in "reviews: ...", becomes its flag."""
-    message = " ".join(str(error).splitlines())
+    message = " ".join(_message_of(error).splitlines())
     if isinstance(error, UnverifiedError) and "unverified_data" in flags:
         message += f"; {flags['unverified_data']} takes it as it is"
     if isinstance(error, NoCheckpointError):
@@ -34,6 +34,13 @@ def one_line(error: Exception, flags: Mapping[str, str]) -> str:
         if error.command == "train":
             message += ", `rnndrop train --data rotten-tomatoes --epochs 3` in a minute"
     return re.sub(r"^(\w+)(?=: )", lambda name: flags.get(name[1], name[1]), message)
+
+
+def _message_of(error: Exception) -> str:
+    """Of what the system refused, such as a file that may not be read: the file and the reason, and no number."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def fail(command: str, message: str, status: int = 2) -> int:

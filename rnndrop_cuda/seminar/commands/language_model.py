@@ -27,7 +27,7 @@ from rnndrop_cuda.seminar.language_model.generate import as_text, generate, spre
 from rnndrop_cuda.seminar.language_model.pieces import Pieces
 from rnndrop_cuda.seminar.language_model.pretrained import load_language_model
 from rnndrop_cuda.seminar.language_model.settings import LanguageModelSettings
-from rnndrop_cuda.seminar.language_model.text import NAMES, encode, lines_of, load_text, read_lines, tokens_of
+from rnndrop_cuda.seminar.language_model.text import NAMES, encode, ids_of, lines_of, load_text, read_lines, tokens_of
 from rnndrop_cuda.seminar.language_model.trainer import LanguageModelTrainer
 from rnndrop_cuda.seminar.training import tensorboard
 from rnndrop_cuda.seminar.training.processes import Processes
@@ -126,7 +126,7 @@ def _generate(argv: list[str]) -> int:
         model.to(device)
         lines = [tokens_of(line, settings) for line in lines_of(args.prompt) or [""]]
         prompt = encode(lines, words)[:-1].tolist()
-        if lacking := sorted({token for line in lines for token in line} - set(words)):
+        if lacking := sorted({token for line in lines for token in line} - ids_of(words).keys()):
             said = ", ".join(lacking)
             print(f"rnndrop {NAME}: the model does not know {said}: read as {words[UNKNOWN]}", file=sys.stderr)
         ids = generate(model, prompt, args.tokens, args.temperature, args.seed)

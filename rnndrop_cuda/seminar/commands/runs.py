@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rnndrop_cuda.files import check_writable
-from rnndrop_cuda.seminar.commands.errors import fail
+from rnndrop_cuda.seminar.commands.errors import fail, one_line
 from rnndrop_cuda.seminar.training import tensorboard
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, Checkpoint, read_of
 from rnndrop_cuda.seminar.training.loop import Epoch
@@ -67,7 +67,7 @@ def train_to_the_end(run: Run[S], log_for_tensorboard: bool, monitored: str) -> 
     try:
         _train(run, log_for_tensorboard)
     except OSError as error:
-        return fail_once(processes, command, f"writing to {run.out}: {error}")
+        return fail_once(processes, command, f"writing to {run.out}: {one_line(error, {})}")
     except FloatingPointError as error:
         return fail_once(processes, command, str(error), 1)
     except KeyboardInterrupt:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path, content in files.items():
             write_whole(path, content)
     except OSError as error:
-        return fail("visualize", f"cannot write to {out}: {error}")
+        return fail("visualize", f"cannot write to {out}: {one_line(error, {})}")
     band = picture.trace.band
     dropout = f"with dropout {band.mean[-1]:.3f} ± {band.sd[-1]:.3f}" if band else "no dropout inside, hence no band"
     print(f"{picture.verdict}; {dropout}")

@@ -15,6 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from rnndrop_cuda.seminar.data.text import check_utf8
+
 IMDB = "imdb.npz"
 IMDB_SHA256 = "69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f"
 WORD_INDEX = "imdb_word_index.json"
@@ -60,10 +62,7 @@ def read_word_index(path: Path) -> dict[str, int]:
         raise ValueError(f"{path}: expected JSON: {error}") from error
     if not isinstance(index, dict) or not all(type(rank) is int and rank > 0 for rank in index.values()):
         raise ValueError(f"{path}: expected an object that maps words to ranks of at least 1, got something else")
-    try:
-        "".join(index).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{path}: expected words that UTF-8 can write: {error}") from error
+    check_utf8(index, str(path))
     return index
 
 

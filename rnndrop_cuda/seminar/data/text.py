@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 SPECIAL_WORDS = ["<pad>", "<start>", "<unknown>", "<unused>"]
 PADDING, START, UNKNOWN, _ = range(len(SPECIAL_WORDS))  # their ids
@@ -72,6 +72,14 @@ def check_contractions(contractions: str) -> None:
     """Raises ValueError where it is neither "keep" nor "split"."""
     if contractions not in ("keep", "split"):
         raise ValueError(f'contractions: expected "keep" or "split", got {contractions!r}')
+
+
+def check_utf8(words: Iterable[str], where: str) -> None:
+    """ValueError, which begins with `where`, if UTF-8 cannot write one of the words: half of a surrogate pair."""
+    try:
+        "".join(words).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: expected words that UTF-8 can write: {error}") from error
 
 
 def _without_quotes(word: str) -> str:

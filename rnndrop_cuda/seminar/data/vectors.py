@@ -205,13 +205,18 @@ def _read_npy(path: Path, words_path: Path) -> Entries:
     yield from zip(words, matrix, strict=True)
 
 
+def _why(error: Exception) -> str:
+    """What the system refused without its number and without the path, which is told already."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def _sniff(path: Path) -> tuple[str, tuple[int, int] | None]:
     """The file's format, and, where it begins with them, the numbers of words and of numbers a word."""
     try:
         with _opened(path) as file:
             head, _, rest = file.read(SNIFFED).partition(b"\n")
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"vectors: cannot read {path}: {error}") from error
+        raise ValueError(f"vectors: cannot read {path}: {_why(error)}") from error
     sizes = head.split()
     if len(sizes) == 2 and all(size.isdigit() and int(size) for size in sizes):
         is_text = _are_numbers(rest.partition(b"\n")[0].split()[1:])
@@ -244,7 +249,7 @@ def _read_binary(path: Path, n_words: int, width: int) -> Entries:
         # word2vec cuts long words off within a character
         read = keyed_vectors.load_word2vec_format(str(path), binary=True, unicode_errors="replace")
     except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"vectors: cannot read {path}: {error}") from error
+        raise ValueError(f"vectors: cannot read {path}: {_why(error)}") from error
     yield from zip(read.index_to_key, read.vectors, strict=True)
 
 
@@ -267,7 +272,7 @@ def _read_text(path: Path, sizes: tuple[int, int] | None) -> Entries:
                 n_words += 1
                 yield " ".join(parts[:-width]), parts[-width:]
     except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"vectors: cannot read {path}: {error}") from error
+        raise ValueError(f"vectors: cannot read {path}: {_why(error)}") from error
     if sizes is not None and n_words != sizes[0]:
         raise ValueError(f"vectors: expected as many words in {path} as its header says, {sizes[0]}, got {n_words}")
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from rnndrop_cuda.files import write_whole
-from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS
+from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS, check_utf8
 from rnndrop_cuda.seminar.model import RNNClassifier
 from rnndrop_cuda.seminar.settings import TrainSettings
 
@@ -192,10 +192,7 @@ def read_of(folder: Path, kind: type[S]) -> Checkpoint[S]:
     vocabulary = _parsed(words_file, words)
     if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
         raise ValueError(f"{words_file} is damaged: expected a list of words")
-    try:
-        "".join(vocabulary).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{words_file} is damaged: {error}") from error
+    check_utf8(vocabulary, f"{words_file} is damaged")
     try:
         return Checkpoint(settings, vocabulary, safetensors.torch.load(tensors), progress)
     except safetensors.SafetensorError as error:

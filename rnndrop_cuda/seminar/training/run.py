@@ -135,7 +135,7 @@ class Run(Generic[S]):
         """Trains to the end and yields each epoch when its checkpoint and the history are written.
 
         feed: what the batches pass through, such as a progress bar. Raises OSError where a checkpoint or the history
-        cannot be written, FloatingPointError where the loss is not finite any more.
+        cannot be written, FloatingPointError where a loss or another score is not finite any more.
         """
         if self.stopped_early:
             return
@@ -159,7 +159,9 @@ class Run(Generic[S]):
             nothing=self.nothing,
             scoring=self._scoring,
         ):
-            self._check_finite(epoch.scores[TRAIN].loss)
+            for part, score in epoch.scores.items():
+                for what, value in score._asdict().items():
+                    self._check_finite(f"{'training' if part == TRAIN else part} {what}", value)
             self._end_epoch({"epoch": epoch.number, **epoch.row()})
             yield epoch
             if self.stopped_early:
@@ -182,7 +184,7 @@ class Run(Generic[S]):
         write_whole(self.out / "history.csv", table.getvalue().encode())
 
     def _within_epoch(self, progress: Progress) -> None:
-        self._check_finite(progress.sums.loss)
+        self._check_finite("training loss", progress.sums.loss)
         self.progress = progress
         carried = self._carried()
         if self.processes.first:
@@ -202,11 +204,14 @@ class Run(Generic[S]):
             self.write_history()
         self._begin_epoch()
 
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
+    def _check_finite(self, score: str, value: float) -> None:
+        if not math.isfinite(value):
+            last = self.out / LAST
+            saved = (last / checkpoint.FILE_NAME).exists()
+            kept = f"the checkpoint before it is kept in {last}" if saved else "there is no checkpoint yet"
             raise FloatingPointError(
-                f"the training loss is {loss} in epoch {self.progress.epochs + 1}: try a smaller learning rate, or "
-                f"gradient clipping; the checkpoint before it is kept in {self.out / LAST}"
+                f"the {score} is {value} in epoch {self.progress.epochs + 1}: try a smaller learning rate, or "
+                f"gradient clipping; {kept}"
             )
 
     # ---------------------------------------------------------------- what a subclass may say

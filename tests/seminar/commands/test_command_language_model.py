@@ -124,6 +124,15 @@ def test_the_prompt_is_cut_as_the_models_text(tmp_path, capsys):
     assert said.err.rstrip("\n") == "rnndrop language-model: the model does not know rhubarb: read as <unknown>"
 
 
+def test_a_special_word_in_the_prompt_is_one_that_the_model_lacks(tmp_path, text, capsys):
+    """Of files, whose words may be any; it is read as unknown, as in every text."""
+    folder = save_language_model(tmp_path / "lm", ["film"], text=(str(text),))
+    assert language_model("generate", "--checkpoint", folder, "--tokens", "1", "--prompt", "film <start>") == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("film <unknown>")
+    assert said.err.rstrip("\n") == "rnndrop language-model: the model does not know <start>: read as <unknown>"
+
+
 def test_a_text_is_cut_as_the_models_text(tmp_path, capsys):
     folder = save_language_model(tmp_path / "lm", ["did", "n't", "film"], contractions="split")
     perplexities = []
@@ -246,6 +255,20 @@ def test_a_loss_that_is_not_finite_ends_the_run(command, out, capsys):
     said = capsys.readouterr()
     assert "loss is nan in epoch" in said.err or "loss is inf in epoch" in said.err
     assert "Traceback" not in said.err
+
+
+def test_a_perplexity_beyond_numbers_ends_the_run_and_keeps_what_was_saved(command, out, capsys):
+    diverging = ["--optimizer", "sgd", "--learning-rate", "1e30", "--bptt", "10000"]  # one step an epoch
+    assert language_model(*command, *diverging) == 1
+    assert re.search(r"the val \w+ is (inf|nan) in epoch 1: .*; there is no checkpoint yet", one_line(capsys))
+    assert not (out / "last").exists()
+    assert language_model(*command, "--epochs", "1") == 0
+    contents = json.loads((out / "last" / FILE_NAME).read_text())
+    contents["settings"]["learning_rate"] = 1e30
+    (out / "last" / FILE_NAME).write_text(json.dumps(contents))
+    assert language_model(*command[:1], "--resume", out, "--epochs", "2") == 1
+    assert f"the checkpoint before it is kept in {out / 'last'}" in capsys.readouterr().err
+    assert json.loads((out / "last" / FILE_NAME).read_text()) == contents
 
 
 def test_tensorboard_holds_the_perplexities(command, out):

@@ -33,10 +33,13 @@ def command(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     monkeypatch.setattr(studies, "QUICK", QUICK)
     monkeypatch.setattr(studies, "QUICK_LONGEST", 8)
     monkeypatch.setattr(study_report, "MEANINGFUL", 0.0)
-    return [
-        "--quick", "--data", str(npz), "--unverified-data", "--device", "cpu", "--out", str(tmp_path / "out"),
-        "--pretrained", str(save_language_model(tmp_path / "language-model")),
-    ]  # fmt: skip
+    return ["--quick", "--data", str(npz), "--unverified-data", "--device", "cpu", "--out", str(tmp_path / "out")]
+
+
+@pytest.fixture
+def language_model(tmp_path: Path) -> list[str]:
+    """What a study needs besides, if it starts from a language model."""
+    return ["--pretrained", str(save_language_model(tmp_path / "language-model"))]
 
 
 @pytest.fixture
@@ -58,8 +61,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_every_study(name, command, with_vectors, tmp_path, capsys):
-    assert study.main([name, *(with_vectors if name in STARTING_FROM_VECTORS else command)]) == 0
+def test_every_study(name, command, with_vectors, language_model, tmp_path, capsys):
+    starts = language_model if name == "pretraining" else []
+    assert study.main([name, *(with_vectors if name in STARTING_FROM_VECTORS else command), *starts]) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "study.json").read_text())
     assert list(found["runs"]) == list(NAMES_AT_THIS_SIZE.get(name, studies.STUDIES[name].variants))
@@ -134,6 +138,7 @@ def test_a_killed_study_is_resumed(command, tmp_path):
         (["--device", "tpu"], "--device tpu cannot be used"),
         (["--vectors", "glove.txt"], "--vectors: expected none, since none of 'nn.LSTM', 'Gal 0.25'"),
         (["--n-emb", "7"], "--n-emb: expected none, since none of 'nn.LSTM', 'Gal 0.25'"),
+        (["--pretrained", "lm"], "--pretrained: expected none, since none of 'nn.LSTM', 'Gal 0.25'"),
         (["--data", "/nowhere.npz"], "/nowhere.npz"),
     ],
 )
@@ -163,8 +168,8 @@ def test_wrong_vectors_are_refused_before_anything_is_trained(options, message, 
     assert trained == []
 
 
-def test_another_language_model_is_another_run(with_vectors, tmp_path, trained):
-    only = ["--seeds", "1", "--only", "language model, all labels"]
+def test_another_language_model_is_another_run(with_vectors, language_model, tmp_path, trained):
+    only = [*language_model, "--seeds", "1", "--only", "language model, all labels"]
     assert study.main(["pretraining", *with_vectors, *only]) == 0
     assert study.main(["pretraining", *with_vectors, *only]) == 0
     started = [bool(e.pretrained) for e in trained]
@@ -174,8 +179,8 @@ def test_another_language_model_is_another_run(with_vectors, tmp_path, trained):
     assert [bool(e.pretrained) for e in trained[3:]] == [True]
 
 
-def test_starts_are_compared_at_the_same_number_of_labels(with_vectors, tmp_path):
-    assert study.main(["pretraining", *with_vectors]) == 0
+def test_starts_are_compared_at_the_same_number_of_labels(with_vectors, language_model, tmp_path):
+    assert study.main(["pretraining", *with_vectors, *language_model]) == 0
     found = json.loads((tmp_path / "out" / "study.json").read_text())
     sizes = {variant: runs[0]["data"]["train reviews"] for variant, runs in found["runs"].items()}
     by_labels = {"100 labels": 10, "1,000 labels": 20, "1,000 labels, self-trained": 20, "all labels": 40}
@@ -189,8 +194,7 @@ def test_starts_are_compared_at_the_same_number_of_labels(with_vectors, tmp_path
 
 
 def test_a_study_without_its_language_model_says_so(with_vectors, tmp_path, trained, capsys):
-    at = with_vectors.index("--pretrained")
-    assert status(study.main, "pretraining", *with_vectors[:at], *with_vectors[at + 2 :]) == 2
+    assert status(study.main, "pretraining", *with_vectors) == 2
     assert "--pretrained: expected the folder of a language model, got none" in one_line(capsys)
     assert status(study.main, "pretraining", *with_vectors, "--pretrained", tmp_path) == 2
     assert "or last/; `rnndrop language-model train` makes one\n" in one_line(capsys)

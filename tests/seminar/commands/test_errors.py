@@ -1,6 +1,7 @@
 """How the commands say what is wrong: fields become flags, and one line is printed."""
 
 import argparse
+import errno
 
 import pytest
 
@@ -40,6 +41,8 @@ def test_a_field_has_the_flag_that_sets_it(flags):
         (ValueError("the reviews: expected"), "the reviews: expected"),
         (ValueError("reviews of another kind"), "reviews of another kind"),
         (OSError("two\nlines"), "two lines"),
+        (PermissionError(errno.EACCES, "Permission denied", "words.json"), "words.json: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
     ],
 )
 def test_the_leading_name_of_a_field_becomes_its_flag(flags, error, line):

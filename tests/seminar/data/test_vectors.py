@@ -1,7 +1,9 @@
 """Pretrained vectors: every format, what is found and what is drawn, files that are wrong, the embedding, coverage."""
 
+import errno
 import gzip
 import importlib.util
+import re
 
 import numpy as np
 import pytest
@@ -336,3 +338,15 @@ def test_the_embedded_vectors_cover_the_sentences():
     # the first line of Stanford's glove.6B.50d.txt
     the = vectors.matrix[reviews.words.index("the")]
     torch.testing.assert_close(the[:4], torch.tensor([0.418, 0.24968, -0.41242, 0.1217]), rtol=0, atol=1e-6)
+
+
+def test_a_file_that_may_not_be_read_is_told_without_the_systems_number(tmp_path, monkeypatch):
+    file = tmp_path / "vectors.txt"
+    file.write_text("good 1 2\n")
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("rnndrop_cuda.seminar.data.vectors._opened", refused)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'vectors: cannot read {file}: Permission denied')}$"):
+        load_vectors(str(file), ["good"], 2)

@@ -141,7 +141,7 @@ DAMAGES = {
     not_finite: "output.weight has values that are not finite",
     whole_numbers: "output.weight: expected torch.float32, got torch.int64",
     no_words: "is damaged: expected a list of words",
-    no_text: "is damaged: 'utf-8' codec can't encode",
+    no_text: "is damaged: expected words that UTF-8 can write",
     damaged_tensors: "is damaged: its sha256",
     cut_tensors: "is damaged: its sha256",
     missing_words: "is not whole",
