@@ -77,6 +77,17 @@ def test_sizes(emulated, engine, sizes):
         assert_equals_reference(make_problem(*sizes, **options), emulated)
 
 
+@pytest.mark.parametrize("sizes", [(4, 1, 3, 8), (1, 1, 3, 8), (1, 5, 3, 8), (4, 5, 3, 8), (4, 5, 3, 1)], ids=str)
+def test_strides_of_the_gradient_do_not_matter(emulated, engine, sizes):
+    """As batch_first makes them: of a single sample the stride from one to the next is that of a whole sequence."""
+    problem = make_problem(*sizes)
+    dy = problem.upstream["y"]
+    T, B, H = dy.shape
+    batch_first = dy.new_empty(B, T, H).copy_(dy.transpose(0, 1))
+    problem.upstream["y"] = batch_first.transpose(0, 1)
+    assert_equals_reference(problem, emulated)
+
+
 @pytest.mark.parametrize("features", ["plain", "Gal", "untied"])
 def test_strides_of_the_weights_do_not_matter(emulated, engine, features):
     """A mask that the batch shares is multiplied into a weight, whose result has the weight's strides."""
@@ -218,6 +229,19 @@ def test_no_cluster_of_kernels_that_were_compiled_without(op, emulated, use, ptx
     _, found = launches_of(op, lambda: problem.solve(emulated))
     op.set_ptx_version(90)
     assert found == launches
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_more_steps_than_a_kernel_counts_go_step_by_step_whatever_went_before(op, use, backward):
+    """A plan is remembered for all lengths but those. Nothing is run: so long a sequence is one step, seen again."""
+    use("block")
+    step, state, W_ih, W_hh = torch.zeros(1, 1, 3), torch.zeros(1, 7), torch.zeros(28, 3), torch.zeros(28, 7)
+
+    def engine_of(T):
+        return op.engine_of(step.expand(T, 1, 3), state, W_ih, W_hh, backward)
+
+    lengths = (5, 2**31, 2**31 - 1, 2**31, 5)
+    assert [engine_of(T) for T in lengths] == ["block", "stepwise", "block", "stepwise", "block"]
 
 
 def test_an_empty_batch_launches_nothing(op, emulated, use):
