@@ -12,6 +12,7 @@ from layer_checks import (
     assert_tf32_follows_the_switch_of_nn_lstm,
     make_problem,
     runs_that_differ,
+    with_gradient_as_batch_first,
 )
 
 from rnndrop_cuda import reference
@@ -80,12 +81,7 @@ def test_sizes(emulated, engine, sizes):
 @pytest.mark.parametrize("sizes", [(4, 1, 3, 8), (1, 1, 3, 8), (1, 5, 3, 8), (4, 5, 3, 8), (4, 5, 3, 1)], ids=str)
 def test_strides_of_the_gradient_do_not_matter(emulated, engine, sizes):
     """As batch_first makes them: of a single sample the stride from one to the next is that of a whole sequence."""
-    problem = make_problem(*sizes)
-    dy = problem.upstream["y"]
-    T, B, H = dy.shape
-    batch_first = dy.new_empty(B, T, H).copy_(dy.transpose(0, 1))
-    problem.upstream["y"] = batch_first.transpose(0, 1)
-    assert_equals_reference(problem, emulated)
+    assert_equals_reference(with_gradient_as_batch_first(make_problem(*sizes)), emulated)
 
 
 @pytest.mark.parametrize("features", ["plain", "Gal", "untied"])
