@@ -100,7 +100,7 @@ for part in "${parts[@]}"; do
     tests) step tests 240 bash -c gpu_tests ;;
     # What has not been measured yet, each beside the kernels as they are.
     trials) step trials 150 "$python" -m bench.trials --out "$out/trials.csv" ;;
-    latency) step latency 60 "$python" -m bench.latency --out "$out/latency.csv" ;;
+    latency) step latency 100 "$python" -m bench.latency --out "$out/latency.csv" ;;
     sanitize)
       sanitize memcheck memcheck "${small_case[@]}"
       # Our own kernels only: cuBLAS' are not ours to check, and racecheck is slow. An engine at a time, since racecheck

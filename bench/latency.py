@@ -26,6 +26,8 @@ from bench.records import Latency, columns, write
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "bench" / "latency.cu"
+TILE = "L2 tile"
+"""What the names of copies from the second cache begin with."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,13 +63,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in left_out:
         print(f"left out: {line}")
     for row in latencies:
-        print(f"{row.what:32} {row.blocks:4} blocks of {row.threads:3}  {row.bytes:6} bytes  {row.median_ns:9.1f} ns")
+        print(f"{row.what:42} {row.blocks:4} blocks of {row.threads:3}  {row.bytes:6} bytes  {row.median_ns:9.1f} ns")
+    print(*copies(latencies), sep="\n")
     if args.out:
         facts = gpu_facts(shlex.join(["python", "-m", "bench.latency", *argv]))
         facts["left out"] = "; ".join(left_out) or "nothing"
         write(args.out, facts, latencies)
         print(f"\nwritten: {args.out}")
     return 0
+
+
+def copies(latencies: Sequence[Latency]) -> list[str]:
+    """A line for each size of a tile: how fast all blocks at once copy it in each way, beside how the kernels do."""
+    tiles = [row for row in latencies if row.what.startswith(TILE)]
+    lines = []
+    for size in sorted({row.bytes for row in tiles}):
+        of_size = [row for row in tiles if row.bytes == size]
+        # The most blocks of each way: clusters may leave a few multiprocessors without one.
+        most = {row.what: row for row in sorted(of_size, key=lambda row: row.blocks)}
+        as_kernels = most[f"{TILE} by cp.async"].median_ns
+        ways = [
+            f"{what.removeprefix(TILE).strip()} {size / row.median_ns:.0f} bytes a ns for each of {row.blocks} blocks "
+            f"({as_kernels / row.median_ns:.2f} times as fast)"
+            for what, row in most.items()
+        ]
+        lines.append(f"copies of {size} bytes: {'; '.join(sorted(ways))}")
+    return lines
 
 
 class WrongKernelError(Exception):

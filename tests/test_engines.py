@@ -44,6 +44,17 @@ def test_a_large_layer_stays_on_chip_backward_too(shape, dtype, gpu):
     assert "W_hh in registers" not in text, "not until a GPU has shown that it is faster"
 
 
+@pytest.mark.parametrize(
+    ("gpu", "shape"),
+    [(A100, (512, 32, 1024, 1024)), (A100, (512, 128, 768, 768)), (H100, (512, 16, 1536, 1536))],
+    ids=["a100-1024", "a100-768", "h100-1536"],
+)
+def test_what_has_little_room_beside_the_weights_comes_in_many_pieces(gpu, shape):
+    backward = explained(*shape, gpu=gpu)[1].splitlines()[1]
+    assert backward.startswith("backward  grid: ")
+    assert int(re.search(r"(\d+) pieces", backward)[1]) > 16
+
+
 @pytest.fixture
 def trials():
     """What is off until a GPU has shown that it is faster may be asked for."""

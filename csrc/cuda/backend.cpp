@@ -81,9 +81,13 @@ Tensor dense_W_hh(const CheckedInputs& in) {
   return per_gate(in.mask_h) ? masked_columns(in.W_hh, in.mask_h).contiguous() : in.W_hh.contiguous();
 }
 
+// From row to row of a sequence [T,B,H], as is_matrix has it; the stride of one sample alone may be anything.
+int64_t stride_of_rows(const Tensor& sequence) { return sequence.stride(sequence.size(1) == 1 ? 0 : 1); }
+
 // Whether all rows of a sequence [T,B,H] are as far apart, such as those of one direction of two.
 bool is_matrix(const Tensor& sequence) {
-  return sequence.stride(2) == 1 && sequence.stride(0) == sequence.size(1) * sequence.stride(1);
+  const bool evenly = sequence.size(1) == 1 || sequence.stride(0) == sequence.size(1) * sequence.stride(1);
+  return evenly && sequence.stride(2) == 1;
 }
 
 // All steps of a call, as the kernels of either way are told.
@@ -170,22 +174,34 @@ void CudaBackend::step_backward(const StepBackward& step) const { C10_CUDA_CHECK
 
 Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
   const auto [T, B, I, H, P] = in.sizes;
-  if (in.W_hr || in.h_tilde_per_gate() || T > kMostSteps) return {};
+  if (in.W_hr || in.h_tilde_per_gate()) return {};
   const bool general = is_general(in.noise(), lengths_pointer(in));
   const Engine wanted = wanted_engine;
   const Trials trials = wanted_trials();
   const Gpu gpu = current_gpu();
-  // Remembered, for all other lengths of the sequence: what a kernel may have and how many of its blocks fit is asked
-  // of the driver.
-  using Key = std::tuple<int, int64_t, int64_t, Dtype, bool, int64_t, int64_t, bool, bool, Engine, bool, bool, int64_t,
-                         int64_t>;
-  const Key key{
-      gpu.major, gpu.n_sm,         gpu.shared_memory,    in.dtype,        tf32_,        B, H, backward, general,
-      wanted,    trials.registers, trials.acquire_polls, trials.prefetch, trials.pieces};
+  const RecurrenceShape shape{in.dtype, tf32_, T, B, H, backward};
+  // Remembered, for all other lengths of the sequence that a kernel counts: what a kernel may have and how many of its
+  // blocks fit is asked of the driver.
+  using Key = std::tuple<int, int64_t, int64_t, Dtype, bool, bool, int64_t, int64_t, bool, bool, Engine, bool, bool,
+                         int64_t, int64_t>;
+  const Key key{gpu.major,
+                gpu.n_sm,
+                gpu.shared_memory,
+                in.dtype,
+                tf32_,
+                is_counted(shape),
+                B,
+                H,
+                backward,
+                general,
+                wanted,
+                trials.registers,
+                trials.acquire_polls,
+                trials.prefetch,
+                trials.pieces};
   thread_local std::map<Key, Plan> plans;
   const auto known = plans.find(key);
   if (known != plans.end()) return known->second;
-  const RecurrenceShape shape{in.dtype, tf32_, T, B, H, backward};
   return plans.emplace(key, plan_on_current_gpu(shape, general)).first->second;
 }
 
@@ -261,7 +277,7 @@ void CudaBackend::run_recurrence(BackwardCall& call, const Plan& plan) const {
   r.c = call.c.const_data_ptr();
   if (call.dy && !is_matrix(*call.dy)) call.dy = call.dy->contiguous();
   r.dy = pointer(call.dy);
-  if (call.dy) r.dy_stride = call.dy->stride(1);
+  if (call.dy) r.dy_stride = stride_of_rows(*call.dy);
   r.dh_n = pointer(call.dh_n);
   r.dc_n = pointer(call.dc_n);
   call.dh_0 = at::empty({B, H}, in.options());

@@ -33,9 +33,10 @@ class CudaBackend final : public Backend, public Primitives {
   void step_forward(const StepForward& step) const override;
   void step_backward(const StepBackward& step) const override;
 
- private:
   // Of engine stepwise where no other runs this call.
   Plan plan_for(const CheckedInputs& in, bool backward) const;
+
+ private:
   void run_recurrence(ForwardCall& call, const Plan& plan) const;
   void run_recurrence(BackwardCall& call, const Plan& plan) const;
   // The input is projected on a stream of its own, a part of the sequence ahead of the recurrence on the caller's.

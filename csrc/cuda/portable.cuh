@@ -173,30 +173,34 @@ inline cudaLaunchConfig_t launch_config(const LaunchCfg& cfg, cudaLaunchAttribut
 
 // What a kernel may have only if it is asked for before the launch. It is asked for once for each kernel and device,
 // and all that there is: a launch that asked for its own size would take the rest from one that another thread is about
-// to make.
+// to make. What its static arrays take is in neither the kernel's limit nor in what there is to ask for.
 template <class... P>
 cudaError_t allow(const LaunchCfg& cfg, void (*kernel)(P...)) {
-  constexpr size_t kSmemWithoutAsking = 48 * 1024;
   constexpr unsigned kPortableCluster = 8;
   struct Allowed {
-    bool shared_memory = false, any_cluster = false;
+    size_t smem = 0;  // dynamic, bytes
+    bool any_cluster = false;
   };
   thread_local std::map<std::pair<void (*)(P...), int>, Allowed> of_kernels;
-  const bool large = cfg.smem > kSmemWithoutAsking, wide = cfg.cluster > kPortableCluster;
-  if (!large && !wide) return cudaSuccess;
+  const bool wide = cfg.cluster > kPortableCluster;
+  if (cfg.smem == 0 && !wide) return cudaSuccess;
   int device = 0, most = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
   Allowed& allowed = of_kernels[{kernel, device}];
-  if (large && !allowed.shared_memory) {
+  if (cfg.smem > allowed.smem) {
     cudaFuncAttributes attributes;
     error = cudaFuncGetAttributes(&attributes, kernel);
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     if (error != cudaSuccess) return error;
-    most -= static_cast<int>(attributes.sharedSizeBytes);
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
-    if (error != cudaSuccess) return error;
-    allowed.shared_memory = true;
+    allowed.smem = attributes.maxDynamicSharedSizeBytes;
+    if (cfg.smem > allowed.smem) {
+      error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+      if (error != cudaSuccess) return error;
+      most -= static_cast<int>(attributes.sharedSizeBytes);
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+      if (error != cudaSuccess) return error;
+      allowed.smem = most;
+    }
   }
   if (wide && !allowed.any_cluster) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);

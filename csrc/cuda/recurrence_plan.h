@@ -46,8 +46,8 @@ inline std::atomic<bool> wants_registers{false}, wants_acquire_polls{false};
 inline std::atomic<int64_t> wanted_prefetch{0}, wanted_pieces{1};
 inline Trials wanted_trials() { return {wants_registers, wants_acquire_polls, wanted_prefetch, wanted_pieces}; }
 
-// That a kernel counts.
-constexpr int64_t kMostSteps = std::numeric_limits<int>::max();
+// Whether a kernel counts so many steps.
+inline bool is_counted(const RecurrenceShape& shape) { return shape.T <= std::numeric_limits<int>::max(); }
 
 struct Plan {
   Engine engine = Engine::stepwise;
@@ -116,7 +116,7 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
   };
   if (wanted == Engine::stepwise) return stepwise("asked for");
   if (shape.B == 0) return stepwise("the batch is empty");
-  if (shape.T > kMostSteps) return stepwise("more steps than 32 bits count");
+  if (!is_counted(shape)) return stepwise("more steps than 32 bits count");
   Plan best = stepwise("W_hh does not fit into the shared memory of the blocks that can run at once");
   bool found = false;
   const WarpTile tile = warp_tile(math_of(shape), shape.dtype);

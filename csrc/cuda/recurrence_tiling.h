@@ -62,7 +62,7 @@ constexpr int kStepsInRegisters = 32, kStepsAtOnce = 4;
 constexpr int most_tiles_at_once(Math math) { return math == Math::plain ? 1 : 4; }
 constexpr int kMaxCluster = 16;
 // Each further piece of the input costs one more barrier.
-constexpr int64_t kMaxPieces = 16;
+constexpr int64_t kMaxPieces = 32;
 
 // How one block works. Rows of operands lie an odd number of 16-byte vectors apart, so that neighbouring ones start in
 // other banks.

@@ -21,6 +21,14 @@ void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool 
   make_backend(out).gemm(out, a, b, accumulate);
 }
 
+std::string engine_of(const at::Tensor& x, const at::Tensor& state, const at::Tensor& W_ih, const at::Tensor& W_hh,
+                      bool backward) {
+  const OptionalTensor none;
+  const CheckedInputs in({x, state, state, W_ih, W_hh, none, none, none, none, none, none, none, none, none, none},
+                         /*reverse=*/false);
+  return cuda::name_of(make_backend(x).plan_for(in, backward).engine);
+}
+
 at::Tensor expand_dropout_mask(const at::Tensor& seed, at::IntArrayRef shape, int64_t drop, double dropped, double kept,
                                at::ScalarType dtype) {
   return cuda::expand_dropout_mask(kDevice, seed, shape, drop, dropped, kept, dtype);
@@ -73,6 +81,7 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def(kDropoutMaskSchema);
   m.def(kDrawDropoutMasksSchema);
   m.def("gemm(Tensor(a!) out, Tensor a, Tensor b, bool accumulate) -> ()");
+  m.def("engine_of(Tensor x, Tensor state, Tensor W_ih, Tensor W_hh, bool backward) -> str");
   m.def("set_schedule(str name) -> ()", [](const std::string& name) { emu::config.set_schedule(name); });
   m.def("set_engine(str name) -> ()", [](const std::string& name) { cuda::wanted_engine = cuda::engine_named(name); });
   m.def("set_gpu(int major, int n_sm, int shared_memory) -> ()", [](int64_t major, int64_t n_sm, int64_t bytes) {
@@ -104,6 +113,7 @@ TORCH_LIBRARY_IMPL(rnndrop_emulated, CPU, m) {
   m.impl("lstm_layer", OpKernel<lstm_layer_forward, make_backend>::call);
   m.impl("lstm_layer_backward", OpKernel<lstm_layer_backward, make_backend>::call);
   m.impl("gemm", gemm);
+  m.impl("engine_of", engine_of);
   m.impl("expand_dropout_mask", expand_dropout_mask);
 }
 

@@ -53,6 +53,13 @@ def map_tensors(problem: Problem, change: Callable[[Tensor], Tensor]) -> Problem
     return Problem(changed(problem.inputs), changed(problem.options), changed(problem.upstream))
 
 
+def with_gradient_as_batch_first(problem: Problem) -> Problem:
+    """The problem with a dL/dy that lies in memory as [B,T,H]."""
+    dy = problem.upstream["y"].transpose(0, 1)
+    batch_first = dy.new_empty(dy.shape).copy_(dy).transpose(0, 1)
+    return replace(problem, upstream=problem.upstream | {"y": batch_first})
+
+
 def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """No result differs in a single bit."""
     assert actual.keys() == expected.keys()

@@ -222,7 +222,7 @@ class Launch {
     while (batch * cuda::make_tiling(sizes, blocks, batch).units > cells) batch /= 2;
     plan.tiling = cuda::make_tiling(sizes, blocks, batch, 1, /*in_registers=*/true);
     if (!coin() || !cuda::fits_in_registers(plan.tiling, sizes)) {
-      plan.tiling = cuda::make_tiling(sizes, blocks, batch, plan.engine == Engine::grid ? one_of({1, 2, 3, 4}) : 1);
+      plan.tiling = cuda::make_tiling(sizes, blocks, batch, plan.engine == Engine::grid ? one_of({1, 2, 3, 4, 20}) : 1);
     }
     plan.tiling.prefetch = one_of({0, 1, 2});
     plan.tiling.acquire_polls = coin();

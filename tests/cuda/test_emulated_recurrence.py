@@ -12,6 +12,7 @@ from layer_checks import (
     assert_tf32_follows_the_switch_of_nn_lstm,
     make_problem,
     runs_that_differ,
+    with_gradient_as_batch_first,
 )
 
 from rnndrop_cuda import reference
@@ -75,6 +76,12 @@ def test_equals_the_reference_in_one_launch_each_way(op, emulated, engine, featu
 def test_sizes(emulated, engine, sizes):
     for options in (ALL_FEATURES, NOISY_STATE, {"reverse": True}):
         assert_equals_reference(make_problem(*sizes, **options), emulated)
+
+
+@pytest.mark.parametrize("sizes", [(4, 1, 3, 8), (1, 1, 3, 8), (1, 5, 3, 8), (4, 5, 3, 8), (4, 5, 3, 1)], ids=str)
+def test_strides_of_the_gradient_do_not_matter(emulated, engine, sizes):
+    """As batch_first makes them: of a single sample the stride from one to the next is that of a whole sequence."""
+    assert_equals_reference(with_gradient_as_batch_first(make_problem(*sizes)), emulated)
 
 
 @pytest.mark.parametrize("features", ["plain", "Gal", "untied"])
@@ -218,6 +225,19 @@ def test_no_cluster_of_kernels_that_were_compiled_without(op, emulated, use, ptx
     _, found = launches_of(op, lambda: problem.solve(emulated))
     op.set_ptx_version(90)
     assert found == launches
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_more_steps_than_a_kernel_counts_go_step_by_step_whatever_went_before(op, use, backward):
+    """A plan is remembered for all lengths but those. Nothing is run: so long a sequence is one step, seen again."""
+    use("block")
+    step, state, W_ih, W_hh = torch.zeros(1, 1, 3), torch.zeros(1, 7), torch.zeros(28, 3), torch.zeros(28, 7)
+
+    def engine_of(T):
+        return op.engine_of(step.expand(T, 1, 3), state, W_ih, W_hh, backward)
+
+    lengths = (5, 2**31, 2**31 - 1, 2**31, 5)
+    assert [engine_of(T) for T in lengths] == ["block", "stepwise", "block", "stepwise", "block"]
 
 
 def test_an_empty_batch_launches_nothing(op, emulated, use):

@@ -23,6 +23,7 @@ from layer_checks import (
     make_problem,
     map_tensors,
     runs_that_differ,
+    with_gradient_as_batch_first,
 )
 
 import rnndrop_cuda
@@ -112,6 +113,18 @@ def test_sizes_of_several_blocks_and_groups(engine, H, B, dtype):
             assert_errs_at_most_twice_as_much_as_plain_torch(cuda_layer, [problem])
         else:
             assert_equals_reference(problem, cuda_layer, eps=2**-10 if tf32 else None)
+
+
+@pytest.mark.parametrize("engine", ["grid"], indirect=True)
+@pytest.mark.parametrize(("B", "H"), [(16, 1536), (32, 1536), (128, 768)], ids=str)
+def test_inputs_in_many_pieces(engine, B, H):
+    problem = cuda_problem(5, B, 24, H, dtype=torch.bfloat16, mask_h="BH", mask_g="TBH")
+    assert_errs_at_most_twice_as_much_as_plain_torch(cuda_layer, [problem])
+
+
+@pytest.mark.parametrize("B", [1, 5])
+def test_strides_of_the_gradient_do_not_matter(engine, B):
+    assert_equals_reference(with_gradient_as_batch_first(cuda_problem(6, B, 7, 40)), cuda_layer)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])

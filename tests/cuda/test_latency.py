@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,10 +69,29 @@ def test_latencies_are_read_and_written(tmp_path):
     found, left_out = latency.measure(program(), 7, 3, 4, 64)
     assert {row.what for row in found} == {*BARRIERS, *EXCHANGES, *LOADS, *PRODUCTS}
     assert left_out == []
+    timed = [replace(row, median_ns=1.0) for row in found]
+    assert len(latency.copies(timed)) == 3  # tiles of 8, 32 and 128 KiB
     assert [row.blocks for row in found if row.what in ("cluster barrier", "grid.sync")] == [2, 4, 2, 4]
     assert {(row.rounds, row.repeats) for row in found} == {(7, 3)}
     records.write(tmp_path / "latency.csv", {"device": "a GPU"}, found)
     assert records.read(tmp_path / "latency.csv", records.Latency) == ({"device": "a GPU"}, found)
+
+
+def test_copies_are_compared_with_those_of_the_kernels_at_the_most_blocks():
+    def row(what, blocks, median_ns, size=131072):
+        return records.Latency(what, blocks, 256, size, 5000, 21, median_ns, 0.0, 0.0)
+
+    found = [
+        row("L2 load", 1, 150.0, size=16),
+        row("L2 tile by cp.async", 132, 6553.6),
+        row("L2 tile by cp.async", 1, 4096.0),
+        row("L2 tile in bulk by 8 blocks for each other", 8, 1024.0),
+        row("L2 tile in bulk by 8 blocks for each other", 128, 3276.8),
+    ]
+    assert latency.copies(found) == [
+        "copies of 131072 bytes: by cp.async 20 bytes a ns for each of 132 blocks (1.00 times as fast); "
+        "in bulk by 8 blocks for each other 40 bytes a ns for each of 128 blocks (2.00 times as fast)"
+    ]
 
 
 @needs_emulation

@@ -123,6 +123,10 @@ def test_a_smaller_launch_of_another_thread_takes_nothing_away(launch_state: Pat
     assert int(toolchain.run(launch_state, "another thread").stdout) == SUCCESS
 
 
+def test_what_is_static_counts_too(launch_state: Path) -> None:
+    assert toolchain.run(launch_state, "static").stdout == f"{SUCCESS} {SUCCESS}\n"
+
+
 def test_a_cluster_lies_within_a_gpc(launch_state: Path) -> None:
     assert toolchain.run(launch_state, "clusters").stdout == "132 15 7\n"
 

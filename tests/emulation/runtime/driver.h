@@ -27,14 +27,16 @@ struct Device {
       kHopper ? std::vector<int>{18, 18, 18, 16, 16, 16, 16, 14} : std::vector<int>{16, 16, 16, 16, 16, 14, 14};
   int ptx_version = EMULATED_SM;  // of the PTX, or source, that its code was compiled from
   int registers = 128;            // of a thread of any kernel
-};
-
-struct Function {
-  int dynamic_shared_bytes = kSharedBytesWithoutAsking;
-  bool any_cluster = false;
+  int static_shared_bytes = 0;    // of a block of any kernel
 };
 
 inline Device device;
+
+struct Function {
+  int dynamic_shared_bytes = kSharedBytesWithoutAsking - device.static_shared_bytes;
+  bool any_cluster = false;
+};
+
 inline std::mutex functions_mutex;
 inline std::map<const void*, Function> functions;
 // Called once, before the next launch looks at its kernel's attributes: what another host thread does just then.
@@ -73,6 +75,7 @@ cudaError_t get_function_attributes(cudaFuncAttributes* attributes, void (*kerne
   *attributes = {};
   attributes->ptxVersion = device.ptx_version;
   attributes->binaryVersion = 10 * device.major;
+  attributes->sharedSizeBytes = device.static_shared_bytes;
   attributes->maxDynamicSharedSizeBytes = attributes_of(reinterpret_cast<const void*>(kernel)).dynamic_shared_bytes;
   return cudaSuccess;
 }
@@ -84,7 +87,7 @@ cudaError_t set_function_attribute(void (*kernel)(P...), cudaFuncAttribute attri
   Function& function = functions[reinterpret_cast<const void*>(kernel)];
   switch (attribute) {
     case cudaFuncAttributeMaxDynamicSharedMemorySize:
-      if (value < 0 || value > device.shared_bytes) return cudaErrorInvalidValue;
+      if (value < 0 || value > device.shared_bytes - device.static_shared_bytes) return cudaErrorInvalidValue;
       function.dynamic_shared_bytes = value;
       return cudaSuccess;
     case cudaFuncAttributeNonPortableClusterSizeAllowed: function.any_cluster = value; return cudaSuccess;
@@ -123,7 +126,8 @@ cudaError_t max_active_blocks(int* blocks, void (*kernel)(P...), int threads, si
   count_question();
   const cudaError_t error = admit(reinterpret_cast<const void*>(kernel), shared_bytes, 1);
   if (error != cudaSuccess) return error;
-  const int by_memory = (kMaxSharedBytes + kReservedSharedBytes) / (shared_bytes + kReservedSharedBytes);
+  const size_t of_block = shared_bytes + device.static_shared_bytes + kReservedSharedBytes;
+  const int by_memory = (kMaxSharedBytes + kReservedSharedBytes) / of_block;
   *blocks = std::min(
       {int(kMultiprocessorThreads) / threads, by_memory, kMultiprocessorRegisters / (threads * device.registers)});
   return cudaSuccess;
