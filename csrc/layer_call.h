@@ -28,7 +28,7 @@ struct ForwardCall {
   bool save;                // whether a backward may follow
   bool host_reads = false;  // whether the host may read and write what is in a tensor: as a backend says
   at::Tensor y;             // scalar [T,B,P] out
-  at::Tensor h_full;        // scalar [T,B,H] out; undefined without W_hr
+  at::Tensor h_full;        // scalar [T,B,H] out, or [1,B,H], the last step's, without save; undefined without W_hr
   at::Tensor gates;         // scalar [T,B,4H] out; undefined without save
   at::Tensor c;    // acc [T+1,B,H], or [2,B,H] without save; out: all slots, but for c_0's where it was put there
   at::Tensor h_n;  // scalar [B,P] out; undefined: it is y's last. As put_initial_state left it, or a backend's own
