@@ -270,10 +270,8 @@ class Forward {
 
   // h of M samples from b on, of which h_full is there.
   void project(int64_t t, int64_t b, int64_t M, Walk walk, const Member& mine) const {
-    const int64_t at = b * layer_.H;
-    S* h_tilde = h_tilde_after(t);
-    if (widens_steps_) return projection_->run(t, b, M, walk, h_of_step_.data() + at, h_tilde, *mine.projection);
-    projection_->run(t, b, M, walk, h_of_cell_at(t) + at, h_tilde, *mine.projection);
+    const S* h_full = h_of_cell_at(t) + b * layer_.H;
+    projection_->run(t, b, M, walk, h_full, h_tilde_after(t), *mine.projection);
   }
 
   // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch; 0 where a row of W_ih is

@@ -87,11 +87,10 @@ class ForwardProjection {
     return member;
   }
 
-  // y_t, and what is kept of h_t beside it, for M samples from b on and the member's columns. h_full: these samples',
-  // in S or as it was before it was rounded; h_tilde_next: [n_h_tilde,B,P], or null where none is kept.
-  template <class In>
-  void run(int64_t t, int64_t b, int64_t M, Walk walk, const In* h_full, S* h_tilde_next, const Member& mine) const {
-    const Rows<In> in{h_full, layer_.H, nullptr};
+  // y_t, and what is kept of h_t beside it, for M samples from b on and the member's columns. h_full: these samples';
+  // h_tilde_next: [n_h_tilde,B,P], or null where none is kept.
+  void run(int64_t t, int64_t b, int64_t M, Walk walk, const S* h_full, S* h_tilde_next, const Member& mine) const {
+    const Rows<S> in{h_full, layer_.H, nullptr};
     Acc* sums = mine.sums.data();
     mine.panels.multiply(0, sums, W_hr_.weight.groups[0].inputs.of(in, M, mine.copies.data()), M, walk);
     const int64_t n = mine.columns.size();
