@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "cpu/backward_panels.h"
 #include "cpu/compute_type.h"
 #include "cpu/layer_engine.h"
 #include "cpu/layer_schedule.h"
@@ -246,7 +247,9 @@ class Backward {
     const int64_t B = layer_.B, P = layer_.P, width = h_weight_.width, n_groups = h_weight_.groups.size();
     da += b * kGates * layer_.H;
     if (!packs_h()) return h_factor().multiply_by_rows(da, M, mine.columns, dh_tilde() + b * P);
-    if (n_groups == 1 && mine.by_rows) return multiply_all_columns(h_weight_, da, M, walk, dh_tilde() + b * P, scratch);
+    if (n_groups == 1 && mine.by_rows)
+      return multiply_all_columns(h_weight_, da, M, walk, dh_tilde() + b * P, scratch.rows.data(),
+                                  scratch.da_copies.data());
     Acc tile[kRowBlock * kWidestPanel];
     const bool separate = masks_h_rows_;  // each gate's own dh~, for the step kernel to mask and add
     if (n_groups > 1 && !separate) std::fill_n(dh_tilde() + b * P, M * P, Acc(0));
@@ -258,46 +261,10 @@ class Backward {
       walk.for_each(blocks.size(), [&](int64_t i) {
         const int64_t block = blocks.begin + i;
         multiply_panel(tile, width, in, M, group.M(), h_weight_.backward_panel(g, block));
-        put_columns(group, block, width, tile, M, nullptr, n_groups > 1 && !separate, of_group, P);
+        put_columns(group, block, width, tile, M, static_cast<const T*>(nullptr), n_groups > 1 && !separate, of_group,
+                    P);
       });
     }
-  }
-
-  // out [M, columns] = da W for a weight whose gates have one mask that the batch shares, or none: 0 in dropped
-  // columns.
-  template <class Out>
-  void multiply_all_columns(const Weight<T, S>& weight, const T* da, int64_t M, Walk walk, Out* out,
-                            const Scratch& scratch) const {
-    const Group<T>& group = weight.groups[0];
-    const Rows<T> in = group.gradients.of(weight.da_rows(group, da), M, scratch.da_copies.data());
-    const int64_t width = weight.width, blocks = weight.column_blocks(group), stride = blocks * width;
-    constexpr bool rounds = !std::is_same_v<Out, Acc>;
-    if constexpr (!rounds) {
-      if (group.all) return multiply_in_place(weight, in, M, walk, out);
-    }
-    Acc* rows = scratch.rows.data();
-    walk.for_each(blocks, [&](int64_t block) {
-      multiply_panel(rows + block * width, stride, in, M, group.M(), weight.backward_panel(0, block));
-    });
-    if (!group.all) {
-      return scatter_sums(group.places, rows, stride, M, static_cast<const T*>(nullptr), out, weight.columns,
-                          rows + M * stride);
-    }
-    for (int64_t m = 0; m < M; ++m) convert(out + m * weight.columns, rows + m * stride, weight.columns);
-  }
-  // The same for a weight of which every column is kept.
-  void multiply_in_place(const Weight<T, S>& weight, const Rows<T>& in, int64_t M, Walk walk, Acc* out) const {
-    const Group<T>& group = weight.groups[0];
-    const int64_t width = weight.width;
-    Acc tile[kRowBlock * kWidestPanel];
-    walk.for_each(weight.column_blocks(group), [&](int64_t block) {
-      if ((block + 1) * width <= weight.columns) {
-        multiply_panel(out + block * width, weight.columns, in, M, group.M(), weight.backward_panel(0, block));
-      } else {
-        multiply_panel(tile, width, in, M, group.M(), weight.backward_panel(0, block));
-        put_columns(group, block, width, tile, M, nullptr, false, out, weight.columns);
-      }
-    });
   }
 
   // dx = m_x * (da W_ih) for M rows of the chunk from r on
@@ -305,7 +272,8 @@ class Backward {
     const int64_t B = layer_.B, I = layer_.I, n_groups = x_weight_.groups.size();
     const T* da = da_.data() + r * kGates * layer_.H;
     const bool of_samples = x_weight_.mask.data && x_weight_.mask.per_sample;
-    if (n_groups == 1 && !of_samples) return multiply_all_columns(x_weight_, da, M, {}, dx + r * I, scratch);
+    if (n_groups == 1 && !of_samples)
+      return multiply_all_columns(x_weight_, da, M, {}, dx + r * I, scratch.rows.data(), scratch.da_copies.data());
     Acc* out = before_rounding(dx + r * I, scratch);
     Acc tile[kRowBlock * kWidestPanel];
     if (n_groups > 1) std::fill_n(out, M * I, Acc(0));
@@ -346,23 +314,6 @@ class Backward {
         if (is_16_bits<S>) convert(dx + (r + m) * I + columns.begin, row + columns.begin, columns.size());
       }
     });
-  }
-
-  // A panel's product [M, width] to the places of its columns in out: overwrites what is there, or is added to it.
-  static void put_columns(const Group<T>& group, int64_t block, int64_t width, const Acc* tile, int64_t M,
-                          const T* mask, bool add, Acc* out, int64_t stride) {
-    const int64_t first = block * width, n = std::min(width, group.K() - first);
-    for (int64_t m = 0; m < M; ++m, tile += width, out += stride) {
-      if (group.all && !mask && !add) {
-        std::copy_n(tile, n, out + first);
-        continue;
-      }
-      for (int64_t k = 0; k < n; ++k) {
-        const int64_t column = group.kept[first + k];
-        const Acc value = mask ? mask[column] * tile[k] : tile[k];
-        out[column] = add ? out[column] + value : value;
-      }
-    }
   }
 
   // What the step kernel reads and writes in Acc though S is another type.

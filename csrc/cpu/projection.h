@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/backward_panels.h"
 #include "cpu/buffer.h"
 #include "cpu/compute_type.h"
 #include "cpu/convert.h"
@@ -226,20 +227,12 @@ class BackwardProjection {
   // dh_full = dh W_hr at that step: these samples, the member's units.
   void multiply(int64_t place, int64_t b, int64_t M, Walk walk, const Member& mine) const {
     const Weight<T, S>& weight = W_hr_.weight;
-    const int64_t H = layer_.H, width = weight.width;
     const T* dh = dh_.data() + (place * layer_.B + b) * layer_.P;
-    Acc* out = dh_full_.data() + b * H;
+    Acc* out = dh_full_.data() + b * layer_.H;
     if (!packs_) return weight.multiply_by_rows(dh, M, mine.units, out);
     const Group<T>& group = weight.groups[0];
     const Rows<T> in = group.gradients.of(weight.da_rows(group, dh), M, mine.copies.data());
-    Acc tile[kRowBlock * kWidestPanel];
-    walk.for_each(mine.panels.size(), [&](int64_t i) {
-      const int64_t block = mine.panels.begin + i, unit = block * width;
-      const T* panel = weight.backward_panel(0, block);
-      if (unit + width <= H) return multiply_panel(out + unit, H, in, M, layer_.P, panel);
-      multiply_panel(tile, width, in, M, layer_.P, panel);
-      for (int64_t m = 0; m < M; ++m) std::copy_n(tile + m * width, H - unit, out + m * H + unit);
-    });
+    multiply_in_place(weight, in, M, walk, mine.panels, out);
   }
 
  private:
