@@ -5,8 +5,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
-#include <cstring>
-
 namespace rnndrop {
 namespace {
 
@@ -34,37 +32,46 @@ CheckedInputs check(const LayerInputs& given, bool reverse, const BackwardInputs
   return in;
 }
 
-// A dense copy in the type of `options`. Tensor::to and clone dispatch once or twice more, which a short call feels.
-Tensor copy_of(const Tensor& tensor, const at::TensorOptions& options) {
-  return at::empty(tensor.sizes(), options).copy_(tensor);
+// n elements of `out` from `at` on = those of `in` from `from` on, both dense.
+void copy(HostCopy host_copy, const Tensor& out, int64_t at, const Tensor& in, int64_t from, int64_t n) {
+  if (n == 0) return;
+  host_copy(static_cast<char*>(out.data_ptr()) + at * out.element_size(), out.scalar_type(),
+            static_cast<const char*>(in.const_data_ptr()) + from * in.element_size(), in.scalar_type(), n);
 }
 
-// Whether memcpy does between `one`, an entry of the first dimension of `all`, and its place there: the host reads
-// both, and no more than the address differs. ATen takes longer to find out how to copy than a small layer for a step.
-bool is_copied_as_bytes(const Tensor& all, const Tensor& one, bool host_reads) {
-  return host_reads && one.is_contiguous() && one.scalar_type() == all.scalar_type() && one.numel() > 0;
+// A dense copy in the type of `options`. Tensor::to and clone dispatch once or twice more, which a short call feels.
+Tensor copy_of(const Tensor& tensor, const at::TensorOptions& options, HostCopy host_copy) {
+  const Tensor out = at::empty(tensor.sizes(), options);
+  if (!host_copy || !tensor.is_contiguous()) return out.copy_(tensor);
+  copy(host_copy, out, 0, tensor, 0, out.numel());
+  return out;
+}
+
+// The tensor itself, or a copy where it is of another type.
+Tensor in_type_of(const at::TensorOptions& options, const Tensor& tensor, HostCopy host_copy) {
+  return tensor.dtype() == options.dtype() ? tensor : copy_of(tensor, options, host_copy);
 }
 
 // all[k] = in
-void put(const Tensor& all, int64_t k, const Tensor& in, bool host_reads) {
-  if (!is_copied_as_bytes(all, in, host_reads)) {
+void put(const Tensor& all, int64_t k, const Tensor& in, HostCopy host_copy) {
+  if (!host_copy || !in.is_contiguous()) {
     all.select(0, k).copy_(in);
     return;
   }
-  std::memcpy(static_cast<char*>(all.data_ptr()) + k * in.nbytes(), in.const_data_ptr(), in.nbytes());
+  copy(host_copy, all, k * in.numel(), in, 0, in.numel());
 }
 
 // A copy of all[k] in the type of `options`.
-Tensor taken(const Tensor& all, int64_t k, const at::TensorOptions& options, bool host_reads) {
+Tensor taken(const Tensor& all, int64_t k, const at::TensorOptions& options, HostCopy host_copy) {
   const Tensor out = at::empty(all.sizes().slice(1), options);
-  if (!is_copied_as_bytes(all, out, host_reads)) return out.copy_(all.select(0, k));
-  std::memcpy(out.data_ptr(), static_cast<const char*>(all.const_data_ptr()) + k * out.nbytes(), out.nbytes());
+  if (!host_copy) return out.copy_(all.select(0, k));
+  copy(host_copy, out, 0, all, k * out.numel(), out.numel());
   return out;
 }
 
 // `gradient` in the type computed in, or zeros where there is none.
-Tensor accumulator(const OptionalTensor& gradient, at::IntArrayRef shape, const CheckedInputs& in) {
-  return gradient ? copy_of(*gradient, in.acc_options()) : at::zeros(shape, in.acc_options());
+Tensor accumulator(const OptionalTensor& gradient, at::IntArrayRef shape, const CheckedInputs& in, HostCopy host_copy) {
+  return gradient ? copy_of(*gradient, in.acc_options(), host_copy) : at::zeros(shape, in.acc_options());
 }
 
 Tensor empty_if(bool wanted, at::IntArrayRef shape, const at::TensorOptions& options) {
@@ -82,15 +89,15 @@ ForwardCall::ForwardCall(const LayerInputs& given, bool reverse, bool save) : in
 }
 
 void ForwardCall::put_initial_state() {
-  put(c, c_index(in.order.slot_before(in.order.first())), in.c_0, host_reads);
+  put(c, c_index(in.order.slot_before(in.order.first())), in.c_0, host_copy);
   if (in.lengths || in.zone_h) h_n = in.h_0.clone();
 }
 
 ForwardResult ForwardCall::result() const {
   const auto nothing = [&](const at::TensorOptions& options) { return at::empty({0}, options); };
   const TimeOrder& order = in.order;
-  const Tensor last_h = h_n.defined() ? h_n : taken(y, order.last(), in.options(), host_reads);
-  const Tensor last_c = c_n.defined() ? c_n : taken(c, c_index(order.slot(order.last())), in.options(), host_reads);
+  const Tensor last_h = h_n.defined() ? h_n : taken(y, order.last(), in.options(), host_copy);
+  const Tensor last_c = c_n.defined() ? c_n : taken(c, c_index(order.slot(order.last())), in.options(), host_copy);
   if (!save) return {y, last_h, last_c, nothing(in.options()), nothing(in.acc_options()), nothing(in.options())};
   return {y, last_h, last_c, gates, c, h_full.defined() ? h_full : nothing(in.options())};
 }
@@ -121,8 +128,8 @@ void BackwardCall::make_accumulators() {
     dh_carry = zeros.select(0, 0);
     dc = zeros.select(0, 1);
   } else {
-    dh_carry = accumulator(dh_n, {B, P}, in);
-    dc = accumulator(dc_n, {B, H}, in);
+    dh_carry = accumulator(dh_n, {B, P}, in, host_copy);
+    dc = accumulator(dc_n, {B, H}, in, host_copy);
   }
   dh_tilde = in.h_tilde_per_gate() ? at::empty({kGates, B, P}, in.options()) : at::empty({B, P}, in.options());
   db = at::empty({need_dW ? 4 * H : 0}, in.acc_options());
@@ -135,7 +142,8 @@ BackwardResult BackwardCall::result() const {
   Tensor dh = mask_h ? dh_tilde * *mask_h : dh_tilde;
   if (in.h_tilde_per_gate()) dh = dh.sum(0);
   if (in.lengths || in.zone_h) dh = (dh.to(acc_type_of(in.x)) + dh_carry).to(dtype);
-  return {dx, dh, dc.to(dtype), dW_ih, dW_hh, db.to(dtype), dW_hr};
+  const auto narrowed = [&](const Tensor& wide) { return in_type_of(in.options(), wide, host_copy); };
+  return {dx, dh, narrowed(dc), dW_ih, dW_hh, narrowed(db), dW_hr};
 }
 
 }  // namespace rnndrop

@@ -15,6 +15,10 @@ using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor,
 // (dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr); [0] in place of what was not asked for; db serves both biases
 using BackwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
+// out[n] = in, each of its own type: for a backend whose tensors the host may read and write. ATen takes longer to find
+// out how to copy than a small layer for a step.
+using HostCopy = void (*)(void* out, at::ScalarType out_type, const void* in, at::ScalarType in_type, int64_t n);
+
 struct ForwardCall {
   ForwardCall(const LayerInputs& given, bool reverse, bool save);
   // For a backend that does not read h_0 and c_0 itself: c_0 goes to its slot of c, and h_n begins as h_0.
@@ -25,14 +29,14 @@ struct ForwardCall {
   at::Tensor c_at(int64_t slot) const { return c.select(0, c_index(slot)); }
 
   CheckedInputs in;
-  bool save;                // whether a backward may follow
-  bool host_reads = false;  // whether the host may read and write what is in a tensor: as a backend says
-  at::Tensor y;             // scalar [T,B,P] out
-  at::Tensor h_full;        // scalar [T,B,H] out, or [1,B,H], the last step's, without save; undefined without W_hr
-  at::Tensor gates;         // scalar [T,B,4H] out; undefined without save
-  at::Tensor c;    // acc [T+1,B,H], or [2,B,H] without save; out: all slots, but for c_0's where it was put there
-  at::Tensor h_n;  // scalar [B,P] out; undefined: it is y's last. As put_initial_state left it, or a backend's own
-  at::Tensor c_n;  // scalar [B,H] out; undefined: it is c's last. A backend's own
+  bool save;                     // whether a backward may follow
+  HostCopy host_copy = nullptr;  // a backend's, where it has one
+  at::Tensor y;                  // scalar [T,B,P] out
+  at::Tensor h_full;  // scalar [T,B,H] out, or [1,B,H], the last step's, without save; undefined without W_hr
+  at::Tensor gates;   // scalar [T,B,4H] out; undefined without save
+  at::Tensor c;       // acc [T+1,B,H], or [2,B,H] without save; out: all slots, but for c_0's where it was put there
+  at::Tensor h_n;     // scalar [B,P] out; undefined: it is y's last. As put_initial_state left it, or a backend's own
+  at::Tensor c_n;     // scalar [B,H] out; undefined: it is c's last. A backend's own
 };
 
 // What the backward is given beside the layer's inputs, unchecked: the forward's results and their gradients.
@@ -50,21 +54,22 @@ struct BackwardCall {
 
   CheckedInputs in;
   bool need_dx, need_dW;
-  at::Tensor y, gates, c;  // as the forward left them, dense
-  at::Tensor h_full;       // the same, with any strides; undefined without W_hr
-  OptionalTensor dy;       // scalar [T,B,P], with any strides; dense beside the accumulators
-  OptionalTensor dh_n;     // scalar [B,P], dense
-  OptionalTensor dc_n;     // scalar [B,H], dense
-  at::Tensor dh_0;         // scalar [B,P] out; undefined: it is made of the accumulators. A backend's own
-  at::Tensor dc_0;         // scalar [B,H] out; likewise
-  at::Tensor dh_carry;     // acc [B,P] in: dL/dh_n, out: what reaches h_0 past every GEMM, where lengths or zone_h
-  at::Tensor dc;           // acc [B,H] in: dL/dc_n, out: dL/dc_0
-  at::Tensor dh_tilde;     // scalar [B,P] out, [4,B,P] with a mask_h [4,B,P]: dL/dh~ of the first step
-  at::Tensor dx;           // scalar [T,B,I] out, where need_dx; else [0]
-  at::Tensor dW_ih;        // scalar [4H,I] out, where need_dW; else [0]; so are all below
-  at::Tensor dW_hh;        // scalar [4H,P] out
-  at::Tensor dW_hr;        // scalar [P,H] out; [0] also without W_hr
-  at::Tensor db;           // acc [4H] out; scalar where it is a backend's own
+  HostCopy host_copy = nullptr;  // a backend's, where it has one
+  at::Tensor y, gates, c;        // as the forward left them, dense
+  at::Tensor h_full;             // the same, with any strides; undefined without W_hr
+  OptionalTensor dy;             // scalar [T,B,P], with any strides; dense beside the accumulators
+  OptionalTensor dh_n;           // scalar [B,P], dense
+  OptionalTensor dc_n;           // scalar [B,H], dense
+  at::Tensor dh_0;               // scalar [B,P] out; undefined: it is made of the accumulators. A backend's own
+  at::Tensor dc_0;               // scalar [B,H] out; likewise
+  at::Tensor dh_carry;  // acc [B,P] in: dL/dh_n, out: what reaches h_0 past every GEMM, where lengths or zone_h
+  at::Tensor dc;        // acc [B,H] in: dL/dc_n, out: dL/dc_0
+  at::Tensor dh_tilde;  // scalar [B,P] out, [4,B,P] with a mask_h [4,B,P]: dL/dh~ of the first step
+  at::Tensor dx;        // scalar [T,B,I] out, where need_dx; else [0]
+  at::Tensor dW_ih;     // scalar [4H,I] out, where need_dW; else [0]; so are all below
+  at::Tensor dW_hh;     // scalar [4H,P] out
+  at::Tensor dW_hr;     // scalar [P,H] out; [0] also without W_hr
+  at::Tensor db;        // acc [4H] out; scalar where it is a backend's own
 };
 
 }  // namespace rnndrop

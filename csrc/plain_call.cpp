@@ -4,13 +4,14 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <vector>
@@ -128,7 +129,10 @@ Tensor stacked(const std::vector<Tensor>& states) {
 
 Result run(const Given& given, const Options& of) {
   Tensor x = given.x, zeros;
-  if (!given.hx) zeros = at::zeros({x.size(1), of.hidden_size}, x.options());
+  if (!given.hx) {  // at::zeros dispatches three times
+    zeros = at::empty({x.size(1), of.hidden_size}, x.options());
+    std::fill_n(static_cast<char*>(zeros.data_ptr()), zeros.nbytes(), char(0));
+  }
   const int64_t runs = given.weights.size(), directions = of.bidirectional ? 2 : 1;
   std::vector<Tensor> final_h, final_c;
   final_h.reserve(runs);

@@ -1,6 +1,7 @@
 // The CPU backend of the layer op: every call is the engine's.
 #include <torch/library.h>
 
+#include "cpu/convert.h"
 #include "cpu/layer_engine.h"
 #include "cpu/threads.h"
 #include "lstm_layer.h"
@@ -43,8 +44,30 @@ Layer layer_of(const CheckedInputs& in, const DenseInputs& dense) {
 class CpuBackend final : public Backend {
  public:
   void forward(ForwardCall& call) const override {
-    call.host_reads = true;
+<<<<<<< HEAD
+    call.host_copy = cpu::copy;
     call.put_initial_state();
+=======
+    call.host_copy = cpu::copy;
+    call.put_initial_state();
+    if (!call.in.W_hr) return run_engine(call);
+    const bool widens = !cpu::multiplies(call.in.x.scalar_type());
+    const auto run = widens ? cpu::widened_stepwise_forward : stepwise_forward;
+    run(call, *this, steps_per_chunk(call.in, widens));
+  }
+
+  void backward(BackwardCall& call) const override {
+    call.host_copy = cpu::copy;
+    call.make_accumulators();
+    if (!call.in.W_hr) return run_engine(call);
+    const bool widens = !cpu::multiplies(call.in.x.scalar_type());
+    const auto run = widens ? cpu::widened_stepwise_backward : stepwise_backward;
+    run(call, *this, steps_per_chunk(call.in, widens));
+  }
+
+ private:
+  static void run_engine(const ForwardCall& call) {
+>>>>>>> main
     const DenseInputs dense(call.in);
     LayerForward layer = layer_of<LayerForward>(call.in, dense);
     layer.b_ih = pointer(call.in.b_ih);

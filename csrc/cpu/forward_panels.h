@@ -39,12 +39,14 @@ class ForwardPanels {
       : weight_(weight), packed_(packed), units_(units), layout_(layout) {
     for (int64_t g = 0; packed && g < int64_t(weight.groups.size()); ++g) {
       const Group<T>& group = weight.groups[g];
-      rows_.push_back(order == PanelOrder::units ? rows_unit_after_unit()
-                                                 : weight.rows.rows_of_gates(group.first_gate, group.n_gates, units));
+      if (order == PanelOrder::units) {
+        rows_.push_back(rows_unit_after_unit());
+      } else {
+        rows_.push_back(weight.rows.rows_of_gates(group.first_gate, group.n_gates, units));
+        places_.push_back(places_of(group.first_gate, rows_.back()));
+      }
       // Whatever ranks before this one fill, their last panels included.
       const int64_t before = round_up(group.n_gates * units.begin, weight.width) + rank * weight.width;
-      places_.emplace_back();
-      for (const int64_t row : rows_.back()) places_.back().push_back(place_of(group.first_gate * weight.H + row));
       panels_.push_back(storage[g].data() + before * group.padded_K());
     }
   }
@@ -58,7 +60,7 @@ class ForwardPanels {
   void pack(const Team& team) const {
     for (int64_t g = 0; g < int64_t(rows_.size()); ++g) {
       const Range mine = team.share(n_panels(g));
-      const Buffer<T> kept(weight_.room_of_packed_row(weight_.groups[g]) * weight_.width);
+      const Buffer<T> kept(room_to_pack(g));
       for (int64_t panel = mine.begin; panel < mine.end; ++panel) pack_panel_of(g, panel, kept.data());
     }
   }
@@ -71,16 +73,18 @@ class ForwardPanels {
   // b_ih + b_hh in that order.
   static Buffer<acc_type<T>> bias_unit_after_unit(const LayerForward& layer, const Range& units) {
     using Acc = acc_type<T>;
-    const int64_t at_once = units_at_once();
-    const auto *b_ih = static_cast<const S*>(layer.b_ih), *b_hh = static_cast<const S*>(layer.b_hh);
+    const int64_t at_once = units_at_once(), rows = kGates * layer.H;
+    const Buffer<Acc> sums(rows), addends(layer.b_hh ? rows : 0);
+    std::fill_n(sums.data(), rows, Acc(0));
+    if (layer.b_ih) convert(sums.data(), static_cast<const S*>(layer.b_ih), rows);
+    if (layer.b_hh) convert(addends.data(), static_cast<const S*>(layer.b_hh), rows);
+    for (int64_t r = 0; layer.b_hh && r < rows; ++r) sums.data()[r] += addends.data()[r];
     Buffer<Acc> bias(kGates * round_up(units.size(), at_once));
     Acc* out = bias.data();
     for (int64_t first = units.begin; first < units.end; first += at_once) {
       for (int64_t gate = 0; gate < kGates; ++gate) {
-        for (int64_t lane = 0; lane < at_once; ++lane) {
-          const int64_t row = gate * layer.H + std::min(first + lane, units.end - 1);
-          *out++ = (b_ih ? Acc(b_ih[row]) : Acc(0)) + (b_hh ? Acc(b_hh[row]) : Acc(0));
-        }
+        const Acc* of_gate = sums.data() + gate * layer.H;
+        for (int64_t unit = first; unit < first + at_once; ++unit) *out++ = of_gate[std::min(unit, units.end - 1)];
       }
     }
     return bias;
@@ -121,39 +125,78 @@ class ForwardPanels {
 
   // Lanes past the last unit repeat it.
   std::vector<int32_t> rows_unit_after_unit() const {
-    std::vector<int32_t> rows;
-    for (int64_t first = units_.begin; first < units_.end; first += units_at_once()) {
+    const int64_t at_once = units_at_once();
+    std::vector<int32_t> rows(kGates * round_up(units_.size(), at_once));
+    int32_t* out = rows.data();
+    for (int64_t first = units_.begin; first < units_.end; first += at_once) {
       for (int64_t gate = 0; gate < kGates; ++gate) {
-        for (int64_t unit = first; unit < first + units_at_once(); ++unit) {
-          rows.push_back(gate * weight_.H + std::min(unit, units_.end - 1));
+        for (int64_t unit = first; unit < first + at_once; ++unit) {
+          *out++ = gate * weight_.H + std::min(unit, units_.end - 1);
         }
       }
     }
     return rows;
   }
 
-  int64_t place_of(int64_t row) const {
-    return row / weight_.H * layout_.gate_stride + row % weight_.H - layout_.first_unit;
+  // Of rows in order, counted from the first of some gates'.
+  std::vector<int32_t> places_of(int64_t first_gate, const std::vector<int32_t>& rows) const {
+    std::vector<int32_t> places(rows.size());
+    int64_t gate = 0;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      while (rows[i] >= (gate + 1) * weight_.H) ++gate;
+      places[i] = (first_gate + gate) * layout_.gate_stride + rows[i] - gate * weight_.H - layout_.first_unit;
+    }
+    return places;
   }
 
   void multiply_unpacked(acc_type<T>* out, const Rows<T>& in, int64_t M, Walk walk) const {
     const int64_t H = weight_.H, K = weight_.columns, pieces = (units_.size() + kUnitsUnpacked - 1) / kUnitsUnpacked;
+<<<<<<< HEAD
     walk.for_each(weight_.n_rows / H * pieces, [&](int64_t i) {
       const int64_t first = units_.begin + i % pieces * kUnitsUnpacked, row = i / pieces * H + first;
       multiply_by_columns(out + place_of(row), layout_.row_stride, in.data, in.stride, M, K, weight_.W + row * K, K,
+=======
+    walk.for_each(kGates * pieces, [&](int64_t i) {
+      const int64_t gate = i / pieces, first = units_.begin + i % pieces * kUnitsUnpacked, row = gate * H + first;
+      const int64_t place = gate * layout_.gate_stride + first - layout_.first_unit;
+      multiply_by_columns(out + place, layout_.row_stride, in.data, in.stride, M, K, weight_.W + row * K, K,
+>>>>>>> main
                           std::min(kUnitsUnpacked, units_.end - first));
     });
   }
 
+  // Elements of a buffer for packing a panel.
+  int64_t room_to_pack(int64_t g) const { return weight_.room_of_packed_row(weight_.groups[g]) * weight_.width; }
+
   void pack_panel_of(int64_t g, int64_t p, T* kept) const {
     const Group<T>& group = weight_.groups[g];
-    const int64_t n = lanes_of(g, p);
+    if (!std::is_same_v<S, T> && !group.mask) return pack_widened_panel(g, p, kept);
+    const int64_t n = lanes_of(g, p), room = weight_.room_of_packed_row(group);
     const T* rows[kWidestPanel];
     for (int64_t lane = 0; lane < n; ++lane) {
-      rows[lane] = weight_.packed_row(group, rows_[g][p * weight_.width + lane],
-                                      kept + lane * weight_.room_of_packed_row(group));
+      rows[lane] = weight_.packed_row(group, rows_[g][p * weight_.width + lane], kept + lane * room);
     }
     pack_panel(panel(g, p), rows, n, group.K());
+  }
+
+  // Some columns at a time, which stay in the first cache until they are packed; short rows that follow one another as
+  // one.
+  void pack_widened_panel(int64_t g, int64_t p, T* widened) const {
+    constexpr int64_t kColumns = 128;
+    const int64_t n = lanes_of(g, p), K = weight_.columns;
+    const int32_t* of_panel = rows_[g].data() + p * weight_.width;
+    const S* W = weight_.W + weight_.groups[g].first_gate * weight_.H * K;
+    const T* rows[kWidestPanel];
+    for (int64_t first = 0; first < K; first += kColumns) {
+      const int64_t columns = std::min(kColumns, K - first);
+      for (int64_t lane = 0, run; lane < n; lane += run) {
+        run = 1;
+        while (columns == K && lane + run < n && of_panel[lane + run] == of_panel[lane] + run) ++run;
+        convert(widened + lane * columns, W + of_panel[lane] * K + first, run * columns);
+      }
+      for (int64_t lane = 0; lane < n; ++lane) rows[lane] = widened + lane * columns;
+      pack_panel(panel(g, p) + first * weight_.width, rows, n, columns);
+    }
   }
 
   const Weight<T, S>& weight_;

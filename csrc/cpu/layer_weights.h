@@ -168,14 +168,14 @@ bool too_little_to_leave_out(const InputMask& mask, int64_t columns, int64_t row
 
 // Rows whose K elements go to a row of each of as many panels as they need, `stride` elements apart: kTogether<T> rows,
 // of which those past the last are null.
-template <class T>
-void put_in_panels(const T* const* rows, int64_t K, int64_t width, T* panel, int64_t stride) {
+template <class T, class S>
+void put_in_panels(const S* const* rows, int64_t K, int64_t width, T* panel, int64_t stride) {
   for (int64_t first = 0; first < K; first += width, panel += stride) {
     const int64_t n = std::min(width, K - first);
     if constexpr (is_16_bits<T>) {
       pack_pair(panel, rows[0] + first, rows[1] ? rows[1] + first : nullptr, n);
     } else {
-      std::copy_n(rows[0] + first, n, panel);
+      convert(panel, rows[0] + first, n);
       std::fill_n(panel + n, width - n, T(0));
     }
   }
@@ -219,12 +219,16 @@ struct Weight {
       const Group<T>& group = groups[g];
       const Range mine = team.share(group.M(), kTogether<T>);
       const Buffer<T> kept(kTogether<T> * room_of_packed_row(group));
-      for_each_block(mine, kTogether<T>, [&](int64_t r, int64_t n) {
-        const T* together[kTogether<T>] = {};
-        for (int64_t i = 0; i < n; ++i) {
-          together[i] = packed_row(group, group.rows[r + i], kept.data() + i * room_of_packed_row(group));
-        }
+      const auto put = [&](int64_t r, int64_t n, const auto& row) {
+        decltype(row(0)) together[kTogether<T>] = {};
+        for (int64_t i = 0; i < n; ++i) together[i] = row(i);
         put_in_panels(together, group.K(), width, panels[g].data() + r * width, group.padded_M() * width);
+      };
+      for_each_block(mine, kTogether<T>, [&](int64_t r, int64_t n) {
+        if (!group.mask) return put(r, n, [&](int64_t i) { return row_of(group, group.rows[r + i]); });
+        put(r, n, [&](int64_t i) {
+          return packed_row(group, group.rows[r + i], kept.data() + i * room_of_packed_row(group));
+        });
       });
     }
   }
@@ -232,7 +236,7 @@ struct Weight {
   // What is packed of a row of the group's gates: its kept columns, scaled as the mask says. In the buffer, unless that
   // is the row as it lies.
   const T* packed_row(const Group<T>& group, int64_t r, T* buffer) const {
-    const S* of_weight = W + (group.first_gate * H + r) * columns;
+    const S* of_weight = row_of(group, r);
     const T* row;
     if constexpr (std::is_same_v<S, T>) {
       row = of_weight;
@@ -245,6 +249,7 @@ struct Weight {
     group.places.gather(row, columns, 1, group.mask, buffer, 0);
     return buffer;
   }
+  const S* row_of(const Group<T>& group, int64_t r) const { return W + (group.first_gate * H + r) * columns; }
   int64_t room_of_packed_row(const Group<T>& group) const {
     return group.room() + (std::is_same_v<S, T> ? 0 : columns);
   }
