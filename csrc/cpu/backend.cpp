@@ -44,30 +44,8 @@ Layer layer_of(const CheckedInputs& in, const DenseInputs& dense) {
 class CpuBackend final : public Backend {
  public:
   void forward(ForwardCall& call) const override {
-<<<<<<< HEAD
     call.host_copy = cpu::copy;
     call.put_initial_state();
-=======
-    call.host_copy = cpu::copy;
-    call.put_initial_state();
-    if (!call.in.W_hr) return run_engine(call);
-    const bool widens = !cpu::multiplies(call.in.x.scalar_type());
-    const auto run = widens ? cpu::widened_stepwise_forward : stepwise_forward;
-    run(call, *this, steps_per_chunk(call.in, widens));
-  }
-
-  void backward(BackwardCall& call) const override {
-    call.host_copy = cpu::copy;
-    call.make_accumulators();
-    if (!call.in.W_hr) return run_engine(call);
-    const bool widens = !cpu::multiplies(call.in.x.scalar_type());
-    const auto run = widens ? cpu::widened_stepwise_backward : stepwise_backward;
-    run(call, *this, steps_per_chunk(call.in, widens));
-  }
-
- private:
-  static void run_engine(const ForwardCall& call) {
->>>>>>> main
     const DenseInputs dense(call.in);
     LayerForward layer = layer_of<LayerForward>(call.in, dense);
     layer.b_ih = pointer(call.in.b_ih);
@@ -81,6 +59,7 @@ class CpuBackend final : public Backend {
   }
 
   void backward(BackwardCall& call) const override {
+    call.host_copy = cpu::copy;
     call.make_accumulators();
     const DenseInputs dense(call.in);
     const Tensor h_full = call.in.W_hr ? call.h_full.contiguous() : Tensor();
