@@ -33,9 +33,9 @@ class Forward {
   explicit Forward(const LayerForward& layer)
       : layer_(layer),
         // Threads that share out the units could not also skip some of them.
-        rows_(layer.H, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<S>(layer) : nullptr),
-        mask_x_(layer.mask_x, layer.B, layer.I, forms_masked_rows(layer.mask_x, layer.I)),
-        mask_h_(layer.mask_h, layer.B, layer.P, forms_masked_rows(layer.mask_h, layer.P)),
+        rows_(layer, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<S>(layer) : nullptr),
+        mask_x_(layer.mask_x, layer.B, layer.I, forms_masked_rows(layer.mask_x, layer.I, layer.T * layer.B)),
+        mask_h_(layer.mask_h, layer.B, layer.P, forms_masked_rows(layer.mask_h, layer.P, layer.B)),
         x_factor_(mask_x_.mask, layer.B, layer.I),
         h_factor_(mask_h_.mask, layer.B, layer.P),
         x_weight_(layer.W_ih, x_factor_.mask, rows_, layer.I),
@@ -57,7 +57,7 @@ class Forward {
     allocate(h_weight_, h_panels_);
     if (layer.W_hr) {
       const void* mask = masks_h_rows_ ? mask_h_.mask.data : nullptr;
-      projection_.emplace(layer, !could_read_unpacked(layer.H), static_cast<const S*>(mask), n_h_tilde_);
+      projection_.emplace(layer, !could_read_unpacked(layer.H, layer.B), static_cast<const S*>(mask), n_h_tilde_);
     }
   }
 
@@ -75,16 +75,20 @@ class Forward {
     return weight.groups[0].K() * round_up(layer.H, ForwardPanels<T, S>::units_at_once()) <=
            2 * std::min(layer.B, kMostRows) * layer.H;
   }
-  bool could_read_unpacked(int64_t columns) const {
-    return too_few_to_pack_forward<S>(layer_, columns) && columns >= least_unpacked_K<T>() &&
+  bool could_read_unpacked(int64_t columns, int64_t rows_at_once) const {
+    return too_few_to_pack_forward(layer_.T * layer_.B, rows_at_once, columns) && columns >= least_unpacked_K<T>() &&
            Weight<T, S>::can_read_unpacked();
   }
   // Whether x~ or h~ is formed for a mask that the batch shares, so that its weight can be read where it lies.
-  bool forms_masked_rows(const InputMask& mask, int64_t columns) const {
-    return rows_.all() && could_read_unpacked(columns) &&
+  bool forms_masked_rows(const InputMask& mask, int64_t columns, int64_t rows_at_once) const {
+    return rows_.all() && could_read_unpacked(columns, rows_at_once) &&
            too_little_to_leave_out<S>(mask, columns, layer_.T * layer_.B);
   }
-  bool packs(const Weight<T, S>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
+  // x of all steps is multiplied at once.
+  bool packs(const Weight<T, S>& weight) const {
+    const int64_t rows_at_once = &weight == &x_weight_ ? layer_.T * layer_.B : layer_.B;
+    return !(could_read_unpacked(weight.columns, rows_at_once) && weight.is_whole());
+  }
   void allocate(const Weight<T, S>& weight, std::vector<Buffer<T>>& panels) const {
     if (!packs(weight)) return;
     for (const Group<T>& group : weight.groups) {

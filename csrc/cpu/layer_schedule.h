@@ -91,13 +91,12 @@ inline bool enough_for_several(const LayerProblem& layer) {
 
 inline bool too_few_to_pack(const LayerProblem& layer) { return layer.T * layer.B <= kTooFewToPack; }
 
-// In the forward each of these rows pays for its sums across vectors, a packed weight for its K columns. Rows pay twice
-// where less than four a step leave vectors waiting, and where rows of the weight have to be widened or begin within a
-// cache line.
-template <class S>
-bool too_few_to_pack_forward(const LayerProblem& layer, int64_t K) {
-  const bool pay_twice = layer.B < 4 || is_16_bits<S> || K * int64_t(sizeof(S)) % kCacheLine != 0;
-  return layer.T * layer.B * (pay_twice ? 8 : 4) <= K;
+// In the forward each of these rows pays for its sums across vectors, a packed weight for its K columns. Most of all
+// where `at_once` of them are multiplied at a time: at each reading rows of an unpacked weight begin within cache lines
+// again, and are widened again.
+inline bool too_few_to_pack_forward(int64_t rows, int64_t at_once, int64_t K) {
+  const int64_t pays = at_once > 4 && at_once < rows ? 16 : 9;
+  return rows * pays <= K;
 }
 
 // Whether n threads share out the batch; else they share out the units.
