@@ -33,7 +33,7 @@ class Forward {
   explicit Forward(const LayerForward& layer)
       : layer_(layer),
         // Threads that share out the units could not also skip some of them.
-        rows_(layer, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<S>(layer) : nullptr),
+        rows_(layer.H, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<S>(layer) : nullptr),
         mask_x_(layer.mask_x, layer.B, layer.I, forms_masked_rows(layer.mask_x, layer.I, layer.T * layer.B)),
         mask_h_(layer.mask_h, layer.B, layer.P, forms_masked_rows(layer.mask_h, layer.P, layer.B)),
         x_factor_(mask_x_.mask, layer.B, layer.I),
