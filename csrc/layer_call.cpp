@@ -83,7 +83,7 @@ Tensor empty_if(bool wanted, at::IntArrayRef shape, const at::TensorOptions& opt
 ForwardCall::ForwardCall(const LayerInputs& given, bool reverse, bool save) : in(given, reverse), save(save) {
   const auto [T, B, I, H, P] = in.sizes;
   y = at::empty({T, B, P}, in.options());
-  if (in.W_hr) h_full = at::empty({T, B, H}, in.options());
+  if (in.W_hr) h_full = at::empty({save ? T : 1, B, H}, in.options());
   if (save) gates = at::empty({T, B, 4 * H}, in.options());
   c = at::empty({save ? T + 1 : 2, B, H}, in.acc_options());
 }

@@ -32,11 +32,11 @@ struct ForwardCall {
   bool save;                     // whether a backward may follow
   HostCopy host_copy = nullptr;  // a backend's, where it has one
   at::Tensor y;                  // scalar [T,B,P] out
-  at::Tensor h_full;             // scalar [T,B,H] out; undefined without W_hr
-  at::Tensor gates;              // scalar [T,B,4H] out; undefined without save
-  at::Tensor c;    // acc [T+1,B,H], or [2,B,H] without save; out: all slots, but for c_0's where it was put there
-  at::Tensor h_n;  // scalar [B,P] out; undefined: it is y's last. As put_initial_state left it, or a backend's own
-  at::Tensor c_n;  // scalar [B,H] out; undefined: it is c's last. A backend's own
+  at::Tensor h_full;  // scalar [T,B,H] out, or [1,B,H], the last step's, without save; undefined without W_hr
+  at::Tensor gates;   // scalar [T,B,4H] out; undefined without save
+  at::Tensor c;       // acc [T+1,B,H], or [2,B,H] without save; out: all slots, but for c_0's where it was put there
+  at::Tensor h_n;     // scalar [B,P] out; undefined: it is y's last. As put_initial_state left it, or a backend's own
+  at::Tensor c_n;     // scalar [B,H] out; undefined: it is c's last. A backend's own
 };
 
 // What the backward is given beside the layer's inputs, unchecked: the forward's results and their gradients.

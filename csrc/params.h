@@ -182,11 +182,13 @@ struct RecurrenceBackward : Recurrence {
 struct LayerProblem {
   Dtype dtype = Dtype::float64;
   int64_t T = 0, B = 0, I = 0, H = 0;
+  int64_t P = 0;  // the width of h: that of the projection W_hr, else H
   TimeOrder order;
   const void* x = nullptr;     // scalar [T,B,I]
-  const void* h_0 = nullptr;   // scalar [B,H]
+  const void* h_0 = nullptr;   // scalar [B,P]
   const void* W_ih = nullptr;  // scalar [4H,I]
-  const void* W_hh = nullptr;  // scalar [4H,H]
+  const void* W_hh = nullptr;  // scalar [4H,P]
+  const void* W_hr = nullptr;  // scalar [P,H] or null
   InputMask mask_x, mask_h;
   LayerNoise noise;
   const int64_t* lengths = nullptr;  // [B] or null
@@ -195,8 +197,9 @@ struct LayerProblem {
 struct LayerForward : LayerProblem {
   const void* b_ih = nullptr;  // scalar [4H] or null
   const void* b_hh = nullptr;  // scalar [4H] or null
-  void* y = nullptr;           // scalar [T,B,H] out
-  void* h_n = nullptr;         // scalar [B,H] in: h_0, out: h_n; null without lengths and zone_h
+  void* y = nullptr;           // scalar [T,B,P] out
+  void* h_full = nullptr;      // scalar [T,B,H] out: o * tanh(c), [B,H] without gates; null without W_hr
+  void* h_n = nullptr;         // scalar [B,P] in: h_0, out: h_n; null without lengths and zone_h
   void* gates = nullptr;       // scalar [T,B,4H] out; null where no backward will ask for them
   void* c = nullptr;           // acc [T+1,B,H] in: c_0 in its slot, out: all others. Without gates [2,B,H]: see c_slot
   // Without gates only the last two states are kept, in turn.
@@ -204,17 +207,19 @@ struct LayerForward : LayerProblem {
 };
 
 struct LayerBackward : LayerProblem {
-  const void* y = nullptr;      // scalar [T,B,H], as the forward left it
-  const void* gates = nullptr;  // scalar [T,B,4H], as the forward left them
-  const void* c = nullptr;      // acc [T+1,B,H], as the forward left it
-  const void* dy = nullptr;     // scalar [T,B,H] or null
-  void* dh_carry = nullptr;     // acc [B,H] in: dL/dh_n, out: see StepBackward
-  void* dc = nullptr;           // acc [B,H] in: dL/dc_n, out: dL/dc_0
-  void* dh_tilde = nullptr;     // scalar [B,H] out: dL/dh~ of the first step; [4,B,H] where mask_h is [4,B,H]
+  const void* y = nullptr;       // scalar [T,B,P], as the forward left it
+  const void* h_full = nullptr;  // scalar [T,B,H], as the forward left it; null without W_hr
+  const void* gates = nullptr;   // scalar [T,B,4H], as the forward left them
+  const void* c = nullptr;       // acc [T+1,B,H], as the forward left it
+  const void* dy = nullptr;      // scalar [T,B,P] or null
+  void* dh_carry = nullptr;      // acc [B,P] in: dL/dh_n, out: see StepBackward
+  void* dc = nullptr;            // acc [B,H] in: dL/dc_n, out: dL/dc_0
+  void* dh_tilde = nullptr;      // scalar [B,P] out: dL/dh~ of the first step; [4,B,P] where mask_h is [4,B,P]
   bool need_dx = false, need_dW = false;
   void* dx = nullptr;     // scalar [T,B,I] out, where need_dx
   void* dW_ih = nullptr;  // scalar [4H,I] out, where need_dW
-  void* dW_hh = nullptr;  // scalar [4H,H] out, where need_dW
+  void* dW_hh = nullptr;  // scalar [4H,P] out, where need_dW
+  void* dW_hr = nullptr;  // scalar [P,H] out, where need_dW and W_hr
   void* db = nullptr;     // acc [4H] in: 0, out, where need_dW
 };
 

@@ -113,7 +113,7 @@ class ForwardLoop {
   // What follows the products.
   void run_step(int64_t t, const Tensor& gates) {
     const Tensor y = call_.y.select(0, t);
-    const Tensor h_full = in_.W_hr ? call_.h_full.select(0, t) : y;
+    const Tensor h_full = in_.W_hr ? call_.h_full.select(0, call_.save ? t : 0) : y;
     backend_.step_forward(step_at(t, gates, h_full));
     if (!in_.W_hr) return;
     backend_.gemm(y, h_full, W_hr_t_, false);

@@ -1,9 +1,11 @@
 // The CPU's engine alone, without torch's libraries: a program for processors that there is no torch for, here under
 // qemu (system/test_aarch64.py). It solves the layers that come on stdin, forward and backward, and writes what it
 // finds to stdout; both in the byte order that is theirs.
-//   in:  dtype, T, B, I, H, reverse; then each array of kArrays: its number of dimensions, or -1 where there is none,
+//   in:  dtype, T, B, I, H, P, reverse; then each array of kArrays: its number of dimensions, or -1 where there is
+//   none,
 //        the dimensions, the elements
-//   out: the elements of y, h_n, c_n, dx, dh_tilde, dh_carry, dc_0, dW_ih, dW_hh, db, each behind their number of bytes
+//   out: the elements of y, h_n, c_n, dx, dh_tilde, dh_carry, dc_0, dW_ih, dW_hh, db, dW_hr, each behind their number
+//   of bytes
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
@@ -37,6 +39,7 @@ enum Array {
   W_hh,
   b_ih,
   b_hh,
+  W_hr,
   mask_x,
   mask_h,
   mask_g,
@@ -100,7 +103,7 @@ bool solve_next() {
   if (std::fread(&dtype, sizeof dtype, 1, stdin) != 1) return false;
   LayerProblem problem;
   problem.dtype = static_cast<Dtype>(dtype);
-  for (int64_t* size : {&problem.T, &problem.B, &problem.I, &problem.H}) *size = read_number();
+  for (int64_t* size : {&problem.T, &problem.B, &problem.I, &problem.H, &problem.P}) *size = read_number();
   problem.order = {problem.T, read_number() != 0};
   const size_t acc = problem.dtype == Dtype::float64 ? 8 : 4, scalar = acc == 8                          ? 8
                                                                        : problem.dtype == Dtype::float32 ? 4
@@ -113,14 +116,16 @@ bool solve_next() {
   problem.h_0 = given[h_0].data();
   problem.W_ih = given[W_ih].data();
   problem.W_hh = given[W_hh].data();
+  problem.W_hr = given[W_hr].data();
   problem.mask_x = input_mask(given[mask_x]);
   problem.mask_h = input_mask(given[mask_h]);
   problem.noise = {sequence_noise(given[mask_g], scalar), sequence_noise(given[mask_c], scalar),
                    sequence_noise(given[zone_c], scalar), sequence_noise(given[zone_h], scalar)};
   problem.lengths = static_cast<const int64_t*>(given[lengths].data());
 
-  const size_t state = problem.B * problem.H, rows = 4 * problem.H;
-  std::vector<char> y(problem.T * state * scalar), gates(problem.T * state * 4 * scalar);
+  const size_t state = problem.B * problem.H, h_state = problem.B * problem.P, rows = 4 * problem.H;
+  std::vector<char> y(problem.T * h_state * scalar), h_full(problem.T * state * scalar),
+      gates(problem.T * state * 4 * scalar);
   std::vector<char> h_n = given[h_0].elements, c((problem.T + 1) * state * acc);
   const TimeOrder& order = problem.order;
   const auto c_at = [&](int64_t slot) { return c.begin() + slot * state * acc; };
@@ -132,22 +137,25 @@ bool solve_next() {
   forward.b_ih = given[b_ih].data();
   forward.b_hh = given[b_hh].data();
   forward.y = y.data();
+  forward.h_full = h_full.data();
   forward.h_n = carries_h ? h_n.data() : nullptr;
   forward.gates = gates.data();
   forward.c = c.data();
   cpu::layer_forward(forward);
   if (!carries_h)
-    h_n.assign(y.begin() + order.last() * state * scalar, y.begin() + (order.last() + 1) * state * scalar);
+    h_n.assign(y.begin() + order.last() * h_state * scalar, y.begin() + (order.last() + 1) * h_state * scalar);
   write(y);
   write(h_n);
   write({c_at(order.slot(order.last())), c_at(order.slot(order.last()) + 1)});
 
   std::vector<char> dx(problem.T * problem.B * problem.I * scalar), dW_ih(rows * problem.I * scalar);
-  std::vector<char> dW_hh(rows * problem.H * scalar), db(rows * acc);
-  std::vector<char> dh_tilde(problem.mask_h.inputs_of_sample() * state * scalar);
+  std::vector<char> dW_hh(rows * problem.P * scalar), db(rows * acc);
+  std::vector<char> dW_hr(problem.W_hr ? problem.P * problem.H * scalar : 0);
+  std::vector<char> dh_tilde(problem.mask_h.inputs_of_sample() * h_state * scalar);
   LayerBackward backward;
   static_cast<LayerProblem&>(backward) = problem;
   backward.y = y.data();
+  backward.h_full = h_full.data();
   backward.gates = gates.data();
   backward.c = c.data();
   backward.dy = given[dy].data();
@@ -158,9 +166,11 @@ bool solve_next() {
   backward.dx = dx.data();
   backward.dW_ih = dW_ih.data();
   backward.dW_hh = dW_hh.data();
+  backward.dW_hr = dW_hr.data();
   backward.db = db.data();
   cpu::layer_backward(backward);
-  for (const auto* result : {&dx, &dh_tilde, &given[dh_n].elements, &given[dc_n].elements, &dW_ih, &dW_hh, &db}) {
+  for (const auto* result :
+       {&dx, &dh_tilde, &given[dh_n].elements, &given[dc_n].elements, &dW_ih, &dW_hh, &db, &dW_hr}) {
     write(*result);
   }
   return true;

@@ -55,8 +55,8 @@ def test_equals_reference_with_a_projection(dtype, masks, lengths, reverse):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("masks", MASK_KINDS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_projection_skips_rows_and_columns(dtype, masks, reverse):
-    """Sizes at which rows past their ends, and what a mask on x drops, are worth leaving out of the products."""
+def test_equals_reference_with_a_projection_of_many_rows(dtype, masks, reverse):
+    """Several blocks of rows, of which many are past their ends."""
     for lengths in (False, True):
         options = {"masks": masks, "lengths": lengths, "reverse": reverse, "dtype": dtype}
         problem = random_problem(4, 80, 100, 40, proj=13, **options)

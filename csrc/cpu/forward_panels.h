@@ -151,7 +151,7 @@ class ForwardPanels {
 
   void multiply_unpacked(acc_type<T>* out, const Rows<T>& in, int64_t M, Walk walk) const {
     const int64_t H = weight_.H, K = weight_.columns, pieces = (units_.size() + kUnitsUnpacked - 1) / kUnitsUnpacked;
-    walk.for_each(kGates * pieces, [&](int64_t i) {
+    walk.for_each(weight_.n_rows / H * pieces, [&](int64_t i) {
       const int64_t gate = i / pieces, first = units_.begin + i % pieces * kUnitsUnpacked, row = gate * H + first;
       const int64_t place = gate * layout_.gate_stride + first - layout_.first_unit;
       multiply_by_columns(out + place, layout_.row_stride, in.data, in.stride, M, K, weight_.W + row * K, K,

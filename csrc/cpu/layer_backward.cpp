@@ -8,12 +8,14 @@
 #include <algorithm>
 #include <optional>
 
+#include "cpu/backward_panels.h"
 #include "cpu/compute_type.h"
 #include "cpu/layer_engine.h"
 #include "cpu/layer_schedule.h"
 #include "cpu/layer_weight_gradients.h"
 #include "cpu/layer_weights.h"
 #include "cpu/packed_gemm.h"
+#include "cpu/projection.h"
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
 #include "cpu/widened_steps.h"
@@ -29,13 +31,13 @@ class Backward {
  public:
   explicit Backward(const LayerBackward& layer)
       : layer_(layer),
-        rows_(layer, shared_mask_g<S>(layer)),
+        rows_(layer.H, shared_mask_g<S>(layer)),
         x_factor_mask_(layer.mask_x, layer.B, layer.I),
-        h_factor_mask_(layer.mask_h, layer.B, layer.H),
+        h_factor_mask_(layer.mask_h, layer.B, layer.P),
         x_weight_(layer.W_ih, x_factor_mask_.mask, rows_, layer.I),
-        h_weight_(layer.W_hh, h_factor_mask_.mask, rows_, layer.H),
+        h_weight_(layer.W_hh, h_factor_mask_.mask, rows_, layer.P),
         mask_x_(layer.mask_x, layer.B, layer.I, layer.need_dx && masks_products(layer.mask_x, layer.I)),
-        mask_h_(layer.mask_h, layer.B, layer.H, masks_products(layer.mask_h, layer.H)),
+        mask_h_(layer.mask_h, layer.B, layer.P, masks_products(layer.mask_h, layer.P)),
         masks_h_rows_(mask_h_.mask.data && mask_h_.mask.per_sample),
         steps_(steps_per_chunk(layer, layer.B)),
         da_(steps_ * layer.B * kGates * layer.H),
@@ -43,15 +45,16 @@ class Backward {
         widens_steps_(!masks_h_rows_ && widens_steps<S, T>(layer)),
         steps_together_(widens_steps_ ? std::min(steps_widened_together(layer), steps_) : steps_),
         gates_(widens_steps_ ? steps_together_ * layer.B * kGates * layer.H : 0),
-        dy_(widens_steps_ && layer.dy ? steps_together_ * layer.B * layer.H : 0),
-        weight_gradients_(layer, rows_, x_weight_, h_weight_, steps_) {
+        dy_(widens_steps_ && layer.dy && !layer.W_hr ? steps_together_ * layer.B * layer.H : 0),
+        projection_(projection_of(layer)),
+        weight_gradients_(layer, rows_, x_weight_, h_weight_, projection_ ? &projection_->weight() : nullptr, steps_) {
     if (mask_x_.is_spread) {
       whole_x_mask_.emplace(mask_x_.mask, layer.B, layer.I);
       whole_x_weight_.emplace(layer.W_ih, whole_x_mask_->mask, rows_, layer.I);
     }
     if (mask_h_.is_spread) {
-      whole_h_mask_.emplace(mask_h_.mask, layer.B, layer.H);
-      whole_h_weight_.emplace(layer.W_hh, whole_h_mask_->mask, rows_, layer.H);
+      whole_h_mask_.emplace(mask_h_.mask, layer.B, layer.P);
+      whole_h_weight_.emplace(layer.W_hh, whole_h_mask_->mask, rows_, layer.P);
     }
     if (packs_x()) x_weight_.allocate_backward();
     if (packs_h()) h_weight_.allocate_backward();
@@ -65,7 +68,14 @@ class Backward {
   }
 
  private:
-  int64_t size_of_dh_tilde() const { return layer_.B * layer_.H * layer_.mask_h.inputs_of_sample(); }
+  std::optional<BackwardProjection<S, T>> projection_of(const LayerBackward& layer) const {
+    if (!layer.W_hr) return std::nullopt;
+    const bool packs = !(could_read_unpacked(layer.H) && layer.P % kTogether<T> == 0);
+    const void* mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
+    return std::optional<BackwardProjection<S, T>>(std::in_place, layer, steps_, packs, static_cast<const S*>(mask_h));
+  }
+
+  int64_t size_of_dh_tilde() const { return layer_.B * layer_.P * layer_.mask_h.inputs_of_sample(); }
   Acc* dh_tilde() const { return is_16_bits<S> ? dh_tilde_.data() : static_cast<Acc*>(layer_.dh_tilde); }
 
   bool could_read_unpacked(int64_t columns) const {
@@ -86,18 +96,20 @@ class Backward {
 
   Cut cut(const Team& team) const {
     const Group<T>& group = h_weight_.groups[0];
-    const int64_t n_panels = h_weight_.column_blocks(group), H = layer_.H;
-    const bool can_share_units =
-        packs_h() ? h_weight_.groups.size() == 1 && n_panels >= team.size : h_factor().shares_columns(team);
+    const int64_t n_panels = h_weight_.column_blocks(group), P = layer_.P;
+    // With a projection a member may have units and no columns.
+    const bool can_share_units = packs_h() ? h_weight_.groups.size() == 1 && n_panels >= (projection_ ? 1 : team.size)
+                                           : projection_ || h_factor().shares_columns(team);
     if (!can_share_units || splits_rows(layer_, team.size)) {
-      return {true, team.share(layer_.B), {0, H}, {0, n_panels}};
+      return {true, team.share(layer_.B), {0, layer_.H}, {0, P}, {0, n_panels}};
     }
-    if (!packs_h()) return {false, {0, layer_.B}, h_factor().share_of_columns(team), {}};
-    const Range panels = team.share(n_panels);
-    const auto unit_of = [&](int64_t panel) -> int64_t {
-      return panel == 0 ? 0 : panel == n_panels ? H : group.kept[panel * h_weight_.width];
+    const Range panels = packs_h() ? team.share(n_panels) : Range{0, 0};
+    const auto column_of = [&](int64_t panel) -> int64_t {
+      return panel == 0 ? 0 : panel == n_panels ? P : group.kept[panel * h_weight_.width];
     };
-    return {false, {0, layer_.B}, {unit_of(panels.begin), unit_of(panels.end)}, panels};
+    const Range columns =
+        packs_h() ? Range{column_of(panels.begin), column_of(panels.end)} : h_factor().share_of_columns(team);
+    return {false, {0, layer_.B}, columns, columns, panels};
   }
 
   // A member's own memory, for a few rows at a time.
@@ -109,16 +121,22 @@ class Backward {
     Cut cut;
     typename LayerWeightGradients<T, S>::Share weight_gradients;
     Scratch scratch;
+    std::optional<typename BackwardProjection<S, T>::Member> projection;
   };
 
   // Packs the member's share of the weights too, and zeroes that of dh~.
   Member prepare(const Team& team) const {
     const int64_t da_room = std::max(x_weight_.room_for_gradients(kRowBlock), h_weight_.room_for_gradients(kRowBlock));
-    Member member{cut(team), weight_gradients_.prepare(team), {Buffer<Acc>(room_for_kept_rows()), Buffer<T>(da_room)}};
+    Member member{
+        cut(team), weight_gradients_.prepare(team), {Buffer<Acc>(room_for_kept_rows()), Buffer<T>(da_room)}, {}};
     if (packs_x()) x_weight_.pack_backward(team);
     if (packs_h()) h_weight_.pack_backward(team);
     const Range rows = team.share(layer_.B * layer_.mask_h.inputs_of_sample());
-    std::fill_n(dh_tilde() + rows.begin * layer_.H, rows.size() * layer_.H, Acc(0));
+    std::fill_n(dh_tilde() + rows.begin * layer_.P, rows.size() * layer_.P, Acc(0));
+    if (projection_) {
+      member.projection.emplace(projection_->prepare(team, member.cut.by_rows));
+      member.cut.units = member.projection->units;
+    }
     return member;
   }
 
@@ -139,10 +157,15 @@ class Backward {
           const StepBackward step = step_at(t, t - first, da);
           if (mine.by_rows) {
             for_each_walk(t, mine.rows, kRowBlock, [&](int64_t b, int64_t M, Walk walk) {
+              if (projection_) {
+                add_gradients_of_h(t, t - begin, b, M, member);
+                projection_->multiply(t - begin, b, M, walk, *member.projection);
+              }
               step_backward(step, {b, b + M, 0, H}, acc_gradients(t, da));
               input_gradient_of_h(da, b, M, walk, mine, scratch);
             });
           } else {
+            if (projection_) project_gradients(team, t, t - begin, member);
             step_backward(step, {0, B, mine.units.begin, mine.units.end}, acc_gradients(t, da));
             team.barrier();
             for_each_walk(t, mine.rows, kRowBlock,
@@ -163,13 +186,29 @@ class Backward {
         }
       }
       if (layer_.need_dW) {
-        weight_gradients_.add_steps(team, begin, n, da_.data(), member.weight_gradients, scratch.rows.data());
+        const T* dh = projection_ ? projection_->dh() : nullptr;
+        weight_gradients_.add_steps(team, begin, n, da_.data(), dh, member.weight_gradients, scratch.rows.data());
       } else {
         team.barrier();  // da may be overwritten
       }
     });
     if (layer_.need_dW && !rows_.all()) weight_gradients_.zero_dropped_rows(team.share(kGates * H));
     if (mask_h_.is_spread) mask_dh_tilde(mine);
+  }
+
+  // dL/dh of M samples from b on, and the same for all samples and dL/d(o * tanh(c)) of the member's units, for which
+  // all wait for dL/dh.
+  void add_gradients_of_h(int64_t t, int64_t place, int64_t b, int64_t M, const Member& member) const {
+    const bool last = t == layer_.order.last();
+    projection_->add_gradients_of_h(t, place, b, M, member.cut.columns, last ? nullptr : dh_tilde(), dh_carry_at(t),
+                                    *member.projection);
+  }
+  void project_gradients(const Team& team, int64_t t, int64_t place, const Member& member) const {
+    for_each_block({0, layer_.B}, kRowBlock, [&](int64_t b, int64_t M) { add_gradients_of_h(t, place, b, M, member); });
+    team.barrier();
+    for_each_walk(t, {0, layer_.B}, kRowBlock, [&](int64_t b, int64_t M, Walk walk) {
+      projection_->multiply(place, b, M, walk, *member.projection);
+    });
   }
 
   // gates and dy of n steps, a member's share of the batch.
@@ -179,7 +218,7 @@ class Backward {
       convert_rows(out.data(), static_cast<const S*>(in) + begin * B * columns, n, B, rows, columns);
     };
     widen(gates_, layer_.gates, kGates * H);
-    if (layer_.dy) widen(dy_, layer_.dy, H);
+    if (layer_.dy && !projection_) widen(dy_, layer_.dy, H);
   }
 
   int64_t room_for_kept_rows() const {
@@ -191,75 +230,41 @@ class Backward {
         }
       }
     }
-    return room * (kRowBlock + 1) + (std::is_same_v<S, Acc> ? 0 : std::max(layer_.I, layer_.H));
+    return room * (kRowBlock + 1) + (std::is_same_v<S, Acc> ? 0 : std::max(layer_.I, layer_.P));
   }
 
   // What dL/dh~ of the first step is where the weight has the mask, in whose place the step kernel had it.
   void mask_dh_tilde(const Cut& mine) const {
     for (int64_t b = mine.rows.begin; b < mine.rows.end; ++b) {
       const T* mask = h_factor().mask_of_sample(0, layer_.B, b);
-      for (int64_t j = mine.units.begin; j < mine.units.end; ++j) dh_tilde()[b * layer_.H + j] *= mask[j];
+      for (int64_t j = mine.columns.begin; j < mine.columns.end; ++j) dh_tilde()[b * layer_.P + j] *= mask[j];
     }
   }
 
   // dh~ (+)= da W_hh at one step: M rows from b on, a member's columns.
   void input_gradient_of_h(const T* da, int64_t b, int64_t M, Walk walk, const Cut& mine,
                            const Scratch& scratch) const {
-    const int64_t B = layer_.B, H = layer_.H, width = h_weight_.width, n_groups = h_weight_.groups.size();
-    da += b * kGates * H;
-    if (!packs_h()) return h_factor().multiply_by_rows(da, M, mine.units, dh_tilde() + b * H);
-    if (n_groups == 1 && mine.by_rows) return multiply_all_columns(h_weight_, da, M, walk, dh_tilde() + b * H, scratch);
+    const int64_t B = layer_.B, P = layer_.P, width = h_weight_.width, n_groups = h_weight_.groups.size();
+    da += b * kGates * layer_.H;
+    if (!packs_h()) return h_factor().multiply_by_rows(da, M, mine.columns, dh_tilde() + b * P);
+    if (n_groups == 1 && mine.by_rows)
+      return multiply_all_columns(h_weight_, da, M, walk, dh_tilde() + b * P, scratch.rows.data(),
+                                  scratch.da_copies.data());
     Acc tile[kRowBlock * kWidestPanel];
     const bool separate = masks_h_rows_;  // each gate's own dh~, for the step kernel to mask and add
-    if (n_groups > 1 && !separate) std::fill_n(dh_tilde() + b * H, M * H, Acc(0));
+    if (n_groups > 1 && !separate) std::fill_n(dh_tilde() + b * P, M * P, Acc(0));
     for (int64_t g = 0; g < n_groups; ++g) {
       const Group<T>& group = h_weight_.groups[g];
       const Rows<T> in = group.gradients.of(h_weight_.da_rows(group, da), M, scratch.da_copies.data());
       const Range blocks = n_groups > 1 ? Range{0, h_weight_.column_blocks(group)} : mine.panels;
-      Acc* of_group = dh_tilde() + ((separate ? g * B : 0) + b) * H;
+      Acc* of_group = dh_tilde() + ((separate ? g * B : 0) + b) * P;
       walk.for_each(blocks.size(), [&](int64_t i) {
         const int64_t block = blocks.begin + i;
         multiply_panel(tile, width, in, M, group.M(), h_weight_.backward_panel(g, block));
-        put_columns(group, block, width, tile, M, nullptr, n_groups > 1 && !separate, of_group, H);
+        put_columns(group, block, width, tile, M, static_cast<const T*>(nullptr), n_groups > 1 && !separate, of_group,
+                    P);
       });
     }
-  }
-
-  // out [M, columns] = da W for a weight whose gates have one mask that the batch shares, or none: 0 in dropped
-  // columns.
-  template <class Out>
-  void multiply_all_columns(const Weight<T, S>& weight, const T* da, int64_t M, Walk walk, Out* out,
-                            const Scratch& scratch) const {
-    const Group<T>& group = weight.groups[0];
-    const Rows<T> in = group.gradients.of(weight.da_rows(group, da), M, scratch.da_copies.data());
-    const int64_t width = weight.width, blocks = weight.column_blocks(group), stride = blocks * width;
-    constexpr bool rounds = !std::is_same_v<Out, Acc>;
-    if constexpr (!rounds) {
-      if (group.all) return multiply_in_place(weight, in, M, walk, out);
-    }
-    Acc* rows = scratch.rows.data();
-    walk.for_each(blocks, [&](int64_t block) {
-      multiply_panel(rows + block * width, stride, in, M, group.M(), weight.backward_panel(0, block));
-    });
-    if (!group.all) {
-      return scatter_sums(group.places, rows, stride, M, static_cast<const T*>(nullptr), out, weight.columns,
-                          rows + M * stride);
-    }
-    for (int64_t m = 0; m < M; ++m) convert(out + m * weight.columns, rows + m * stride, weight.columns);
-  }
-  // The same for a weight of which every column is kept.
-  void multiply_in_place(const Weight<T, S>& weight, const Rows<T>& in, int64_t M, Walk walk, Acc* out) const {
-    const Group<T>& group = weight.groups[0];
-    const int64_t width = weight.width;
-    Acc tile[kRowBlock * kWidestPanel];
-    walk.for_each(weight.column_blocks(group), [&](int64_t block) {
-      if ((block + 1) * width <= weight.columns) {
-        multiply_panel(out + block * width, weight.columns, in, M, group.M(), weight.backward_panel(0, block));
-      } else {
-        multiply_panel(tile, width, in, M, group.M(), weight.backward_panel(0, block));
-        put_columns(group, block, width, tile, M, nullptr, false, out, weight.columns);
-      }
-    });
   }
 
   // dx = m_x * (da W_ih) for M rows of the chunk from r on
@@ -267,7 +272,8 @@ class Backward {
     const int64_t B = layer_.B, I = layer_.I, n_groups = x_weight_.groups.size();
     const T* da = da_.data() + r * kGates * layer_.H;
     const bool of_samples = x_weight_.mask.data && x_weight_.mask.per_sample;
-    if (n_groups == 1 && !of_samples) return multiply_all_columns(x_weight_, da, M, {}, dx + r * I, scratch);
+    if (n_groups == 1 && !of_samples)
+      return multiply_all_columns(x_weight_, da, M, {}, dx + r * I, scratch.rows.data(), scratch.da_copies.data());
     Acc* out = before_rounding(dx + r * I, scratch);
     Acc tile[kRowBlock * kWidestPanel];
     if (n_groups > 1) std::fill_n(out, M * I, Acc(0));
@@ -310,28 +316,11 @@ class Backward {
     });
   }
 
-  // A panel's product [M, width] to the places of its columns in out: overwrites what is there, or is added to it.
-  static void put_columns(const Group<T>& group, int64_t block, int64_t width, const Acc* tile, int64_t M,
-                          const T* mask, bool add, Acc* out, int64_t stride) {
-    const int64_t first = block * width, n = std::min(width, group.K() - first);
-    for (int64_t m = 0; m < M; ++m, tile += width, out += stride) {
-      if (group.all && !mask && !add) {
-        std::copy_n(tile, n, out + first);
-        continue;
-      }
-      for (int64_t k = 0; k < n; ++k) {
-        const int64_t column = group.kept[first + k];
-        const Acc value = mask ? mask[column] * tile[k] : tile[k];
-        out[column] = add ? out[column] + value : value;
-      }
-    }
-  }
-
   // What the step kernel reads and writes in Acc though S is another type.
   AccGradients acc_gradients(int64_t t, T* da) const {
     AccGradients gradients;
     if (widens_steps_) return gradients;
-    if (is_16_bits<S> && t != layer_.order.last()) gradients.dh_tilde_next = dh_tilde_.data();
+    if (is_16_bits<S>) gradients.dh_tilde_next = from_gemm_at(t);
     if (!std::is_same_v<S, T>) gradients.da = da;
     return gradients;
   }
@@ -340,7 +329,6 @@ class Backward {
   StepBackward step_at(int64_t t, int64_t place, T* da) const {
     const int64_t state = layer_.B * layer_.H;
     const TimeOrder& order = layer_.order;
-    const bool last = t == order.last();
     StepBackward step;
     step.dtype = widens_steps_ ? Dtype::float32 : layer_.dtype;
     step.B = layer_.B;
@@ -348,25 +336,40 @@ class Backward {
     step.t = t;
     step.noise = layer_.noise.at_step(t);
     step.lengths = layer_.lengths;
-    step.n_h_tilde = layer_.mask_h.inputs_of_sample();
-    step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
+    if (widens_steps_ || !is_16_bits<S>) step.dh_tilde_next = from_gemm_at(t);
     if (widens_steps_) {
-      if (!last) step.dh_tilde_next = dh_tilde_.data();
       step.gates = gates_.data() + place * kGates * state;
-      step.dy = layer_.dy ? dy_.data() + place * state : nullptr;
       step.da = da;
     } else {
-      step.dh_tilde_next = last || is_16_bits<S> ? nullptr : layer_.dh_tilde;
       step.gates = static_cast<const S*>(layer_.gates) + t * kGates * state;
-      step.dy = layer_.dy ? static_cast<const S*>(layer_.dy) + t * state : nullptr;
       if (std::is_same_v<S, T>) step.da = da;
     }
     step.c_prev = static_cast<const Acc*>(layer_.c) + order.slot_before(t) * state;
     step.c = static_cast<const Acc*>(layer_.c) + order.slot(t) * state;
-    // Without lengths and zoneout only the last step takes a gradient from it: dh_n.
-    step.dh_carry = last || layer_.lengths || layer_.noise.zone_h.data ? layer_.dh_carry : nullptr;
     step.dc = layer_.dc;
+    if (projection_) {  // which has taken what is missing
+      step.noise.zone_h = {};
+      return step;
+    }
+    step.n_h_tilde = layer_.mask_h.inputs_of_sample();
+    step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
+    if (layer_.dy) {
+      const S* dy = static_cast<const S*>(layer_.dy) + t * state;
+      step.dy = widens_steps_ ? static_cast<const void*>(dy_.data() + place * state) : dy;
+    }
+    step.dh_carry = dh_carry_at(t);
     return step;
+  }
+
+  // What a product brings to the cell's h at step t: dh~ of the step after, or that behind the projection.
+  const Acc* from_gemm_at(int64_t t) const {
+    if (projection_) return projection_->dh_full();
+    return t == layer_.order.last() ? nullptr : dh_tilde();
+  }
+  // Without lengths and zoneout only the last step takes a gradient from it: dh_n.
+  Acc* dh_carry_at(int64_t t) const {
+    const bool carries = t == layer_.order.last() || layer_.lengths || layer_.noise.zone_h.data;
+    return carries ? static_cast<Acc*>(layer_.dh_carry) : nullptr;
   }
 
   const LayerBackward& layer_;
@@ -383,6 +386,7 @@ class Backward {
   bool widens_steps_;
   int64_t steps_together_;
   Buffer<Acc> gates_, dy_;  // of these steps, where they are widened
+  std::optional<BackwardProjection<S, T>> projection_;
   LayerWeightGradients<T, S> weight_gradients_;
 };
 

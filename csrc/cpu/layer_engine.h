@@ -1,8 +1,9 @@
-// The CPU's engine: a whole layer in one call, float32 and float64, without a projection.
+// The CPU's engine: a whole layer in one call.
 //
 // No library, no temporary larger than a few steps. Weights are packed, except for few rows.
 //   layer_weights    which rows and columns are multiplied, and the backward's panels
-//   forward_panels   the forward's panels
+//   forward_panels   the forward's panels; backward_panels products with the backward's
+//   projection       h = W_hr (o * tanh(c)), forward, backward and the weight's gradient
 //   layer_schedule   chunks of steps, blocks of rows, shares of threads: all measured sizes
 //   layer_forward    the forward
 //   layer_backward   the backward; weight_gradient the gradients of the weights

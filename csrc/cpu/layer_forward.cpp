@@ -7,6 +7,7 @@
 // Cost: 2 * T * B * 4H * (I + H) flops, times the share kept; beside them one pass over the gates a step
 // (step_kernels.cpp).
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "cpu/compute_type.h"
@@ -15,6 +16,7 @@
 #include "cpu/layer_schedule.h"
 #include "cpu/layer_weights.h"
 #include "cpu/packed_gemm.h"
+#include "cpu/projection.h"
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
 #include "cpu/widened_steps.h"
@@ -31,13 +33,13 @@ class Forward {
   explicit Forward(const LayerForward& layer)
       : layer_(layer),
         // Threads that share out the units could not also skip some of them.
-        rows_(layer, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<S>(layer) : nullptr),
+        rows_(layer.H, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<S>(layer) : nullptr),
         mask_x_(layer.mask_x, layer.B, layer.I, forms_masked_rows(layer.mask_x, layer.I, layer.T * layer.B)),
-        mask_h_(layer.mask_h, layer.B, layer.H, forms_masked_rows(layer.mask_h, layer.H, layer.B)),
+        mask_h_(layer.mask_h, layer.B, layer.P, forms_masked_rows(layer.mask_h, layer.P, layer.B)),
         x_factor_(mask_x_.mask, layer.B, layer.I),
-        h_factor_(mask_h_.mask, layer.B, layer.H),
+        h_factor_(mask_h_.mask, layer.B, layer.P),
         x_weight_(layer.W_ih, x_factor_.mask, rows_, layer.I),
-        h_weight_(layer.W_hh, h_factor_.mask, rows_, layer.H),
+        h_weight_(layer.W_hh, h_factor_.mask, rows_, layer.P),
         masks_h_rows_(mask_h_.mask.data && mask_h_.mask.per_sample),
         // Forward in time y is h wherever a step still runs; backwards h_0 is carried to each sample's own end.
         keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
@@ -45,14 +47,18 @@ class Forward {
         by_units_(rows_.all() && h_weight_.groups.size() == 1 && packs(h_weight_)),
         takes_x_along_(by_units_ && x_weight_.groups.size() == 1 && packs(x_weight_) &&
                        !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer)),
-        h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.H : 0),
+        h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.P : 0),
         // Gates that nobody saves are better not written at all.
         widens_steps_(layer.gates && by_units_ && !keeps_h_tilde_ && widens_steps<S, T>(layer)),
         has_gates_of_chunk_(takes_x_along_ ? widens_steps_ : is_16_bits<S> || !layer.gates),
         gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0),
-        y_of_step_(widens_steps_ ? layer.B * layer.H : 0) {
+        h_of_step_(widens_steps_ ? layer.B * layer.H : 0) {
     allocate(x_weight_, x_panels_);
     allocate(h_weight_, h_panels_);
+    if (layer.W_hr) {
+      const void* mask = masks_h_rows_ ? mask_h_.mask.data : nullptr;
+      projection_.emplace(layer, !could_read_unpacked(layer.H, layer.B), static_cast<const S*>(mask), n_h_tilde_);
+    }
   }
 
   void run() {
@@ -111,6 +117,7 @@ class Forward {
     int64_t steps;  // of a chunk
     Buffer<Acc> from_h, bias;
     Buffer<T> x_copies, h_copies, x_tilde;
+    std::optional<typename ForwardProjection<S, T>::Member> projection;
   };
 
   // Packs the member's share of the weights too.
@@ -143,11 +150,13 @@ class Forward {
                   by_units_ ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
                   Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * rows.size())),
                   Buffer<T>(h_weight_.room_for_inputs(kRowBlock)),
-                  Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0)};
+                  Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0),
+                  {}};
     if (!rows_.all()) std::fill_n(member.from_h.data(), kRowBlock * from_h.row_stride, Acc(0));
     const Team packers = rows_split ? team : Team{0, 1};
     member.x_panels.pack(packers);
     member.h_panels.pack(packers);
+    if (projection_) member.projection.emplace(projection_->prepare(team, rows_split));
     if (keeps_h_tilde_) mask_h_0(team.share(layer_.B));
     return member;
   }
@@ -163,7 +172,7 @@ class Forward {
                      [&](int64_t first, int64_t count) {
                        for_each_step(layer_.order, first, count, [&](int64_t t) {
                          run_step(t, gates ? gates + (t - begin) * of_step : nullptr, mine);
-                         if (!mine.rows_split) team.barrier();
+                         if (!mine.rows_split) meet(team, t, mine);
                        });
                        if (widens_steps_) {
                          convert_rows(static_cast<S*>(layer_.gates) + first * of_step,
@@ -173,6 +182,14 @@ class Forward {
                      });
       if (widens_steps_ && !mine.rows_split) team.barrier();  // the chunk's may be overwritten
     });
+  }
+
+  // All wait until the h that the next step multiplies is complete.
+  void meet(const Team& team, int64_t t, const Member& mine) const {
+    team.barrier();
+    if (!projection_) return;
+    for_each_walk(t, mine.rows, kRowBlock, [&](int64_t b, int64_t M, Walk walk) { project(t, b, M, walk, mine); });
+    team.barrier();
   }
 
   void run_step(int64_t t, Acc* gates, const Member& mine) const {
@@ -185,6 +202,7 @@ class Forward {
       multiply_h(h_in, b, M, walk, mine);
       step_forward(step, {b, b + M, mine.units.begin, mine.units.end},
                    {mine.from_h.data(), layout.row_stride, layout.gate_stride, false, from_x});
+      if (projection_ && mine.rows_split) project(t, b, M, walk, mine);
     });
   }
 
@@ -221,7 +239,7 @@ class Forward {
     // Without a gap, lanes past a row's end reach into the next row: the last units are taken first.
     const bool has_gaps = blocks.row_stride % at_once == 0;
     for_each_walk(step.t, mine.rows, blocks.rows, [&](int64_t b, int64_t M, Walk walk) {
-      const Rows<T> h_rows = rows_of(of_h, h_in + b * layer_.H, layer_.H, M, mine.h_copies.data());
+      const Rows<T> h_rows = rows_of(of_h, h_in + b * layer_.P, layer_.P, M, mine.h_copies.data());
       Rows<T> x_rows = h_rows;
       if (takes_x_along_) x_rows = rows_of(of_x, x + b * layer_.I, layer_.I, M, mine.x_copies.data());
       walk.for_each((units.size() + blocks.units - 1) / blocks.units, [&](int64_t block) {
@@ -238,19 +256,26 @@ class Forward {
         const int64_t unit = units.begin + u;
         step_forward(step, {b, b + M, unit, unit + n},
                      {sums, blocks.row_stride, blocks.gate_stride, takes_x_along_, takes_x_along_ ? nullptr : from_x});
-        if (widens_steps_) round_y(step.t, {b, b + M}, {unit, unit + n});
+        if (widens_steps_) round_h(step.t, {b, b + M}, {unit, unit + n});
       });
+      if (projection_ && mine.rows_split) project(step.t, b, M, walk, mine);
     });
   }
 
-  void round_y(int64_t t, const Range& rows, const Range& units) const {
+  void round_h(int64_t t, const Range& rows, const Range& units) const {
     const int64_t H = layer_.H;
-    S* y = static_cast<S*>(layer_.y) + t * layer_.B * H;
-    const Acc* wide = y_of_step_.data();
-    if (units.size() == H) return convert(y + rows.begin * H, wide + rows.begin * H, rows.size() * H);
+    S* h = h_of_cell_at(t);
+    const Acc* wide = h_of_step_.data();
+    if (units.size() == H) return convert(h + rows.begin * H, wide + rows.begin * H, rows.size() * H);
     for (int64_t b = rows.begin; b < rows.end; ++b) {
-      convert(y + b * H + units.begin, wide + b * H + units.begin, units.size());
+      convert(h + b * H + units.begin, wide + b * H + units.begin, units.size());
     }
+  }
+
+  // h of M samples from b on, of which h_full is there.
+  void project(int64_t t, int64_t b, int64_t M, Walk walk, const Member& mine) const {
+    const S* h_full = h_of_cell_at(t) + b * layer_.H;
+    projection_->run(t, b, M, walk, h_full, h_tilde_after(t), *mine.projection);
   }
 
   // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch; 0 where a row of W_ih is
@@ -298,9 +323,9 @@ class Forward {
 
   // from_h = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
   void multiply_h(const S* h_in, int64_t b, int64_t M, Walk walk, const Member& mine) const {
-    const int64_t B = layer_.B, H = layer_.H;
+    const int64_t B = layer_.B, P = layer_.P;
     for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
-      const Rows<S> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * H, H, h_weight_.groups[g].columns()};
+      const Rows<S> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * P, P, h_weight_.groups[g].columns()};
       mine.h_panels.multiply(g, mine.from_h.data(), h_weight_.groups[g].inputs.of(in, M, mine.h_copies.data()), M,
                              walk);
     }
@@ -310,19 +335,28 @@ class Forward {
   const S* h_in_at(int64_t t) const {
     if (keeps_h_tilde_) return h_tilde_at(t);
     if (t == layer_.order.first()) return static_cast<const S*>(layer_.h_0);
-    return static_cast<const S*>(layer_.y) + layer_.order.before(t) * layer_.B * layer_.H;
+    return static_cast<const S*>(layer_.y) + layer_.order.before(t) * layer_.B * layer_.P;
   }
   // Two buffers in turn: while one is written, others may still read the one before.
-  S* h_tilde_at(int64_t t) const { return h_tilde_.data() + t % 2 * n_h_tilde_ * layer_.B * layer_.H; }
+  S* h_tilde_at(int64_t t) const { return h_tilde_.data() + t % 2 * n_h_tilde_ * layer_.B * layer_.P; }
+  S* h_tilde_after(int64_t t) const {
+    return keeps_h_tilde_ && t != layer_.order.last() ? h_tilde_at(layer_.order.next(t)) : nullptr;
+  }
+  // [B,H] o * tanh(c): y, or what is projected to it.
+  S* h_of_cell_at(int64_t t) const {
+    const int64_t at = t * layer_.B * layer_.H;
+    if (!layer_.W_hr) return static_cast<S*>(layer_.y) + at;
+    return static_cast<S*>(layer_.h_full) + (layer_.gates ? at : 0);
+  }
 
   void mask_h_0(const Range& rows) const {
-    const int64_t B = layer_.B, H = layer_.H;
+    const int64_t B = layer_.B, P = layer_.P;
     for (int64_t g = 0; g < n_h_tilde_; ++g) {
       for (int64_t b = rows.begin; b < rows.end; ++b) {
-        const S* h_0 = static_cast<const S*>(layer_.h_0) + b * H;
-        const S* mask = masks_h_rows_ ? static_cast<const S*>(mask_h_.mask.data) + (g * B + b) * H : nullptr;
-        S* out = h_tilde_at(layer_.order.first()) + (g * B + b) * H;
-        for (int64_t j = 0; j < H; ++j) out[j] = mask ? mask[j] * h_0[j] : h_0[j];
+        const S* h_0 = static_cast<const S*>(layer_.h_0) + b * P;
+        const S* mask = masks_h_rows_ ? static_cast<const S*>(mask_h_.mask.data) + (g * B + b) * P : nullptr;
+        S* out = h_tilde_at(layer_.order.first()) + (g * B + b) * P;
+        for (int64_t j = 0; j < P; ++j) out[j] = mask ? mask[j] * h_0[j] : h_0[j];
       }
     }
   }
@@ -339,12 +373,7 @@ class Forward {
       step.b_ih = layer_.b_ih;
       step.b_hh = layer_.b_hh;
     }
-    step.noise = layer_.noise.at_step(t);
     step.lengths = layer_.lengths;
-    step.n_h_tilde = n_h_tilde_;
-    step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
-    step.h_tilde_next = keeps_h_tilde_ && t != order.last() ? h_tilde_at(order.next(t)) : nullptr;
-    step.h_tilde_stride = state;
     if (!is_16_bits<S> || widens_steps_) {
       step.gates = gates;
     } else if (layer_.gates) {
@@ -352,12 +381,21 @@ class Forward {
     }
     step.c_prev = static_cast<const Acc*>(layer_.c) + layer_.c_slot(order.slot_before(t)) * state;
     step.c = static_cast<Acc*>(layer_.c) + layer_.c_slot(order.slot(t)) * state;
-    step.y = static_cast<S*>(layer_.y) + t * state;
+    step.y = h_of_cell_at(t);
     if (widens_steps_) {
       step.dtype = Dtype::float32;
-      step.y = y_of_step_.data();
+      step.y = h_of_step_.data();
     }
-    step.h_state = layer_.lengths || layer_.noise.zone_h.data ? layer_.h_n : nullptr;
+    step.noise = layer_.noise.at_step(t);
+    if (projection_) {  // which has what is missing
+      step.noise.zone_h = {};
+      return step;
+    }
+    step.n_h_tilde = n_h_tilde_;
+    step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
+    step.h_tilde_next = h_tilde_after(t);
+    step.h_tilde_stride = state;
+    step.h_state = layer_.h_n;
     return step;
   }
 
@@ -375,7 +413,8 @@ class Forward {
   bool widens_steps_;
   bool has_gates_of_chunk_;
   Buffer<Acc> gates_of_chunk_;  // [steps,B,4H]: where none are saved, and of 16 bits' gates what W_ih brings to them
-  Buffer<Acc> y_of_step_;       // [B,H], where it is widened
+  Buffer<Acc> h_of_step_;       // [B,H] o * tanh(c), where it is widened
+  std::optional<ForwardProjection<S, T>> projection_;
 };
 
 }  // namespace

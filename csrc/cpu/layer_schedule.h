@@ -86,7 +86,7 @@ inline int64_t steps_per_chunk(const LayerProblem& layer, int64_t rows) {
 }
 
 inline bool enough_for_several(const LayerProblem& layer) {
-  return layer.T * layer.B * kGates * layer.H * (layer.I + layer.H) > kEnoughForSeveral;
+  return layer.T * layer.B * kGates * layer.H * (layer.I + layer.P) > kEnoughForSeveral;
 }
 
 inline bool too_few_to_pack(const LayerProblem& layer) { return layer.T * layer.B <= kTooFewToPack; }
@@ -101,14 +101,14 @@ inline bool too_few_to_pack_forward(int64_t rows, int64_t at_once, int64_t K) {
 
 // Whether n threads share out the batch; else they share out the units.
 inline bool splits_rows(const LayerProblem& layer, int64_t n) {
-  return layer.B >= n * kFewRows || layer.B * kGates * layer.H * layer.H < kEnoughForABarrier * n;
+  return layer.B >= n * kFewRows || layer.B * kGates * layer.H * layer.P < kEnoughForABarrier * n;
 }
 
-// How a member's share of the backward's recurrence is cut: all units of some rows, or some units of all rows, those
-// whose columns of W_hh are in its panels.
+// How a member's share of the backward's recurrence is cut: all units of some rows, or some units of all rows. Columns
+// are those of h, which are in its panels of W_hh; without a projection they are the units too.
 struct Cut {
   bool by_rows;
-  Range rows, units, panels;
+  Range rows, units, columns, panels;
 };
 
 }  // namespace rnndrop::cpu

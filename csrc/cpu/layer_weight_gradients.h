@@ -8,12 +8,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "cpu/layer_schedule.h"
 #include "cpu/layer_weights.h"
 #include "cpu/packed_gemm.h"
+#include "cpu/projection.h"
 #include "cpu/threads.h"
 #include "cpu/weight_gradient.h"
 #include "params.h"
@@ -26,20 +28,23 @@ class LayerWeightGradients {
   using Acc = acc_type<T>;
 
  public:
-  // steps: that are added at once, at most.
+  // W_hr: or null. steps: that are added at once, at most.
   LayerWeightGradients(const LayerBackward& layer, const KeptRows& rows, const Weight<T, S>& x_weight,
-                       const Weight<T, S>& h_weight, int64_t steps)
+                       const Weight<T, S>& h_weight, const Weight<T, S>* W_hr, int64_t steps)
       : layer_(layer),
         gate_rows_(rows.rows_of_gates(0, kGates)),
         rows_packed_(rows_of_piece(steps * layer.B)),
         dW_ih_(x_weight, layer.dW_ih, layer.need_dW, rows_packed_, layer.T * layer.B > rows_packed_),
-        dW_hh_(h_weight, layer.dW_hh, layer.need_dW, rows_packed_, layer.T * layer.B > rows_packed_) {}
+        dW_hh_(h_weight, layer.dW_hh, layer.need_dW, rows_packed_, layer.T * layer.B > rows_packed_) {
+    if (W_hr && layer.need_dW) dW_hr_.emplace(layer, *W_hr, rows_packed_, layer.T * layer.B > rows_packed_);
+  }
 
   // A member's: rows of each group of gates, as ranges of gate_rows_, and memory.
   struct Share {
     std::vector<Range> gate_rows;
     Buffer<T> da_packed;
     Buffer<T> inputs;  // rows of x or h, before they are packed
+    std::optional<typename ProjectionGradient<S, T>::Share> projection;
   };
 
   Share prepare(const Team& team) const {
@@ -47,13 +52,18 @@ class LayerWeightGradients {
     int64_t my_rows = 0;
     for (const Range& share : gate_rows) my_rows += round_up(share.size(), rows_at_once());
     const int64_t packed_rows = layer_.need_dW ? round_up(rows_packed_, kTogether<T>) : 0;
-    return {std::move(gate_rows), Buffer<T>(my_rows * packed_rows),
-            Buffer<T>(layer_.need_dW ? std::max(dW_ih_.room_to_pack(), dW_hh_.room_to_pack()) : 0)};
+    Share share{std::move(gate_rows),
+                Buffer<T>(my_rows * packed_rows),
+                Buffer<T>(layer_.need_dW ? std::max(dW_ih_.room_to_pack(), dW_hh_.room_to_pack()) : 0),
+                {}};
+    if (dW_hr_) share.projection.emplace(dW_hr_->prepare(team));
+    return share;
   }
 
-  // Adds steps [begin, begin + n), the chunks of the backward in its order, with da [n,B,4H] complete. When it returns
-  // all have read da. kept_tile: as WeightGradient::add_last wants it.
-  void add_steps(const Team& team, int64_t begin, int64_t n, const T* da, const Share& mine, Acc* kept_tile) const {
+  // Adds steps [begin, begin + n), the chunks of the backward in its order, with da [n,B,4H] complete, and dh [n,B,P]
+  // where there is W_hr. When it returns all have read them. kept_tile: as WeightGradient::add_last wants it.
+  void add_steps(const Team& team, int64_t begin, int64_t n, const T* da, const T* dh, const Share& mine,
+                 Acc* kept_tile) const {
     const int64_t rows = n * layer_.B, piece = rows_of_piece(rows);
     const int64_t done = (layer_.order.reverse ? begin : layer_.T - begin - n) * layer_.B;
     for (int64_t r = 0; r == 0 || r < rows; r += piece) {  // once also for an empty batch, whose sums are 0
@@ -61,9 +71,14 @@ class LayerWeightGradients {
       if (r > 0) team.barrier();  // all have read what is packed
       pack_inputs(team, begin, r, n_rows, mine.inputs.data());
       pack_da(mine.gate_rows, da + r * kGates * layer_.H, n_rows, mine.da_packed.data());
+      if (dW_hr_) {
+        const S* h_full = static_cast<const S*>(layer_.h_full) + (begin * layer_.B + r) * layer_.H;
+        dW_hr_->pack(team, dh + r * layer_.P, h_full, n_rows, *mine.projection);
+      }
       team.barrier();
       const bool is_first = done + r == 0, is_last = done + r + n_rows == layer_.T * layer_.B;
       add_packed(mine.gate_rows, n_rows, mine.da_packed.data(), is_first, is_last, kept_tile);
+      if (dW_hr_) dW_hr_->add(n_rows, is_first, is_last, *mine.projection);
     }
   }
 
@@ -113,7 +128,7 @@ class LayerWeightGradients {
 
   // What rows [first, first + n) of da multiply, counted from step `begin`.
   void pack_inputs(const Team& team, int64_t begin, int64_t first, int64_t n, T* scratch) const {
-    const int64_t B = layer_.B, H = layer_.H, I = layer_.I;
+    const int64_t B = layer_.B, P = layer_.P, I = layer_.I;
     const TimeOrder& order = layer_.order;
     const auto sample_of = [&](int64_t r) { return (first + r) % B; };
     const S* x = static_cast<const S*>(layer_.x) + (begin * B + first) * I;
@@ -122,8 +137,8 @@ class LayerWeightGradients {
       const int64_t t = begin + (first + r) / B, b = sample_of(r);
       // Backwards in time a sample begins at its own end; y is 0 past it.
       const bool is_first = t == order.first() || (order.reverse && layer_.lengths && t + 1 == layer_.lengths[b]);
-      return is_first ? static_cast<const S*>(layer_.h_0) + b * H
-                      : static_cast<const S*>(layer_.y) + (order.before(t) * B + b) * H;
+      return is_first ? static_cast<const S*>(layer_.h_0) + b * P
+                      : static_cast<const S*>(layer_.y) + (order.before(t) * B + b) * P;
     };
     dW_hh_.pack(team, B, n, h_before, sample_of, scratch);
   }
@@ -165,6 +180,7 @@ class LayerWeightGradients {
   std::vector<int32_t> gate_rows_;  // of [0, 4H), that are multiplied
   int64_t rows_packed_;             // at once, at most
   WeightGradient<T, S> dW_ih_, dW_hh_;
+  std::optional<ProjectionGradient<S, T>> dW_hr_;
 };
 
 }  // namespace rnndrop::cpu

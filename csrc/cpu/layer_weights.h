@@ -37,7 +37,7 @@ struct Units {
 class KeptRows {
  public:
   template <class T>
-  KeptRows(const LayerProblem& layer, const T* mask_g) : H(layer.H) {
+  KeptRows(int64_t H, const T* mask_g) : H(H) {
     for (Units* units : {&every_unit_, &with_candidate_}) units->kept.resize(H);
     int64_t n_kept = 0;
     for (int64_t j = 0; j < H; ++j) {
@@ -48,6 +48,9 @@ class KeptRows {
     every_unit_.all = true;
     with_candidate_.all = with_candidate_.size() == H;
   }
+
+  // All of a weight that has as many rows a gate.
+  explicit KeptRows(int64_t n) : KeptRows(n, static_cast<const float*>(nullptr)) {}
 
   bool all() const { return with_candidate_.all; }
   const Units& units(int64_t gate) const {
@@ -103,12 +106,12 @@ struct Group {
 };
 
 template <class T>
-std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K, const KeptRows& rows) {
-  const int64_t n = mask.data && mask.per_gate ? kGates : 1;
+std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K, const KeptRows& rows, int64_t gates) {
+  const int64_t n = mask.data && mask.per_gate ? gates : 1;
   std::vector<Group<T>> groups;
   for (int64_t g = 0; g < n; ++g) {
     const T* shared = mask.data && !mask.per_sample ? static_cast<const T*>(mask.data) + g * K : nullptr;
-    Group<T> group{g, kGates / n, {}, shared, {}, true, rows.rows_of_gates(g, kGates / n), rows.all(), {}, {}};
+    Group<T> group{g, gates / n, {}, shared, {}, true, rows.rows_of_gates(g, gates / n), rows.all(), {}, {}};
     group.kept.resize(K);
     int64_t n_kept = 0;
     for (int64_t k = 0; k < K; ++k) {  // no branch, which would be mispredicted for every other column
@@ -119,7 +122,7 @@ std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K, const KeptRows
     group.all = n_kept == K;
     if (shared) group.places = KeptColumns<T>(K, group.kept);
     group.inputs = CompactRows<T>(K, group.kept);
-    group.gradients = CompactRows<T>(kGates / n * rows.H, group.rows);
+    group.gradients = CompactRows<T>(gates / n * rows.H, group.rows);
     groups.push_back(std::move(group));
   }
   return groups;
@@ -181,17 +184,18 @@ void put_in_panels(int64_t n, const RowOf& row_of, int64_t K, int64_t width, T* 
 }
 
 // W_ih or W_hh [4H, columns] of S with its mask, multiplied as T; packed for the backward here, for the forward in
-// forward_panels.h.
+// forward_panels.h. A projection's W_hr is the weight of a single gate, of P units (projection.h).
 template <class T, class S = T>
 struct Weight {
-  Weight(const void* W, const InputMask& mask, const KeptRows& rows, int64_t columns)
+  Weight(const void* W, const InputMask& mask, const KeptRows& rows, int64_t columns, int64_t gates = kGates)
       : W(static_cast<const S*>(W)),
         mask(mask),
         rows(rows),
         H(rows.H),
+        n_rows(gates * rows.H),
         columns(columns),
         width(panel_width<T>()),
-        groups(groups_of<T>(mask, columns, rows)) {}
+        groups(groups_of<T>(mask, columns, rows, gates)) {}
 
   // Elements of a buffer for copies of so many rows of x or h, or of da.
   int64_t room_for_inputs(int64_t rows) const {
@@ -260,7 +264,7 @@ struct Weight {
   void multiply_by_rows(const T* da, int64_t M, const Range& range, acc_type<T>* out) const {
     const int64_t at_once = unpacked_columns<T>(), whole = range.size() / at_once * at_once;
     const auto multiply = [&](int64_t first, int64_t n) {
-      cpu::multiply_by_rows(out + first, columns, da, kGates * H, M, kGates * H, W + first, columns, n);
+      cpu::multiply_by_rows(out + first, columns, da, n_rows, M, n_rows, W + first, columns, n);
     };
     multiply(range.begin, whole);
     // What is left over is multiplied with columns before it, again.
@@ -277,9 +281,9 @@ struct Weight {
   // Whether it can be multiplied with few rows where it lies.
   static bool can_read_unpacked() { return std::is_same_v<S, T> || has_widening_gemm(); }
 
-  // Rows of da [4H] at those of group g.
+  // Rows of da [n_rows] at those of group g.
   Rows<T> da_rows(const Group<T>& group, const T* da) const {
-    return {da + group.first_gate * H, kGates * H, group.all_rows ? nullptr : group.rows.data()};
+    return {da + group.first_gate * H, n_rows, group.all_rows ? nullptr : group.rows.data()};
   }
 
   // The mask of group g and sample b, where each sample has one, else null.
@@ -290,7 +294,7 @@ struct Weight {
   const S* W;
   InputMask mask;
   const KeptRows& rows;
-  int64_t H, columns, width;
+  int64_t H, n_rows, columns, width;
   std::vector<Group<T>> groups;
   std::vector<Buffer<T>> panels;  // of each group
 };

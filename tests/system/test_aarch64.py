@@ -1,7 +1,7 @@
 """The CPU's engine with NEON's vectors: cross-compiled for aarch64, run under qemu, against the reference in float64.
 
 There is no torch for aarch64 here, and the engine needs none: layer_program.cpp gives it the problems that this file
-draws. What is left out are projections, whose products are torch's, and drawing masks, which asks torch's generators.
+draws. What is left out is drawing masks, which asks torch's generators.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from rnndrop_cuda import reference
 REPO = Path(__file__).resolve().parents[2]
 COMPILER, QEMU = "aarch64-linux-gnu-g++", "qemu-aarch64"
 FLAGS = ["-std=c++20", *compiler_flags(COMPILER), "-Werror=aggressive-loop-optimizations", "-DRNNDROP_LIBGOMP"]
-NEEDS_TORCH = {"backend", "dropout_mask", "gemm", "widened_stepwise"}
+NEEDS_TORCH = {"backend", "dropout_mask"}
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]  # csrc/params.h's order
 ARRAYS = (
-    "x", "h_0", "c_0", "W_ih", "W_hh", "b_ih", "b_hh", "mask_x", "mask_h", "mask_g", "mask_c", "zone_c", "zone_h",
-    "lengths", "dy", "dh_n", "dc_n",
+    "x", "h_0", "c_0", "W_ih", "W_hh", "b_ih", "b_hh", "W_hr", "mask_x", "mask_h", "mask_g", "mask_c", "zone_c",
+    "zone_h", "lengths", "dy", "dh_n", "dc_n",
 )  # fmt: skip
-RESULTS = ("y", "h_n", "c_n", "dx", "dh_tilde", "dh_carry", "dc_0", "dW_ih", "dW_hh", "db_ih")
+RESULTS = ("y", "h_n", "c_n", "dx", "dh_tilde", "dh_carry", "dc_0", "dW_ih", "dW_hh", "db_ih", "dW_hr")
 # Few rows, whose weights are read where they lie; tiles of 12 rows, and panels of 4 and 8 columns, that are not whole;
 # several threads' worth of work.
 SIZES = [(1, 1, 1, 1), (5, 3, 4, 6), (2, 7, 1, 31), (3, 2, 33, 64), (1, 1, 130, 40), (6, 40, 37, 67), (3, 130, 70, 24)]
 SIZES_OF_16_BITS = [(1, 1, 257, 96), (2, 3, 130, 65), (2, 40, 31, 33)]
+PROJECTED = [((1, 2, 33, 80), 17), ((3, 40, 37, 67), 24), ((2, 3, 130, 65), 1)]
 
 pytestmark = [
     pytest.mark.slow,
@@ -76,10 +77,11 @@ def raw(tensor: Tensor) -> bytes:
 
 def asked(problem: Problem) -> bytes:
     """The problem as layer_program.cpp reads it."""
-    x, W_hh = problem.inputs["x"], problem.inputs["W_hh"]
+    x, c_0, h_0 = (problem.inputs[name] for name in ("x", "c_0", "h_0"))
     given = problem.inputs | problem.options | {"d" + name: value for name, value in problem.upstream.items()}
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
-    message = struct.pack("=6q", DTYPES.index(x.dtype), *x.shape, W_hh.shape[1], problem.options.get("reverse", False))
+    reverse = problem.options.get("reverse", False)
+    message = struct.pack("=7q", DTYPES.index(x.dtype), *x.shape, c_0.shape[1], h_0.shape[1], reverse)
     for name in ARRAYS:
         array = given.get(name)
         if array is None:
@@ -111,7 +113,11 @@ def answered(problem: Problem, arrays: list[bytes]) -> dict[str, Tensor]:
     carried = "lengths" in problem.options or "zone_h" in problem.options
     found["dh_0"] = dh_0 + carry if carried else dh_0
     shapes = problem.inputs | problem.upstream
-    return {name: value.view(shapes[name.removeprefix("d")].shape) for name, value in found.items()}
+    return {
+        name: value.view(shapes[name.removeprefix("d")].shape)
+        for name, value in found.items()
+        if name.removeprefix("d") in shapes
+    }
 
 
 def solve(program: Path, problems: list[Problem], threads: int) -> list[dict[str, Tensor]]:
@@ -145,11 +151,12 @@ def allowed_errors(problem: Problem, exact: dict[str, Tensor]) -> dict[str, floa
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_outputs_and_gradients(program: Path, dtype: torch.dtype) -> None:
+    unprojected = SIZES_OF_16_BITS if dtype.itemsize == 2 else SIZES
     problems = [
-        random_problem(*sizes, masks=masks, lengths=lengths, reverse=lengths, dtype=dtype)
+        random_problem(*sizes, proj=proj, masks=masks, lengths=lengths, reverse=lengths, dtype=dtype)
         for masks in MASK_KINDS
         for lengths in (False, True)
-        for sizes in (SIZES_OF_16_BITS if dtype.itemsize == 2 else SIZES)
+        for sizes, proj in [*((sizes, 0) for sizes in unprojected), *PROJECTED]
     ]
     found = [solve(program, problems, threads) for threads in (1, 2)]
     for problem, *of_threads in zip(problems, *found, strict=True):
