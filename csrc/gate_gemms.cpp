@@ -7,9 +7,6 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
-
-#include <utility>
 
 namespace rnndrop {
 
@@ -45,11 +42,6 @@ Tensor rows_of(const Tensor& sequence, const Steps& steps) {
   return part.dim() == 3 ? part.view({rows, columns}) : part.view({kGates, rows, columns});
 }
 
-Tensor rows_in(const Tensor& sequence, const Steps& steps, const RunningRows* running) {
-  const Tensor rows = rows_of(sequence, steps);
-  return running ? running->gather(rows, steps) : rows;
-}
-
 void multiply_gates(const Primitives& backend, const Tensor& a, const Tensor& in, const Tensor& W, bool accumulate) {
   if (in.dim() == 2) return backend.gemm(a, in, transposed(W), accumulate);
   for (int64_t gate = 0; gate < kGates; ++gate) {
@@ -64,72 +56,24 @@ void input_gradient(const Primitives& backend, const Tensor& din, const Tensor& 
   }
 }
 
-InputFactors::InputFactors(const CheckedInputs& in, const Primitives& backend) : in_(in) {
-  const auto [T, B, I, H, P] = in.sizes;
-  in_x_ = per_sample(in.mask_x);
-  if (!in.mask_x || in_x_ || per_gate(in.mask_x) || !backend.host_reads()) return;
-  // So many rows are worth a copy of what is kept, and gates so wide are what it is kept for.
-  constexpr int64_t kRows = 256, kGateRows = 128;
-  if (T * B >= kRows && kGates * H >= kGateRows) {
-    const Tensor kept_columns = in.mask_x->nonzero().squeeze(1);
-    if (kept_columns.size(0) < I) kept = kept_columns;
-  }
-  in_x_ = kept.defined() || T * B < kGates * H;
-}
-
-Tensor InputFactors::select(const Tensor& tensor) const {
-  return kept.defined() ? tensor.index_select(-1, kept) : tensor;
-}
-
-Tensor InputFactors::x_tilde() const {
-  if (!in_x_ || per_sample(in_.mask_x)) return masked_input(in_.x, in_.mask_x);
-  return select(in_.x).contiguous() * select(*in_.mask_x);
-}
-
-Tensor InputFactors::W_ih() const {
-  return in_x_ ? select(in_.W_ih).contiguous() : masked_columns(in_.W_ih, in_.mask_x);
-}
-
-void InputFactors::mask_dx(const Tensor& dx) const {
-  if (in_x_) Tensor(dx).mul_(select(*in_.mask_x));
-}
-
-void InputFactors::mask_dW(const Tensor& dW) const {
-  if (!in_x_) mask_columns(dW, in_.mask_x);
-}
-
-InputProjection::InputProjection(const CheckedInputs& in, const Primitives& backend, const RunningRows* running)
-    : backend_(backend), running_(running) {
-  const InputFactors factors(in, backend);
-  x_tilde_ = factors.x_tilde();
-  W_ih_ = factors.W_ih();
-}
+InputProjection::InputProjection(const CheckedInputs& in, const Primitives& backend)
+    : backend_(backend), x_tilde_(masked_input(in.x, in.mask_x)), W_ih_(masked_columns(in.W_ih, in.mask_x)) {}
 
 void InputProjection::project(const Steps& steps, const Tensor& from_x) const {
-  const Tensor rows = running_ ? from_x : rows_of(from_x, {0, steps.n});
-  multiply_gates(backend_, rows, rows_in(x_tilde_, steps, running_), W_ih_, false);
+  multiply_gates(backend_, rows_of(from_x, {0, steps.n}), rows_of(x_tilde_, steps), W_ih_, false);
 }
 
-SequenceGradients::SequenceGradients(const BackwardCall& call, const Primitives& backend, const RunningRows* running)
-    : call_(call), backend_(backend), running_(running), factors_(call.in, backend), dx_(call.dx), dW_ih_(call.dW_ih) {
-  const auto [T, B, I, H, P] = call.in.sizes;
-  const Tensor& kept = factors_.kept;
-  if (call.need_dW) {
-    x_tilde_ = factors_.x_tilde();
-    if (kept.defined()) dW_ih_ = at::empty({kGates * H, kept.size(0)}, call.in.options());
-  }
-  if (call.need_dx) {
-    W_ih_ = factors_.W_ih();
-    if (kept.defined()) dx_ = at::empty({T, B, kept.size(0)}, call.in.options());
-    if (running) dx_.zero_();
-  }
+SequenceGradients::SequenceGradients(const BackwardCall& call, const Primitives& backend)
+    : call_(call), backend_(backend) {
+  if (call.need_dW) x_tilde_ = masked_input(call.in.x, call.in.mask_x);
+  if (call.need_dx) W_ih_ = masked_columns(call.in.W_ih, call.in.mask_x);
 }
 
 void SequenceGradients::add(const Steps& steps, const Tensor& da) {
-  const Tensor da_rows = running_ ? da : rows_of(da, {0, steps.n});
+  const Tensor da_rows = rows_of(da, {0, steps.n});
   if (call_.need_dx) add_dx(steps, da_rows);
   if (!call_.need_dW) return;
-  weight_gradient(backend_, dW_ih_, da_rows, rows_in(x_tilde_, steps, running_), accumulate_);
+  weight_gradient(backend_, call_.dW_ih, da_rows, rows_of(x_tilde_, steps), accumulate_);
   add_dW_hh(steps, da);
   if (accumulate_) {
     call_.db.add_(da_rows.sum(0, /*keepdim=*/false, call_.db.scalar_type()));
@@ -142,41 +86,26 @@ void SequenceGradients::add(const Steps& steps, const Tensor& da) {
 
 void SequenceGradients::add_dx(const Steps& steps, const Tensor& da_rows) const {
   const CheckedInputs& in = call_.in;
-  const bool per_gate = in.x_tilde_per_gate();
-  if (!per_gate && !running_) return input_gradient(backend_, rows_of(dx_, steps), da_rows, W_ih_);
-  const int64_t B = in.sizes.B, rows = da_rows.size(0), K = dx_.size(-1);
-  Tensor product = at::empty({kGates, rows, K}, in.options());
-  if (!per_gate) product = product.select(0, 0);
+  if (!in.x_tilde_per_gate()) return input_gradient(backend_, rows_of(call_.dx, steps), da_rows, W_ih_);
+  const auto [T, B, I, H, P] = in.sizes;
+  const Tensor product = at::empty({kGates, steps.n * B, I}, in.options());
   input_gradient(backend_, product, da_rows, W_ih_);
-  const Tensor out = dx_.narrow(0, steps.begin, steps.n);
-  if (!per_gate) return running_->scatter(rows_of(out, {0, steps.n}), product, steps);
-  if (running_) {
-    const Tensor all = at::zeros({kGates, steps.n * B, K}, in.options());
-    running_->scatter(all, product, steps);
-    product = all;
-  }
-  out.copy_((product.view({kGates, steps.n, B, K}) * in.mask_x->unsqueeze(1)).sum(0));
+  const Tensor masked = product.view({kGates, steps.n, B, I}) * in.mask_x->unsqueeze(1);
+  call_.dx.narrow(0, steps.begin, steps.n).copy_(masked.sum(0));
 }
 
 void SequenceGradients::finish() const {
   const CheckedInputs& in = call_.in;
-  if (call_.need_dx && !in.x_tilde_per_gate()) factors_.mask_dx(dx_);
+  if (call_.need_dx && per_sample(in.mask_x) && !in.x_tilde_per_gate()) call_.dx.mul_(*in.mask_x);
   if (call_.need_dW) {
-    factors_.mask_dW(dW_ih_);
+    mask_columns(call_.dW_ih, in.mask_x);
     mask_columns(call_.dW_hh, in.mask_h);
-  }
-  if (!factors_.kept.defined()) return;
-  for (const auto& [whole, columns] : {std::pair(call_.dx, dx_), std::pair(call_.dW_ih, dW_ih_)}) {
-    if (!columns.is_same(whole)) Tensor(whole).zero_().index_copy_(-1, factors_.kept, columns);
   }
 }
 
 // h~ of all steps but the first is y of the step before: where it is no more than that, it is multiplied where it lies.
 void SequenceGradients::add_dW_hh(const Steps& steps, const Tensor& da) const {
   const CheckedInputs& in = call_.in;
-  if (running_) {
-    return weight_gradient(backend_, call_.dW_hh, da, running_->gather(h_tilde(steps), steps), accumulate_);
-  }
   if (in.mask_h_of_samples() || (in.lengths && in.order.reverse)) {
     return weight_gradient(backend_, call_.dW_hh, rows_of(da, {0, steps.n}), h_tilde(steps), accumulate_);
   }

@@ -4,15 +4,11 @@
 
 #include "layer_call.h"
 #include "primitives.h"
-#include "running_rows.h"
 
 namespace rnndrop {
 
 // Rows [n*B,K] of these steps in a tensor [T,B,K], or [4,n*B,K] in one [4,T,B,K].
 at::Tensor rows_of(const at::Tensor& sequence, const Steps& steps);
-
-// The same, but of running rows alone where there are such.
-at::Tensor rows_in(const at::Tensor& sequence, const Steps& steps, const RunningRows* running);
 
 // "in" is x~ or h~: [M,K], or [4,M,K] where each gate has one of its own.
 // a [M,4H] (+)= in W^T
@@ -21,46 +17,23 @@ void multiply_gates(const Primitives& backend, const at::Tensor& a, const at::Te
 // din = da W
 void input_gradient(const Primitives& backend, const at::Tensor& din, const at::Tensor& da, const at::Tensor& W);
 
-// x~ and W_ih as they are multiplied, and what becomes of their gradients. A mask that the batch shares is in the
-// columns of W_ih; or, where the host may read it, in x where that is smaller, and what it drops is in neither.
-class InputFactors {
- public:
-  InputFactors(const CheckedInputs& in, const Primitives& backend);
-  // [T,B,K], or [4,T,B,K] with a mask for each gate and sample; [4H,K]
-  at::Tensor x_tilde() const;
-  at::Tensor W_ih() const;
-  // Gradients of x and of W_ih from those of the factors.
-  void mask_dx(const at::Tensor& dx) const;
-  void mask_dW(const at::Tensor& dW) const;
-
-  // The columns that both are left with, int64 [K], or undefined where these are all.
-  at::Tensor kept;
-
- private:
-  at::Tensor select(const at::Tensor& tensor) const;
-
-  const CheckedInputs& in_;
-  bool in_x_ = false;  // where the mask is multiplied
-};
-
 // from_x = W_ih x~, of any steps. What it multiplies is made when it is, on the current stream.
 class InputProjection {
  public:
-  InputProjection(const CheckedInputs& in, const Primitives& backend, const RunningRows* running = nullptr);
-  // from_x [n,B,4H], or, of running rows alone, [rows,4H]
+  InputProjection(const CheckedInputs& in, const Primitives& backend);
+  // from_x [n,B,4H]
   void project(const Steps& steps, const at::Tensor& from_x) const;
 
  private:
   const Primitives& backend_;
-  const RunningRows* running_;
   at::Tensor x_tilde_, W_ih_;
 };
 
 // dx, dW_ih, dW_hh and db of a call, from the gradients of its pre-activations.
 class SequenceGradients {
  public:
-  SequenceGradients(const BackwardCall& call, const Primitives& backend, const RunningRows* running = nullptr);
-  // What da [n,B,4H] of these steps adds to them; or, of running rows alone, [rows,4H].
+  SequenceGradients(const BackwardCall& call, const Primitives& backend);
+  // What da [n,B,4H] of these steps adds to them.
   void add(const Steps& steps, const at::Tensor& da);
   // When all steps are there: the masks that the products leave out.
   void finish() const;
@@ -79,10 +52,7 @@ class SequenceGradients {
 
   const BackwardCall& call_;
   const Primitives& backend_;
-  const RunningRows* running_;
-  InputFactors factors_;
   at::Tensor x_tilde_, W_ih_;
-  at::Tensor dx_, dW_ih_;  // of the factors: the call's own where they have all columns
   bool accumulate_ = false;
 };
 

@@ -15,8 +15,6 @@ class Primitives {
   virtual void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) const = 0;
   virtual void step_forward(const StepForward& step) const = 0;
   virtual void step_backward(const StepBackward& step) const = 0;
-  // Whether the host may read what is in a tensor: then what is computed may depend on lengths and masks.
-  virtual bool host_reads() const { return false; }
 };
 
 }  // namespace rnndrop

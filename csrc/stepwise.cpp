@@ -11,8 +11,6 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <optional>
-#include <vector>
 
 #include "gate_gemms.h"
 #include "stepwise_projection.h"
@@ -71,8 +69,7 @@ class ForwardLoop {
         noise_(noise_of_kernel(call.in)),
         W_hh_(masked_columns(in_.W_hh, in_.mask_h)),
         W_hr_t_(in_.W_hr ? in_.W_hr->t() : Tensor()),
-        running_(RunningRows::of(in_, backend)),
-        input_(in_, backend, running_ ? &*running_ : nullptr),
+        input_(in_, backend),
         projected_(in_) {
     const auto [T, B, I, H, P] = in_.sizes;
     if (!call.save) gates_of_chunk_ = at::empty({steps_per_chunk, B, 4 * H}, in_.options());
@@ -87,7 +84,6 @@ class ForwardLoop {
   void run() {
     for_each_chunk(in_.order, steps_per_chunk_, [&](const Steps& chunk) {
       const Tensor gates = call_.save ? call_.gates.narrow(0, chunk.begin, chunk.n) : gates_of_chunk_;
-      if (running_) return run_running(chunk, gates);
       input_.project(chunk, gates);
       for_each_step(in_.order, chunk, [&](int64_t t) {
         const Tensor of_step = gates.select(0, t - chunk.begin);
@@ -98,18 +94,6 @@ class ForwardLoop {
   }
 
  private:
-  // The products of the rows that run; the step kernel sees all.
-  void run_running(const Steps& chunk, const Tensor& gates) {
-    const Tensor rows = at::empty({running_->count(chunk), 4 * in_.sizes.H}, in_.options());
-    input_.project(chunk, rows);
-    for_each_step(in_.order, chunk, [&](int64_t t) {
-      const Tensor of_step = running_->of_step(rows, chunk, t), all = gates.select(0, t - chunk.begin);
-      multiply_gates(backend_, of_step, running_->gather(h_in(t), {t, 1}), W_hh_, true);
-      running_->scatter(all, of_step, {t, 1});
-      run_step(t, all);
-    });
-  }
-
   // What follows the products.
   void run_step(int64_t t, const Tensor& gates) {
     const Tensor y = call_.y.select(0, t);
@@ -147,7 +131,6 @@ class ForwardLoop {
   int64_t steps_per_chunk_;
   LayerNoise noise_;
   Tensor W_hh_, W_hr_t_;
-  std::optional<RunningRows> running_;
   InputProjection input_;
   ProjectedState projected_;
   Tensor gates_of_chunk_;  // where they are not saved
@@ -169,8 +152,7 @@ class BackwardLoop {
         noise_(noise_of_kernel(call.in)),
         W_hh_(masked_columns(in_.W_hh, in_.mask_h)),
         projected_(in_),
-        running_(RunningRows::of(in_, backend)),
-        gradients_(call, backend, running_ ? &*running_ : nullptr) {
+        gradients_(call, backend) {
     const auto [T, B, I, H, P] = in_.sizes;
     if (!in_.W_hr) return;
     dh_ = at::empty({T, B, P}, in_.options());
@@ -179,9 +161,8 @@ class BackwardLoop {
 
   void run() {
     const int64_t B = in_.sizes.B, rows = 4 * in_.sizes.H;
-    const Tensor da_of_chunk = at::empty({running_ ? 1 : steps_per_chunk_, B, rows}, in_.options());
+    const Tensor da_of_chunk = at::empty({steps_per_chunk_, B, rows}, in_.options());
     for_each_chunk(backwards_, steps_per_chunk_, [&](const Steps& chunk) {
-      if (running_) return run_running(chunk, da_of_chunk.select(0, 0));
       const Tensor da = da_of_chunk.narrow(0, 0, chunk.n);
       for_each_step(backwards_, chunk, [&](int64_t t) {
         const Tensor of_step = da.select(0, t - chunk.begin);
@@ -198,22 +179,6 @@ class BackwardLoop {
   }
 
  private:
-  // da: of one step. The products are those of the rows that run; past its end a row's da is 0.
-  void run_running(const Steps& chunk, const Tensor& da) {
-    const Tensor rows = at::empty({running_->count(chunk), da.size(1)}, in_.options());
-    for_each_step(backwards_, chunk, [&](int64_t t) {
-      run_step(t, da);
-      const Tensor of_step = running_->of_step(rows, chunk, t);
-      running_->gather(of_step, da, {t, 1});
-      std::vector<int64_t> shape = call_.dh_tilde.sizes().vec();
-      shape[shape.size() - 2] = of_step.size(0);
-      const Tensor product = at::empty(shape, in_.options());
-      input_gradient(backend_, product, of_step, W_hh_);
-      running_->scatter(Tensor(call_.dh_tilde).zero_(), product, {t, 1});
-    });
-    gradients_.add(chunk, rows);
-  }
-
   // What comes before the products.
   void run_step(int64_t t, const Tensor& da) {
     const OptionalTensor dy = call_.dy ? OptionalTensor(call_.dy->select(0, t)) : std::nullopt;
@@ -249,7 +214,6 @@ class BackwardLoop {
   LayerNoise noise_;
   Tensor W_hh_;
   ProjectedState projected_;
-  std::optional<RunningRows> running_;
   SequenceGradients gradients_;
   Tensor dh_;       // dL/dh_t of all steps, what W_hr's GEMMs take; undefined without W_hr
   Tensor dh_full_;  // dL/d(o * tanh(c)) of one step; likewise
