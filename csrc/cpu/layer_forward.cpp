@@ -48,11 +48,15 @@ class Forward {
         takes_x_along_(by_units_ && x_weight_.groups.size() == 1 && packs(x_weight_) &&
                        !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer)),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.P : 0),
+        // Without gates to save, it is what lengths carry that is better converted once.
+        widens_steps_((layer.gates || layer.lengths) && by_units_ && !keeps_h_tilde_ && widens_steps<S, T>(layer)),
         // Gates that nobody saves are better not written at all.
-        widens_steps_(layer.gates && by_units_ && !keeps_h_tilde_ && widens_steps<S, T>(layer)),
-        has_gates_of_chunk_(takes_x_along_ ? widens_steps_ : is_16_bits<S> || !layer.gates),
+        has_gates_of_chunk_(takes_x_along_ ? widens_steps_ && layer.gates : is_16_bits<S> || !layer.gates),
         gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0),
-        h_of_step_(widens_steps_ ? layer.B * layer.H : 0) {
+        h_of_step_(widens_steps_ ? layer.B * layer.H : 0),
+        widens_h_n_(widens_steps_ && layer.h_n && !layer.W_hr),
+        h_n_(widens_h_n_ ? layer.B * layer.H : 0) {
+    if (widens_h_n_) convert(h_n_.data(), static_cast<const S*>(layer.h_n), layer.B * layer.H);
     allocate(x_weight_, x_panels_);
     allocate(h_weight_, h_panels_);
     if (layer.W_hr) {
@@ -65,6 +69,7 @@ class Forward {
     with_team(
         enough_for_several(layer_), [&](const Team& team) { return prepare(team); },
         [&](const Team& team, const Member& member) { run_member(team, member); });
+    if (widens_h_n_) convert(static_cast<S*>(layer_.h_n), h_n_.data(), layer_.B * layer_.H);
   }
 
  private:
@@ -174,7 +179,7 @@ class Forward {
                          run_step(t, gates ? gates + (t - begin) * of_step : nullptr, mine);
                          if (!mine.rows_split) meet(team, t, mine);
                        });
-                       if (widens_steps_) {
+                       if (widens_steps_ && layer_.gates) {
                          convert_rows(static_cast<S*>(layer_.gates) + first * of_step,
                                       gates + (first - begin) * of_step, count, layer_.B,
                                       mine.rows_split ? mine.rows : team.share(layer_.B), kGates * layer_.H);
@@ -395,7 +400,7 @@ class Forward {
     step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
     step.h_tilde_next = h_tilde_after(t);
     step.h_tilde_stride = state;
-    step.h_state = layer_.h_n;
+    step.h_state = widens_h_n_ ? h_n_.data() : layer_.h_n;
     return step;
   }
 
@@ -414,6 +419,8 @@ class Forward {
   bool has_gates_of_chunk_;
   Buffer<Acc> gates_of_chunk_;  // [steps,B,4H]: where none are saved, and of 16 bits' gates what W_ih brings to them
   Buffer<Acc> h_of_step_;       // [B,H] o * tanh(c), where it is widened
+  bool widens_h_n_;
+  Buffer<Acc> h_n_;  // [B,H], where it is widened
   std::optional<ForwardProjection<S, T>> projection_;
 };
 

@@ -18,13 +18,13 @@ namespace rnndrop::cpu {
 // Gates that are converted together. A step that has more is run a few rows at a time, each converted by itself.
 constexpr int64_t kWidenedTogether = 1 << 12;
 
-// Whether the step kernels of float32 can run a layer stored as S and multiplied as T, if no h~ is kept: that, noise
-// and what lengths carry are S's.
+// Whether the step kernels of float32 can run a layer stored as S and multiplied as T, if no h~ is kept: that and noise
+// are S's.
 template <class S, class T>
 bool widens_steps(const LayerProblem& layer) {
   const LayerNoise& noise = layer.noise;
   const bool noisy = noise.mask_g.data || noise.mask_c.data || noise.zone_c.data || noise.zone_h.data;
-  return is_16_bits<S> && !is_16_bits<T> && !noisy && !layer.lengths && layer.B * kGates * layer.H <= kWidenedTogether;
+  return is_16_bits<S> && !is_16_bits<T> && !noisy && layer.B * kGates * layer.H <= kWidenedTogether;
 }
 inline int64_t steps_widened_together(const LayerProblem& layer) {
   return std::max<int64_t>(kWidenedTogether / std::max<int64_t>(layer.B * kGates * layer.H, 1), 1);
