@@ -10,7 +10,7 @@ import copy
 import math
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -177,6 +177,18 @@ def measure(case: SweepCase, phase: str, budget: float) -> list[SweepTiming]:
     case.train(phase == FORWARD_BACKWARD)
     everyone = case.contenders(phase)
     calls: list[Callable[[], object]] = [lambda who=who: case.call(who, phase) for who in everyone]
+    numbers, samples = in_turn(calls, budget, case.new_upstream)
+    baseline = statistics.median(samples[0])
+    return [
+        summary(case, phase, who, number, sample, in_ops(call) if statistics.median(sample) > baseline else (0.0, 0.0))
+        for who, call, number, sample in zip(everyone, calls, numbers, samples, strict=True)
+    ]
+
+
+def in_turn(
+    calls: Sequence[Callable[[], object]], budget: float, before_a_round: Callable[[], None]
+) -> tuple[list[int], list[list[float]]]:
+    """How many calls of each were timed together, and the milliseconds a call in every round of all of them."""
     with no_garbage_collection():
         for call in calls:  # the first calls of a shape allocate, and choose kernels
             call()
@@ -186,14 +198,10 @@ def measure(case: SweepCase, phase: str, budget: float) -> list[SweepTiming]:
         rounds = min(max(FEWEST_ROUNDS, int(budget * 1e3 / round_ms)), MOST_ROUNDS)
         samples: list[list[float]] = [[] for _ in calls]
         for _ in range(rounds):
-            case.new_upstream()
+            before_a_round()
             for call, number, sample in zip(calls, numbers, samples, strict=True):
                 sample.append(cpu_milliseconds(call, number))
-    baseline = statistics.median(samples[0])
-    return [
-        summary(case, phase, who, number, sample, in_ops(call) if statistics.median(sample) > baseline else (0.0, 0.0))
-        for who, call, number, sample in zip(everyone, calls, numbers, samples, strict=True)
-    ]
+    return numbers, samples
 
 
 def summary(

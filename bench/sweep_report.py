@@ -27,6 +27,8 @@ BARS = {
     (FORWARD_BACKWARD, "bfloat16", "Semeniuta"): {"p10": 1.0},
     (INFERENCE, "bfloat16", "none"): {"p10": 1.0},
 }
+FLOAT16_BAR = 1.05
+"""Times float32's time."""
 
 
 class Setting(NamedTuple):
@@ -104,6 +106,26 @@ def missed(setting: Setting, dropout: str, statistics: Statistics) -> str:
     if bars is None:
         return ""
     return ", ".join(f"{name} {two(bar)}" for name, bar in bars.items() if getattr(statistics, name) < bar) or "none"
+
+
+def float16_table(timings: Iterable[SweepTiming]) -> str:
+    """Of bench.float16's timings. Raises ValueError where float32's is missing."""
+    found: dict[Setting, list[float]] = defaultdict(list)
+    of_float32 = {}
+    for t in timings:
+        setting = setting_of(t)._replace(dtype="float16")
+        if t.dtype == "float32":
+            of_float32[t.shape, setting] = t.median_ms
+        elif (t.shape, setting) in of_float32:
+            found[setting].append(t.median_ms / of_float32[t.shape, setting])
+        else:
+            raise ValueError(f"{t.shape}, {setting}: expected a timing in float32 before it, there is none")
+    rows = []
+    for setting, values in found.items():
+        median, p90 = np.percentile(values, [50, 90])
+        above = sum(value > FLOAT16_BAR for value in values)
+        rows.append([str(setting), str(len(values)), two(median), two(p90), two(max(values)), str(above)])
+    return markdown(["float16's time / float32's", "shapes", "median", "p90", "max", f"above {FLOAT16_BAR}"], rows)
 
 
 def slow_table(found: Iterable[Ratio]) -> str:

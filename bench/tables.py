@@ -9,6 +9,7 @@ Everything between `<!-- table:NAME -->` and `<!-- /table:NAME -->` is replaced.
     STEM bars          from the same file, and on the CPU from memory.csv if it is there: see bench.bars
     STEM peaks         from bench/results/STEM.csv, written by bench.memory
     STEM sweep         from bench/results/STEM.csv, written by bench.sweep
+    STEM float16       from bench/results/STEM.csv, written by bench.float16
     STEM steps         from bench/results/STEM.csv, written by bench.steps
     STEM keras         from bench/results/STEM.csv, written by bench.keras_layers
     STEM               from bench/results/STEM.json, a results.json written by `rnndrop compare`
@@ -47,7 +48,7 @@ from bench.records import (
     read,
 )
 from bench.seminar_tables import comparison_table, study_table
-from bench.sweep_report import ratios, statistics_table
+from bench.sweep_report import float16_table, ratios, statistics_table
 from bench.targets import peaks_beside, targets_of
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +129,8 @@ def table(name: str, results: Path) -> str:
         return peaks(timings)
     if what == "sweep":
         return swept(timings)
+    if what == "float16":
+        return widened(timings)
     if what == "steps":
         return steps(timings)
     if what == "keras":
@@ -136,7 +139,7 @@ def table(name: str, results: Path) -> str:
     if phase not in (INFERENCE, FORWARD, FORWARD_BACKWARD, "lengths"):
         raise ValueError(
             f"table:{name}: expected 'inference', 'forward', 'forward+backward', 'lengths', 'bars', 'peaks', 'sweep', "
-            f"'steps', 'keras' or 'study' after the file, got {phase!r}"
+            f"'float16', 'steps', 'keras' or 'study' after the file, got {phase!r}"
         )
     return milliseconds(timings, phase, size)
 
@@ -157,6 +160,11 @@ def peaks(file: Path) -> str:
 def swept(file: Path) -> str:
     facts, timings = read(file, SweepTiming)
     return f"{statistics_table(ratios(timings))}\n\n{facts['shapes']}. {provenance(facts)}"
+
+
+def widened(file: Path) -> str:
+    facts, timings = read(file, SweepTiming)
+    return f"{float16_table(timings)}\n\n{facts['shapes']}. {provenance(facts)}"
 
 
 def steps(file: Path) -> str:
