@@ -1,6 +1,9 @@
 // The CPU backend of the layer op: every call is the engine's.
 #include <torch/library.h>
 
+#include <cstring>
+#include <stdexcept>
+
 #include "cpu/convert.h"
 #include "cpu/layer_engine.h"
 #include "cpu/threads.h"
@@ -41,10 +44,28 @@ Layer layer_of(const CheckedInputs& in, const DenseInputs& dense) {
   return layer;
 }
 
+// Between float32 and 16 bits, or within a type.
+void copy_on_host(void* out, c10::ScalarType out_type, const void* in, c10::ScalarType in_type, int64_t n) {
+  using c10::BFloat16, c10::Half, c10::ScalarType;
+  if (out_type == in_type) {
+    std::memcpy(out, in, n * c10::elementSize(in_type));
+  } else if (in_type == ScalarType::Float && out_type == ScalarType::Half) {
+    cpu::convert(static_cast<Half*>(out), static_cast<const float*>(in), n);
+  } else if (in_type == ScalarType::Float && out_type == ScalarType::BFloat16) {
+    cpu::convert(static_cast<BFloat16*>(out), static_cast<const float*>(in), n);
+  } else if (in_type == ScalarType::Half && out_type == ScalarType::Float) {
+    cpu::convert(static_cast<float*>(out), static_cast<const Half*>(in), n);
+  } else if (in_type == ScalarType::BFloat16 && out_type == ScalarType::Float) {
+    cpu::convert(static_cast<float*>(out), static_cast<const BFloat16*>(in), n);
+  } else {
+    throw std::logic_error("copy_on_host: no conversion between these types");
+  }
+}
+
 class CpuBackend final : public Backend {
  public:
   void forward(ForwardCall& call) const override {
-    call.host_copy = cpu::copy;
+    call.host_copy = copy_on_host;
     call.put_initial_state();
     const DenseInputs dense(call.in);
     LayerForward layer = layer_of<LayerForward>(call.in, dense);
@@ -59,7 +80,7 @@ class CpuBackend final : public Backend {
   }
 
   void backward(BackwardCall& call) const override {
-    call.host_copy = cpu::copy;
+    call.host_copy = copy_on_host;
     call.make_accumulators();
     const DenseInputs dense(call.in);
     const Tensor h_full = call.in.W_hr ? call.h_full.contiguous() : Tensor();

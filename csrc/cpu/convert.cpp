@@ -2,9 +2,6 @@
 // vectors.
 #include "cpu/convert.h"
 
-#include <cstring>
-#include <stdexcept>
-
 #include "cpu/avx512.h"
 #include "cpu/vector_isa.h"
 
@@ -123,22 +120,5 @@ void convert(float* out, const c10::BFloat16* in, int64_t n) { kernels().from_bf
 void convert(float* out, const c10::Half* in, int64_t n) { kernels().from_float16(out, in, n); }
 void convert(c10::BFloat16* out, const float* in, int64_t n) { kernels().to_bfloat16(out, in, n); }
 void convert(c10::Half* out, const float* in, int64_t n) { kernels().to_float16(out, in, n); }
-
-void copy(void* out, c10::ScalarType out_type, const void* in, c10::ScalarType in_type, int64_t n) {
-  using c10::BFloat16, c10::Half, c10::ScalarType;
-  if (out_type == in_type) {
-    std::memcpy(out, in, n * c10::elementSize(in_type));
-  } else if (in_type == ScalarType::Float && out_type == ScalarType::Half) {
-    convert(static_cast<Half*>(out), static_cast<const float*>(in), n);
-  } else if (in_type == ScalarType::Float && out_type == ScalarType::BFloat16) {
-    convert(static_cast<BFloat16*>(out), static_cast<const float*>(in), n);
-  } else if (in_type == ScalarType::Half && out_type == ScalarType::Float) {
-    convert(static_cast<float*>(out), static_cast<const Half*>(in), n);
-  } else if (in_type == ScalarType::BFloat16 && out_type == ScalarType::Float) {
-    convert(static_cast<float*>(out), static_cast<const BFloat16*>(in), n);
-  } else {
-    throw std::logic_error("cpu::copy: no conversion between these types");
-  }
-}
 
 }  // namespace rnndrop::cpu

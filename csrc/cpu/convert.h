@@ -1,7 +1,6 @@
 // Rows of a 16-bit type to float32 and back, in the widest vectors this CPU has.
 #pragma once
 
-#include <c10/core/ScalarType.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
@@ -18,8 +17,5 @@ template <class T>
 void convert(T* out, const T* in, int64_t n) {
   std::copy_n(in, n, out);
 }
-
-// Between any two of the types above, or of one type.
-void copy(void* out, c10::ScalarType out_type, const void* in, c10::ScalarType in_type, int64_t n);
 
 }  // namespace rnndrop::cpu
