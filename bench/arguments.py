@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 
-from bench.records import Size
+from bench.records import FORWARD_BACKWARD, INFERENCE, Size
+from bench.shapes import SMALLEST_BOUND
 from rnndrop_cuda import functional
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in functional.KERNEL_DTYPES}
+SWEPT_PHASES = {"training": FORWARD_BACKWARD, "inference": INFERENCE}
 
 
 def positive(text: str) -> int:
@@ -34,6 +36,23 @@ def size(text: str) -> Size:
     if len(numbers) != 4:
         raise argparse.ArgumentTypeError(f"expected four whole numbers T,B,I,H, got {text!r}")
     return Size(*map(positive, numbers))
+
+
+def seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def gflop(text: str) -> float:
+    value = seconds(text)
+    if value < SMALLEST_BOUND:
+        raise argparse.ArgumentTypeError(f"expected at least {SMALLEST_BOUND}, got {text!r}")
+    return value
 
 
 def _at_least(least: int, text: str) -> int:

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import torch
 
-from bench.arguments import positive
+from bench.arguments import SWEPT_PHASES, gflop, positive, seconds
 from bench.machine import check_out, machine_facts, usable
 from bench.problems import NO_DROPOUT
 from bench.records import FORWARD_BACKWARD, MODULE, Shape, SweepTiming, write
 from bench.shapes import draw
-from bench.sweep import PHASES, gflop, seconds
 from bench.sweep_case import Contender, SweepCase, in_turn, summary, verify
 from bench.sweep_report import float16_table
 from bench.verification import VerificationError
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for phase, threads, shape in product(args.phases, args.threads, draw(args.seed, args.shapes, args.max_gflop)):
             torch.set_num_threads(threads)
             torch.manual_seed(args.seed)
-            of_shape = measure(shape, PHASES[phase], args.budget)
+            of_shape = measure(shape, SWEPT_PHASES[phase], args.budget)
             timings += of_shape
             float32, float16 = (t.median_ms for t in of_shape)
             print(f"{phase}, {threads} threads: {shape}: {float32:.3g} ms, ratio {float16 / float32:.2f}", flush=True)
@@ -94,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         "--budget", type=seconds, default=0.3, metavar="SECONDS", help="for a shape in a setting (default: 0.3)"
     )
     parser.add_argument("--threads", nargs="+", type=positive, default=[1], metavar="N", help="(default: 1)")
-    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES), help="(default: both)")
+    parser.add_argument("--phases", nargs="+", choices=SWEPT_PHASES, default=list(SWEPT_PHASES), help="(default: both)")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the timings here")
     return parser
 

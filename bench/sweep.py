@@ -22,16 +22,14 @@ from pathlib import Path
 
 import torch
 
-from bench.arguments import DTYPES, positive
+from bench.arguments import DTYPES, SWEPT_PHASES, gflop, positive, seconds
 from bench.machine import check_out, load_averages, machine_facts, usable
-from bench.records import FORWARD_BACKWARD, INFERENCE, Shape, SweepTiming, read, write
-from bench.shapes import SMALLEST_BOUND
+from bench.records import Shape, SweepTiming, read, write
 from bench.shapes import draw as draw_shapes
 from bench.sweep_case import SweepCase, measure, verify
 from bench.sweep_report import Setting, draw, ratios, slow_table, statistics_table
 from bench.verification import VerificationError
 
-PHASES = {"training": FORWARD_BACKWARD, "inference": INFERENCE}
 SAME = ("shapes", "commit", "machine", "torch", "vector code")
 """Facts that a run must share with the one it continues."""
 
@@ -90,7 +88,7 @@ def run(args: argparse.Namespace, facts: dict[str, object], timings: list[SweepT
     """Measures what `timings` lacks and adds it there, writing --out after every shape. Says whether that was all."""
     start = time.monotonic()
     shapes = draw_shapes(args.seed, args.shapes, args.max_gflop)
-    settings = [Setting(PHASES[p], d, t) for p, d, t in product(args.phases, args.dtypes, args.threads)]
+    settings = [Setting(SWEPT_PHASES[p], d, t) for p, d, t in product(args.phases, args.dtypes, args.threads)]
     todo = list(product(settings, shapes))
     measured = {(Setting(t.phase, t.dtype, t.threads), t.shape) for t in timings}
     with_dropout = int(str(facts.get("shapes whose dropout was verified", 0)))
@@ -138,23 +136,6 @@ def report(timings: Sequence[SweepTiming]) -> None:
     print(f"\n{statistics_table(found)}\n\nSlower than nn.LSTM:\n\n{slow_table(found)}")
 
 
-def seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def gflop(text: str) -> float:
-    value = seconds(text)
-    if value < SMALLEST_BOUND:
-        raise argparse.ArgumentTypeError(f"expected at least {SMALLEST_BOUND}, got {text!r}")
-    return value
-
-
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench.sweep",
@@ -175,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", nargs="+", type=positive, default=[1, 2], metavar="N", help="(default: 1 2)")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"], help="(default: both)")
-    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES), help="(default: both)")
+    parser.add_argument("--phases", nargs="+", choices=SWEPT_PHASES, default=list(SWEPT_PHASES), help="(default: both)")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the timings here, and a picture beside it")
     parser.add_argument(
         "--continue", dest="resume", action="store_true", help="measure what --out lacks, on the same commit"
