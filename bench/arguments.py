@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 
 from bench.records import FORWARD_BACKWARD, INFERENCE, Size
 from bench.shapes import SMALLEST_BOUND
@@ -53,6 +54,41 @@ def gflop(text: str) -> float:
     if value < SMALLEST_BOUND:
         raise argparse.ArgumentTypeError(f"expected at least {SMALLEST_BOUND}, got {text!r}")
     return value
+
+
+def add_drawn_shapes(
+    parser: argparse.ArgumentParser, *, shapes: int, max_gflop: float, budget: float, threads: Sequence[int]
+) -> None:
+    """The options of a command that times shapes drawn at random, with its defaults."""
+    parser.add_argument("--seed", type=int, default=0, help="of the shapes, the weights and the data (default: 0)")
+    parser.add_argument("--shapes", type=positive, default=shapes, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--max-gflop",
+        type=gflop,
+        default=max_gflop,
+        metavar="X",
+        help=f"largest work of a shape in training (default: {max_gflop:g})",
+    )
+    parser.add_argument(
+        "--budget",
+        type=seconds,
+        default=budget,
+        metavar="SECONDS",
+        help=f"for a shape in a setting (default: {budget:g})",
+    )
+    of_threads = " ".join(map(str, threads))
+    parser.add_argument(
+        "--threads", nargs="+", type=positive, default=[*threads], metavar="N", help=f"(default: {of_threads})"
+    )
+    parser.add_argument("--phases", nargs="+", choices=SWEPT_PHASES, default=list(SWEPT_PHASES), help="(default: both)")
+
+
+def drawn_shapes(args: argparse.Namespace) -> dict[str, object]:
+    """These options as facts of a file of results."""
+    return {
+        "shapes": f"{args.shapes} shapes drawn from seed {args.seed}, up to {args.max_gflop:g} GFLOP in training",
+        "timed": f"medians of calls in turn, some {args.budget:g} s a shape and setting",
+    }
 
 
 def _at_least(least: int, text: str) -> int:

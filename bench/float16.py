@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from bench.arguments import SWEPT_PHASES, gflop, positive, seconds
+from bench.arguments import SWEPT_PHASES, add_drawn_shapes, drawn_shapes
 from bench.machine import check_out, machine_facts, usable
 from bench.problems import NO_DROPOUT
 from bench.records import FORWARD_BACKWARD, MODULE, Shape, SweepTiming, write
@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_out(args.out)
         facts = {
             **machine_facts(device, shlex.join(["python", "-m", "bench.float16", *argv])),
-            "shapes": f"{args.shapes} shapes drawn from seed {args.seed}, up to {args.max_gflop:g} GFLOP in training",
-            "timed": f"medians of calls in turn, some {args.budget:g} s a shape and setting",
+            **drawn_shapes(args),
         }
         for phase, threads, shape in product(args.phases, args.threads, draw(args.seed, args.shapes, args.max_gflop)):
             torch.set_num_threads(threads)
@@ -84,16 +83,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench.float16", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the shapes, the weights and the data (default: 0)")
-    parser.add_argument("--shapes", type=positive, default=150, metavar="N", help="how many (default: 150)")
-    parser.add_argument(
-        "--max-gflop", type=gflop, default=1.0, metavar="X", help="largest work of a shape in training (default: 1)"
-    )
-    parser.add_argument(
-        "--budget", type=seconds, default=0.3, metavar="SECONDS", help="for a shape in a setting (default: 0.3)"
-    )
-    parser.add_argument("--threads", nargs="+", type=positive, default=[1], metavar="N", help="(default: 1)")
-    parser.add_argument("--phases", nargs="+", choices=SWEPT_PHASES, default=list(SWEPT_PHASES), help="(default: both)")
+    add_drawn_shapes(parser, shapes=150, max_gflop=1.0, budget=0.3, threads=[1])
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the timings here")
     return parser
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from bench.arguments import DTYPES, SWEPT_PHASES, gflop, positive, seconds
+from bench.arguments import DTYPES, SWEPT_PHASES, add_drawn_shapes, drawn_shapes, seconds
 from bench.machine import check_out, load_averages, machine_facts, usable
 from bench.records import Shape, SweepTiming, read, write
 from bench.shapes import draw as draw_shapes
@@ -66,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def settings_of_run(args: argparse.Namespace) -> dict[str, object]:
     return {
-        "shapes": f"{args.shapes} shapes drawn from seed {args.seed}, up to {args.max_gflop:g} GFLOP in training",
-        "timed": f"medians of calls in turn, some {args.budget:g} s a shape and setting",
+        **drawn_shapes(args),
         "threads": "one process, torch.set_num_threads between the settings",
     }
 
@@ -146,17 +145,8 @@ def parser() -> argparse.ArgumentParser:
         "  python -m bench.sweep --seed 1 --out bench/results/sweep-seed1.csv   other shapes, some two hours\n"
         "  python -m bench.sweep --show bench/results/sweep-seed1.csv           its tables and picture again",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the shapes, the weights and the data (default: 0)")
-    parser.add_argument("--shapes", type=positive, default=200, metavar="N", help="how many (default: 200)")
-    parser.add_argument(
-        "--max-gflop", type=gflop, default=60.0, metavar="X", help="largest work of a shape in training (default: 60)"
-    )
-    parser.add_argument(
-        "--budget", type=seconds, default=2.0, metavar="SECONDS", help="for a shape in a setting (default: 2)"
-    )
-    parser.add_argument("--threads", nargs="+", type=positive, default=[1, 2], metavar="N", help="(default: 1 2)")
+    add_drawn_shapes(parser, shapes=200, max_gflop=60.0, budget=2.0, threads=[1, 2])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"], help="(default: both)")
-    parser.add_argument("--phases", nargs="+", choices=SWEPT_PHASES, default=list(SWEPT_PHASES), help="(default: both)")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the timings here, and a picture beside it")
     parser.add_argument(
         "--continue", dest="resume", action="store_true", help="measure what --out lacks, on the same commit"
