@@ -41,6 +41,11 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
+def check_shape(shape: Sequence[int]) -> None:
+    if not isinstance(shape, Sequence) or not all(hasattr(size, "__index__") for size in shape):
+        raise TypeError(f"shape: expected whole numbers, got {shape!r}")
+
+
 def check_flag(name: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_cuda import onnx, ops
-from rnndrop_cuda.checks import check_drawing, check_probability
+from rnndrop_cuda.checks import check_drawing, check_probability, check_shape
 from rnndrop_cuda.noises import IN_EVAL, NOISES, LayerMasks, MaskOptions, Noise, Shape, sizes_by_name
 
 
@@ -36,8 +36,11 @@ def dropout_mask(
     takes a fifth of a whole training step of the layer on a CPU.
 
     Raises:
+        TypeError: shape is not a sequence of whole numbers.
         ValueError: p is not a probability, or dtype has whole numbers only.
     """
+    if not torch.compiler.is_compiling():  # which cannot trace the check
+        check_shape(shape)
     if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
         raise ValueError(f"dtype: expected a floating-point dtype, got {dtype}")
     keep = 1 - check_probability("p", p)

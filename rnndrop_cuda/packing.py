@@ -69,7 +69,10 @@ def lengths_of(x: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor | No
     if lengths is None:
         return None
     if not isinstance(lengths, Tensor):
-        lengths = torch.as_tensor(lengths)
+        try:
+            lengths = torch.as_tensor(lengths)
+        except (TypeError, ValueError, RuntimeError) as error:  # torch has all three, and none names the argument
+            raise TypeError(f"lengths: expected a tensor or a list of integers, got {lengths!r}") from error
         if lengths.numel() == 0:  # torch takes an empty list for floats
             lengths = lengths.to(torch.int64)
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:

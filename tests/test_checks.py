@@ -155,6 +155,9 @@ def test_wrong_number_of_masks():
         (torch.tensor([5, -1, 1]), ValueError, "lengths: expected values in [0, 5], got -1"),
         ([5.0, 3, 1], TypeError, "lengths: expected integers, got torch.float32"),
         (torch.tensor([True, True, True]), TypeError, "lengths: expected integers, got torch.bool"),
+        ("abc", TypeError, "lengths: expected a tensor or a list of integers, got 'abc'"),
+        ([5, None, 3], TypeError, "lengths: expected a tensor or a list of integers, got [5, None, 3]"),
+        ([[5, 3], [1]], TypeError, "lengths: expected a tensor or a list of integers, got [[5, 3], [1]]"),
     ],
 )
 def test_bad_lengths(lengths, error, message):

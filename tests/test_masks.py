@@ -4,6 +4,7 @@ Seeds are fixed and bounds are five standard deviations: what passes once passes
 """
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -117,6 +118,12 @@ def test_a_mask_of_integers_is_refused():
     """1/(1-p) is no whole number."""
     with pytest.raises(ValueError, match=r"dtype: expected a floating-point dtype, got torch\.int64"):
         dropout_mask((50,), 0.3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("shape", [(2.5,), "ab", (3, None), 4])
+def test_a_shape_of_anything_but_whole_numbers_is_refused(shape):
+    with pytest.raises(TypeError, match=re.escape(f"shape: expected whole numbers, got {shape!r}")):
+        dropout_mask(shape, 0.3)
 
 
 def test_generator_and_seed_decide():
