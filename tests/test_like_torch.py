@@ -138,7 +138,8 @@ def test_packed_sequence_under_cpu_autocast_keeps_its_dtype(dtype):
     packed = pack_sequence([torch.randn(n, I, dtype=dtype) for n in (5, 3, 1)])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (y, state), (y_, state_) = theirs(packed), ours(packed)
-        assert ours(torch.randn(T, B, I))[0].dtype == theirs(torch.randn(T, B, I))[0].dtype == torch.bfloat16
+        # Not beside nn.LSTM's, which oneDNN refuses on a processor without AVX-512.
+        assert ours(torch.randn(T, B, I))[0].dtype == torch.bfloat16
     assert y_.data.dtype == y.data.dtype == dtype
     for actual, expected in ((y_.data, y.data), *zip(state_, state, strict=True)):
         assert actual.dtype == expected.dtype
@@ -168,7 +169,7 @@ def test_dtypes_under_cpu_autocast_are_nn_lstms(of_weights, of_input, autocast, 
         except RuntimeError as error:
             if "primitive descriptor" not in str(error):
                 raise
-            pytest.skip("oneDNN has no LSTM in float16 for this processor")
+            pytest.skip("oneDNN has no LSTM in 16 bits for this processor")
     assert [value.dtype for value in actual] == [value.dtype for value in expected]
     for a, e in zip(actual, expected, strict=True):
         assert torch.allclose(a.double(), e.double(), atol=1e-12 if of_input is torch.float64 else 2e-2)
