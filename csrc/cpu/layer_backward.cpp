@@ -16,6 +16,7 @@
 #include "cpu/layer_weights.h"
 #include "cpu/packed_gemm.h"
 #include "cpu/projection.h"
+#include "cpu/running_rows.h"
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
 #include "cpu/widened_steps.h"
@@ -31,6 +32,7 @@ class Backward {
  public:
   explicit Backward(const LayerBackward& layer)
       : layer_(layer),
+        running_(layer),
         rows_(layer.H, shared_mask_g<S>(layer)),
         x_factor_mask_(layer.mask_x, layer.B, layer.I),
         h_factor_mask_(layer.mask_h, layer.B, layer.P),
@@ -47,7 +49,8 @@ class Backward {
         gates_(widens_steps_ ? steps_together_ * layer.B * kGates * layer.H : 0),
         dy_(widens_steps_ && layer.dy && !layer.W_hr ? steps_together_ * layer.B * layer.H : 0),
         projection_(projection_of(layer)),
-        weight_gradients_(layer, rows_, x_weight_, h_weight_, projection_ ? &projection_->weight() : nullptr, steps_) {
+        weight_gradients_(layer, rows_, x_weight_, h_weight_, projection_ ? &projection_->weight() : nullptr, steps_,
+                          running_) {
     if (mask_x_.is_spread) {
       whole_x_mask_.emplace(mask_x_.mask, layer.B, layer.I);
       whole_x_weight_.emplace(layer.W_ih, whole_x_mask_->mask, rows_, layer.I);
@@ -101,7 +104,7 @@ class Backward {
     const bool can_share_units = packs_h() ? h_weight_.groups.size() == 1 && n_panels >= (projection_ ? 1 : team.size)
                                            : projection_ || h_factor().shares_columns(team);
     if (!can_share_units || splits_rows(layer_, team.size)) {
-      return {true, team.share(layer_.B), {0, layer_.H}, {0, P}, {0, n_panels}};
+      return {true, running_.share(team), {0, layer_.H}, {0, P}, {0, n_panels}};
     }
     const Range panels = packs_h() ? team.share(n_panels) : Range{0, 0};
     const auto column_of = [&](int64_t panel) -> int64_t {
@@ -162,14 +165,15 @@ class Backward {
                 projection_->multiply(t - begin, b, M, walk, *member.projection);
               }
               step_backward(step, {b, b + M, 0, H}, acc_gradients(t, da));
-              input_gradient_of_h(da, b, M, walk, mine, scratch);
+              input_gradient_of_h(t, da, b, M, walk, mine, scratch);
             });
           } else {
             if (projection_) project_gradients(team, t, t - begin, member);
             step_backward(step, {0, B, mine.units.begin, mine.units.end}, acc_gradients(t, da));
             team.barrier();
-            for_each_walk(t, mine.rows, kRowBlock,
-                          [&](int64_t b, int64_t M, Walk walk) { input_gradient_of_h(da, b, M, walk, mine, scratch); });
+            for_each_walk(t, mine.rows, kRowBlock, [&](int64_t b, int64_t M, Walk walk) {
+              input_gradient_of_h(t, da, b, M, walk, mine, scratch);
+            });
           }
         });
       });
@@ -181,8 +185,12 @@ class Backward {
         if (!packs_x()) {
           input_gradient_of_x_unpacked(team, rows, dx, scratch);
         } else {
-          for_each_block(team.share(rows, kRowBlock), kRowBlock,
-                         [&](int64_t r, int64_t M) { input_gradient_of_x(r, M, dx, scratch); });
+          for_each_block(team.share(rows, kRowBlock), kRowBlock, [&](int64_t r, int64_t M) {
+            running_.for_each_piece(begin, {r, r + M}, [&](int64_t first, int64_t running, int64_t ended) {
+              if (running > 0) input_gradient_of_x(first, running, dx, scratch);
+              std::fill_n(dx + (first + running) * layer_.I, ended * layer_.I, S(0));
+            });
+          });
         }
       }
       if (layer_.need_dW) {
@@ -241,9 +249,20 @@ class Backward {
     }
   }
 
-  // dh~ (+)= da W_hh at one step: M rows from b on, a member's columns.
-  void input_gradient_of_h(const T* da, int64_t b, int64_t M, Walk walk, const Cut& mine,
+  // dh~ = da W_hh at one step: M rows from b on, a member's columns.
+  void input_gradient_of_h(int64_t t, const T* da, int64_t b, int64_t M, Walk walk, const Cut& mine,
                            const Scratch& scratch) const {
+    const int64_t running = running_.of(t, b, M), n_dh_tilde = layer_.mask_h.inputs_of_sample();
+    for (int64_t row = b + running; row < b + M; ++row) {
+      for (int64_t g = 0; g < n_dh_tilde; ++g) {
+        std::fill_n(dh_tilde() + (g * layer_.B + row) * layer_.P + mine.columns.begin, mine.columns.size(), Acc(0));
+      }
+    }
+    if (running > 0) multiply_with_h_weight(da, b, running, walk, mine, scratch);
+  }
+
+  void multiply_with_h_weight(const T* da, int64_t b, int64_t M, Walk walk, const Cut& mine,
+                              const Scratch& scratch) const {
     const int64_t B = layer_.B, P = layer_.P, width = h_weight_.width, n_groups = h_weight_.groups.size();
     da += b * kGates * layer_.H;
     if (!packs_h()) return h_factor().multiply_by_rows(da, M, mine.columns, dh_tilde() + b * P);
@@ -373,6 +392,7 @@ class Backward {
   }
 
   const LayerBackward& layer_;
+  RunningRows running_;
   KeptRows rows_;
   FactorMask<T, S> x_factor_mask_, h_factor_mask_;
   Weight<T, S> x_weight_, h_weight_;

@@ -4,6 +4,7 @@
 //   layer_weights    which rows and columns are multiplied, and the backward's panels
 //   forward_panels   the forward's panels; backward_panels products with the backward's
 //   projection       h = W_hr (o * tanh(c)), forward, backward and the weight's gradient
+//   running_rows     which rows of the batch are multiplied at a step
 //   layer_schedule   chunks of steps, blocks of rows, shares of threads: all measured sizes
 //   layer_forward    the forward
 //   layer_backward   the backward; weight_gradient the gradients of the weights

@@ -17,6 +17,7 @@
 #include "cpu/layer_weights.h"
 #include "cpu/packed_gemm.h"
 #include "cpu/projection.h"
+#include "cpu/running_rows.h"
 #include "cpu/step_kernels.h"
 #include "cpu/threads.h"
 #include "cpu/widened_steps.h"
@@ -32,6 +33,7 @@ class Forward {
  public:
   explicit Forward(const LayerForward& layer)
       : layer_(layer),
+        running_(layer),
         // Threads that share out the units could not also skip some of them.
         rows_(layer.H, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<S>(layer) : nullptr),
         mask_x_(layer.mask_x, layer.B, layer.I, forms_masked_rows(layer.mask_x, layer.I, layer.T * layer.B)),
@@ -128,7 +130,7 @@ class Forward {
   // Packs the member's share of the weights too.
   Member prepare(const Team& team) const {
     const bool rows_split = !rows_.all() || splits_rows(layer_, team.size);
-    const Range rows = rows_split ? team.share(layer_.B) : Range{0, layer_.B};
+    const Range rows = rows_split ? running_.share(team) : Range{0, layer_.B};
     // Whole vectors of units, so that no two threads write to one cache line.
     const Range units = rows_split ? Range{0, layer_.H} : team.share(layer_.H, h_weight_.width / 2);
     const int64_t rank = rows_split ? 0 : team.rank;
@@ -204,7 +206,7 @@ class Forward {
     if (by_units_) return run_by_units(step, from_x, h_in, mine);
     const GatesLayout& layout = mine.from_h_layout;
     for_each_walk(t, mine.rows, kRowBlock, [&](int64_t b, int64_t M, Walk walk) {
-      multiply_h(h_in, b, M, walk, mine);
+      if (const int64_t running = running_.of(t, b, M)) multiply_h(h_in, b, running, walk, mine);
       step_forward(step, {b, b + M, mine.units.begin, mine.units.end},
                    {mine.from_h.data(), layout.row_stride, layout.gate_stride, false, from_x});
       if (projection_ && mine.rows_split) project(t, b, M, walk, mine);
@@ -244,18 +246,20 @@ class Forward {
     // Without a gap, lanes past a row's end reach into the next row: the last units are taken first.
     const bool has_gaps = blocks.row_stride % at_once == 0;
     for_each_walk(step.t, mine.rows, blocks.rows, [&](int64_t b, int64_t M, Walk walk) {
-      const Rows<T> h_rows = rows_of(of_h, h_in + b * layer_.P, layer_.P, M, mine.h_copies.data());
+      const int64_t running = running_.of(step.t, b, M);
+      const Rows<T> h_rows = rows_of(of_h, h_in + b * layer_.P, layer_.P, running, mine.h_copies.data());
       Rows<T> x_rows = h_rows;
-      if (takes_x_along_) x_rows = rows_of(of_x, x + b * layer_.I, layer_.I, M, mine.x_copies.data());
+      if (takes_x_along_) x_rows = rows_of(of_x, x + b * layer_.I, layer_.I, running, mine.x_copies.data());
       walk.for_each((units.size() + blocks.units - 1) / blocks.units, [&](int64_t block) {
         const int64_t u = block * blocks.units, n = std::min(blocks.units, units.size() - u);
-        (has_gaps ? walk : Walk{.back = true}).for_each((n + at_once - 1) / at_once, [&](int64_t v) {
+        (has_gaps ? walk : Walk{.back = true}).for_each(running ? (n + at_once - 1) / at_once : 0, [&](int64_t v) {
           for (const int64_t half : {0, 1}) {
             const int64_t p = 2 * (u / at_once + v) + half;
             const Product<T> with_x =
                 takes_x_along_ ? mine.x_panels.product(p, x_rows) : Product<T>{h_rows, 0, nullptr};
             multiply_panel_halves(sums + 2 * half * blocks.gate_stride + v * at_once, blocks.row_stride,
-                                  blocks.gate_stride, bias + p * width, mine.h_panels.product(p, h_rows), with_x, M);
+                                  blocks.gate_stride, bias + p * width, mine.h_panels.product(p, h_rows), with_x,
+                                  running);
           }
         });
         const int64_t unit = units.begin + u;
@@ -283,16 +287,23 @@ class Forward {
     projection_->run(t, b, M, walk, h_full, h_tilde_after(t), *mine.projection);
   }
 
-  // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch; 0 where a row of W_ih is
-  // left out.
+  // gates [n,B,4H] = W_ih x~ for steps [begin, begin + n), on these rows of the batch as far as they run; 0 where a row
+  // of W_ih is left out.
   void project_input(int64_t begin, int64_t n, const Member& mine, Acc* gates) const {
     const int64_t B = layer_.B, I = layer_.I, H = layer_.H;
     const Range& rows = mine.rows;
     T *x_tilde = mine.x_tilde.data(), *x_copies = mine.x_copies.data();
     const S* x = static_cast<const S*>(layer_.x) + begin * B * I;
-    // All of the batch: the rows of several steps lie together.
-    const bool whole = rows.size() == B;
-    const int64_t pieces = whole ? 1 : n, M = whole ? n * B : rows.size();
+    // work(first, M) for rows that lie together: of several steps, where they are all of the batch.
+    const auto for_each_piece = [&](const auto& work) {
+      const auto running = [&](int64_t first, int64_t M, int64_t) {
+        if (M > 0) work(first, M);
+      };
+      if (rows.size() == B) return running_.for_each_piece(begin, {0, n * B}, running);
+      for (int64_t s = 0; s < n; ++s) {
+        running_.for_each_piece(begin, {s * B + rows.begin, s * B + rows.end}, running);
+      }
+    };
     for (int64_t s = 0; s < n && !rows_.all(); ++s) {
       for (int64_t b = rows.begin; b < rows.end; ++b) {
         Acc* row = gates + (s * B + b) * kGates * H;
@@ -301,28 +312,24 @@ class Forward {
     }
     for (int64_t g = 0; g < int64_t(x_weight_.groups.size()); ++g) {
       const Group<T>& group = x_weight_.groups[g];
-      if (x_tilde) {
-        for (int64_t s = 0; s < n; ++s) {
-          for (int64_t b = rows.begin; b < rows.end; ++b) {
-            T* out = x_tilde + (s * rows.size() + b - rows.begin) * I;
-            const T* mask = x_weight_.mask_of_sample(g, B, b);
-            const S* row = x + (s * B + b) * I;
-            if constexpr (std::is_same_v<S, T>) {
-              multiply_elements(out, mask, row, I);
-            } else {
-              convert(out, row, I);
-              multiply_elements(out, mask, out, I);
-            }
+      for_each_piece([&](int64_t first, int64_t M) {
+        const Rows<S> in{x + first * I, I, group.columns()};
+        for (int64_t r = 0; x_tilde && r < M; ++r) {
+          T* out = x_tilde + r * I;
+          const T* mask = x_weight_.mask_of_sample(g, B, (first + r) % B);
+          const S* row = in.data + r * I;
+          if constexpr (std::is_same_v<S, T>) {
+            multiply_elements(out, mask, row, I);
+          } else {
+            convert(out, row, I);
+            multiply_elements(out, mask, out, I);
           }
         }
-      }
-      for (int64_t s = 0; s < pieces; ++s) {
-        const Rows<S> in{x + (s * B + rows.begin) * I, I, group.columns()};
-        const Rows<T> masked{x_tilde + s * M * I, I, group.columns()};
-        mine.x_panels.multiply(g, gates + (s * B + rows.begin) * kGates * H,
+        const Rows<T> masked{x_tilde, I, group.columns()};
+        mine.x_panels.multiply(g, gates + first * kGates * H,
                                x_tilde ? group.inputs.of(masked, M, x_copies) : group.inputs.of(in, M, x_copies), M,
                                Walk{});
-      }
+      });
     }
   }
 
@@ -405,6 +412,7 @@ class Forward {
   }
 
   const LayerForward& layer_;
+  RunningRows running_;
   KeptRows rows_;
   SpreadMask<S> mask_x_, mask_h_;
   FactorMask<T, S> x_factor_, h_factor_;

@@ -16,6 +16,7 @@
 #include "cpu/layer_weights.h"
 #include "cpu/packed_gemm.h"
 #include "cpu/projection.h"
+#include "cpu/running_rows.h"
 #include "cpu/threads.h"
 #include "cpu/weight_gradient.h"
 #include "params.h"
@@ -28,10 +29,15 @@ class LayerWeightGradients {
   using Acc = acc_type<T>;
 
  public:
-  // W_hr: or null. steps: that are added at once, at most.
+  // W_hr: or null. steps: that are added at once, at most. running: lives as long as this.
   LayerWeightGradients(const LayerBackward& layer, const KeptRows& rows, const Weight<T, S>& x_weight,
-                       const Weight<T, S>& h_weight, const Weight<T, S>* W_hr, int64_t steps)
+                       const Weight<T, S>& h_weight, const Weight<T, S>* W_hr, int64_t steps,
+                       const RunningRows& running)
       : layer_(layer),
+        running_(running),
+        // The projection's takes all rows as they lie.
+        lists_rows_(layer.need_dW && layer.lengths && !W_hr),
+        rows_of_chunk_(steps * layer.B),
         gate_rows_(rows.rows_of_gates(0, kGates)),
         rows_packed_(rows_of_piece(steps * layer.B)),
         dW_ih_(x_weight, layer.dW_ih, layer.need_dW, rows_packed_, layer.T * layer.B > rows_packed_),
@@ -43,7 +49,8 @@ class LayerWeightGradients {
   struct Share {
     std::vector<Range> gate_rows;
     Buffer<T> da_packed;
-    Buffer<T> inputs;  // rows of x or h, before they are packed
+    Buffer<T> inputs;      // rows of x or h, before they are packed
+    Buffer<int64_t> rows;  // of a chunk: those that are packed, or none for all
     std::optional<typename ProjectionGradient<S, T>::Share> projection;
   };
 
@@ -55,6 +62,7 @@ class LayerWeightGradients {
     Share share{std::move(gate_rows),
                 Buffer<T>(my_rows * packed_rows),
                 Buffer<T>(layer_.need_dW ? std::max(dW_ih_.room_to_pack(), dW_hh_.room_to_pack()) : 0),
+                Buffer<int64_t>(lists_rows_ ? rows_of_chunk_ : 0),
                 {}};
     if (dW_hr_) share.projection.emplace(dW_hr_->prepare(team));
     return share;
@@ -64,19 +72,21 @@ class LayerWeightGradients {
   // where there is W_hr. When it returns all have read them. kept_tile: as WeightGradient::add_last wants it.
   void add_steps(const Team& team, int64_t begin, int64_t n, const T* da, const T* dh, const Share& mine,
                  Acc* kept_tile) const {
-    const int64_t rows = n * layer_.B, piece = rows_of_piece(rows);
-    const int64_t done = (layer_.order.reverse ? begin : layer_.T - begin - n) * layer_.B;
-    for (int64_t r = 0; r == 0 || r < rows; r += piece) {  // once also for an empty batch, whose sums are 0
+    const int64_t rows = lists_rows_ ? list_rows(begin, n, mine.rows.data()) : n * layer_.B;
+    const int64_t piece = round_up(std::min(rows_of_piece(rows), rows_packed_), kTogether<T>);
+    const int64_t done = layer_.order.reverse ? begin : layer_.T - begin - n;
+    for (int64_t r = 0; r == 0 || r < rows; r += piece) {  // once also where there are none, whose sums are 0
       const int64_t n_rows = std::min(piece, rows - r);
+      const Places of_piece{r, lists_rows_ ? mine.rows.data() : nullptr};
       if (r > 0) team.barrier();  // all have read what is packed
-      pack_inputs(team, begin, r, n_rows, mine.inputs.data());
-      pack_da(mine.gate_rows, da + r * kGates * layer_.H, n_rows, mine.da_packed.data());
+      pack_inputs(team, begin, of_piece, n_rows, mine.inputs.data());
+      pack_da(mine.gate_rows, da, of_piece, n_rows, mine.da_packed.data());
       if (dW_hr_) {
         const S* h_full = static_cast<const S*>(layer_.h_full) + (begin * layer_.B + r) * layer_.H;
         dW_hr_->pack(team, dh + r * layer_.P, h_full, n_rows, *mine.projection);
       }
       team.barrier();
-      const bool is_first = done + r == 0, is_last = done + r + n_rows == layer_.T * layer_.B;
+      const bool is_first = done + r == 0, is_last = done + n == layer_.T && r + n_rows == rows;
       add_packed(mine.gate_rows, n_rows, mine.da_packed.data(), is_first, is_last, kept_tile);
       if (dW_hr_) dW_hr_->add(n_rows, is_first, is_last, *mine.projection);
     }
@@ -91,6 +101,31 @@ class LayerWeightGradients {
   }
 
  private:
+  // Rows of a chunk in the order in which they are packed, from the `first` on.
+  struct Places {
+    int64_t first;
+    const int64_t* rows;  // or null: all of them
+    int64_t operator[](int64_t i) const { return rows ? rows[first + i] : first + i; }
+    // How many of n from the i-th on are neighbours.
+    int64_t run(int64_t i, int64_t n) const {
+      if (!rows) return n;
+      int64_t length = 1;
+      while (length < n && rows[first + i + length] == rows[first + i] + length) ++length;
+      return length;
+    }
+  };
+
+  // Those that run at these steps; returns their number. Every run but the last is of whole kTogether rows, since that
+  // many are packed together; what is added to fill one up has no gradient.
+  int64_t list_rows(int64_t begin, int64_t n, int64_t* list) const {
+    int64_t listed = 0;
+    running_.for_each_piece(begin, {0, n * layer_.B}, [&](int64_t first, int64_t running, int64_t ended) {
+      const int64_t taken = std::min(round_up(running, kTogether<T>), running + ended);
+      for (int64_t r = 0; r < taken; ++r) list[listed++] = first + r;
+    });
+    return listed;
+  }
+
   // A chunk of a large batch has more rows than the second cache holds panels of.
   static int64_t rows_of_piece(int64_t rows) {
     const int64_t pieces = std::max<int64_t>(1, (rows + kChunkRows / 2) / kChunkRows);
@@ -116,25 +151,30 @@ class LayerWeightGradients {
   }
 
   // n rows of da. Adds their sums to db on the way.
-  void pack_da(const std::vector<Range>& shares, const T* da, int64_t n, T* da_packed) const {
+  void pack_da(const std::vector<Range>& shares, const T* da, const Places& places, int64_t n, T* da_packed) const {
+    const int64_t stride = kGates * layer_.H;
     for (const Range& share : shares) {
       for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
-        pack_transposed(da_packed, Rows<T>{da, kGates * layer_.H, gate_rows_.data() + m}, M, n,
-                        static_cast<Acc*>(layer_.db));
+        for (int64_t r = 0, run; r < n; r += run) {
+          run = places.run(r, n - r);
+          pack_transposed(da_packed + r * rows_at_once(),
+                          Rows<T>{da + places[r] * stride, stride, gate_rows_.data() + m}, M, run,
+                          static_cast<Acc*>(layer_.db));
+        }
         da_packed += round_up(n, kTogether<T>) * rows_at_once();
       });
     }
   }
 
-  // What rows [first, first + n) of da multiply, counted from step `begin`.
-  void pack_inputs(const Team& team, int64_t begin, int64_t first, int64_t n, T* scratch) const {
+  // What n rows of da multiply, counted from step `begin`.
+  void pack_inputs(const Team& team, int64_t begin, const Places& places, int64_t n, T* scratch) const {
     const int64_t B = layer_.B, P = layer_.P, I = layer_.I;
     const TimeOrder& order = layer_.order;
-    const auto sample_of = [&](int64_t r) { return (first + r) % B; };
-    const S* x = static_cast<const S*>(layer_.x) + (begin * B + first) * I;
-    dW_ih_.pack(team, B, n, [&](int64_t r) { return x + r * I; }, sample_of, scratch);
+    const auto sample_of = [&](int64_t r) { return places[r] % B; };
+    const S* x = static_cast<const S*>(layer_.x) + begin * B * I;
+    dW_ih_.pack(team, B, n, [&](int64_t r) { return x + places[r] * I; }, sample_of, scratch);
     const auto h_before = [&](int64_t r) {
-      const int64_t t = begin + (first + r) / B, b = sample_of(r);
+      const int64_t t = begin + places[r] / B, b = sample_of(r);
       // Backwards in time a sample begins at its own end; y is 0 past it.
       const bool is_first = t == order.first() || (order.reverse && layer_.lengths && t + 1 == layer_.lengths[b]);
       return is_first ? static_cast<const S*>(layer_.h_0) + b * P
@@ -177,6 +217,9 @@ class LayerWeightGradients {
   }
 
   const LayerBackward& layer_;
+  const RunningRows& running_;
+  bool lists_rows_;
+  int64_t rows_of_chunk_;           // at most
   std::vector<int32_t> gate_rows_;  // of [0, 4H), that are multiplied
   int64_t rows_packed_;             // at once, at most
   WeightGradient<T, S> dW_ih_, dW_hh_;
