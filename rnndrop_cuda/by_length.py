@@ -7,16 +7,38 @@ of different lengths cost what they hold, where the longest comes first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnndrop_cuda import ops
+from rnndrop_cuda.functional import LayerStates
 from rnndrop_cuda.noises import NOISES, LayerMasks
+from rnndrop_cuda.stack import State, run_stack
 
 FIELDS_OF_SAMPLES = {row.field for row in NOISES if any("B" in shape for shape in row.shapes)}
 # Copying an element of x or y takes as long as so many multiplications.
 COPY = 48
+
+
+def run_longest_first(
+    x: Tensor, hx: tuple[Sequence[Tensor], Sequence[Tensor]], lengths: Tensor | None,
+    all_weights: Sequence[Sequence[Tensor]], masks: Sequence[LayerMasks], *, backend: str, **options: Any,
+) -> tuple[Tensor, State, list[LayerStates]]:  # fmt: skip
+    """run_stack, over samples in the order that longest_first gives; what comes in and goes out is in the caller's."""
+    H, P = hx[1][0].shape[-1], hx[0][0].shape[-1]
+    order = longest_first(x, lengths, H, options["directions"] * P, backend)
+    if order is None or lengths is None:
+        return run_stack(x, hx, lengths, all_weights, masks, backend=backend, **options)
+    h_0, c_0 = ([state.index_select(0, order) for state in states] for states in hx)
+    masks = [select_masks(of_layer, order) for of_layer in masks]
+    y, (h_n, c_n), states = run_stack(
+        x.index_select(1, order), (h_0, c_0), lengths[order], all_weights, masks, backend=backend, **options
+    )
+    back = order.argsort()
+    states = [LayerStates(*(state.index_select(1, back) for state in of_layer)) for of_layer in states]
+    return y.index_select(1, back), (h_n.index_select(1, back), c_n.index_select(1, back)), states
 
 
 def longest_first(x: Tensor, lengths: Tensor | None, H: int, outputs: int, backend: str) -> Tensor | None:
@@ -57,9 +79,3 @@ def select_masks(masks: LayerMasks, order: Tensor) -> LayerMasks:
         return mask.index_select(-2, order) if mask is not None and of_samples else mask
 
     return LayerMasks(*map(select, masks._fields, masks))
-
-
-def select_states(hx: tuple[Sequence[Tensor], Sequence[Tensor]], order: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """h_0 and c_0 of these samples, each [B, ...]."""
-    h_0, c_0 = ([state.index_select(0, order) for state in states] for states in hx)
-    return h_0, c_0

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnndrop_cuda import by_length, checks, packing
+from rnndrop_cuda import checks, packing
+from rnndrop_cuda.by_length import run_longest_first
 from rnndrop_cuda.functional import BACKENDS, LayerStates
 from rnndrop_cuda.initialisation import INITS, initialise
 from rnndrop_cuda.like_torch import LikeTorch, Shown
 from rnndrop_cuda.masks import draw, masks_in_eval
 from rnndrop_cuda.noises import CANDIDATE_MASKS, GATE_MASKS, MASK_SCOPES, LayerMasks, sizes_by_name
-from rnndrop_cuda.stack import State, plain_call, run_stack
+from rnndrop_cuda.stack import State, plain_call
 
 if TYPE_CHECKING:
     from rnndrop_cuda.options import Backend, CandidateMask, GateMasks, Init, MaskScope
@@ -366,19 +367,11 @@ class LSTM(LikeTorch):
             masks = self.draw_masks(T, B, generator)
         else:
             masks = [masks_in_eval(self)] * runs
-        initial, lengths, used = self._initial_states(x, hx, runs), packing.lengths_of(x, lengths), masks
-        order = by_length.longest_first(x, lengths, H, directions * P, self.backend)
-        if order is not None and lengths is not None:
-            x, lengths, initial = x.index_select(1, order), lengths[order], by_length.select_states(initial, order)
-            used = [by_length.select_masks(of_layer, order) for of_layer in masks]
-        y, final, states = run_stack(
-            x, initial, lengths, weights, used, directions=directions, projected=self.proj_size > 0,
-            backend=self.backend, return_states=return_states, packed=packed,
+        y, final, states = run_longest_first(
+            x, self._initial_states(x, hx, runs), packing.lengths_of(x, lengths), weights, masks,
+            directions=directions, projected=self.proj_size > 0, backend=self.backend, return_states=return_states,
+            packed=packed,
         )  # fmt: skip
-        if order is not None:
-            back = order.argsort()
-            y, final = y.index_select(1, back), (final[0].index_select(1, back), final[1].index_select(1, back))
-            states = [LayerStates(*(state.index_select(1, back) for state in of_layer)) for of_layer in states]
         return y, final, list(masks), states
 
     def _initial_states(self, x: Tensor, hx: State | None, runs: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
