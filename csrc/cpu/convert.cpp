@@ -24,20 +24,29 @@ void from_float16_baseline(float* out, const c10::Half* in, int64_t n) { convert
 void to_float16_baseline(c10::Half* out, const float* in, int64_t n) { convert_each(out, in, n); }
 
 #ifdef RNNDROP_AVX512
+constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
 __attribute__((target("avx2,f16c"))) void from_float16_AVX2(float* out, const c10::Half* in, int64_t n) {
   int64_t k = 0;
   for (; k + 8 <= n; k += 8) {
     _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + k))));
   }
-  convert_each(out + k, in + k, n - k);
+  if (n & 4) {
+    _mm_storeu_ps(out + k, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + k))));
+    k += 4;
+  }
+  for (; k < n; ++k) out[k] = _cvtsh_ss(in[k].x);
 }
 __attribute__((target("avx2,f16c"))) void to_float16_AVX2(c10::Half* out, const float* in, int64_t n) {
   int64_t k = 0;
   for (; k + 8 <= n; k += 8) {
-    const __m128i rounded = _mm256_cvtps_ph(_mm256_loadu_ps(in + k), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + k), rounded);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + k), _mm256_cvtps_ph(_mm256_loadu_ps(in + k), kNearest));
   }
-  convert_each(out + k, in + k, n - k);
+  if (n & 4) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + k), _mm_cvtps_ph(_mm_loadu_ps(in + k), kNearest));
+    k += 4;
+  }
+  for (; k < n; ++k) out[k].x = _cvtss_sh(in[k], kNearest);
 }
 
 // Without masks: a masked store takes longer, and what is read next waits for it. A row's end comes in halves, each
@@ -56,7 +65,6 @@ AVX512_KERNEL void from_float16_AVX512(float* out, const c10::Half* in, int64_t 
   for (; k < n; ++k) out[k] = _cvtsh_ss(in[k].x);
 }
 AVX512_KERNEL void to_float16_AVX512(c10::Half* out, const float* in, int64_t n) {
-  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   int64_t k = 0;
   for (; k + 16 <= n; k += 16) {
     const __m256i rounded = _mm512_cvtps_ph(_mm512_loadu_ps(in + k), kNearest);

@@ -1,4 +1,5 @@
-// The kernels of unpacked_gemm.cpp in intrinsics of AVX-512: a compiler does not know how to widen float16 in a vector.
+// The kernels of unpacked_gemm.cpp in intrinsics: a compiler does not know how to widen float16 in a vector. Those of
+// AVX-512 are here, those of AVX2 in widening_avx2.h.
 #include "cpu/widening_gemm.h"
 
 #include <algorithm>
@@ -10,10 +11,18 @@
 #include "cpu/convert.h"
 #include "cpu/unpacked_gemm.h"
 #include "cpu/vector_isa.h"
+#include "cpu/widening_avx2.h"
 
 namespace rnndrop::cpu {
 
-bool has_widening_gemm() { return vector_isa() == std::string_view("AVX512"); }
+namespace {
+bool has_avx512() {
+  static const bool has = vector_isa() == std::string_view("AVX512");
+  return has;
+}
+}  // namespace
+
+bool has_widening_gemm() { return vector_isa() != std::string_view("baseline"); }
 
 #ifdef RNNDROP_AVX512
 namespace {
@@ -148,14 +157,15 @@ AVX512_KERNEL void all_by_columns(float* c, int64_t ldc, const float* a, int64_t
 #endif
 
 #ifdef RNNDROP_AVX512
-#define CALL(KERNEL) KERNEL(c, ldc, a, lda, M, K, w, ldw, n)
+#define CALL(KERNEL) (has_avx512() ? KERNEL<T> : avx2::KERNEL<T>)(c, ldc, a, lda, M, K, w, ldw, n)
 #else
 #define CALL(KERNEL) throw std::logic_error("widening_gemm: this processor has none")
 #endif
-#define DEFINE(PRODUCT, KERNEL, T)                                                                                \
-  void PRODUCT(float* c, int64_t ldc, const float* a, int64_t lda, int64_t M, int64_t K, const T* w, int64_t ldw, \
-               int64_t n) {                                                                                       \
-    CALL(KERNEL);                                                                                                 \
+#define DEFINE(PRODUCT, KERNEL, STORED)                                                                                \
+  void PRODUCT(float* c, int64_t ldc, const float* a, int64_t lda, int64_t M, int64_t K, const STORED* w, int64_t ldw, \
+               int64_t n) {                                                                                            \
+    using T [[maybe_unused]] = STORED;                                                                                 \
+    CALL(KERNEL);                                                                                                      \
   }
 DEFINE(multiply_by_rows, all_by_rows, c10::BFloat16)
 DEFINE(multiply_by_rows, all_by_rows, c10::Half)
