@@ -5,6 +5,8 @@
 #include <ATen/cuda/Exceptions.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
+#include <limits>
 #include <map>
 #include <tuple>
 #include <vector>
@@ -88,6 +90,14 @@ int64_t stride_of_rows(const Tensor& sequence) { return sequence.stride(sequence
 bool is_matrix(const Tensor& sequence) {
   const bool evenly = sequence.size(1) == 1 || sequence.stride(0) == sequence.size(1) * sequence.stride(1);
   return evenly && sequence.stride(2) == 1;
+}
+
+// Whether a kernel reaches every row of a tile of so many samples from its first one: it counts these elements in 32
+// bits. Of a single sample it takes no step to the next.
+bool is_within_32_bits(const Tensor& sequence, int64_t tile) {
+  const int64_t samples = std::min(tile, sequence.size(1));
+  return samples <= 1 ||
+         stride_of_rows(sequence) <= (std::numeric_limits<int>::max() - sequence.size(2)) / (samples - 1);
 }
 
 // All steps of a call, as the kernels of either way are told.
@@ -275,7 +285,9 @@ void CudaBackend::run_recurrence(BackwardCall& call, const Plan& plan) const {
   auto r = recurrence_of<RecurrenceBackward>(in, W_hh);
   r.gates = call.gates.const_data_ptr();
   r.c = call.c.const_data_ptr();
-  if (call.dy && !is_matrix(*call.dy)) call.dy = call.dy->contiguous();
+  if (call.dy && !(is_matrix(*call.dy) && is_within_32_bits(*call.dy, plan.tiling.batch))) {
+    call.dy = call.dy->contiguous();
+  }
   r.dy = pointer(call.dy);
   if (call.dy) r.dy_stride = stride_of_rows(*call.dy);
   r.dh_n = pointer(call.dh_n);

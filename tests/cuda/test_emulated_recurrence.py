@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from layer_checks import (
@@ -82,6 +84,16 @@ def test_sizes(emulated, engine, sizes):
 def test_strides_of_the_gradient_do_not_matter(emulated, engine, sizes):
     """As batch_first makes them: of a single sample the stride from one to the next is that of a whole sequence."""
     assert_equals_reference(with_gradient_as_batch_first(make_problem(*sizes)), emulated)
+
+
+def test_rows_of_the_gradient_may_be_further_apart_than_32_bits_count(emulated, engine):
+    """As slices of very wide rows are. Memory that nobody touches costs nothing: 4 GiB of addresses."""
+    problem = make_problem(1, 3, 3, 8, dtype=torch.float16)
+    apart = 2**30
+    room = torch.empty(2 * apart + 8, dtype=torch.float16)
+    dy = room.as_strided((1, 3, 8), (3 * apart, apart, 1)).copy_(problem.upstream["y"])
+    far = replace(problem, upstream=problem.upstream | {"y": dy})
+    assert_same_bits(far.solve(emulated), problem.solve(emulated))
 
 
 @pytest.mark.parametrize("features", ["plain", "Gal", "untied"])
