@@ -29,6 +29,9 @@ from torch.utils import cpp_extension
 # Ampere and Hopper; from the PTX a newer GPU's driver compiles the kernels when they are first loaded.
 DEFAULT_ARCH_LIST = "8.0;9.0+PTX"
 
+# What of the CPU engine includes more of torch than a few headers.
+ENGINE_FOR_TORCH = ("csrc/cpu/backend.cpp", "csrc/cpu/dropout_mask.cpp")
+
 
 def find_compiler() -> tuple[str, str]:
     """The C++ compiler's command, and what is missing for a build ("" when nothing is)."""
@@ -151,6 +154,12 @@ def extension(with_cuda: bool) -> Extension:
     return ext
 
 
+def write_if_new(path: Path, text: str) -> None:
+    """Leave a file that has this text already as old as it is, so that nothing is compiled again."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
 class BuildExt(cpp_extension.BuildExtension):
     """Compiles with a generated build_facts.h on the include path."""
 
@@ -163,11 +172,18 @@ class BuildExt(cpp_extension.BuildExtension):
         header = Path(self.build_temp, "build_facts.h").absolute()
         header.parent.mkdir(parents=True, exist_ok=True)
         text = f"#define RNNDROP_BUILD_FACTS {json.dumps(json.dumps(facts))}\n"
-        if not header.exists() or header.read_text() != text:
-            header.write_text(text)
+        write_if_new(header, text)
         for ext in self.extensions:
             ext.include_dirs.insert(0, str(header.parent))
+            ext.sources = self.torch_side_at_once(ext.sources)
         super().build_extensions()
+
+    def torch_side_at_once(self, sources: list[str]) -> list[str]:
+        """The sources with those that need torch's headers in one: the headers take longer than all that is in them."""
+        together = [source for source in sources if Path(source).parent == Path("csrc") or source in ENGINE_FOR_TORCH]
+        at_once = Path(self.build_temp, "torch_side.cpp")
+        write_if_new(at_once, "".join(f'#include "{Path(source).relative_to("csrc")}"\n' for source in together))
+        return [str(at_once), *(source for source in sources if source not in together)]
 
 
 class BuildPy(build_py):

@@ -262,7 +262,7 @@ def test_isolated_install_builds_portable_code_against_the_installed_torch(sourc
     status, log = pip_install(python, source, env={"RNNDROP_SKIP_CUDA": "1"})
     assert status == 0, log
     assert not re.search(r"(Collecting|Downloading|Processing|Using cached) \S*\btorch\b", log)
-    (compilation,) = re.findall(r".* -c \S+/csrc/module\.cpp .*", log)
+    (compilation,) = re.findall(r".* -c \S+/torch_side\.cpp .*", log)
     assert f"-I{Path(torch.__file__).parent}/include " in compilation
     assert " -O3 " in compilation
     assert "-march" not in compilation
