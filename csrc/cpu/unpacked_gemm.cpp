@@ -170,6 +170,14 @@ INLINE int64_t by_columns_from(int64_t r, acc_t* c, int64_t ldc, const acc_t* a,
   return r;
 }
 
+// One or two rows of a have few sums with as many rows of w as more of them, which would wait for one another.
+template <int rows, int w_rows, int bytes, class acc_t>
+INLINE int64_t few_by_columns_from(int64_t r, acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, const acc_t* a_end,
+                                   int64_t K, const acc_t* w, int64_t ldw, int64_t n) {
+  for (; r + w_rows <= n; r += w_rows) by_columns<rows, w_rows, bytes>(c + r, ldc, a, lda, a_end, K, w + r * ldw, ldw);
+  return r;
+}
+
 // Rows of a that stay in the first cache for all of some rows of w, which stay in the second for all of a.
 constexpr int64_t kBytesOfA = 32 << 10, kBytesOfW = 256 << 10, kMostRows = 32;
 
@@ -192,7 +200,12 @@ INLINE void by_columns_block(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda,
     lda = whole;
   }
   // No more than the lanes that their sums come to lie in: NEON's registers would hold four rows of two lanes.
-  int64_t r = by_columns_from<std::min(sums / 4, lanes), bytes>(0, c, ldc, a, lda, a_end, M, K, w, ldw, n);
+  int64_t r = 0;
+  if (sums == 8 && M == 1)
+    r = few_by_columns_from<1, std::min(8, lanes), bytes>(r, c, ldc, a, lda, a_end, K, w, ldw, n);
+  if (sums == 8 && M == 2)
+    r = few_by_columns_from<2, std::min(4, lanes), bytes>(r, c, ldc, a, lda, a_end, K, w, ldw, n);
+  r = by_columns_from<std::min(sums / 4, lanes), bytes>(r, c, ldc, a, lda, a_end, M, K, w, ldw, n);
   by_columns_from<1, bytes>(r, c, ldc, a, lda, a_end, M, K, w, ldw, n);
 }
 
