@@ -6,12 +6,9 @@
 
 #ifdef RNNDROP_AVX512
 
-#include <algorithm>
 #include <cstdint>
 
-#include "cpu/buffer.h"
-#include "cpu/convert.h"
-#include "cpu/unpacked_gemm.h"
+#include "cpu/widened_rows.h"
 
 #define AVX2_TARGET target("avx2,fma,f16c")
 #define AVX2_KERNEL __attribute__((AVX2_TARGET))
@@ -150,14 +147,7 @@ AVX2_KERNEL void all_by_columns(float* c, int64_t ldc, const float* a, int64_t l
     case 2: return of_rows_by_columns<2>(c, ldc, a, lda, K, w, ldw, n);
     case 4: return of_rows_by_columns<4>(c, ldc, a, lda, K, w, ldw, n);
   }
-  constexpr int64_t kBytes = 16 << 10, kFewest = 4;
-  const int64_t at_once = std::max<int64_t>(kBytes / (K * sizeof(float)) / kFewest, 1) * kFewest;
-  const Buffer<float> widened(std::min(at_once, n) * K);
-  for (int64_t r = 0; r < n; r += at_once) {
-    const int64_t rows = std::min(at_once, n - r);
-    for (int64_t i = 0; i < rows; ++i) convert(widened.data() + i * K, w + (r + i) * ldw, K);
-    multiply_by_columns(c + r, ldc, a, lda, M, K, widened.data(), K, rows);
-  }
+  multiply_widened_rows(c, ldc, a, lda, M, K, w, ldw, n, [](const T*) {});
 }
 
 }  // namespace rnndrop::cpu::avx2

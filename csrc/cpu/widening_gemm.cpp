@@ -2,30 +2,25 @@
 // AVX-512 are here, those of AVX2 in widening_avx2.h.
 #include "cpu/widening_gemm.h"
 
-#include <algorithm>
 #include <stdexcept>
 #include <string_view>
 
 #include "cpu/avx512.h"
-#include "cpu/buffer.h"
-#include "cpu/convert.h"
-#include "cpu/unpacked_gemm.h"
 #include "cpu/vector_isa.h"
+#include "cpu/widened_rows.h"
 #include "cpu/widening_avx2.h"
 
 namespace rnndrop::cpu {
-
-namespace {
-bool has_avx512() {
-  static const bool has = vector_isa() == std::string_view("AVX512");
-  return has;
-}
-}  // namespace
 
 bool has_widening_gemm() { return vector_isa() != std::string_view("baseline"); }
 
 #ifdef RNNDROP_AVX512
 namespace {
+
+bool has_avx512() {
+  static const bool has = vector_isa() == std::string_view("AVX512");
+  return has;
+}
 
 constexpr int kLanes = 16;
 
@@ -136,36 +131,23 @@ AVX512_KERNEL void all_by_columns(float* c, int64_t ldc, const float* a, int64_t
     case 7: return of_rows_by_columns<7>(c, ldc, a, lda, K, w, ldw, n);
     case 8: return of_rows_by_columns<8>(c, ldc, a, lda, K, w, ldw, n);
   }
-  // Some rows of w at a time, which stay in the first cache until all rows of a have been multiplied with them.
-  constexpr int64_t kBytes = 16 << 10, kFewest = 4;
-  const int64_t at_once = std::max<int64_t>(kBytes / (K * sizeof(float)) / kFewest, 1) * kFewest;
-  const Buffer<float> widened(std::min(at_once, n) * K);
-  for (int64_t r = 0; r < n; r += at_once) {
-    const int64_t rows = std::min(at_once, n - r);
-    for (int64_t i = 0; i < rows; ++i) {
-      const T* row = w + (r + i) * ldw;
-      for (int64_t k = 0; r + i + at_once < n && k < K; k += 2 * kLanes) {
-        _mm_prefetch(row + at_once * ldw + k, _MM_HINT_T1);
-      }
-      convert(widened.data() + i * K, row, K);
-    }
-    multiply_by_columns(c + r, ldc, a, lda, M, K, widened.data(), K, rows);
-  }
+  multiply_widened_rows(c, ldc, a, lda, M, K, w, ldw, n, [&](const T* row) {
+    for (int64_t k = 0; k < K; k += 2 * kLanes) _mm_prefetch(row + k, _MM_HINT_T1);
+  });
 }
 
 }  // namespace
 #endif
 
 #ifdef RNNDROP_AVX512
-#define CALL(KERNEL) (has_avx512() ? KERNEL<T> : avx2::KERNEL<T>)(c, ldc, a, lda, M, K, w, ldw, n)
+#define CALL(KERNEL, T) (has_avx512() ? KERNEL<T> : avx2::KERNEL<T>)(c, ldc, a, lda, M, K, w, ldw, n)
 #else
-#define CALL(KERNEL) throw std::logic_error("widening_gemm: this processor has none")
+#define CALL(KERNEL, T) throw std::logic_error("widening_gemm: this processor has none")
 #endif
-#define DEFINE(PRODUCT, KERNEL, STORED)                                                                                \
-  void PRODUCT(float* c, int64_t ldc, const float* a, int64_t lda, int64_t M, int64_t K, const STORED* w, int64_t ldw, \
-               int64_t n) {                                                                                            \
-    using T [[maybe_unused]] = STORED;                                                                                 \
-    CALL(KERNEL);                                                                                                      \
+#define DEFINE(PRODUCT, KERNEL, T)                                                                                \
+  void PRODUCT(float* c, int64_t ldc, const float* a, int64_t lda, int64_t M, int64_t K, const T* w, int64_t ldw, \
+               int64_t n) {                                                                                       \
+    CALL(KERNEL, T);                                                                                              \
   }
 DEFINE(multiply_by_rows, all_by_rows, c10::BFloat16)
 DEFINE(multiply_by_rows, all_by_rows, c10::Half)
