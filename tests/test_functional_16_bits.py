@@ -54,6 +54,14 @@ def test_error_where_rows_are_long(dtype, masks):
     assert_error_at_most_twice_that_of_plain_torch(problem)
 
 
+@pytest.mark.parametrize("B", [7, 20])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_where_rows_of_a_weight_are_too_long_to_widen_several(dtype, B):
+    """Longer than 4096 elements."""
+    torch.manual_seed(0)
+    assert_error_at_most_twice_that_of_plain_torch(random_problem(1, B, 4107, 70, masks="none", dtype=dtype))
+
+
 @pytest.mark.parametrize(
     "sizes", [(1, 1, 257, 96), (1, 13, 257, 98), (2, 3, 130, 65), (3, 5, 64, 128), (2, 40, 31, 33)]
 )

@@ -147,7 +147,10 @@ AVX2_KERNEL void all_by_columns(float* c, int64_t ldc, const float* a, int64_t l
     case 2: return of_rows_by_columns<2>(c, ldc, a, lda, K, w, ldw, n);
     case 4: return of_rows_by_columns<4>(c, ldc, a, lda, K, w, ldw, n);
   }
-  multiply_widened_rows(c, ldc, a, lda, M, K, w, ldw, n, [](const T*) {});
+  const auto as_read = [&](int64_t m, int64_t rows) {
+    all_by_columns(c + m * ldc, ldc, a + m * lda, lda, rows, K, w, ldw, n);
+  };
+  multiply_widened_rows(c, ldc, a, lda, M, K, w, ldw, n, [](const T*) {}, as_read);
 }
 
 }  // namespace rnndrop::cpu::avx2

@@ -131,8 +131,11 @@ AVX512_KERNEL void all_by_columns(float* c, int64_t ldc, const float* a, int64_t
     case 7: return of_rows_by_columns<7>(c, ldc, a, lda, K, w, ldw, n);
     case 8: return of_rows_by_columns<8>(c, ldc, a, lda, K, w, ldw, n);
   }
-  multiply_widened_rows(c, ldc, a, lda, M, K, w, ldw, n, [&](const T* row) {
+  const auto fetch = [&](const T* row) {
     for (int64_t k = 0; k < K; k += 2 * kLanes) _mm_prefetch(row + k, _MM_HINT_T1);
+  };
+  multiply_widened_rows(c, ldc, a, lda, M, K, w, ldw, n, fetch, [&](int64_t m, int64_t rows) {
+    all_by_columns(c + m * ldc, ldc, a + m * lda, lda, rows, K, w, ldw, n);
   });
 }
 

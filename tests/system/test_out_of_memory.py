@@ -26,7 +26,7 @@ def allocator(tmp_path_factory):
     return library
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_allocation_may_fail(allocator, threads, dtype):
     """Forward and backward, on the engine and stepwise; the ops that make masks."""
