@@ -30,7 +30,7 @@ from torch.utils import cpp_extension
 DEFAULT_ARCH_LIST = "8.0;9.0+PTX"
 
 # What of the CPU engine includes more of torch than a few headers.
-ENGINE_FOR_TORCH = ("csrc/cpu/backend.cpp", "csrc/cpu/dropout_mask.cpp")
+ENGINE_FOR_TORCH = ("csrc/cpu/backend.cpp", "csrc/cpu/dropout_mask.cpp", "csrc/cpu/from_torch.cpp")
 
 
 def find_compiler() -> tuple[str, str]:

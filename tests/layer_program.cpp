@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/from_torch.h"
 #include "cpu/layer_engine.h"
 #include "cpu/vector_isa.h"
 
@@ -20,12 +21,11 @@ int omp_get_max_threads();
 int omp_in_parallel();
 }
 
-// What the engine asks of torch.
-namespace at {
-std::string get_cpu_capability() { return "DEFAULT"; }
-int get_num_threads() { return omp_get_max_threads(); }
+namespace rnndrop::cpu {
+std::string cpu_capability() { return "DEFAULT"; }
+int64_t most_threads() { return omp_get_max_threads(); }
 bool in_parallel_region() { return omp_in_parallel(); }
-}  // namespace at
+}  // namespace rnndrop::cpu
 
 namespace {
 

@@ -6,6 +6,7 @@
 
 #include "cpu/convert.h"
 #include "cpu/layer_engine.h"
+#include "cpu/from_torch.h"
 #include "cpu/threads.h"
 #include "lstm_layer.h"
 

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "cpu/from_torch.h"
 #include "cpu/threads.h"
 #include "cpu/vector_isa.h"
 

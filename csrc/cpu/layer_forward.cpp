@@ -19,6 +19,7 @@
 #include "cpu/projection.h"
 #include "cpu/running_rows.h"
 #include "cpu/step_kernels.h"
+#include "cpu/from_torch.h"
 #include "cpu/threads.h"
 #include "cpu/widened_steps.h"
 
@@ -35,7 +36,7 @@ class Forward {
       : layer_(layer),
         running_(layer),
         // Threads that share out the units could not also skip some of them.
-        rows_(layer.H, splits_rows(layer, at::get_num_threads()) ? shared_mask_g<S>(layer) : nullptr),
+        rows_(layer.H, splits_rows(layer, most_threads()) ? shared_mask_g<S>(layer) : nullptr),
         mask_x_(layer.mask_x, layer.B, layer.I, forms_masked_rows(layer.mask_x, layer.I, layer.T * layer.B)),
         mask_h_(layer.mask_h, layer.B, layer.P, forms_masked_rows(layer.mask_h, layer.P, layer.B)),
         x_factor_(mask_x_.mask, layer.B, layer.I),
@@ -99,7 +100,7 @@ class Forward {
   void allocate(const Weight<T, S>& weight, std::vector<Buffer<T>>& panels) const {
     if (!packs(weight)) return;
     for (const Group<T>& group : weight.groups) {
-      panels.emplace_back(ForwardPanels<T, S>::storage_for(weight, group, at::get_num_threads()));
+      panels.emplace_back(ForwardPanels<T, S>::storage_for(weight, group, most_threads()));
     }
   }
 

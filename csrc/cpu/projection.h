@@ -19,6 +19,7 @@
 #include "cpu/layer_schedule.h"
 #include "cpu/layer_weights.h"
 #include "cpu/packed_gemm.h"
+#include "cpu/from_torch.h"
 #include "cpu/threads.h"
 #include "cpu/weight_gradient.h"
 #include "lstm_cell.h"
@@ -61,7 +62,7 @@ class ForwardProjection {
       : layer_(layer), W_hr_(layer), packs_(packs), mask_h_(mask_h), n_h_tilde_(n_h_tilde) {
     const Weight<T, S>& weight = W_hr_.weight;
     if (packs) {
-      panels_.emplace_back(ForwardPanels<T, S>::storage_for(weight, weight.groups[0], at::get_num_threads()));
+      panels_.emplace_back(ForwardPanels<T, S>::storage_for(weight, weight.groups[0], most_threads()));
     }
   }
 

@@ -1,13 +1,8 @@
-// torch's threads: the check that every kernel on several threads makes first, loops over them, and teams with
-// barriers, which at::parallel_for lacks.
+// torch's threads: loops over them, and teams with barriers, which at::parallel_for lacks.
 //
 // Nothing here is compiled with OpenMP, since a compiler then wants its own runtime and not the one that torch has
 // loaded: GCC's code calls libgomp, Clang's libomp. threads.cpp asks the one that is there.
 #pragma once
-
-#include <ATen/Parallel.h>
-#include <c10/util/Exception.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -15,17 +10,9 @@
 #include <exception>
 #include <optional>
 
-namespace rnndrop::cpu {
+#include "cpu/from_torch.h"
 
-// OpenMP's threads do not survive a fork: a child that inherits the pool would wait for them forever. So the child is
-// told; one that asks for a single thread needs no pool.
-inline void check_not_forked() {
-  if (at::get_num_threads() == 1) return;
-  static const pid_t owner = getpid();
-  TORCH_CHECK(getpid() == owner,
-              "rnndrop_cuda has run on several threads before this process was forked, and threads do not survive a "
-              "fork: call torch.set_num_threads(1) in the child, or start processes with the method 'spawn'");
-}
+namespace rnndrop::cpu {
 
 struct Range {
   int64_t begin, end;
@@ -53,7 +40,7 @@ void run_team(void (*work)(const void* context, const Team& team), const void* c
 // "libgomp", or "torch's pool" where torch has another runtime or none: whose threads these are.
 const char* threads_of();
 
-inline bool has_threads() { return at::get_num_threads() > 1 && !at::in_parallel_region(); }
+inline bool has_threads() { return most_threads() > 1 && !in_parallel_region(); }
 
 template <class Work>
 void run_team(const Work& work) {

@@ -4,11 +4,11 @@
 // and AVX-512, so that one binary serves every x86-64 machine.
 #pragma once
 
-#include <ATen/Version.h>
-
 #include <cstddef>
 #include <string>
 #include <utility>
+
+#include "cpu/from_torch.h"
 
 // Forced inlining is what carries a kernel's target attribute into the code it is made of.
 #define INLINE inline __attribute__((always_inline))
@@ -37,10 +37,9 @@
 
 namespace rnndrop::cpu {
 
-// Follows torch's own choice, so that ATEN_CPU_CAPABILITY governs both.
 template <class Kernels>
 const Kernels& widest(const Kernels& baseline, const Kernels& avx2, const Kernels& avx512) {
-  static const std::string capability = at::get_cpu_capability();
+  static const std::string capability = cpu_capability();
   if (capability == "AVX512") return avx512;
   if (capability == "AVX2") return avx2;
   return baseline;
