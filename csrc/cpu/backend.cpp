@@ -5,8 +5,8 @@
 #include <stdexcept>
 
 #include "cpu/convert.h"
-#include "cpu/layer_engine.h"
 #include "cpu/from_torch.h"
+#include "cpu/layer_engine.h"
 #include "cpu/threads.h"
 #include "lstm_layer.h"
 

@@ -12,6 +12,7 @@
 
 #include "cpu/compute_type.h"
 #include "cpu/forward_panels.h"
+#include "cpu/from_torch.h"
 #include "cpu/layer_engine.h"
 #include "cpu/layer_schedule.h"
 #include "cpu/layer_weights.h"
@@ -19,7 +20,6 @@
 #include "cpu/projection.h"
 #include "cpu/running_rows.h"
 #include "cpu/step_kernels.h"
-#include "cpu/from_torch.h"
 #include "cpu/threads.h"
 #include "cpu/widened_steps.h"
 

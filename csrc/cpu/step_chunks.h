@@ -16,16 +16,33 @@
 #include "lstm_cell.h"
 
 namespace rnndrop::cpu {
-namespace {
 
-constexpr int64_t kChunk = 64;
-constexpr int64_t kLanes = kVectorUnits;  // the widest vector's, in float32
+inline constexpr int64_t kChunk = 64;
+inline constexpr int64_t kLanes = kVectorUnits;  // the widest vector's, in float32
 
 template <class T>
 struct alignas(64) Chunk {
   T data[kChunk];
   INLINE T& operator[](int64_t k) { return data[k]; }
 };
+
+template <class acc_t>
+struct NoiseChunks {
+  Chunk<acc_t> m_g, m_c, z_c, z_h;
+  template <bool noisy_state>
+  INLINE CellNoise<acc_t> at(int64_t k) {
+    CellNoise<acc_t> noise;
+    noise.m_g = m_g[k];
+    if constexpr (noisy_state) {
+      noise.m_c = m_c[k];
+      noise.z_c = z_c[k];
+      noise.z_h = z_h[k];
+    }
+    return noise;
+  }
+};
+
+namespace {
 
 // work(first, n)
 template <class Work>
@@ -34,11 +51,12 @@ INLINE void for_each_chunk(int64_t begin, int64_t end, const Work& work) {
 }
 
 // work(k) for the elements of a chunk, and up to a multiple of kLanes beyond them: a constant number at a time is what
-// the compiler turns into whole vectors, with nothing left over.
+// the compiler turns into whole vectors, with nothing left over. No element's work reads what another's has written.
 template <class Work>
 INLINE void for_each_element(int64_t n, const Work& work) {
   for (int64_t first = 0; first < n; first += kLanes) {
-    for (int64_t k = first; k < first + kLanes; ++k) work(k);
+    INDEPENDENT_ITERATIONS
+    for (int64_t k = 0; k < kLanes; ++k) work(first + k);
   }
 }
 
@@ -138,30 +156,16 @@ INLINE void load_noise(Chunk<acc_t>& out, const RowNoise& noise, acc_t absent, i
   load_or(out, offset<scalar_t>(noise.data, b * noise.stride + j), absent, n);
 }
 
-template <class acc_t>
-struct NoiseChunks {
-  Chunk<acc_t> m_g, m_c, z_c, z_h;
-  template <bool noisy_state>
-  INLINE CellNoise<acc_t> at(int64_t k) {
-    CellNoise<acc_t> noise;
-    noise.m_g = m_g[k];
-    if constexpr (noisy_state) {
-      noise.m_c = m_c[k];
-      noise.z_c = z_c[k];
-      noise.z_h = z_h[k];
-    }
-    return noise;
-  }
-};
-
-template <bool noisy_state, class scalar_t, class acc_t>
+template <class scalar_t, class acc_t>
 INLINE void load_noise(NoiseChunks<acc_t>& out, const StepNoise& noise, int64_t b, int64_t j, int64_t n) {
-  load_noise<scalar_t>(out.m_g, noise.mask_g, acc_t(1), b, j, n);
-  if constexpr (noisy_state) {
-    load_noise<scalar_t>(out.m_c, noise.mask_c, acc_t(1), b, j, n);
-    load_noise<scalar_t>(out.z_c, noise.zone_c, acc_t(0), b, j, n);
-    load_noise<scalar_t>(out.z_h, noise.zone_h, acc_t(0), b, j, n);
-  }
+  const struct {
+    Chunk<acc_t>& chunk;
+    const RowNoise& noise;
+    acc_t absent;
+  } all[] = {
+      {out.m_g, noise.mask_g, 1}, {out.m_c, noise.mask_c, 1}, {out.z_c, noise.zone_c, 0}, {out.z_h, noise.zone_h, 0}};
+  const int64_t kinds = noise.on_state() ? 4 : 1;
+  for (int64_t k = 0; k < kinds; ++k) load_noise<scalar_t>(all[k].chunk, all[k].noise, all[k].absent, b, j, n);
 }
 
 // h~ of the next step: mask_h * h, for all gates or for each.
