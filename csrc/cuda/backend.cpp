@@ -247,33 +247,41 @@ void CudaBackend::run_recurrence(ForwardCall& call, const Plan& plan) const {
 void CudaBackend::run_overlapped(RecurrenceForward r, const RecurrenceLaunch& launch, int64_t n_parts,
                                  const InputProjection& input, const Tensor& from_x) const {
   const std::vector<Steps> parts = parts_of(r.order, n_parts);
+  // h between two parts, in turn: one launch reads what the other wrote.
+  const Tensor between = at::empty({2, r.B, r.H}, from_x.options());
   // The side stream begins when the caller's has come here, which waits for each part and so in the end for all.
   const c10::cuda::CUDAStream side = side_stream(stream_.device_index());
   std::vector<at::cuda::CUDAEvent> projected(n_parts);
   at::cuda::CUDAEvent here;
   here.record(stream_);
   here.block(side);
-  {
-    const c10::cuda::CUDAStreamGuard on_side(side);
-    cublas_of_current_stream();
-    for (int64_t k = 0; k < n_parts; ++k) {
-      input.project(parts[k], from_x.narrow(0, parts[k].begin, parts[k].n));
-      projected[k].record(side);
+  try {
+    {
+      const c10::cuda::CUDAStreamGuard on_side(side);
+      cublas_of_current_stream();
+      for (int64_t k = 0; k < n_parts; ++k) {
+        input.project(parts[k], from_x.narrow(0, parts[k].begin, parts[k].n));
+        projected[k].record(side);
+      }
     }
-  }
-  cublas_of_current_stream();
-  // h between two parts, in turn: one launch reads what the other wrote.
-  const Tensor between = at::empty({2, r.B, r.H}, from_x.options());
-  void *const h_n = r.h_n, *const c_n = r.c_n;
-  for (int64_t k = 0; k < n_parts; ++k) {
-    projected[k].block(stream_);
-    r.steps = parts[k];
-    const bool last = k + 1 == n_parts;
-    r.h_n = last ? h_n : between.select(0, k % 2).data_ptr();
-    r.c_n = last ? c_n : nullptr;
-    launch_forward(r, launch);
-    r.h_begin = r.h_n;
-    r.c_begin = nullptr;
+    cublas_of_current_stream();
+    void *const h_n = r.h_n, *const c_n = r.c_n;
+    for (int64_t k = 0; k < n_parts; ++k) {
+      projected[k].block(stream_);
+      r.steps = parts[k];
+      const bool last = k + 1 == n_parts;
+      r.h_n = last ? h_n : between.select(0, k % 2).data_ptr();
+      r.c_n = last ? c_n : nullptr;
+      launch_forward(r, launch);
+      r.h_begin = r.h_n;
+      r.c_begin = nullptr;
+    }
+  } catch (...) {
+    // What is queued there writes to from_x, which is given back to the caller's stream.
+    at::cuda::CUDAEvent queued;
+    queued.record(side);
+    queued.block(stream_);
+    throw;
   }
 }
 

@@ -104,6 +104,8 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def("end_late_streams() -> ()", end_late_streams);
   m.def("host_waits() -> ()", late::host_waits);
   m.def("read_on_side_stream_after_free(bool waits) -> float", read_on_side_stream_after_free);
+  m.def("fail_gemm(int from_now) -> ()",
+        [](int64_t from_now) { fake_cublas::failing = fake_cublas::gemms + from_now; });
   m.def("gemms() -> int", [] { return fake_cublas::gemms; });
   m.def("driver_questions() -> int", [] { return int64_t{emu::stats.driver_questions}; });
   m.def("launches() -> int", [] { return int64_t{emu::stats.launches}; });

@@ -84,6 +84,16 @@ def test_a_side_stream_that_nobody_waits_for_is_found_in_a_capture(op, emulated,
         problem.solve(emulated)
 
 
+@pytest.mark.parametrize("part", range(4))
+def test_the_side_stream_is_waited_for_where_a_part_fails(op, emulated, problem, part):
+    """What it has queued still writes to memory that is given back to the caller's stream."""
+    op.begin_late_streams("late", True, NONE)
+    op.fail_gemm(part)
+    with pytest.raises(RuntimeError, match="cuBLAS error"):
+        problem.solve(emulated)
+    op.end_late_streams()  # which finds forks that nobody waits for
+
+
 def test_a_wait_of_the_host_is_found_in_a_capture(op):
     with late_streams(op):
         op.host_waits()

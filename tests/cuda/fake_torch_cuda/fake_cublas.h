@@ -94,7 +94,8 @@ inline cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode
 
 namespace fake_cublas {
 
-inline int64_t gemms = 0;  // so many were called for
+inline int64_t gemms = 0;     // so many were called for
+inline int64_t failing = -1;  // the one of this number fails
 
 inline float to_tf32(float value) {
   uint32_t bits;
@@ -135,7 +136,7 @@ inline cublasStatus_t cublasGemmEx_64(cublasHandle_t handle, cublasOperation_t t
                                       cudaDataType_t type_a, int64_t lda, const void* B, cudaDataType_t type_b,
                                       int64_t ldb, const void* beta, void* C, cudaDataType_t type_c, int64_t ldc,
                                       cublasComputeType_t compute, cublasGemmAlgo_t) {
-  ++fake_cublas::gemms;
+  if (fake_cublas::gemms++ == fake_cublas::failing) return CUBLAS_STATUS_NOT_SUPPORTED;
   const auto too_small = [](int64_t leading, int64_t rows) { return leading < std::max<int64_t>(1, rows); };
   if (m <= 0 || n <= 0 || k <= 0 || too_small(lda, trans_a ? k : m) || too_small(ldb, trans_b ? n : k) ||
       too_small(ldc, m)) {
