@@ -1,3 +1,7 @@
+// The pointwise step: load a chunk of a row into the compute type, run the cell on it, store it.
+//
+// A forward without noise on h or the state is in step_strips.h, loading and storing in step_chunks.h, the cell in
+// step_cells.cpp. Cost: the GEMMs' results are read and written once.
 #include "cpu/step_kernels.h"
 
 #include <c10/util/BFloat16.h>
@@ -5,15 +9,163 @@
 
 #include <stdexcept>
 
+#include "cpu/step_strips.h"
+
 namespace rnndrop::cpu {
 namespace {
 
-const StepKernels& kernels_of(Dtype dtype) {
+template <class scalar_t>
+INLINE void forward_part(const StepForward& step, const Part& part, const PreActivations& pre) {
+  using acc_t = acc_type<scalar_t>;
+  const int64_t H = step.H;
+  const auto* b_ih = static_cast<const scalar_t*>(step.b_ih);
+  const auto* b_hh = static_cast<const scalar_t*>(step.b_hh);
+  const bool noisy_state = step.noise.on_state();
+  const bool has_state = step.lengths || step.h_state || step.h_tilde_next || noisy_state;
+  if (!has_state && !b_ih && !b_hh) {
+    if constexpr (std::is_same_v<scalar_t, acc_t>) {
+      if (pre.data) return forward_strips<acc_t>(step, part, pre);
+    } else {
+      const bool in_acc = pre.complete || pre.from_x;
+      if (in_acc && !step.noise.mask_g.data) return forward_narrow_strips<scalar_t>(step, part, pre);
+    }
+  }
+  const auto run_cell = cell_kernels<acc_t>().forward;
+  ForwardChunks<acc_t> chunks;
+  auto& [gate_chunks, noise, c_prev, h_prev, c, h] = chunks;
+  for (int64_t b = part.row_begin; b < part.row_end; ++b) {
+    const bool past_end = step.lengths && step.t >= step.lengths[b];
+    for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
+      const int64_t at = b * H + j;
+      scalar_t* gates = offset<scalar_t>(step.gates, 4 * b * H + j);
+      scalar_t* y = static_cast<scalar_t*>(step.y) + at;
+      acc_t* c_out = static_cast<acc_t*>(step.c) + at;
+      scalar_t* h_state = offset<scalar_t>(step.h_state, at);
+      load(c_prev, static_cast<const acc_t*>(step.c_prev) + at, n);
+
+      if (past_end) {
+        for (int64_t gate = 0; gates && gate < kGates; ++gate) std::fill_n(gates + gate * H, n, scalar_t(0));
+        std::fill_n(y, n, scalar_t(0));
+        store(c_out, c_prev, n);
+        if (step.h_tilde_next) {
+          load(h, h_state, n);
+          store_h_tilde<scalar_t>(step, at, h, n);
+        }
+        return;
+      }
+
+      const acc_t* from_h = offset<const acc_t>(pre.data, (b - part.row_begin) * pre.row_stride + j - part.unit_begin);
+      const acc_t* from_x = offset<acc_t>(pre.from_x, 4 * b * H + j);
+      const scalar_t* in_gates = pre.complete || from_x ? nullptr : gates;
+      for (int64_t gate = 0; gate < kGates; ++gate) {
+        const int64_t column = gate * H + j;
+        load_pre_activation(gate_chunks[gate], in_gates ? in_gates + gate * H : nullptr,
+                            from_x ? from_x + gate * H : nullptr, from_h ? from_h + gate * pre.gate_stride : nullptr,
+                            b_ih ? b_ih + column : nullptr, b_hh ? b_hh + column : nullptr, n);
+      }
+      load_noise<scalar_t>(noise, step.noise, b, j, n);
+      if (noisy_state) load_or(h_prev, static_cast<const scalar_t*>(h_state), acc_t(0), n);
+      run_cell(chunks, n, noisy_state);
+      for (int64_t gate = 0; gates && gate < kGates; ++gate) store(gates + gate * H, gate_chunks[gate], n);
+      store(c_out, c, n);
+      store(y, h, n);
+      if (h_state) store(h_state, h, n);
+      store_h_tilde<scalar_t>(step, at, h, n);
+    });
+  }
+}
+
+template <class scalar_t>
+INLINE void backward_part(const StepBackward& step, const Part& part, const AccGradients& gradients) {
+  using acc_t = acc_type<scalar_t>;
+  const int64_t H = step.H;
+  const bool noisy_state = step.noise.on_state();
+  const auto run_cell = cell_kernels<acc_t>().backward;
+  BackwardChunks<acc_t> chunks;
+  auto& [gate_chunks, noise, c_prev, c, dy, dh, dc] = chunks;
+  for (int64_t b = part.row_begin; b < part.row_end; ++b) {
+    const bool past_end = step.lengths && step.t >= step.lengths[b];
+    for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
+      const int64_t at = b * H + j;
+      scalar_t* da = offset<scalar_t>(step.da, 4 * b * H + j);
+      acc_t* da_acc = offset<acc_t>(gradients.da, 4 * b * H + j);
+      acc_t* dh_carry = offset<acc_t>(step.dh_carry, at);
+
+      load_or(dh, dh_carry, acc_t(0), n);
+      for (int64_t gate = 0; (gradients.dh_tilde_next || step.dh_tilde_next) && gate < step.n_h_tilde; ++gate) {
+        const int64_t of_gate = gate * step.B * H + at;
+        Chunk<acc_t> from_gemm, mask_h;
+        if (gradients.dh_tilde_next) {
+          load(from_gemm, static_cast<const acc_t*>(gradients.dh_tilde_next) + of_gate, n);
+        } else {
+          load(from_gemm, static_cast<const scalar_t*>(step.dh_tilde_next) + of_gate, n);
+        }
+        load_or(mask_h, offset<scalar_t>(step.mask_h, of_gate), acc_t(1), n);
+        for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { dh[k] += mask_h[k] * from_gemm[k]; });
+      }
+
+      if (past_end) {
+        for (int64_t gate = 0; gate < kGates; ++gate) {
+          if (da_acc) {
+            std::fill_n(da_acc + gate * H, n, acc_t(0));
+          } else {
+            std::fill_n(da + gate * H, n, scalar_t(0));
+          }
+        }
+        if (dh_carry) store(dh_carry, dh, n);
+        return;
+      }
+
+      const scalar_t* gates = static_cast<const scalar_t*>(step.gates) + 4 * b * H + j;
+      acc_t* dc_in_out = static_cast<acc_t*>(step.dc) + at;
+      for (int64_t gate = 0; gate < kGates; ++gate) load(gate_chunks[gate], gates + gate * H, n);
+      load_noise<scalar_t>(noise, step.noise, b, j, n);
+      load(c_prev, static_cast<const acc_t*>(step.c_prev) + at, n);
+      load(c, static_cast<const acc_t*>(step.c) + at, n);
+      load_or(dy, offset<scalar_t>(step.dy, at), acc_t(0), n);
+      load(dc, dc_in_out, n);
+      run_cell(chunks, n, noisy_state);
+      for (int64_t gate = 0; gate < kGates; ++gate) {
+        da_acc ? store(da_acc + gate * H, gate_chunks[gate], n) : store(da + gate * H, gate_chunks[gate], n);
+      }
+      store(dc_in_out, dc, n);
+      if (dh_carry) store(dh_carry, dh, n);
+    });
+  }
+}
+
+// One dtype's.
+struct Kernels {
+  void (*forward)(const StepForward&, const Part&, const PreActivations&);
+  void (*backward)(const StepBackward&, const Part&, const AccGradients&);
+};
+
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                       \
+  template <class scalar_t>                                                                                   \
+  ATTRIBUTE void forward_##NAME(const StepForward& step, const Part& part, const PreActivations& pre) {       \
+    forward_part<scalar_t>(step, part, pre);                                                                  \
+  }                                                                                                           \
+  template <class scalar_t>                                                                                   \
+  ATTRIBUTE void backward_##NAME(const StepBackward& step, const Part& part, const AccGradients& gradients) { \
+    backward_part<scalar_t>(step, part, gradients);                                                           \
+  }                                                                                                           \
+  template <class scalar_t>                                                                                   \
+  constexpr Kernels kernels_##NAME{forward_##NAME<scalar_t>, backward_##NAME<scalar_t>};
+DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
+#undef DEFINE_KERNELS
+
+template <class scalar_t>
+const Kernels& kernels() {
+  static const Kernels& chosen = WIDEST_OF(kernels_, scalar_t);
+  return chosen;
+}
+
+const Kernels& kernels_of(Dtype dtype) {
   switch (dtype) {
-    case Dtype::float64: return step_kernels<double>();
-    case Dtype::float32: return step_kernels<float>();
-    case Dtype::bfloat16: return step_kernels<c10::BFloat16>();
-    case Dtype::float16: return step_kernels<c10::Half>();
+    case Dtype::float64: return kernels<double>();
+    case Dtype::float32: return kernels<float>();
+    case Dtype::bfloat16: return kernels<c10::BFloat16>();
+    case Dtype::float16: return kernels<c10::Half>();
   }
   throw std::logic_error("step_kernels: no such dtype");
 }

@@ -33,12 +33,4 @@ inline constexpr int64_t kVectorUnits = 16;
 void step_forward(const StepForward& step, const Part& part, const PreActivations& pre);
 void step_backward(const StepBackward& step, const Part& part, const AccGradients& gradients = {});
 
-// One dtype's kernels: what the two above choose from.
-struct StepKernels {
-  void (*forward)(const StepForward&, const Part&, const PreActivations&);
-  void (*backward)(const StepBackward&, const Part&, const AccGradients&);
-};
-template <class scalar_t>
-const StepKernels& step_kernels();
-
 }  // namespace rnndrop::cpu

@@ -1,3 +1,0 @@
-#include "cpu/step_kernels_impl.h"
-
-template const rnndrop::cpu::StepKernels& rnndrop::cpu::step_kernels<float>();
