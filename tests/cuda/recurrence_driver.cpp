@@ -24,6 +24,7 @@ using namespace rnndrop;
 using cuda::Engine;
 
 int64_t max_B = 11;
+bool stops_at_first = false;
 // With W_hh in registers, and of those the ones in which a warp has several tiles of rows, by engine.
 long launches_in_registers = 0, with_more_tiles[5] = {};
 
@@ -396,7 +397,7 @@ void check_backward(Problem<scalar_t>& p, const Kind& kind, const Result& forwar
 
 template <class scalar_t>
 void check(const Kind& kind, int count) {
-  for (int k = 0; k < count; ++k) {
+  for (int k = 0; k < count && !(stops_at_first && failures); ++k) {
     Problem<scalar_t> p;
     const Result expected = definition(p);
     check_forward(p, kind, expected, coin());
@@ -440,11 +441,14 @@ void check_clusters_are_known() {
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: recurrence_driver <recurrences of each dtype> [<samples at most>]\n");
+    std::fprintf(
+        stderr,
+        "usage: recurrence_driver <recurrences of each dtype> [<samples at most> [<anything: stop at a failure>]]\n");
     return 2;
   }
   const int count = std::atoi(argv[1]);
   if (argc > 2) max_B = std::atoi(argv[2]);
+  stops_at_first = argc > 3;
   check<float>({Dtype::float32, false, 1e-5}, count);
   check<float>({Dtype::float32, true, 8e-3}, count);
   check<__nv_bfloat16>({Dtype::bfloat16, false, 3e-2}, count);

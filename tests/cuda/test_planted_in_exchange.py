@@ -116,7 +116,7 @@ def status(program, monkeypatch):
 
     def run(number: int, schedule: str) -> int:
         monkeypatch.setenv(VARIABLE, str(number))
-        return toolchain.run(program[1], "12", "5", schedule=schedule).returncode
+        return toolchain.run(program[1], "12", "5", "stop", schedule=schedule).returncode
 
     return run
 
