@@ -183,8 +183,7 @@ class LayerWeightGradients {
     dW_hh_.pack(team, B, n, h_before, sample_of, scratch);
   }
 
-  // A panel of inputs stays in the first cache for all of the member's gate rows; but where the last sums are not
-  // stored as they are, da does, for all columns of a few gate rows.
+  // Where the last sums are not stored as they are, those of a few gate rows are made for all columns before the next.
   void add_packed(const std::vector<Range>& shares, int64_t rows, const T* da_packed, bool is_first, bool is_last,
                   Acc* kept_tile) const {
     for (const WeightGradient<T, S>* gradient : {&dW_ih_, &dW_hh_}) {
@@ -205,11 +204,9 @@ class LayerWeightGradients {
             gradient->add_last(g, m - first_of_group, M, gate_rows_.data() + m, da_block, rows, is_first, kept_tile);
           });
         } else {
-          for (int64_t block = 0; block < gradient->weight.column_blocks(gradient->weight.groups[g]); ++block) {
-            for_each_da_block([&](int64_t m, int64_t M, const T* da_block) {
-              gradient->add(g, m - first_of_group, M, block, da_block, rows, is_first);
-            });
-          }
+          gradient->add(g, rows, is_first, [&](const auto& add) {
+            for_each_da_block([&](int64_t m, int64_t M, const T* da_block) { add(m - first_of_group, M, da_block); });
+          });
         }
         of_share += round_up(share.size(), rows_at_once()) * round_up(rows, kTogether<T>);
       }

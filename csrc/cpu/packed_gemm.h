@@ -20,6 +20,8 @@ inline constexpr int64_t kMostRowsAtOnce = 12;
 
 // Bytes that what a kernel reads again and again should not exceed: no CPU's first cache is smaller.
 inline constexpr int64_t kFirstCache = 32 * 1024;
+// What is larger comes from further away than the second cache.
+inline constexpr int64_t kSecondCache = 512 * 1024;
 
 // panel[K, panel_width] = rows[:][k]^T: lane l of each of its rows comes from rows[l], which are n; 0 where there is
 // none.

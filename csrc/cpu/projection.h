@@ -300,10 +300,7 @@ class ProjectionGradient {
         dW_hr_.add_last(0, p, M, group.rows.data() + p, packed, n, is_first, mine.tile.data());
       });
     }
-    for (int64_t block = 0; block < dW_hr_.weight.column_blocks(group); ++block) {
-      for_each_block_of(
-          mine, n, [&](int64_t p, int64_t M, const T* packed) { dW_hr_.add(0, p, M, block, packed, n, is_first); });
-    }
+    dW_hr_.add(0, n, is_first, [&](const auto& add) { for_each_block_of(mine, n, add); });
   }
 
  private:

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/layer_schedule.h"
 #include "cpu/layer_weights.h"
 
 namespace rnndrop::cpu {
@@ -69,9 +70,23 @@ struct WeightGradient {
     }
   }
 
-  // sums of kept gate rows [m, m + M), M <= rows_at_once(), of group g and a block of columns (+)= da^T in; da_block
-  // is packed [rows, rows_at_once].
-  void add(int64_t g, int64_t m, int64_t M, int64_t block, const T* da_block, int64_t rows, bool first) const {
+  // sums of group g (+)= da^T in, for the kept gate rows [m, m + M), M <= rows_at_once(), that for_each_da_block(add)
+  // calls add(m, M, da_block) for; da_block is packed [rows, rows_at_once].
+  //
+  // A panel of inputs stays in the first cache for all of them. Few rows of inputs stay there all together: then it is
+  // the gradient that takes the time, and is written row by row.
+  template <class ForEach>
+  void add(int64_t g, int64_t rows, bool first, const ForEach& for_each_da_block) const {
+    const int64_t blocks = weight.column_blocks(weight.groups[g]);
+    const int64_t bytes = rows * blocks * weight.width * sizeof(T);
+    for_each_block({0, blocks}, bytes <= kFirstCache / 2 ? blocks : 1, [&](int64_t begin, int64_t n) {
+      for_each_da_block([&](int64_t m, int64_t M, const T* da_block) {
+        for (int64_t block = begin; block < begin + n; ++block) add_block(g, m, M, block, da_block, rows, first);
+      });
+    });
+  }
+
+  void add_block(int64_t g, int64_t m, int64_t M, int64_t block, const T* da_block, int64_t rows, bool first) const {
     const Group<T>& group = weight.groups[g];
     const int64_t width = weight.width, n = std::min(width, group.K() - block * width);
     const T* panel = panels[g].data() + block * round_up(rows, kTogether<T>) * width;
@@ -90,7 +105,7 @@ struct WeightGradient {
     }
   }
 
-  // The same for the last piece, where the sums are not in place: all columns of these gate rows, to rows of dW. tile:
+  // add() for the last piece, where the sums are not in place: all columns of these gate rows, to rows of dW. tile:
   // room for M rows of kept columns, as Group says.
   void add_last(int64_t g, int64_t m, int64_t M, const int32_t* dW_rows, const T* da_block, int64_t rows, bool first,
                 Acc* tile) const {
