@@ -73,33 +73,34 @@ INLINE void forward_strip(const Strip<T>& strip, int64_t n) {
 
 template <bool noisy_state, class T>
 INLINE void forward_chunk(ForwardChunks<T>& chunks, int64_t n) {
-  auto& [gates, noise, c_prev, h_prev, c, h] = chunks;
+  Chunk<T>* gates = chunks.gates;
   for_each_element(n, [&](int64_t k) __attribute__((always_inline)) {
-    const CellForward<T> cell =
-        cell_forward<noisy_state>(gates[kInput][k], gates[kForget][k], gates[kCandidate][k], gates[kOutput][k],
-                                  noise.template at<noisy_state>(k), c_prev[k], noisy_state ? h_prev[k] : T(0));
+    const CellForward<T> cell = cell_forward<noisy_state>(gates[kInput][k], gates[kForget][k], gates[kCandidate][k],
+                                                          gates[kOutput][k], chunks.noise.template at<noisy_state>(k),
+                                                          chunks.c_prev[k], noisy_state ? chunks.h_prev[k] : T(0));
     gates[kInput][k] = cell.i;
     gates[kForget][k] = cell.f;
     gates[kCandidate][k] = cell.g;
     gates[kOutput][k] = cell.o;
-    c[k] = cell.c;
-    h[k] = cell.h;
+    chunks.c[k] = cell.c;
+    chunks.h[k] = cell.h;
   });
 }
 
 template <bool noisy_state, class T>
 INLINE void backward_chunk(BackwardChunks<T>& chunks, int64_t n) {
-  auto& [gates, noise, c_prev, c, dy, dh, dc] = chunks;
+  Chunk<T>* gates = chunks.gates;
   for_each_element(n, [&](int64_t k) __attribute__((always_inline)) {
     const CellBackward<T> cell =
         cell_backward<noisy_state>(gates[kInput][k], gates[kForget][k], gates[kCandidate][k], gates[kOutput][k],
-                                   noise.template at<noisy_state>(k), c_prev[k], c[k], dh[k] + dy[k], dc[k]);
+                                   chunks.noise.template at<noisy_state>(k), chunks.c_prev[k], chunks.c[k],
+                                   chunks.dh[k] + chunks.dy[k], chunks.dc[k]);
     gates[kInput][k] = cell.di_pre;
     gates[kForget][k] = cell.df_pre;
     gates[kCandidate][k] = cell.dg_pre;
     gates[kOutput][k] = cell.do_pre;
-    dc[k] = cell.dc_prev;
-    dh[k] = cell.dh_prev;
+    chunks.dc[k] = cell.dc_prev;
+    chunks.dh[k] = cell.dh_prev;
   });
 }
 

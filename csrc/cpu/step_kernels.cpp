@@ -32,7 +32,7 @@ INLINE void forward_part(const StepForward& step, const Part& part, const PreAct
   }
   const auto run_cell = cell_kernels<acc_t>().forward;
   ForwardChunks<acc_t> chunks;
-  auto& [gate_chunks, noise, c_prev, h_prev, c, h] = chunks;
+  Chunk<acc_t>&c_prev = chunks.c_prev, &h_prev = chunks.h_prev, &c = chunks.c, &h = chunks.h;
   for (int64_t b = part.row_begin; b < part.row_end; ++b) {
     const bool past_end = step.lengths && step.t >= step.lengths[b];
     for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
@@ -59,14 +59,14 @@ INLINE void forward_part(const StepForward& step, const Part& part, const PreAct
       const scalar_t* in_gates = pre.complete || from_x ? nullptr : gates;
       for (int64_t gate = 0; gate < kGates; ++gate) {
         const int64_t column = gate * H + j;
-        load_pre_activation(gate_chunks[gate], in_gates ? in_gates + gate * H : nullptr,
+        load_pre_activation(chunks.gates[gate], in_gates ? in_gates + gate * H : nullptr,
                             from_x ? from_x + gate * H : nullptr, from_h ? from_h + gate * pre.gate_stride : nullptr,
                             b_ih ? b_ih + column : nullptr, b_hh ? b_hh + column : nullptr, n);
       }
-      load_noise<scalar_t>(noise, step.noise, b, j, n);
+      load_noise<scalar_t>(chunks.noise, step.noise, b, j, n);
       if (noisy_state) load_or(h_prev, static_cast<const scalar_t*>(h_state), acc_t(0), n);
       run_cell(chunks, n, noisy_state);
-      for (int64_t gate = 0; gates && gate < kGates; ++gate) store(gates + gate * H, gate_chunks[gate], n);
+      for (int64_t gate = 0; gates && gate < kGates; ++gate) store(gates + gate * H, chunks.gates[gate], n);
       store(c_out, c, n);
       store(y, h, n);
       if (h_state) store(h_state, h, n);
@@ -82,7 +82,7 @@ INLINE void backward_part(const StepBackward& step, const Part& part, const AccG
   const bool noisy_state = step.noise.on_state();
   const auto run_cell = cell_kernels<acc_t>().backward;
   BackwardChunks<acc_t> chunks;
-  auto& [gate_chunks, noise, c_prev, c, dy, dh, dc] = chunks;
+  Chunk<acc_t>&c_prev = chunks.c_prev, &c = chunks.c, &dy = chunks.dy, &dh = chunks.dh, &dc = chunks.dc;
   for (int64_t b = part.row_begin; b < part.row_end; ++b) {
     const bool past_end = step.lengths && step.t >= step.lengths[b];
     for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
@@ -118,15 +118,15 @@ INLINE void backward_part(const StepBackward& step, const Part& part, const AccG
 
       const scalar_t* gates = static_cast<const scalar_t*>(step.gates) + 4 * b * H + j;
       acc_t* dc_in_out = static_cast<acc_t*>(step.dc) + at;
-      for (int64_t gate = 0; gate < kGates; ++gate) load(gate_chunks[gate], gates + gate * H, n);
-      load_noise<scalar_t>(noise, step.noise, b, j, n);
+      for (int64_t gate = 0; gate < kGates; ++gate) load(chunks.gates[gate], gates + gate * H, n);
+      load_noise<scalar_t>(chunks.noise, step.noise, b, j, n);
       load(c_prev, static_cast<const acc_t*>(step.c_prev) + at, n);
       load(c, static_cast<const acc_t*>(step.c) + at, n);
       load_or(dy, offset<scalar_t>(step.dy, at), acc_t(0), n);
       load(dc, dc_in_out, n);
       run_cell(chunks, n, noisy_state);
       for (int64_t gate = 0; gate < kGates; ++gate) {
-        da_acc ? store(da_acc + gate * H, gate_chunks[gate], n) : store(da + gate * H, gate_chunks[gate], n);
+        da_acc ? store(da_acc + gate * H, chunks.gates[gate], n) : store(da + gate * H, chunks.gates[gate], n);
       }
       store(dc_in_out, dc, n);
       if (dh_carry) store(dh_carry, dh, n);
