@@ -77,7 +77,7 @@ void run_team(void (*work)(const void*, const Team&), const void* context) {
   const std::unique_lock<std::mutex> lock(one_team, std::try_to_lock);
   if (!lock) return work(context, Team{0, 1});
 
-  const int64_t n = at::get_num_threads();
+  const int64_t n = most_threads();
   const at::Tensor members = at::empty({n}, at::kByte);  // an element each
   char* const first = static_cast<char*>(members.mutable_data_ptr());
   at::TensorIterator each = at::TensorIterator::borrowing_nullary_op(members);
