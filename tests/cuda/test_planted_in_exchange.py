@@ -15,18 +15,9 @@ from tests.emulation import toolchain
 
 pytestmark = pytest.mark.skipif(bool(toolchain.why_unusable()), reason=toolchain.why_unusable())
 
-VARIABLE = "PLANTED_IN_EXCHANGE"
 KINDS = ("float32", "tf32", "bfloat16")
 # Of one folder, so that each includes the others' copies; all else they take from csrc.
 FILES = ["recurrence_kernels.cuh", "recurrence_forward.cuh", "recurrence_backward.cuh", "recurrence_exchange.cuh"]
-PLANTED = f"""
-#pragma once
-#include <cstdlib>
-inline bool planted(int number) {{
-  static const char* const chosen = std::getenv("{VARIABLE}");
-  return chosen && std::atoi(chosen) == number;
-}}
-"""
 
 
 @dataclass(frozen=True)
@@ -102,8 +93,7 @@ def program(request, tmp_path_factory):
             assert change.right in text, change.name
             chosen = " || ".join(f"planted({number})" for number in numbers)
             text = text.replace(change.right, f"(({chosen}) ? {change.wrong} : {change.right})")
-        # The first that is included has what all of them ask.
-        (folder / name).write_text(PLANTED + text if name == "recurrence_kernels.cuh" else text)
+        (folder / name).write_text(f'#include "planted.h"\n{text}')
     sources = [*(folder / f"recurrence_{kind}.cu" for kind in KINDS), DRIVER]
     return request.param, toolchain.build_program(
         "planted_in_exchange", sources, sanitize=request.param, defines=DEFINES
@@ -115,7 +105,7 @@ def status(program, monkeypatch):
     """status(number, schedule): the exit status with that mistake."""
 
     def run(number: int, schedule: str) -> int:
-        monkeypatch.setenv(VARIABLE, str(number))
+        monkeypatch.setenv(toolchain.PLANTED, str(number))
         return toolchain.run(program[1], "12", "5", "stop", schedule=schedule).returncode
 
     return run

@@ -61,17 +61,25 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_found(mistake, tmp_path):
-    file, right, wrong = MISTAKES[mistake]
+@pytest.fixture(scope="module")
+def with_mistakes(tmp_path_factory) -> Path:
+    """One build with all of them, of which the environment chooses."""
     # The whole folder, so that each file includes its neighbours of there.
-    shutil.copytree(CUDA, tmp_path / "cuda")
-    planted = tmp_path / "cuda" / file
-    text = planted.read_text()
-    assert text.count(right) == 1
-    planted.write_text(text.replace(right, wrong))
-    driver = tmp_path / SOURCES[-1].name
+    folder = tmp_path_factory.mktemp("traffic")
+    shutil.copytree(CUDA, folder / "cuda")
+    for number, (file, right, wrong) in enumerate(MISTAKES.values(), 1):
+        planted = folder / "cuda" / file
+        text = planted.read_text()
+        assert text.count(right) == 1
+        chosen = text.replace(right, f"(planted({number}) ? {wrong} : {right})")
+        planted.write_text(chosen.replace("#pragma once\n", '#pragma once\n#include "planted.h"\n', 1))
+    driver = folder / SOURCES[-1].name
     driver.write_text(SOURCES[-1].read_text())
-    sources = [*(tmp_path / "cuda" / source.name for source in SOURCES[:-1]), driver]
-    rows = counts(toolchain.build_program("traffic_planted", sources, include_dirs=[tmp_path]))
-    assert [row for row in rows if off_by(row)]
+    sources = [*(folder / "cuda" / source.name for source in SOURCES[:-1]), driver]
+    return toolchain.build_program("traffic_planted", sources, include_dirs=[folder])
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found(mistake, with_mistakes, monkeypatch):
+    monkeypatch.setenv(toolchain.PLANTED, str(1 + list(MISTAKES).index(mistake)))
+    assert [row for row in counts(with_mistakes) if off_by(row)]

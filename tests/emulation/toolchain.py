@@ -28,6 +28,9 @@ BUILD_ROOT = REPO / "build" / "emulation"
 SCHEDULES = ("fifo", "lifo", "rand1", "rand2")
 """Orders in which the emulation runs threads: a kernel's result must not depend on it."""
 
+PLANTED = "EMU_PLANTED"
+"""The variable that chooses one of the mistakes in a program, by the number that it asks planted.h for."""
+
 _SANITIZED_VARIABLE = "EMU_SANITIZED_PYTHON"
 SANITIZED = _SANITIZED_VARIABLE in os.environ
 """Whether this process was started by `run_python(..., sanitize=True)`."""

@@ -157,7 +157,8 @@ struct Thread {
 struct Warp {
   static constexpr unsigned kSnapshots = 8;  // lanes may still read older collectives' answers
   alignas(16) char snapshots[kSnapshots][kWarpSize * kMaxDepositBytes];
-  unsigned lanes = 0;  // mask of those that exist
+  // Masks of those that exist, that wait in a collective, that have exited.
+  unsigned lanes = 0, waiting = 0, exited = 0;
   unsigned collectives = 0;
   char order[2] = {};
 };

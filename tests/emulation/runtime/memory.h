@@ -53,8 +53,10 @@ EMU_UNCHECKED inline bool owns(const Block& block, const void* address) {
 
 // The block of the running thread's cluster whose shared memory this is; null: of none.
 EMU_UNCHECKED inline Block* owner_of(const void* address) {
-  for (const auto& block : current->block->cluster->blocks) {
-    if (owns(*block, address)) return block.get();
+  const auto& blocks = current->block->cluster->blocks;
+  const std::unique_ptr<Block>* of_rank = blocks.data();
+  for (size_t rank = 0, count = blocks.size(); rank < count; rank++) {
+    if (owns(*of_rank[rank], address)) return of_rank[rank].get();
   }
   return nullptr;
 }

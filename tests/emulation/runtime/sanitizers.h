@@ -28,6 +28,12 @@
 #else
 #define EMU_UNCHECKED
 #endif
+// On what only such functions call, and often.
+#ifdef __SANITIZE_THREAD__
+#define EMU_UNCHECKED_PART __attribute__((no_sanitize("thread"), always_inline))
+#else
+#define EMU_UNCHECKED_PART
+#endif
 // On every function with an atomic, which only the race checker shall see.
 #ifdef EMU_RACE_CHECKED
 #define EMU_ATOMIC

@@ -243,37 +243,36 @@ class Scheduler {
 
   void on_warp_collective(Thread& thread) {
     Block& block = *thread.block;
-    const int base = thread.rank / kWarpSize * kWarpSize;
+    const std::unique_ptr<Thread>* lanes = block.threads.data() + thread.rank / kWarpSize * kWarpSize;
     Warp& warp = *block.warps[thread.rank / kWarpSize];
     const WarpRequest& asked = thread.warp_request;
+    warp.waiting |= 1u << thread.lane();
     if (!(asked.mask >> thread.lane() & 1)) fail(describe_collective(thread) + ": not in its own mask");
-
-    std::vector<Thread*> members;
-    bool complete = true;
-    for (int i = 0; i < kWarpSize; i++) {
-      if (!(asked.mask >> i & 1)) continue;
-      Thread& member = *block.threads[base + i];
-      if (member.state == State::kExited) fail(describe_collective(thread) + format(": lane %d has exited", i));
-      members.push_back(&member);
+    if (const unsigned exited = asked.mask & warp.exited) {
+      fail(describe_collective(thread) + format(": lane %d has exited", __builtin_ctz(exited)));
+    }
+    bool complete = !(asked.mask & ~warp.waiting);
+    for (unsigned others = asked.mask & warp.waiting; others; others &= others - 1) {
+      const Thread& member = *lanes[__builtin_ctz(others)];
       const WarpRequest& its = member.warp_request;
       // A lane in a collective that does not need this one, of half the warp perhaps, comes here later.
-      if (member.state != State::kAtWarpCollective || !(its.mask >> thread.lane() & 1)) {
+      if (!(its.mask >> thread.lane() & 1)) {
         complete = false;
-        continue;
-      }
-      if (its.mask != asked.mask || member.at.line != thread.at.line || its.bytes != asked.bytes ||
-          std::strcmp(its.name, asked.name)) {
+      } else if (its.mask != asked.mask || member.at.line != thread.at.line || its.bytes != asked.bytes ||
+                 (its.name != asked.name && std::strcmp(its.name, asked.name))) {
         fail("divergent warp collective: " + describe_collective(member) + ", " + describe_collective(thread));
       }
     }
     if (!complete) return;
     const unsigned number = warp.collectives++;
     char* snapshot = warp.snapshots[number % Warp::kSnapshots];
-    for (Thread* member : members) {
-      WarpRequest& its = member->warp_request;
-      copy_unchecked(snapshot + member->lane() * its.bytes, static_cast<const char*>(its.deposit), its.bytes);
+    warp.waiting &= ~asked.mask;
+    for (unsigned members = asked.mask; members; members &= members - 1) {
+      Thread& member = *lanes[__builtin_ctz(members)];
+      WarpRequest& its = member.warp_request;
+      copy_unchecked(snapshot + member.lane() * its.bytes, static_cast<const char*>(its.deposit), its.bytes);
       its.snapshot = number;
-      wake(*member);
+      wake(member);
     }
   }
 
@@ -443,6 +442,7 @@ class Scheduler {
   bool on_exit(Thread& thread) {
     Block& block = *thread.block;
     retire_fiber(thread.fiber);
+    block.warps[thread.rank / kWarpSize]->exited |= 1u << thread.lane();
     block.alive--;
     if (block.barrier.arrived) {
       stuck(format("thread %d of block %u exits while others wait in __syncthreads:", thread.rank, block.index.x));
