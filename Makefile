@@ -27,8 +27,8 @@ notebook: $(VENV)/demo.stamp ## install JupyterLab into .venv and open the semin
 	$(call PIP_INSTALL,$(VENV)) jupyterlab
 	$(VENV)/bin/jupyter lab examples/seminar.ipynb $(ARGS)
 
-# A process a core, each on one thread: those of torch, spinning, would keep the cores from one another.
-PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# A process a core, each on one thread; tests with two let them sleep: spinning would keep the cores from one another.
+PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/dev.stamp ## install into .venv and run the tests, all but the slow ones
 	@echo "==> pytest: the tests that are not marked slow"

@@ -10,17 +10,18 @@ import torch
 from tests.emulation import toolchain
 from tests.problems import CONSTANTS
 
-SOURCES = [
-    *sorted(
-        path
-        for path in (toolchain.REPO / "csrc").glob("*.cpp")
-        if path.name not in ("module.cpp", "layer_node.cpp", "plain_call.cpp")
-    ),
-    toolchain.REPO / "csrc/cuda/backend.cpp",
-    toolchain.REPO / "csrc/cuda/mask_ops.cpp",
-    *sorted((toolchain.REPO / "csrc/cuda").glob("*.cu")),
-    toolchain.REPO / "tests/cuda/emulated_backend.cpp",
-]
+CSRC = toolchain.REPO / "csrc"
+UNITS = {
+    "host": [
+        *sorted(path for path in CSRC.glob("*.cpp") if path.stem not in ("module", "layer_node", "plain_call")),
+        CSRC / "cuda/backend.cpp",
+        CSRC / "cuda/mask_ops.cpp",
+        toolchain.REPO / "tests/cuda/emulated_backend.cpp",
+    ],
+    "recurrences": sorted(CSRC.glob("cuda/recurrence_*.cu")),
+    "masks": [CSRC / "cuda/mask_kernel.cu"],
+    "steps": [CSRC / "cuda/step_kernels.cu"],
+}
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def op():
 def load_op():
     """The ops, built where they are not up to date."""
     fake = Path(__file__).parent / "fake_torch_cuda"
-    torch.ops.load_library(toolchain.build_torch_ext("emulated_backend", SOURCES, include_dirs=[fake]))
+    torch.ops.load_library(toolchain.build_torch_ext("emulated_backend", UNITS, include_dirs=[fake]))
     torch.ops.rnndrop_emulated.set_engine("stepwise")
     return torch.ops.rnndrop_emulated
 

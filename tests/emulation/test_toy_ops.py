@@ -15,7 +15,9 @@ HERE = Path(__file__).parent
 
 
 def load() -> Any:
-    library = toolchain.build_torch_ext("toy_ops", [HERE / "toy_kernels.cu", HERE / "toy_ops.cpp"])
+    library = toolchain.build_torch_ext(
+        "toy_ops", {"kernels": [HERE / "toy_kernels.cu"], "ops": [HERE / "toy_ops.cpp"]}
+    )
     torch.ops.load_library(library)
     return torch.ops.toy
 

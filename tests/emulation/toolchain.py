@@ -129,13 +129,13 @@ def build_program(
 
 def build_torch_ext(
     name: str,
-    sources: Sequence[Path],
+    units: Mapping[str, Sequence[Path]],
     *,
     coverage: bool = False,
     defines: Mapping[str, str | int] | None = None,
     include_dirs: Sequence[Path] = (),
 ) -> Path:
-    """Like `build_program`, but a shared library for `torch.ops.load_library`.
+    """Like `build_program`, but a shared library for `torch.ops.load_library`, of translation units with a name each.
 
     It is sanitized where this process is, by `run_python(..., sanitize=True)`: no other could load it.
     """
@@ -151,7 +151,9 @@ def build_torch_ext(
     for folder in cpp_extension.library_paths():
         link += [f"-L{folder}", f"-Wl,-rpath,{folder}"]
     link += ["-lc10", "-ltorch_cpu", "-ltorch"]
-    return _build(_folder(name, sanitize, coverage) / "lib.so", sources, [*instrument, *flags], [*instrument, *link])
+    folder = _folder(name, sanitize, coverage)
+    together = [_all_of(sources, folder / f"{unit}.cpp") for unit, sources in units.items()]
+    return _build(folder / "lib.so", together, [*instrument, *flags], [*instrument, *link])
 
 
 def run(program: Path, *args: str, schedule: str = "fifo", timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -217,6 +219,15 @@ def _compile_flags(defines: Mapping[str, str | int] | None, opt: str, include_di
 
 def _folder(name: str, sanitize: str | None, coverage: bool) -> Path:
     return BUILD_ROOT / "-".join([name, *([sanitize] if sanitize else []), *(["coverage"] if coverage else [])])
+
+
+def _all_of(sources: Sequence[Path], unit: Path) -> Path:
+    """A translation unit of all the sources, written anew only where they are others: ninja looks at its time."""
+    text = "".join(f'#include "{source.resolve()}"\n' for source in sources)
+    unit.parent.mkdir(parents=True, exist_ok=True)
+    if not unit.exists() or unit.read_text() != text:
+        unit.write_text(text)
+    return unit
 
 
 def _build(target: Path, sources: Sequence[Path], compile_flags: list[str], link_flags: list[str]) -> Path:

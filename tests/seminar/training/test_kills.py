@@ -41,8 +41,8 @@ LANGUAGE_MODEL = [
     [
         ("train", "random", 2),
         ("language-model", "random", 2),
-        pytest.param("train", "random", 20, marks=pytest.mark.slow),
-        pytest.param("language-model", "random", 20, marks=pytest.mark.slow),
+        pytest.param("train", "random", 10, marks=pytest.mark.slow),
+        pytest.param("language-model", "random", 10, marks=pytest.mark.slow),
         pytest.param("train", "everywhere", 20, marks=pytest.mark.slow),
         pytest.param("language-model", "everywhere", 20, marks=pytest.mark.slow),
     ],
