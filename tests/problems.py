@@ -207,6 +207,13 @@ def assert_equals_reference(problem: Problem, layer: Any, *, eps: float | None =
     expected = problem.to(torch.float64).solve(reference.lstm_layer)
     actual = problem.solve(layer)
     assert actual.keys() == expected.keys()
+    assert_rounding_explains(problem, actual, expected, eps=eps)
+
+
+def assert_rounding_explains(
+    problem: Problem, actual: dict[str, Tensor], expected: dict[str, Tensor], *, eps: float | None = None
+) -> None:
+    """The results of a layer, all or some, against all of the reference's in float64."""
     for name, value in actual.items():
         assert value.shape == expected[name].shape, name
     errors = {name: relative_error(value, expected[name]) for name, value in actual.items()}
