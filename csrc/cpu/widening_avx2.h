@@ -6,9 +6,11 @@
 
 #ifdef RNNDROP_AVX512
 
+#include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
-#include "cpu/widened_rows.h"
+#include "cpu/packed_gemm.h"
 
 #define AVX2_TARGET target("avx2,fma,f16c")
 #define AVX2_KERNEL __attribute__((AVX2_TARGET))
@@ -24,6 +26,22 @@ AVX2_INLINE __m256 widen(const c10::BFloat16* in) {
 }
 AVX2_INLINE __m256 widen(const c10::Half* in) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in)));
+}
+
+// multiply(m, n) for rows in blocks of nearly equal size, up to 4; n is an integral constant.
+template <class Multiply>
+AVX2_INLINE void for_each_four(int64_t M, const Multiply& multiply) {
+  int64_t m = 0;
+  for (int64_t blocks = (M + 3) / 4; blocks > 0; --blocks) {
+    const int64_t n = (M - m + blocks - 1) / blocks;
+    switch (n) {
+      case 1: multiply(m, std::integral_constant<int, 1>()); break;
+      case 2: multiply(m, std::integral_constant<int, 2>()); break;
+      case 3: multiply(m, std::integral_constant<int, 3>()); break;
+      case 4: multiply(m, std::integral_constant<int, 4>()); break;
+    }
+    m += n;
+  }
 }
 
 // ---------------------------------------------------------------- by rows of w
@@ -55,22 +73,57 @@ template <int vectors, class T>
 AVX2_INLINE int64_t by_rows_from(int64_t column, float* c, int64_t ldc, const float* a, int64_t lda, int64_t M,
                                  int64_t K, const T* w, int64_t ldw, int64_t n) {
   for (; column + vectors * kLanes <= n; column += vectors * kLanes) {
-    int64_t m = 0;
-    for (; m + 4 <= M && vectors <= 2; m += 4) {
-      by_rows<4, vectors <= 2 ? vectors : 1>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
-    }
-    for (; m + 2 <= M && vectors <= 4; m += 2) {
-      by_rows<2, vectors <= 4 ? vectors : 1>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
-    }
-    for (; m < M; ++m) by_rows<1, vectors>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
+    for_each_four(M, [=](int64_t m, auto rows) __attribute__((AVX2_TARGET, always_inline)) {
+      by_rows<rows.value, vectors>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
+    });
   }
   return column;
 }
 
-// The fewer the rows, the longer the runs of columns.
+// As in unpacked_gemm.cpp: few rows of c, while some rows of w at once are read from end to end.
+template <int rows, int w_rows, class T>
+AVX2_INLINE void add_whole_rows(float* c, int64_t ldc, const float* a, int64_t lda, const T* w, int64_t ldw,
+                                int64_t n) {
+  __m256 factors[rows][w_rows];
+#pragma GCC unroll 4
+  for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 4
+    for (int r = 0; r < w_rows; ++r) factors[m][r] = _mm256_broadcast_ss(a + m * lda + r);
+  }
+  for (int64_t j = 0; j < n; j += kLanes) {
+    __m256 sums[rows];
+#pragma GCC unroll 4
+    for (int m = 0; m < rows; ++m) sums[m] = _mm256_loadu_ps(c + m * ldc + j);
+#pragma GCC unroll 4
+    for (int r = 0; r < w_rows; ++r) {
+      const __m256 b = widen(w + r * ldw + j);
+#pragma GCC unroll 4
+      for (int m = 0; m < rows; ++m) sums[m] = _mm256_fmadd_ps(factors[m][r], b, sums[m]);
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < rows; ++m) _mm256_storeu_ps(c + m * ldc + j, sums[m]);
+  }
+}
+
+template <int rows, int w_rows, class T>
+AVX2_INLINE void by_whole_rows(float* c, int64_t ldc, const float* a, int64_t lda, int64_t K, const T* w, int64_t ldw,
+                               int64_t n) {
+  for (int m = 0; m < rows; ++m) std::fill_n(c + m * ldc, n, 0.0f);
+  int64_t k = 0;
+  for (; k + w_rows <= K; k += w_rows) add_whole_rows<rows, w_rows>(c, ldc, a + k, lda, w + k * ldw, ldw, n);
+  for (; k < K; ++k) add_whole_rows<rows, 1>(c, ldc, a + k, lda, w + k * ldw, ldw, n);
+}
+
+// Each four rows of a read w anew: more of them want it to be large.
 template <class T>
 AVX2_KERNEL void all_by_rows(float* c, int64_t ldc, const float* a, int64_t lda, int64_t M, int64_t K, const T* w,
                              int64_t ldw, int64_t n) {
+  const int64_t from_size = M <= 3 ? 0 : M == 4 ? kSecondCache : 8 * kSecondCache;
+  if (K * n * int64_t(sizeof(float)) >= from_size) {
+    return for_each_four(M, [=](int64_t m, auto rows) __attribute__((AVX2_TARGET, always_inline)) {
+      by_whole_rows<rows.value, rows.value == 4 ? 2 : 4>(c + m * ldc, ldc, a + m * lda, lda, K, w, ldw, n);
+    });
+  }
   int64_t column = 0;
   if (M == 1) column = by_rows_from<8>(column, c, ldc, a, lda, M, K, w, ldw, n);
   if (M <= 2) column = by_rows_from<4>(column, c, ldc, a, lda, M, K, w, ldw, n);
@@ -86,11 +139,11 @@ AVX2_INLINE __m256 sums_of_lanes(const __m256 (&v)[8]) {
   return _mm256_add_ps(_mm256_permute2f128_ps(first, second, 0x20), _mm256_permute2f128_ps(first, second, 0x31));
 }
 
-// rows * w_rows = 8. Of the rows of w, n are there; the last stands in for the others.
-template <int rows, class T>
-AVX2_INLINE void by_columns(float* c, int64_t ldc, const float* a, int64_t lda, int64_t K, const T* w, int64_t ldw,
-                            int64_t n) {
-  constexpr int w_rows = 8 / rows;
+// rows * w_rows <= 8. Of the rows of w, n are there; the last stands in for the others. Both factors of the last
+// columns are 0 at what was counted, a's in a_end: 0 times an infinite one is none.
+template <int rows, int w_rows, class T>
+AVX2_INLINE void by_columns(float* c, int64_t ldc, const float* a, int64_t lda, const float* a_end, int64_t K,
+                            const T* w, int64_t ldw, int64_t n) {
   __m256 sums[8];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) sums[i] = _mm256_setzero_ps();
@@ -110,47 +163,72 @@ AVX2_INLINE void by_columns(float* c, int64_t ldc, const float* a, int64_t lda, 
     }
   }
   if (k < K) {
-    // Both factors are 0 at what was counted: 0 times an infinite one is none.
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256 left = _mm256_castsi256_ps(_mm256_cmpgt_epi32(lane, _mm256_set1_epi32(k + kLanes - K - 1)));
-    k = K - kLanes;
 #pragma GCC unroll 8
     for (int r = 0; r < w_rows; ++r) {
-      const __m256 b = _mm256_and_ps(widen(w + offset[r] + k), left);
+      const __m256 b = _mm256_and_ps(widen(w + offset[r] + K - kLanes), left);
 #pragma GCC unroll 4
       for (int m = 0; m < rows; ++m) {
-        const __m256 of_row = _mm256_and_ps(_mm256_loadu_ps(a + m * lda + k), left);
-        sums[m * w_rows + r] = _mm256_fmadd_ps(of_row, b, sums[m * w_rows + r]);
+        sums[m * w_rows + r] = _mm256_fmadd_ps(_mm256_load_ps(a_end + m * kLanes), b, sums[m * w_rows + r]);
       }
     }
   }
   alignas(32) float results[8];
   _mm256_store_ps(results, sums_of_lanes(sums));
+#pragma GCC unroll 4
   for (int m = 0; m < rows; ++m) {
-    for (int r = 0; r < w_rows && r < n; ++r) c[m * ldc + r] = results[m * w_rows + r];
+#pragma GCC unroll 8
+    for (int r = 0; r < w_rows; ++r) {
+      if (r < n) c[m * ldc + r] = results[m * w_rows + r];
+    }
   }
 }
 
-template <int rows, class T>
-AVX2_INLINE void of_rows_by_columns(float* c, int64_t ldc, const float* a, int64_t lda, int64_t K, const T* w,
-                                    int64_t ldw, int64_t n) {
-  constexpr int w_rows = 8 / rows;
-  for (int64_t r = 0; r < n; r += w_rows) by_columns<rows>(c + r, ldc, a, lda, K, w + r * ldw, ldw, n - r);
+// Rows of a that stay in the first cache for all of some rows of w, which stay in the second for all of a.
+constexpr int64_t kBytesOfA = 32 << 10, kBytesOfW = 128 << 10, kMostRows = 32;
+
+// Some rows of a, M <= kMostRows, times some of w. Rows of a that begin within a cache line are copied to whole ones.
+template <class T>
+AVX2_INLINE void by_columns_block(float* c, int64_t ldc, const float* a, int64_t lda, int64_t M, int64_t K, const T* w,
+                                  int64_t ldw, int64_t n) {
+  alignas(64) float a_end[kMostRows * kLanes], copies[kBytesOfA / sizeof(float)];
+  const int64_t whole = K / kLanes * kLanes;
+  for (int64_t m = 0; K > whole && m < M; ++m) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      a_end[m * kLanes + lane] = lane < kLanes - (K - whole) ? 0.0f : a[m * lda + K - kLanes + lane];
+    }
+  }
+  if (lda % kLanes != 0 && n > kLanes && M * whole * int64_t(sizeof(float)) <= kBytesOfA) {
+    for (int64_t m = 0; m < M; ++m) std::copy_n(a + m * lda, whole, copies + m * whole);
+    a = copies;
+    lda = whole;
+  }
+  if (M == 1) {
+    for (int64_t r = 0; r < n; r += 8) by_columns<1, 8>(c + r, ldc, a, lda, a_end, K, w + r * ldw, ldw, n - r);
+  } else if (M == 2) {
+    for (int64_t r = 0; r < n; r += 4) by_columns<2, 4>(c + r, ldc, a, lda, a_end, K, w + r * ldw, ldw, n - r);
+  } else {
+    for (int64_t r = 0; r < n; r += 2) {
+      for_each_four(M, [=, end = a_end](int64_t m, auto rows) __attribute__((AVX2_TARGET, always_inline)) {
+        by_columns<rows.value, 2>(c + m * ldc + r, ldc, a + m * lda, lda, end + m * kLanes, K, w + r * ldw, ldw, n - r);
+      });
+    }
+  }
 }
 
-// One, two or four rows of a are multiplied as w is read; for more, rows of w are widened first.
 template <class T>
 AVX2_KERNEL void all_by_columns(float* c, int64_t ldc, const float* a, int64_t lda, int64_t M, int64_t K, const T* w,
                                 int64_t ldw, int64_t n) {
-  switch (M) {
-    case 1: return of_rows_by_columns<1>(c, ldc, a, lda, K, w, ldw, n);
-    case 2: return of_rows_by_columns<2>(c, ldc, a, lda, K, w, ldw, n);
-    case 4: return of_rows_by_columns<4>(c, ldc, a, lda, K, w, ldw, n);
+  const int64_t fours = std::max<int64_t>(1, kBytesOfA / (4 * K * int64_t(sizeof(float))));
+  const int64_t a_rows = std::min(4 * fours, kMostRows);
+  const int64_t w_rows = std::max<int64_t>(8, kBytesOfW / (K * int64_t(sizeof(T))) / 8 * 8);
+  for (int64_t r = 0; r < n; r += w_rows) {
+    for (int64_t m = 0; m < M; m += a_rows) {
+      by_columns_block(c + m * ldc + r, ldc, a + m * lda, lda, std::min(M - m, a_rows), K, w + r * ldw, ldw,
+                       std::min(n - r, w_rows));
+    }
   }
-  const auto as_read = [&](int64_t m, int64_t rows) {
-    all_by_columns(c + m * ldc, ldc, a + m * lda, lda, rows, K, w, ldw, n);
-  };
-  multiply_widened_rows(c, ldc, a, lda, M, K, w, ldw, n, [](const T*) {}, as_read);
 }
 
 }  // namespace rnndrop::cpu::avx2
