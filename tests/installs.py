@@ -21,6 +21,7 @@ VARIABLES = (
     "CUDA_HOME",
     "CUDA_PATH",
     "CC",
+    "CFLAGS",
     "CXX",
     "PYTHONPATH",
 )

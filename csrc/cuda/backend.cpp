@@ -131,11 +131,13 @@ RecurrenceLaunch launch_of(const Plan& plan, const Tensor& scratch, cudaStream_t
 
 }  // namespace
 
-Plan plan_on_current_gpu(const RecurrenceShape& shape, bool general) {
+Plan plan_on_current_gpu(const RecurrenceShape& shape, bool general, bool* is_lasting) {
   return choose_plan(shape, current_gpu(), wanted_engine, [&](const Plan& candidate) {
-    return with_recurrence_kernels(shape.dtype, shape.tf32, [&](auto kernels) {
+    const int64_t groups = with_recurrence_kernels(shape.dtype, shape.tf32, [&](auto kernels) {
       return kernels.groups_at_once(candidate, shape.backward, general);
     });
+    if (groups < 0 && is_lasting) *is_lasting = false;
+    return groups;
   });
 }
 
@@ -212,7 +214,10 @@ Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
   thread_local std::map<Key, Plan> plans;
   const auto known = plans.find(key);
   if (known != plans.end()) return known->second;
-  return plans.emplace(key, plan_on_current_gpu(shape, general)).first->second;
+  bool is_lasting = true;
+  const Plan plan = plan_on_current_gpu(shape, general, &is_lasting);
+  if (is_lasting) plans.emplace(key, plan);
+  return plan;
 }
 
 void CudaBackend::run_recurrence(ForwardCall& call, const Plan& plan) const {

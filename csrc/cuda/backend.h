@@ -19,7 +19,9 @@
 namespace rnndrop::cuda {
 
 // The plan for the current device, whose driver is asked what it has room for. `general`: is_general of the call.
-Plan plan_on_current_gpu(const RecurrenceShape& shape, bool general);
+// `is_lasting` becomes false where it had no memory for a kernel that it was asked about: it may have some the next
+// time.
+Plan plan_on_current_gpu(const RecurrenceShape& shape, bool general, bool* is_lasting = nullptr);
 
 // Lives for one call of the op, in which nobody else uses this thread's cuBLAS handle.
 class CudaBackend final : public Backend, public Primitives {

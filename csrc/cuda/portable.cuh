@@ -209,23 +209,27 @@ cudaError_t allow(const LaunchCfg& cfg, void (*kernel)(P...)) {
   return error;
 }
 
-// Whether what HAS_CLUSTERS guards is in the kernel. On a GPU that has clusters it is not, where the driver compiled
+// An error where what HAS_CLUSTERS guards is not in the kernel: on a GPU that has clusters, where the driver compiled
 // the kernel from an older GPU's PTX.
 template <class... P>
-bool is_compiled_with_clusters(void (*kernel)(P...)) {
+cudaError_t check_compiled_with_clusters(void (*kernel)(P...)) {
   constexpr int kFirstWithClusters = 90;
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= kFirstWithClusters;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error != cudaSuccess) return error;
+  return attributes.ptxVersion >= kFirstWithClusters ? cudaSuccess : cudaErrorNoKernelImageForDevice;
 }
+
+// The driver had no memory for the kernel, which it loads when it is first asked about it: that may pass.
+constexpr int64_t kNoAnswer = -1;
 
 // How many clusters of a launch the current device runs at once; without clusters, how many blocks. 0 where it cannot.
 template <class... P>
 int64_t clusters_at_once(const LaunchCfg& cfg, void (*kernel)(P...)) {
   int fitting = 0, device = 0, n_sm = 1;
   cudaError_t error = allow(cfg, kernel);
-  if (error == cudaSuccess && cfg.cluster > 1 && !is_compiled_with_clusters(kernel)) {
-    error = cudaErrorNoKernelImageForDevice;
-  } else if (error == cudaSuccess && cfg.cluster > 1) {
+  if (error == cudaSuccess && cfg.cluster > 1) error = check_compiled_with_clusters(kernel);
+  if (error == cudaSuccess && cfg.cluster > 1) {
     cudaLaunchAttribute attributes[2];
     const cudaLaunchConfig_t config = launch_config(cfg, attributes);
     error = cudaOccupancyMaxActiveClusters(&fitting, kernel, &config);
@@ -236,6 +240,7 @@ int64_t clusters_at_once(const LaunchCfg& cfg, void (*kernel)(P...)) {
   }
   // Only a question was asked: its error must not surface at the next launch.
   if (error != cudaSuccess) cudaGetLastError();
+  if (error == cudaErrorMemoryAllocation) return kNoAnswer;
   return error == cudaSuccess ? int64_t(fitting) * n_sm : 0;
 }
 

@@ -35,7 +35,8 @@ struct RecurrenceKernels {
   // Enqueue; return the launch's error.
   static cudaError_t forward(const RecurrenceForward& r, const RecurrenceLaunch& launch);
   static cudaError_t backward(const RecurrenceBackward& r, const RecurrenceLaunch& launch);
-  // How many of the plan's groups the current device runs at once, as its driver says; 0 where it cannot run them.
+  // How many of the plan's groups the current device runs at once, as its driver says; 0 where it cannot run them,
+  // kNoAnswer where the driver cannot say.
   static int64_t groups_at_once(const Plan& plan, bool backward, bool general);
 };
 extern template struct RecurrenceKernels<Float64>;

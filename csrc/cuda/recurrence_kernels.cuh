@@ -104,6 +104,7 @@ int64_t RecurrenceKernels<M>::groups_at_once(const Plan& plan, bool backward, bo
   const LaunchCfg config = config_of(plan, nullptr);
   const int64_t clusters = backward ? clusters_at_once(config, kernel_of<RecurrenceBackward, M>(plan, general))
                                     : clusters_at_once(config, kernel_of<RecurrenceForward, M>(plan, general));
+  if (clusters == kNoAnswer) return kNoAnswer;
   // A grid's blocks are launched together, or not at all.
   if (plan.engine == Engine::grid) return clusters >= plan.tiling.groups * plan.tiling.blocks ? plan.tiling.groups : 0;
   return clusters;

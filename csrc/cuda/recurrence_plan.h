@@ -106,7 +106,8 @@ inline int64_t groups_at_once(const Plan& plan, const Gpu& gpu) {
 }
 
 // By the model the fastest of all tilings that fit and of which at least one group runs: `at_once` says how many do, 0
-// where the GPU has no room for any. `wanted` restricts the choice to one engine. Stepwise where there is none.
+// where the GPU has no room for any, and less where nobody knows. `wanted` restricts the choice to one engine. Stepwise
+// where there is none.
 inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
                         std::function<int64_t(const Plan&)> at_once = {}) {
   if (!at_once) at_once = [&](const Plan& plan) { return groups_at_once(plan, gpu); };

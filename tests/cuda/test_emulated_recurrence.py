@@ -239,6 +239,21 @@ def test_no_cluster_of_kernels_that_were_compiled_without(op, emulated, use, ptx
     assert found == launches
 
 
+def test_memory_that_the_driver_lacks_for_once_is_not_remembered(op, emulated, engine):
+    """It loads a kernel when it is first asked about it."""
+    problem = make_problem(3, 4, 5, 24)
+
+    def launches(out_of_memory):
+        op.set_out_of_memory(out_of_memory)
+        try:
+            return launches_of(op, lambda: problem.solve(emulated))[1]
+        finally:
+            op.set_out_of_memory(False)
+
+    op.set_gpu(9, 132, 20024)  # a GPU for itself: plans are remembered
+    assert [launches(out_of_memory) for out_of_memory in (True, False, True)] == [2 * 3, 2, 2]
+
+
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_more_steps_than_a_kernel_counts_go_step_by_step_whatever_went_before(op, use, backward):
     """A plan is remembered for all lengths but those. Nothing is run: so long a sequence is one step, seen again."""

@@ -39,10 +39,8 @@ LANGUAGE_MODEL = [
 @pytest.mark.parametrize(
     "command, where, at_least",
     [
-        ("train", "random", 2),
-        ("language-model", "random", 2),
-        pytest.param("train", "random", 10, marks=pytest.mark.slow),
-        pytest.param("language-model", "random", 10, marks=pytest.mark.slow),
+        ("train", "random", 4),
+        ("language-model", "random", 4),
         pytest.param("train", "everywhere", 20, marks=pytest.mark.slow),
         pytest.param("language-model", "everywhere", 20, marks=pytest.mark.slow),
     ],
