@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "cpu/packed_gemm.h"
+#include "cpu/rows_of_a.h"
 #include "cpu/vector_isa.h"
 
 namespace rnndrop::cpu {
@@ -15,21 +15,7 @@ namespace {
 // Vectors of sums: AVX-512 and NEON have 32 registers, the others 16.
 constexpr int kSums_baseline = kBaselineRegisters / 2, kSums_AVX2 = 8, kSums_AVX512 = 16;
 
-// multiply(m, n) for rows in blocks of nearly equal size, up to 4; n is an integral constant.
-template <class Multiply>
-INLINE void for_each_four(int64_t M, const Multiply& multiply) {
-  int64_t m = 0;
-  for (int64_t blocks = (M + 3) / 4; blocks > 0; --blocks) {
-    const int64_t n = (M - m + blocks - 1) / blocks;
-    switch (n) {
-      case 1: multiply(m, std::integral_constant<int, 1>()); break;
-      case 2: multiply(m, std::integral_constant<int, 2>()); break;
-      case 3: multiply(m, std::integral_constant<int, 3>()); break;
-      case 4: multiply(m, std::integral_constant<int, 4>()); break;
-    }
-    m += n;
-  }
-}
+DEFINE_FOR_EACH_FOUR(INLINE)
 
 // ---------------------------------------------------------------- by rows of w
 
@@ -107,9 +93,7 @@ template <int sums, int bytes, class acc_t>
 INLINE void by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,
                     int64_t ldw, int64_t n) {
   if constexpr (bytes == 32) {  // of AVX-512 and NEON, whose runs are longer, it was not measured
-    // Each four rows of a read w anew: more of them want it to be large.
-    const int64_t from_size = M <= 3 ? 0 : M == 4 ? kSecondCache : 8 * kSecondCache;
-    if (K * n * int64_t(sizeof(acc_t)) >= from_size) {
+    if (by_whole_rows_of_w(M, K * n * int64_t(sizeof(acc_t)))) {
       return for_each_four(M, [=](int64_t m, auto rows) __attribute__((always_inline)) {
         by_whole_rows<rows.value, rows.value == 4 ? 2 : 4, bytes>(c + m * ldc, ldc, a + m * lda, lda, K, w, ldw, n);
       });
@@ -224,35 +208,20 @@ INLINE int64_t few_by_columns_from(int64_t r, acc_t* c, int64_t ldc, const acc_t
   return r;
 }
 
-// Rows of a that stay in the first cache for all of some rows of w, which stay in the second for all of a.
-constexpr int64_t kBytesOfA = 32 << 10, kBytesOfW = 256 << 10, kMostRows = 32;
-
-// Some rows of a, M <= kMostRows, times some of w. Rows of a that begin within a cache line are copied to whole ones:
-// those of w cannot be, and the two together would take longer to load than to multiply.
+// Some rows of a, M <= kMostRows, times some of w.
 template <int sums, int bytes, class acc_t>
 INLINE void by_columns_block(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,
                              int64_t ldw, int64_t n) {
   constexpr int lanes = bytes / sizeof(acc_t);
-  alignas(64) acc_t a_end[kMostRows * lanes], copies[kBytesOfA / sizeof(acc_t)];
-  for (int64_t m = 0; m < M; ++m) {
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      a_end[m * lanes + lane] = lane < lanes - K % lanes ? acc_t(0) : a[m * lda + K - lanes + lane];
-    }
-  }
-  const int64_t whole = K / lanes * lanes;
-  if (lda % lanes != 0 && n > sums && M * whole * int64_t(sizeof(acc_t)) <= kBytesOfA) {
-    for (int64_t m = 0; m < M; ++m) std::copy_n(a + m * lda, whole, copies + m * whole);
-    a = copies;
-    lda = whole;
-  }
+  const RowsOfA<acc_t, lanes> rows(a, lda, M, K, n, sums);
   // No more than the lanes that their sums come to lie in: NEON's registers would hold four rows of two lanes.
   int64_t r = 0;
   if (sums == 8 && M == 1)
-    r = few_by_columns_from<1, std::min(8, lanes), bytes>(r, c, ldc, a, lda, a_end, K, w, ldw, n);
+    r = few_by_columns_from<1, std::min(8, lanes), bytes>(r, c, ldc, rows.a, rows.lda, rows.end, K, w, ldw, n);
   if (sums == 8 && M == 2)
-    r = few_by_columns_from<2, std::min(4, lanes), bytes>(r, c, ldc, a, lda, a_end, K, w, ldw, n);
-  r = by_columns_from<std::min(sums / 4, lanes), bytes>(r, c, ldc, a, lda, a_end, M, K, w, ldw, n);
-  by_columns_from<1, bytes>(r, c, ldc, a, lda, a_end, M, K, w, ldw, n);
+    r = few_by_columns_from<2, std::min(4, lanes), bytes>(r, c, ldc, rows.a, rows.lda, rows.end, K, w, ldw, n);
+  r = by_columns_from<std::min(sums / 4, lanes), bytes>(r, c, ldc, rows.a, rows.lda, rows.end, M, K, w, ldw, n);
+  by_columns_from<1, bytes>(r, c, ldc, rows.a, rows.lda, rows.end, M, K, w, ldw, n);
 }
 
 template <int sums, int bytes, class acc_t>

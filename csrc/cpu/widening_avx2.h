@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cpu/packed_gemm.h"
+#include "cpu/rows_of_a.h"
 
 #define AVX2_TARGET target("avx2,fma,f16c")
 #define AVX2_KERNEL __attribute__((AVX2_TARGET))
@@ -28,21 +28,7 @@ AVX2_INLINE __m256 widen(const c10::Half* in) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in)));
 }
 
-// multiply(m, n) for rows in blocks of nearly equal size, up to 4; n is an integral constant.
-template <class Multiply>
-AVX2_INLINE void for_each_four(int64_t M, const Multiply& multiply) {
-  int64_t m = 0;
-  for (int64_t blocks = (M + 3) / 4; blocks > 0; --blocks) {
-    const int64_t n = (M - m + blocks - 1) / blocks;
-    switch (n) {
-      case 1: multiply(m, std::integral_constant<int, 1>()); break;
-      case 2: multiply(m, std::integral_constant<int, 2>()); break;
-      case 3: multiply(m, std::integral_constant<int, 3>()); break;
-      case 4: multiply(m, std::integral_constant<int, 4>()); break;
-    }
-    m += n;
-  }
-}
+DEFINE_FOR_EACH_FOUR(AVX2_INLINE)
 
 // ---------------------------------------------------------------- by rows of w
 
@@ -114,12 +100,10 @@ AVX2_INLINE void by_whole_rows(float* c, int64_t ldc, const float* a, int64_t ld
   for (; k < K; ++k) add_whole_rows<rows, 1>(c, ldc, a + k, lda, w + k * ldw, ldw, n);
 }
 
-// Each four rows of a read w anew: more of them want it to be large.
 template <class T>
 AVX2_KERNEL void all_by_rows(float* c, int64_t ldc, const float* a, int64_t lda, int64_t M, int64_t K, const T* w,
                              int64_t ldw, int64_t n) {
-  const int64_t from_size = M <= 3 ? 0 : M == 4 ? kSecondCache : 8 * kSecondCache;
-  if (K * n * int64_t(sizeof(float)) >= from_size) {
+  if (by_whole_rows_of_w(M, K * n * int64_t(sizeof(float)))) {
     return for_each_four(M, [=](int64_t m, auto rows) __attribute__((AVX2_TARGET, always_inline)) {
       by_whole_rows<rows.value, rows.value == 4 ? 2 : 4>(c + m * ldc, ldc, a + m * lda, lda, K, w, ldw, n);
     });
@@ -185,33 +169,23 @@ AVX2_INLINE void by_columns(float* c, int64_t ldc, const float* a, int64_t lda, 
   }
 }
 
-// Rows of a that stay in the first cache for all of some rows of w, which stay in the second for all of a.
-constexpr int64_t kBytesOfA = 32 << 10, kBytesOfW = 128 << 10, kMostRows = 32;
-
-// Some rows of a, M <= kMostRows, times some of w. Rows of a that begin within a cache line are copied to whole ones.
+// Some rows of a, M <= kMostRows, times some of w.
 template <class T>
 AVX2_INLINE void by_columns_block(float* c, int64_t ldc, const float* a, int64_t lda, int64_t M, int64_t K, const T* w,
                                   int64_t ldw, int64_t n) {
-  alignas(64) float a_end[kMostRows * kLanes], copies[kBytesOfA / sizeof(float)];
-  const int64_t whole = K / kLanes * kLanes;
-  for (int64_t m = 0; K > whole && m < M; ++m) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      a_end[m * kLanes + lane] = lane < kLanes - (K - whole) ? 0.0f : a[m * lda + K - kLanes + lane];
-    }
-  }
-  if (lda % kLanes != 0 && n > kLanes && M * whole * int64_t(sizeof(float)) <= kBytesOfA) {
-    for (int64_t m = 0; m < M; ++m) std::copy_n(a + m * lda, whole, copies + m * whole);
-    a = copies;
-    lda = whole;
-  }
+  const RowsOfA<float, kLanes> rows_of_a(a, lda, M, K, n, kLanes);
+  a = rows_of_a.a;
+  lda = rows_of_a.lda;
+  const float* const a_end = rows_of_a.end;
   if (M == 1) {
     for (int64_t r = 0; r < n; r += 8) by_columns<1, 8>(c + r, ldc, a, lda, a_end, K, w + r * ldw, ldw, n - r);
   } else if (M == 2) {
     for (int64_t r = 0; r < n; r += 4) by_columns<2, 4>(c + r, ldc, a, lda, a_end, K, w + r * ldw, ldw, n - r);
   } else {
     for (int64_t r = 0; r < n; r += 2) {
-      for_each_four(M, [=, end = a_end](int64_t m, auto rows) __attribute__((AVX2_TARGET, always_inline)) {
-        by_columns<rows.value, 2>(c + m * ldc + r, ldc, a + m * lda, lda, end + m * kLanes, K, w + r * ldw, ldw, n - r);
+      for_each_four(M, [=](int64_t m, auto rows) __attribute__((AVX2_TARGET, always_inline)) {
+        by_columns<rows.value, 2>(c + m * ldc + r, ldc, a + m * lda, lda, a_end + m * kLanes, K, w + r * ldw, ldw,
+                                  n - r);
       });
     }
   }
@@ -222,7 +196,7 @@ AVX2_KERNEL void all_by_columns(float* c, int64_t ldc, const float* a, int64_t l
                                 int64_t ldw, int64_t n) {
   const int64_t fours = std::max<int64_t>(1, kBytesOfA / (4 * K * int64_t(sizeof(float))));
   const int64_t a_rows = std::min(4 * fours, kMostRows);
-  const int64_t w_rows = std::max<int64_t>(8, kBytesOfW / (K * int64_t(sizeof(T))) / 8 * 8);
+  const int64_t w_rows = std::max<int64_t>(8, kBytesOfW / (K * int64_t(sizeof(float))) / 8 * 8);
   for (int64_t r = 0; r < n; r += w_rows) {
     for (int64_t m = 0; m < M; m += a_rows) {
       by_columns_block(c + m * ldc + r, ldc, a + m * lda, lda, std::min(M - m, a_rows), K, w + r * ldw, ldw,

@@ -72,7 +72,7 @@ def with_mistakes(tmp_path_factory) -> Path:
         text = planted.read_text()
         assert text.count(right) == 1
         chosen = text.replace(right, f"(planted({number}) ? {wrong} : {right})")
-        planted.write_text(chosen.replace("#pragma once\n", '#pragma once\n#include "planted.h"\n', 1))
+        planted.write_text(f'#include "planted.h"\n{chosen}')
     driver = folder / SOURCES[-1].name
     driver.write_text(SOURCES[-1].read_text())
     sources = [*(folder / "cuda" / source.name for source in SOURCES[:-1]), driver]
