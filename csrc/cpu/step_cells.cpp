@@ -58,10 +58,10 @@ INLINE void forward_end(const Strip<T>& strip, int64_t at, int64_t n) {
       pre, kLanes, strip.addend ? addend : nullptr, kLanes, pre, kLanes, strip.mask_g ? mask_g : nullptr, c_prev, c, y};
   forward_lanes(whole, 0);
   for (int64_t gate = 0; strip.out && gate < kGates; ++gate) {
-    store_end(strip.out + gate * strip.out_stride + at, pre + gate * kLanes, n);
+    copy(strip.out + gate * strip.out_stride + at, pre + gate * kLanes, n);
   }
-  store_end(strip.c + at, c, n);
-  store_end(strip.y + at, y, n);
+  copy(strip.c + at, c, n);
+  copy(strip.y + at, y, n);
 }
 
 template <class T>

@@ -7,6 +7,7 @@
 #include <c10/util/Half.h>
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "cpu/compute_type.h"
@@ -60,6 +61,23 @@ INLINE void for_each_element(int64_t n, const Work& work) {
   }
 }
 
+// work(first, length) for n elements: whole vectors of kLanes, then powers of two, each a constant.
+template <class Work>
+INLINE void for_each_vector(int64_t n, const Work& work) {
+  int64_t first = 0;
+  for (; first + kLanes <= n; first += kLanes) work(first, std::integral_constant<int64_t, kLanes>());
+  static_assert(kLanes == 16);
+  const auto if_left = [&](auto length) __attribute__((always_inline)) {
+    if ((n & length) == 0) return;
+    work(first, length);
+    first += length;
+  };
+  if_left(std::integral_constant<int64_t, 8>());
+  if_left(std::integral_constant<int64_t, 4>());
+  if_left(std::integral_constant<int64_t, 2>());
+  if_left(std::integral_constant<int64_t, 1>());
+}
+
 // A row's end, n of kLanes elements: for float and double a masked vector; for 16 bits, whose conversions would become
 // a branch an element, a call.
 template <class scalar_t, class acc_t>
@@ -71,12 +89,14 @@ INLINE void load_end(acc_t* out, const scalar_t* in, int n) {
     convert(out, in, n);
   }
 }
-template <class scalar_t, class acc_t>
-INLINE void store_end(scalar_t* out, const acc_t* in, int n) {
-  if constexpr (std::is_same_v<scalar_t, acc_t>) {
-    for (int k = 0; k < kLanes; ++k) {
-      if (k < n) out[k] = in[k];
-    }
+
+// No masked vector is stored: AVX2's takes a dozen cycles.
+template <class out_t, class in_t>
+INLINE void copy(out_t* out, const in_t* in, int64_t n) {
+  if constexpr (std::is_same_v<out_t, in_t>) {
+    for_each_vector(n, [&](int64_t first, auto length) __attribute__((always_inline)) {
+      std::memcpy(out + first, in + first, length * sizeof(out_t));
+    });
   } else {
     convert(out, in, n);
   }
@@ -98,6 +118,13 @@ INLINE void load(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
     load_end(out.data + whole, in + whole, n - whole);
 }
 
+// M rows of n elements, as neighbours.
+template <class scalar_t, class acc_t>
+INLINE void load_rows(Chunk<acc_t>& out, const scalar_t* in, int64_t stride, int64_t M, int64_t n) {
+  if (M == 1) return load(out, in, n);
+  for (int64_t m = 0; m < M; ++m) copy(out.data + m * n, in + m * stride, n);
+}
+
 template <class scalar_t, class acc_t>
 INLINE void load_or(Chunk<acc_t>& out, const scalar_t* in, acc_t absent, int64_t n) {
   if (in) {
@@ -116,7 +143,13 @@ INLINE void store(scalar_t* out, Chunk<acc_t>& in, int64_t n) {
     for_each_element(whole, [&](int64_t k) __attribute__((always_inline)) { out[k] = static_cast<scalar_t>(in[k]); });
   }
   if (whole < n) [[unlikely]]
-    store_end(out + whole, in.data + whole, n - whole);
+    copy(out + whole, in.data + whole, n - whole);
+}
+
+template <class scalar_t, class acc_t>
+INLINE void store_rows(scalar_t* out, Chunk<acc_t>& in, int64_t stride, int64_t M, int64_t n) {
+  if (M == 1) return store(out, in, n);
+  for (int64_t m = 0; m < M; ++m) copy(out + m * stride, in.data + m * n, n);
 }
 
 template <class scalar_t, class acc_t>

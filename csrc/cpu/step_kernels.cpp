@@ -75,6 +75,15 @@ INLINE void forward_part(const StepForward& step, const Part& part, const PreAct
   }
 }
 
+// How many rows fill a chunk, where each is whole, nothing but the gates lies between one and the next, and all have
+// the same to do.
+INLINE int64_t rows_together(int64_t H, const Part& part, const StepNoise& noise, const int64_t* lengths) {
+  const auto is_dense = [&](const RowNoise& of_row) { return !of_row.data || of_row.stride == H; };
+  const bool dense =
+      is_dense(noise.mask_g) && is_dense(noise.mask_c) && is_dense(noise.zone_c) && is_dense(noise.zone_h);
+  return dense && !lengths && part.unit_end - part.unit_begin == H ? std::max<int64_t>(1, kChunk / H) : 1;
+}
+
 template <class scalar_t>
 INLINE void backward_part(const StepBackward& step, const Part& part, const AccGradients& gradients) {
   using acc_t = acc_type<scalar_t>;
@@ -83,10 +92,12 @@ INLINE void backward_part(const StepBackward& step, const Part& part, const AccG
   const auto run_cell = cell_kernels<acc_t>().backward;
   BackwardChunks<acc_t> chunks;
   Chunk<acc_t>&c_prev = chunks.c_prev, &c = chunks.c, &dy = chunks.dy, &dh = chunks.dh, &dc = chunks.dc;
-  for (int64_t b = part.row_begin; b < part.row_end; ++b) {
+  const int64_t together = rows_together(H, part, step.noise, step.lengths);
+  for (int64_t b = part.row_begin, M; b < part.row_end; b += M) {
+    M = std::min(together, part.row_end - b);
     const bool past_end = step.lengths && step.t >= step.lengths[b];
-    for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
-      const int64_t at = b * H + j;
+    for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n_units) __attribute__((always_inline)) {
+      const int64_t at = b * H + j, n = M * n_units;
       scalar_t* da = offset<scalar_t>(step.da, 4 * b * H + j);
       acc_t* da_acc = offset<acc_t>(gradients.da, 4 * b * H + j);
       acc_t* dh_carry = offset<acc_t>(step.dh_carry, at);
@@ -118,7 +129,9 @@ INLINE void backward_part(const StepBackward& step, const Part& part, const AccG
 
       const scalar_t* gates = static_cast<const scalar_t*>(step.gates) + 4 * b * H + j;
       acc_t* dc_in_out = static_cast<acc_t*>(step.dc) + at;
-      for (int64_t gate = 0; gate < kGates; ++gate) load(chunks.gates[gate], gates + gate * H, n);
+      for (int64_t gate = 0; gate < kGates; ++gate) {
+        load_rows(chunks.gates[gate], gates + gate * H, kGates * H, M, n_units);
+      }
       load_noise<scalar_t>(chunks.noise, step.noise, b, j, n);
       load(c_prev, static_cast<const acc_t*>(step.c_prev) + at, n);
       load(c, static_cast<const acc_t*>(step.c) + at, n);
@@ -126,7 +139,11 @@ INLINE void backward_part(const StepBackward& step, const Part& part, const AccG
       load(dc, dc_in_out, n);
       run_cell(chunks, n, noisy_state);
       for (int64_t gate = 0; gate < kGates; ++gate) {
-        da_acc ? store(da_acc + gate * H, chunks.gates[gate], n) : store(da + gate * H, chunks.gates[gate], n);
+        if (da_acc) {
+          store_rows(da_acc + gate * H, chunks.gates[gate], kGates * H, M, n_units);
+        } else {
+          store_rows(da + gate * H, chunks.gates[gate], kGates * H, M, n_units);
+        }
       }
       store(dc_in_out, dc, n);
       if (dh_carry) store(dh_carry, dh, n);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "cpu/step_cells.h"
@@ -23,17 +24,11 @@ INLINE void for_each_gate_row(const StepForward& step, const Part& part, const P
 // out[n] = what `value` makes of a[n] and b[n], by vectors to the end.
 template <class T, class Value>
 INLINE void combine(T* out, const T* a, const T* b, int64_t n, const Value& value) {
-  int64_t at = 0;
-  for (; at + kLanes <= n; at += kLanes) {
-    INDEPENDENT_ITERATIONS
-    for (int64_t k = at; k < at + kLanes; ++k) out[k] = value(a[k], b[k]);
-  }
-  if (at == n) return;
-  alignas(64) T of_a[kLanes], of_b[kLanes];
-  load_end(of_a, a + at, n - at);
-  load_end(of_b, b + at, n - at);
-  for (int64_t k = 0; k < kLanes; ++k) of_a[k] = value(of_a[k], of_b[k]);
-  store_end(out + at, of_a, n - at);
+  for_each_vector(n, [&](int64_t first, auto length) __attribute__((always_inline)) {
+    T values[length];
+    for (int64_t k = 0; k < length; ++k) values[k] = value(a[first + k], b[first + k]);
+    std::memcpy(out + first, values, sizeof values);
+  });
 }
 
 // A strip a row; or, where rows of `pre` follow one another as those of c do, one for all: a narrow layer's rows would
