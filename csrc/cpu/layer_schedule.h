@@ -25,10 +25,7 @@ constexpr int64_t kEnoughForSeveral = 1 << 19;
 constexpr int64_t kFewRows = 8;
 constexpr int64_t kEnoughForABarrier = 1 << 15;
 
-// With so few rows in all steps together a weight is not packed: one pass over it is worth as much as that.
-constexpr int64_t kTooFewToPack = 64;
-
-// Nor is it for a mask that drops columns, where these rows times the share that it drops are so few.
+// A weight of which a mask drops columns is not packed for so few rows times the share that it drops.
 constexpr int64_t kTooFewToLeaveOut = 5;
 
 // The order of time cut into pieces of `steps` steps: work(begin, n) gets each as a range of the time axis.
@@ -88,8 +85,6 @@ inline int64_t steps_per_chunk(const LayerProblem& layer, int64_t rows) {
 inline bool enough_for_several(const LayerProblem& layer) {
   return layer.T * layer.B * kGates * layer.H * (layer.I + layer.P) > kEnoughForSeveral;
 }
-
-inline bool too_few_to_pack(const LayerProblem& layer) { return layer.T * layer.B <= kTooFewToPack; }
 
 // In the forward each of these rows pays for its sums across vectors, a packed weight for its K columns. Most of all
 // where `at_once` of them are multiplied at a time: at each reading rows of an unpacked weight begin within cache lines

@@ -15,6 +15,9 @@ namespace {
 // Vectors of sums: AVX-512 and NEON have 32 registers, the others 16.
 constexpr int kSums_baseline = kBaselineRegisters / 2, kSums_AVX2 = 8, kSums_AVX512 = 16;
 
+// AVX-512's runs of a row of w are four cache lines, the others' are one: each four rows of a find more in the caches.
+constexpr int64_t kMostUnpacked_baseline = 32, kMostUnpacked_AVX2 = 32, kMostUnpacked_AVX512 = 64;
+
 DEFINE_FOR_EACH_FOUR(INLINE)
 
 // ---------------------------------------------------------------- by rows of w
@@ -239,7 +242,7 @@ INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64
 
 template <class acc_t>
 struct Kernels {
-  int64_t lanes;
+  int64_t lanes, most_rows;
   void (*by_rows)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, int64_t, const acc_t*, int64_t, int64_t);
   void (*by_columns)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, int64_t, const acc_t*, int64_t, int64_t);
 };
@@ -251,12 +254,12 @@ struct Kernels {
     PRODUCT<kSums_##NAME, kVectorBytes_##NAME>(c, ldc, a, lda, M, K, w, ldw, n);                            \
   }
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                  \
-  DEFINE_PRODUCT(by_rows, NAME, ATTRIBUTE)                                                               \
-  DEFINE_PRODUCT(by_columns, NAME, ATTRIBUTE)                                                            \
-  template <class acc_t>                                                                                 \
-  constexpr Kernels<acc_t> kernels_of_##NAME{kVectorBytes_##NAME / sizeof(acc_t), by_rows_##NAME<acc_t>, \
-                                             by_columns_##NAME<acc_t>};
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                 \
+  DEFINE_PRODUCT(by_rows, NAME, ATTRIBUTE)                                                              \
+  DEFINE_PRODUCT(by_columns, NAME, ATTRIBUTE)                                                           \
+  template <class acc_t>                                                                                \
+  constexpr Kernels<acc_t> kernels_of_##NAME{kVectorBytes_##NAME / sizeof(acc_t), kMostUnpacked_##NAME, \
+                                             by_rows_##NAME<acc_t>, by_columns_##NAME<acc_t>};
 
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 
@@ -277,6 +280,8 @@ template <class acc_t>
 int64_t least_unpacked_K() {
   return kernels<acc_t>().lanes;
 }
+
+int64_t most_rows_unpacked() { return kernels<float>().most_rows; }
 
 template <class acc_t>
 void multiply_by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,

@@ -15,6 +15,9 @@ int64_t unpacked_columns();
 template <class acc_t>
 int64_t least_unpacked_K();
 
+// With so few rows in all, of every step, multiply_by_rows is worth more than one pass over the weight to pack it.
+int64_t most_rows_unpacked();
+
 // c[M, n] = a[M, K] w[K, n] for row-major operands whose rows lie lda, ldw and ldc elements apart; n is a multiple of
 // unpacked_columns().
 template <class acc_t>
