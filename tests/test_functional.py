@@ -175,6 +175,21 @@ def test_equals_reference_where_an_unpacked_weight_takes_several_blocks(dtype):
         assert_equals_reference(random_problem(1, 40, I, H, masks=masks, dtype=dtype), cpu_layer)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "untied-batch", "semeniuta-shared"])
+def test_equals_reference_where_panels_are_packed_as_they_are_multiplied(masks, threads):
+    """Those of x for all steps at once; those of h at the only step, or at each of few."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for T, B, I, H in ((1, 20, 70, 45), (1, 32, 515, 300), (4, 4, 300, 133), (2, 16, 40, 515), (8, 6, 100, 30)):
+            for dtype in DTYPES:
+                problem = random_problem(T, B, I, H, masks=masks, reverse=T == 2, lengths=T == 8, dtype=dtype)
+                assert_equals_reference(problem, cpu_layer)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_equals_reference_where_a_mask_drops_columns_of_a_weight_that_few_rows_read(p):
     """The forward, dx and dh each leave them out or multiply them with 0; dW always leaves them out."""

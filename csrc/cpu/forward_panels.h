@@ -4,7 +4,8 @@
 // whatever their gate: a narrow layer's four gates fill one panel. Or, where the cell takes the sums at once, unit
 // after unit: i and f of a few units fill a panel, their g and o the next. With few rows to multiply nothing is packed.
 //
-// Cost: one pass over the weight, or none.
+// Cost: one pass over the weight, or none; a panel that is multiplied once is packed just before that, and not written
+// to memory.
 #pragma once
 
 #include <algorithm>
@@ -27,17 +28,22 @@ struct GatesLayout {
 
 enum class PanelOrder { gates, units };
 
+// When panels are packed: before the sequence, for all products with them; each as it is multiplied, for that product;
+// or never, where the weight is multiplied where it lies.
+enum class Packing { before, as_multiplied, never };
+
 // Units of a gate that are multiplied together where the weight lies.
 constexpr int64_t kUnitsUnpacked = 64;
 
 template <class T, class S = T>
 class ForwardPanels {
  public:
-  // storage: for each group of gates, storage_for() elements at least.
-  ForwardPanels(const Weight<T, S>& weight, const std::vector<Buffer<T>>& storage, bool packed, const Range& units,
+  // storage: for each group of gates, storage_for() elements at least, where they are packed before.
+  ForwardPanels(const Weight<T, S>& weight, const std::vector<Buffer<T>>& storage, Packing packing, const Range& units,
                 int64_t rank, const GatesLayout& layout, PanelOrder order = PanelOrder::gates)
-      : weight_(weight), packed_(packed), units_(units), layout_(layout) {
-    for (int64_t g = 0; packed && g < int64_t(weight.groups.size()); ++g) {
+      : weight_(weight), packing_(packing), units_(units), layout_(layout), one_panel_(0), to_pack_it_(0) {
+    if (packing == Packing::never) return;
+    for (int64_t g = 0; g < int64_t(weight.groups.size()); ++g) {
       const Group<T>& group = weight.groups[g];
       if (order == PanelOrder::units) {
         rows_.push_back(rows_unit_after_unit());
@@ -45,9 +51,14 @@ class ForwardPanels {
         rows_.push_back(weight.rows.rows_of_gates(group.first_gate, group.n_gates, units));
         places_.push_back(places_of(group.first_gate, rows_.back()));
       }
+      if (packing == Packing::as_multiplied) continue;
       // Whatever ranks before this one fill, their last panels included.
       const int64_t before = round_up(group.n_gates * units.begin, weight.width) + rank * weight.width;
       panels_.push_back(storage[g].data() + before * group.padded_K());
+    }
+    if (packing == Packing::as_multiplied) {
+      one_panel_ = Buffer<T>(round_up(weight.columns, kTogether<T>) * weight.width);
+      to_pack_it_ = Buffer<T>(most_room_to_pack());
     }
   }
 
@@ -55,13 +66,12 @@ class ForwardPanels {
     return (round_up(group.n_gates * weight.H, weight.width) + threads * weight.width) * group.padded_K();
   }
 
-  // Packs all, or a team member's share of it.
-  void pack() const { pack(Team{0, 1}); }
+  // Packs a team member's share of what is packed before.
   void pack(const Team& team) const {
-    for (int64_t g = 0; g < int64_t(rows_.size()); ++g) {
+    for (int64_t g = 0; g < int64_t(panels_.size()); ++g) {
       const Range mine = team.share(n_panels(g));
       const Buffer<T> kept(room_to_pack(g));
-      for (int64_t panel = mine.begin; panel < mine.end; ++panel) pack_panel_of(g, panel, kept.data());
+      for (int64_t p = mine.begin; p < mine.end; ++p) pack_panel_of(g, p, panel(g, p), kept.data());
     }
   }
 
@@ -92,18 +102,19 @@ class ForwardPanels {
 
   // out = W in^T for group g's gates, M rows of it.
   void multiply(int64_t g, acc_type<T>* out, const Rows<T>& in, int64_t M, Walk walk) const {
-    if (!packed_) return multiply_unpacked(out, in, M, walk);
+    if (packing_ == Packing::never) return multiply_unpacked(out, in, M, walk);
     const int64_t K = weight_.groups[g].K(), width = weight_.width;
     acc_type<T> tile[kRowBlock * kWidestPanel];
     walk.for_each(n_panels(g), [&](int64_t p) {
       const int64_t n = lanes_of(g, p);
       const int32_t* places = places_[g].data() + p * width;
       const bool adjacent = places[n - 1] - places[0] == n - 1;
+      const T* packed = packed_panel(g, p);
       if (adjacent && (n == width || layout_.has_room)) {
-        return multiply_panel(out + places[0], layout_.row_stride, in, M, K, panel(g, p));
+        return multiply_panel(out + places[0], layout_.row_stride, in, M, K, packed);
       }
       for_each_block({0, M}, kRowBlock, [&](int64_t m, int64_t count) {
-        multiply_panel(tile, width, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, K, panel(g, p));
+        multiply_panel(tile, width, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, K, packed);
         for (int64_t r = 0; r < count; ++r) {
           acc_type<T>* row = out + (m + r) * layout_.row_stride;
           if (adjacent) {
@@ -120,6 +131,11 @@ class ForwardPanels {
   int64_t n_panels(int64_t g) const { return (int64_t(rows_[g].size()) + weight_.width - 1) / weight_.width; }
   int64_t lanes_of(int64_t g, int64_t p) const {
     return std::min<int64_t>(weight_.width, rows_[g].size() - p * weight_.width);
+  }
+  const T* packed_panel(int64_t g, int64_t p) const {
+    if (packing_ == Packing::before) return panel(g, p);
+    pack_panel_of(g, p, one_panel_.data(), to_pack_it_.data());
+    return one_panel_.data();
   }
   T* panel(int64_t g, int64_t p) const { return panels_[g] + p * weight_.width * weight_.groups[g].padded_K(); }
 
@@ -161,21 +177,26 @@ class ForwardPanels {
 
   // Elements of a buffer for packing a panel.
   int64_t room_to_pack(int64_t g) const { return weight_.room_of_packed_row(weight_.groups[g]) * weight_.width; }
+  int64_t most_room_to_pack() const {
+    int64_t room = 0;
+    for (int64_t g = 0; g < int64_t(weight_.groups.size()); ++g) room = std::max(room, room_to_pack(g));
+    return room;
+  }
 
-  void pack_panel_of(int64_t g, int64_t p, T* kept) const {
+  void pack_panel_of(int64_t g, int64_t p, T* out, T* kept) const {
     const Group<T>& group = weight_.groups[g];
-    if (!std::is_same_v<S, T> && !group.mask) return pack_widened_panel(g, p, kept);
+    if (!std::is_same_v<S, T> && !group.mask) return pack_widened_panel(g, p, out, kept);
     const int64_t n = lanes_of(g, p), room = weight_.room_of_packed_row(group);
     const T* rows[kWidestPanel];
     for (int64_t lane = 0; lane < n; ++lane) {
       rows[lane] = weight_.packed_row(group, rows_[g][p * weight_.width + lane], kept + lane * room);
     }
-    pack_panel(panel(g, p), rows, n, group.K());
+    pack_panel(out, rows, n, group.K());
   }
 
   // Some columns at a time, which stay in the first cache until they are packed; short rows that follow one another as
   // one.
-  void pack_widened_panel(int64_t g, int64_t p, T* widened) const {
+  void pack_widened_panel(int64_t g, int64_t p, T* out, T* widened) const {
     constexpr int64_t kColumns = 128;
     const int64_t n = lanes_of(g, p), K = weight_.columns;
     const int32_t* of_panel = rows_[g].data() + p * weight_.width;
@@ -189,17 +210,18 @@ class ForwardPanels {
         convert(widened + lane * columns, W + of_panel[lane] * K + first, run * columns);
       }
       for (int64_t lane = 0; lane < n; ++lane) rows[lane] = widened + lane * columns;
-      pack_panel(panel(g, p) + first * weight_.width, rows, n, columns);
+      pack_panel(out + first * weight_.width, rows, n, columns);
     }
   }
 
   const Weight<T, S>& weight_;
-  bool packed_;
+  Packing packing_;
   Range units_;
   GatesLayout layout_;
+  Buffer<T> one_panel_, to_pack_it_;          // as it is multiplied, and room for that
   std::vector<std::vector<int32_t>> rows_;    // of each group, counted from the first of its gates' rows
   std::vector<std::vector<int32_t>> places_;  // where each of these goes in a row of the output
-  std::vector<T*> panels_;                    // of each group
+  std::vector<T*> panels_;                    // of each group, packed before
 };
 
 }  // namespace rnndrop::cpu

@@ -47,9 +47,13 @@ class Forward {
         // Forward in time y is h wherever a step still runs; backwards h_0 is carried to each sample's own end.
         keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
         n_h_tilde_(mask_h_.mask.inputs_of_sample()),
-        by_units_(rows_.all() && h_weight_.groups.size() == 1 && packs(h_weight_)),
-        takes_x_along_(by_units_ && x_weight_.groups.size() == 1 && packs(x_weight_) &&
+        h_packing_(packing_of(h_weight_, layer.B, true, layer.T == 1 && layer.B <= kRowBlock)),
+        by_units_(rows_.all() && h_weight_.groups.size() == 1 && h_packing_ == Packing::before),
+        takes_x_along_(by_units_ && x_weight_.groups.size() == 1 && !reads_unpacked(x_weight_, layer.T * layer.B) &&
                        !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer)),
+        x_packing_(takes_x_along_ ? Packing::before
+                                  : packing_of(x_weight_, layer.T * layer.B, multiplies_steps_together(),
+                                               steps_per_chunk(layer, layer.B) == layer.T)),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.P : 0),
         // Without gates to save, it is what lengths carry that is better converted once.
         widens_steps_((layer.gates || layer.lengths) && by_units_ && !keeps_h_tilde_ && widens_steps<S, T>(layer)),
@@ -60,8 +64,8 @@ class Forward {
         widens_h_n_(widens_steps_ && layer.h_n && !layer.W_hr),
         h_n_(widens_h_n_ ? layer.B * layer.H : 0) {
     if (widens_h_n_) convert(h_n_.data(), static_cast<const S*>(layer.h_n), layer.B * layer.H);
-    allocate(x_weight_, x_panels_);
-    allocate(h_weight_, h_panels_);
+    if (x_packing_ == Packing::before) allocate(x_weight_, x_panels_);
+    if (h_packing_ == Packing::before) allocate(h_weight_, h_panels_);
     if (layer.W_hr) {
       const void* mask = masks_h_rows_ ? mask_h_.mask.data : nullptr;
       projection_.emplace(layer, !could_read_unpacked(layer.H, layer.B), static_cast<const S*>(mask), n_h_tilde_);
@@ -92,13 +96,23 @@ class Forward {
     return rows_.all() && could_read_unpacked(columns, rows_at_once) &&
            too_little_to_leave_out<S>(mask, columns, layer_.T * layer_.B);
   }
-  // x of all steps is multiplied at once.
-  bool packs(const Weight<T, S>& weight) const {
-    const int64_t rows_at_once = &weight == &x_weight_ ? layer_.T * layer_.B : layer_.B;
-    return !(could_read_unpacked(weight.columns, rows_at_once) && weight.is_whole());
+  bool reads_unpacked(const Weight<T, S>& weight, int64_t rows_at_once) const {
+    return could_read_unpacked(weight.columns, rows_at_once) && weight.is_whole();
+  }
+  // Whether threads share out the units, or there is one: else each would pack all of a weight by itself.
+  bool takes_whole_batch() const {
+    return most_threads() == 1 || (rows_.all() && !splits_rows(layer_, most_threads()));
+  }
+  // Whether x's rows of a chunk lie together, so that one product takes all of them.
+  bool multiplies_steps_together() const { return layer_.T == 1 || (takes_whole_batch() && !layer_.lengths); }
+  // rows: that are multiplied in one product, where they are together. once: in that product alone.
+  Packing packing_of(const Weight<T, S>& weight, int64_t rows, bool together, bool once) const {
+    const int64_t of_thread = takes_whole_batch() ? rows : rows / most_threads();
+    const bool pays = together && of_thread >= least_rows_packed() && !is_16_bits<T>;
+    if (reads_unpacked(weight, rows)) return pays && std::is_same_v<S, T> ? Packing::as_multiplied : Packing::never;
+    return pays && once && takes_whole_batch() ? Packing::as_multiplied : Packing::before;
   }
   void allocate(const Weight<T, S>& weight, std::vector<Buffer<T>>& panels) const {
-    if (!packs(weight)) return;
     for (const Group<T>& group : weight.groups) {
       panels.emplace_back(ForwardPanels<T, S>::storage_for(weight, group, most_threads()));
     }
@@ -139,27 +153,27 @@ class Forward {
     const UnitBlocks blocks = blocks_of(units);
     // All threads write to one buffer of a chunk's gates, so that its chunks have to be the same for all.
     const int64_t steps = steps_per_chunk(layer_, has_gates_of_chunk_ ? layer_.B : rows.size());
-    Member member{rows_split,
-                  rows,
-                  units,
-                  from_h,
-                  {x_weight_,
-                   x_panels_,
-                   packs(x_weight_),
-                   units,
-                   rank,
-                   {kGates * layer_.H, layer_.H, 0, false},
-                   takes_x_along_ ? PanelOrder::units : PanelOrder::gates},
-                  {h_weight_, h_panels_, packs(h_weight_), units, rank, from_h,
-                   by_units_ ? PanelOrder::units : PanelOrder::gates},
-                  blocks,
-                  steps,
-                  Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : kRowBlock * from_h.row_stride),
-                  by_units_ ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
-                  Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * rows.size())),
-                  Buffer<T>(h_weight_.room_for_inputs(kRowBlock)),
-                  Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0),
-                  {}};
+    Member member{
+        rows_split,
+        rows,
+        units,
+        from_h,
+        {x_weight_,
+         x_panels_,
+         x_packing_,
+         units,
+         rank,
+         {kGates * layer_.H, layer_.H, 0, false},
+         takes_x_along_ ? PanelOrder::units : PanelOrder::gates},
+        {h_weight_, h_panels_, h_packing_, units, rank, from_h, by_units_ ? PanelOrder::units : PanelOrder::gates},
+        blocks,
+        steps,
+        Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : kRowBlock * from_h.row_stride),
+        by_units_ ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
+        Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * rows.size())),
+        Buffer<T>(h_weight_.room_for_inputs(kRowBlock)),
+        Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0),
+        {}};
     if (!rows_.all()) std::fill_n(member.from_h.data(), kRowBlock * from_h.row_stride, Acc(0));
     const Team packers = rows_split ? team : Team{0, 1};
     member.x_panels.pack(packers);
@@ -420,8 +434,10 @@ class Forward {
   Weight<T, S> x_weight_, h_weight_;
   bool masks_h_rows_, keeps_h_tilde_;
   int64_t n_h_tilde_;
-  bool by_units_;                               // the cell takes the sums of a few rows and units at once
-  bool takes_x_along_;                          // and W_ih x~ is among these sums, not a product of its own
+  Packing h_packing_;
+  bool by_units_;       // the cell takes the sums of a few rows and units at once
+  bool takes_x_along_;  // and W_ih x~ is among these sums, not a product of its own
+  Packing x_packing_;
   std::vector<Buffer<T>> x_panels_, h_panels_;  // of each group
   Buffer<S> h_tilde_;                           // two times [n_h_tilde,B,H]
   bool widens_steps_;

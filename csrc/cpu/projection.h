@@ -81,7 +81,12 @@ class ForwardProjection {
     const int64_t row_stride = round_up(columns.size(), weight.width);
     Member member{columns,
                   row_stride,
-                  {weight, panels_, packs_, columns, rows_split ? 0 : team.rank, {row_stride, 0, columns.begin, true}},
+                  {weight,
+                   panels_,
+                   packs_ ? Packing::before : Packing::never,
+                   columns,
+                   rows_split ? 0 : team.rank,
+                   {row_stride, 0, columns.begin, true}},
                   Buffer<Acc>(kRowBlock * row_stride),
                   Buffer<Acc>(kRowBlock * columns.size()),
                   Buffer<T>(weight.room_for_inputs(kRowBlock))};

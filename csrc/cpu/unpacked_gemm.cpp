@@ -3,6 +3,7 @@
 #include "cpu/unpacked_gemm.h"
 
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -282,6 +283,13 @@ int64_t least_unpacked_K() {
 }
 
 int64_t most_rows_unpacked() { return kernels<float>().most_rows; }
+
+// AVX2's registers hold sums of so few rows of w that each row of a is soon loaded again. Of the other widths it was
+// not measured.
+int64_t least_rows_packed() {
+  constexpr int64_t lanes = kVectorBytes_AVX2 / sizeof(float);
+  return kernels<float>().lanes == lanes ? 16 : std::numeric_limits<int64_t>::max();
+}
 
 template <class acc_t>
 void multiply_by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,

@@ -24,6 +24,10 @@ template <class acc_t>
 void multiply_by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,
                       int64_t ldw, int64_t n);
 
+// From so many rows on it is worth more to pack some rows of w than to multiply_by_columns, even if that is all that
+// they are packed for.
+int64_t least_rows_packed();
+
 // c[M, n] = a[M, K] w[n, K]^T, with K >= least_unpacked_K().
 template <class acc_t>
 void multiply_by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,
