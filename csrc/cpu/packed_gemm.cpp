@@ -169,46 +169,73 @@ INLINE void pack_columns(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K
   }
 }
 
-// A square of as many rows as lanes. Each round rotates the bits of (row, lane) by one: after log2(lanes) rounds they
-// have changed places.
-template <class V, int lanes>
-INLINE void transpose(V (&square)[lanes]) {
+// How many bytes of a row are read at a time: AVX2 shuffles within halves of a vector, and needs twice the instructions
+// across them.
+template <int bytes>
+constexpr int kPart = bytes == 32 ? 16 : bytes;
+
+// Squares of n rows, next to one another in their vectors. Each round rotates the bits of (row, lane) by one: after
+// log2(n) rounds they have changed places.
+template <int lanes, class V, int n>
+INLINE void transpose(V (&squares)[n]) {
   constexpr auto every_lane = std::make_index_sequence<lanes>();
 #pragma GCC unroll 4
-  for (int round = 1; round < lanes; round *= 2) {
-    V next[lanes];
+  for (int round = 1; round < n; round *= 2) {
+    V next[n];
 #pragma GCC unroll 16
-    for (int i = 0; i < lanes / 2; ++i) {
-      interleave<false>(next[2 * i], square[i], square[i + lanes / 2], every_lane);
-      interleave<true>(next[2 * i + 1], square[i], square[i + lanes / 2], every_lane);
+    for (int i = 0; i < n / 2; ++i) {
+      interleave<false, n>(next[2 * i], squares[i], squares[i + n / 2], every_lane);
+      interleave<true, n>(next[2 * i + 1], squares[i], squares[i + n / 2], every_lane);
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < lanes; ++i) square[i] = next[i];
+    for (int i = 0; i < n; ++i) squares[i] = next[i];
+  }
+}
+
+template <class V, class Half, size_t... lane>
+INLINE void join(V& out, const Half& first, const Half& second, std::index_sequence<lane...>) {
+  out = __builtin_shufflevector(first, second, lane...);
+}
+
+// Parts of rows i, i + n ... of `present`; 0 where there is none.
+template <int bytes, class V, class acc_t>
+INLINE void load_parts(V& out, const acc_t* const* rows, int64_t present, int64_t i, int64_t k) {
+  using Part = typename Vector<acc_t, kPart<bytes>>::type;
+  using InMemory = typename Vector<acc_t, kPart<bytes>>::in_memory;
+  constexpr int n = kPart<bytes> / sizeof(acc_t);
+  const auto load = [&](Part& part, int64_t row) __attribute__((always_inline)) {
+    part = row < present ? *reinterpret_cast<const InMemory*>(rows[row] + k) : Part{};
+  };
+  if constexpr (bytes == kPart<bytes>) {
+    load(out, i);
+  } else {
+    Part first, second;
+    load(first, i);
+    load(second, i + n);
+    join(out, first, second, std::make_index_sequence<2 * n>());
   }
 }
 
 template <int bytes, class acc_t>
-INLINE void pack_vectors(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {
+INLINE void pack_vectors(acc_t* panel, const acc_t* const* rows, int64_t n_rows, int64_t K) {
   using V = typename Vector<acc_t, bytes>::type;
   using InMemory = typename Vector<acc_t, bytes>::in_memory;
-  constexpr int lanes = bytes / sizeof(acc_t), width = kVectors * lanes;
+  constexpr int lanes = bytes / sizeof(acc_t), width = kVectors * lanes, n = kPart<bytes> / sizeof(acc_t);
   for (int first = 0; first < width; first += lanes) {
-    const int64_t present = std::clamp<int64_t>(n - first, 0, lanes);
+    const int64_t present = std::clamp<int64_t>(n_rows - first, 0, lanes);
+    const auto pack = [&](int64_t present, int64_t k) __attribute__((always_inline)) {
+      V squares[n];
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) load_parts<bytes>(squares[i], rows + first, present, i, k);
+      transpose<lanes>(squares);
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) *reinterpret_cast<InMemory*>(panel + (k + i) * width + first) = squares[i];
+    };
     int64_t k = 0;
-    for (; k + lanes <= K; k += lanes) {
-      V square[lanes];
-      if (present == lanes) {
-#pragma GCC unroll 16
-        for (int i = 0; i < lanes; ++i) square[i] = *reinterpret_cast<const InMemory*>(rows[first + i] + k);
-      } else {
-#pragma GCC unroll 16
-        for (int i = 0; i < lanes; ++i) {
-          square[i] = i < present ? *reinterpret_cast<const InMemory*>(rows[first + i] + k) : V{};
-        }
-      }
-      transpose<V, lanes>(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < lanes; ++i) *reinterpret_cast<InMemory*>(panel + (k + i) * width + first) = square[i];
+    if (present == lanes) {
+      for (; k + n <= K; k += n) pack(lanes, k);
+    } else {
+      for (; k + n <= K; k += n) pack(present, k);
     }
     for (; k < K; ++k) {
       for (int i = 0; i < lanes; ++i) {

@@ -140,8 +140,8 @@ INLINE void sums_of_lanes(V& out, const V (&v)[n]) {
 #pragma GCC unroll 4
     for (int i = 0; i < n / 2; ++i) {
       V first, second;
-      interleave<false>(first, v[i], v[i + n / 2], every_lane);
-      interleave<true>(second, v[i], v[i + n / 2], every_lane);
+      interleave<false, lanes>(first, v[i], v[i + n / 2], every_lane);
+      interleave<true, lanes>(second, v[i], v[i + n / 2], every_lane);
       pairs[i] = first + second;
     }
     sums_of_lanes<lanes, n / 2, 2 * held>(out, pairs);

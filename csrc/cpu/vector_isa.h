@@ -73,11 +73,11 @@ struct Vector {
 #define INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
 #endif
 
-// Lanes of a and b in turn: the first half of each, or the second.
-template <bool second, class V, size_t... lane>
+// Lanes of a and b in turn: the first half of each, or the second. In parts of n lanes, each by itself.
+template <bool second, int n, class V, size_t... lane>
 INLINE void interleave(V& out, const V& a, const V& b, std::index_sequence<lane...>) {
   constexpr size_t lanes = sizeof...(lane);
-  out = __builtin_shufflevector(a, b, (lane / 2 + second * lanes / 2 + lane % 2 * lanes)...);
+  out = __builtin_shufflevector(a, b, (lane / n * n + lane % n / 2 + second * n / 2 + lane % 2 * lanes)...);
 }
 
 }  // namespace rnndrop::cpu
