@@ -127,8 +127,11 @@ KERNEL void multiply_panel_rows(Halves out, Pairs x, Pairs y, int64_t M) {
   }
 }
 
-KERNEL void add_transposed(float* c, int64_t ldc, const BFloat16* a, int64_t M, int64_t pairs, const BFloat16* panel) {
-  multiply_up_to<true, kRows>(M, {c, ldc, kLanes, nullptr}, {a, 2, 2 * kRows, pairs, panel}, {a, 0, 0, 0, panel});
+KERNEL void multiply_transposed_rows(const Halves& out, const BFloat16* a, int64_t M, int64_t pairs,
+                                     const BFloat16* panel, bool add) {
+  const Pairs product{a, 2, 2 * kRows, pairs, panel}, none{a, 0, 0, 0, panel};
+  if (add) return multiply_up_to<true, kRows>(M, out, product, none);
+  multiply_up_to<false, kRows>(M, out, product, none);
 }
 
 // Pairs of lanes of a and b: (a0, b0), (a1, b1), ...
@@ -373,8 +376,9 @@ void multiply_panel_halves(float* c, int64_t row_stride, int64_t half_stride, co
 void pack_transposed(BFloat16* out, const Rows<BFloat16>& in, int64_t M, int64_t K, float* sums) {
   pack_transposed_rows(out, in, M, K, sums);
 }
-void add_transposed_product(float* c, int64_t ldc, const BFloat16* a, int64_t M, int64_t K, const BFloat16* panel) {
-  add_transposed(c, ldc, a, M, (K + 1) / 2, panel);
+void multiply_transposed(float* c, int64_t ldc, const BFloat16* a, int64_t M, int64_t K, const BFloat16* panel,
+                         bool add) {
+  multiply_transposed_rows({c, ldc, kLanes, nullptr}, a, M, (K + 1) / 2, panel, add);
 }
 void multiply_by_rows(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t M, int64_t K, const BFloat16* w,
                       int64_t ldw, int64_t n) {
@@ -420,7 +424,7 @@ void pack_panel(BFloat16*, const BFloat16* const*, int64_t, int64_t) NOT_HERE
     void multiply_panel_halves(float*, int64_t, int64_t, const float*, const Product<BFloat16>&,
                                const Product<BFloat16>&, int64_t) NOT_HERE
     void pack_transposed(BFloat16*, const Rows<BFloat16>&, int64_t, int64_t, float*) NOT_HERE
-    void add_transposed_product(float*, int64_t, const BFloat16*, int64_t, int64_t, const BFloat16*) NOT_HERE
+    void multiply_transposed(float*, int64_t, const BFloat16*, int64_t, int64_t, const BFloat16*, bool) NOT_HERE
     void multiply_by_rows(float*, int64_t, const BFloat16*, int64_t, int64_t, int64_t, const BFloat16*, int64_t,
                           int64_t) NOT_HERE
     void multiply_by_columns(float*, int64_t, const BFloat16*, int64_t, int64_t, int64_t, const BFloat16*, int64_t,

@@ -38,8 +38,8 @@ void multiply_panel(float* c, int64_t ldc, const Rows<c10::BFloat16>& a, int64_t
 void multiply_panel_halves(float* c, int64_t row_stride, int64_t half_stride, const float* first,
                            const Product<c10::BFloat16>& x, const Product<c10::BFloat16>& y, int64_t M);
 void pack_transposed(c10::BFloat16* out, const Rows<c10::BFloat16>& in, int64_t M, int64_t K, float* sums);
-void add_transposed_product(float* c, int64_t ldc, const c10::BFloat16* a, int64_t M, int64_t K,
-                            const c10::BFloat16* panel);
+void multiply_transposed(float* c, int64_t ldc, const c10::BFloat16* a, int64_t M, int64_t K,
+                         const c10::BFloat16* panel, bool add);
 
 // As in unpacked_gemm.h; by rows K is even.
 void multiply_by_rows(float* c, int64_t ldc, const c10::BFloat16* a, int64_t lda, int64_t M, int64_t K,

@@ -254,7 +254,7 @@ struct Kernels {
   void (*multiply)(const Halves<acc_t>&, const Product<acc_t>&, const Product<acc_t>&, int64_t);
   void (*pack_panel)(acc_t*, const acc_t* const*, int64_t, int64_t);
   void (*pack)(acc_t*, const Rows<acc_t>&, int64_t, int64_t, acc_t*);
-  void (*add_transposed)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, const acc_t*);
+  void (*multiply_transposed)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, const acc_t*, bool);
 };
 
 template <class A, class acc_t>
@@ -262,43 +262,45 @@ INLINE ProductOf<acc_t, A> product_of(const Product<acc_t>& product, const A& a)
   return {a, product.K, product.panel};
 }
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                         \
-  template <class acc_t>                                                                                        \
-  ATTRIBUTE void multiply_##NAME(const Halves<acc_t>& out, const Product<acc_t>& x, const Product<acc_t>& y,    \
-                                 int64_t M) {                                                                   \
-    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                             \
-    const Rows<acc_t>&a = x.a, &b = y.a;                                                                        \
-    if (a.columns || b.columns) {                                                                               \
-      multiply_blocks<indexed_at_once(rows), bytes>(                                                            \
-          out, product_of(x, IndexedRows<acc_t>{a.data, a.stride, a.columns}),                                  \
-          product_of(y, IndexedRows<acc_t>{b.data, b.stride, b.columns}), M);                                   \
-    } else {                                                                                                    \
-      multiply_blocks<rows, bytes>(out, product_of(x, PlainRows<acc_t>{a.data, a.stride}),                      \
-                                   product_of(y, PlainRows<acc_t>{b.data, b.stride}), M);                       \
-    }                                                                                                           \
-  }                                                                                                             \
-  template <class acc_t>                                                                                        \
-  ATTRIBUTE void pack_panel_##NAME(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {              \
-    pack_vectors<kVectorBytes_##NAME>(panel, rows, n, K);                                                       \
-  }                                                                                                             \
-  template <class acc_t>                                                                                        \
-  ATTRIBUTE void pack_##NAME(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {            \
-    pack_columns<kRows_##NAME>(out, in, M, K, sums);                                                            \
-  }                                                                                                             \
-  template <class acc_t>                                                                                        \
-  ATTRIBUTE void add_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K,             \
-                                       const acc_t* panel) {                                                    \
-    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                             \
-    const ProductOf<acc_t, TransposedRows<acc_t, rows>> product{{a}, K, panel}, none{{a}, 0, panel};            \
-    multiply_up_to<bytes, true, rows>(M, Halves<acc_t>{c, ldc, bytes / sizeof(acc_t), nullptr}, product, none); \
-  }                                                                                                             \
-  template <class acc_t>                                                                                        \
-  constexpr Kernels<acc_t> kernels_of_##NAME{kVectors * kVectorBytes_##NAME / sizeof(acc_t),                    \
-                                             kRows_##NAME,                                                      \
-                                             multiply_##NAME<acc_t>,                                            \
-                                             pack_panel_##NAME<acc_t>,                                          \
-                                             pack_##NAME<acc_t>,                                                \
-                                             add_transposed_##NAME<acc_t>};
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                      \
+  template <class acc_t>                                                                                     \
+  ATTRIBUTE void multiply_##NAME(const Halves<acc_t>& out, const Product<acc_t>& x, const Product<acc_t>& y, \
+                                 int64_t M) {                                                                \
+    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                          \
+    const Rows<acc_t>&a = x.a, &b = y.a;                                                                     \
+    if (a.columns || b.columns) {                                                                            \
+      multiply_blocks<indexed_at_once(rows), bytes>(                                                         \
+          out, product_of(x, IndexedRows<acc_t>{a.data, a.stride, a.columns}),                               \
+          product_of(y, IndexedRows<acc_t>{b.data, b.stride, b.columns}), M);                                \
+    } else {                                                                                                 \
+      multiply_blocks<rows, bytes>(out, product_of(x, PlainRows<acc_t>{a.data, a.stride}),                   \
+                                   product_of(y, PlainRows<acc_t>{b.data, b.stride}), M);                    \
+    }                                                                                                        \
+  }                                                                                                          \
+  template <class acc_t>                                                                                     \
+  ATTRIBUTE void pack_panel_##NAME(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {           \
+    pack_vectors<kVectorBytes_##NAME>(panel, rows, n, K);                                                    \
+  }                                                                                                          \
+  template <class acc_t>                                                                                     \
+  ATTRIBUTE void pack_##NAME(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {         \
+    pack_columns<kRows_##NAME>(out, in, M, K, sums);                                                         \
+  }                                                                                                          \
+  template <class acc_t>                                                                                     \
+  ATTRIBUTE void multiply_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K,     \
+                                            const acc_t* panel, bool add) {                                  \
+    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                          \
+    const ProductOf<acc_t, TransposedRows<acc_t, rows>> product{{a}, K, panel}, none{{a}, 0, panel};         \
+    const Halves<acc_t> out{c, ldc, bytes / sizeof(acc_t), nullptr};                                         \
+    if (add) return multiply_up_to<bytes, true, rows>(M, out, product, none);                                \
+    multiply_up_to<bytes, false, rows>(M, out, product, none);                                               \
+  }                                                                                                          \
+  template <class acc_t>                                                                                     \
+  constexpr Kernels<acc_t> kernels_of_##NAME{kVectors * kVectorBytes_##NAME / sizeof(acc_t),                 \
+                                             kRows_##NAME,                                                   \
+                                             multiply_##NAME<acc_t>,                                         \
+                                             pack_panel_##NAME<acc_t>,                                       \
+                                             pack_##NAME<acc_t>,                                             \
+                                             multiply_transposed_##NAME<acc_t>};
 
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 
@@ -339,8 +341,8 @@ void pack_transposed(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, ac
 }
 
 template <class acc_t>
-void add_transposed_product(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K, const acc_t* panel) {
-  kernels<acc_t>().add_transposed(c, ldc, a, M, K, panel);
+void multiply_transposed(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K, const acc_t* panel, bool add) {
+  kernels<acc_t>().multiply_transposed(c, ldc, a, M, K, panel, add);
 }
 
 template int64_t panel_width<float>();
@@ -355,7 +357,7 @@ template void pack_panel(float*, const float* const*, int64_t, int64_t);
 template void pack_panel(double*, const double* const*, int64_t, int64_t);
 template void pack_transposed(float*, const Rows<float>&, int64_t, int64_t, float*);
 template void pack_transposed(double*, const Rows<double>&, int64_t, int64_t, double*);
-template void add_transposed_product(float*, int64_t, const float*, int64_t, int64_t, const float*);
-template void add_transposed_product(double*, int64_t, const double*, int64_t, int64_t, const double*);
+template void multiply_transposed(float*, int64_t, const float*, int64_t, int64_t, const float*, bool);
+template void multiply_transposed(double*, int64_t, const double*, int64_t, int64_t, const double*, bool);
 
 }  // namespace rnndrop::cpu

@@ -60,8 +60,9 @@ void multiply_panel_halves(acc_t* c, int64_t row_stride, int64_t half_stride, co
 template <class acc_t>
 void pack_transposed(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums);
 
-// c[M, panel_width] += a^T panel, with M <= rows_at_once() and a as pack_transposed leaves it.
+// c[M, panel_width] = a^T panel, or with `add` what is there and that, with M <= rows_at_once() and a as
+// pack_transposed leaves it.
 template <class acc_t>
-void add_transposed_product(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K, const acc_t* panel);
+void multiply_transposed(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K, const acc_t* panel, bool add);
 
 }  // namespace rnndrop::cpu

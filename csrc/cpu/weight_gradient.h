@@ -92,16 +92,14 @@ struct WeightGradient {
     const T* panel = panels[g].data() + block * round_up(rows, kTogether<T>) * width;
     const int64_t stride = in_place ? weight.columns : weight.column_blocks(group) * width;
     Acc* out = sums_of(g) + m * stride + block * width;
-    if (!in_place || n == width) {
-      if (first) fill(out, stride, M, width);
-      return add_transposed_product(out, stride, da_block, M, rows, panel);
-    }
+    if (!in_place || n == width) return multiply_transposed(out, stride, da_block, M, rows, panel, !first);
     Acc tile[kMostRowsAtOnce * kWidestPanel];
-    fill(tile, width, M, width);
-    add_transposed_product(tile, width, da_block, M, rows, panel);
-    if (first) fill(out, stride, M, n);
+    multiply_transposed(tile, width, da_block, M, rows, panel, false);
     for (int64_t r = 0; r < M; ++r) {
-      for (int64_t k = 0; k < n; ++k) out[r * stride + k] += tile[r * width + k];
+      for (int64_t k = 0; k < n; ++k) {
+        Acc& sum = out[r * stride + k];
+        sum = first ? tile[r * width + k] : sum + tile[r * width + k];
+      }
     }
   }
 
@@ -111,14 +109,10 @@ struct WeightGradient {
                 Acc* tile) const {
     const Group<T>& group = weight.groups[g];
     const int64_t width = weight.width, blocks = weight.column_blocks(group), stride = blocks * width;
-    if (first) {
-      std::fill_n(tile, M * stride, Acc(0));
-    } else {
-      std::copy_n(sums[g].data() + m * stride, M * stride, tile);
-    }
+    if (!first) std::copy_n(sums[g].data() + m * stride, M * stride, tile);
     for (int64_t block = 0; block < blocks; ++block) {
-      add_transposed_product(tile + block * width, stride, da_block, M, rows,
-                             panels[g].data() + block * round_up(rows, kTogether<T>) * width);
+      multiply_transposed(tile + block * width, stride, da_block, M, rows,
+                          panels[g].data() + block * round_up(rows, kTogether<T>) * width, !first);
     }
     for (int64_t r = 0; r < M; ++r) {
       S* out = dW + dW_rows[r] * weight.columns;
@@ -147,10 +141,6 @@ struct WeightGradient {
       if (in_place) return dW + weight.groups[g].first_gate * weight.H * weight.columns;
     }
     return sums[g].data();
-  }
-
-  static void fill(Acc* out, int64_t stride, int64_t M, int64_t n) {
-    for (int64_t r = 0; r < M; ++r) std::fill_n(out + r * stride, n, Acc(0));
   }
 
   const Weight<T, S>& weight;
