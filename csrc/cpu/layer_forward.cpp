@@ -105,11 +105,15 @@ class Forward {
   }
   // Whether x's rows of a chunk lie together, so that one product takes all of them.
   bool multiplies_steps_together() const { return layer_.T == 1 || (takes_whole_batch() && !layer_.lengths); }
-  // rows: that are multiplied in one product, where they are together. once: in that product alone.
+  // rows: that are multiplied in one product, where they are together. once: in that product alone. A weight that is
+  // widened takes as long to pack as three times as many rows take where it lies.
   Packing packing_of(const Weight<T, S>& weight, int64_t rows, bool together, bool once) const {
     const int64_t of_thread = takes_whole_batch() ? rows : rows / most_threads();
     const bool pays = together && of_thread >= least_rows_packed() && !is_16_bits<T>;
-    if (reads_unpacked(weight, rows)) return pays && std::is_same_v<S, T> ? Packing::as_multiplied : Packing::never;
+    if (reads_unpacked(weight, rows)) {
+      const bool enough = std::is_same_v<S, T> || of_thread / 3 >= least_rows_packed();
+      return pays && enough ? Packing::as_multiplied : Packing::never;
+    }
     return pays && once && takes_whole_batch() ? Packing::as_multiplied : Packing::before;
   }
   void allocate(const Weight<T, S>& weight, std::vector<Buffer<T>>& panels) const {
