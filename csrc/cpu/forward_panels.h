@@ -43,6 +43,7 @@ class ForwardPanels {
                 int64_t rank, const GatesLayout& layout, PanelOrder order = PanelOrder::gates)
       : weight_(weight), packing_(packing), units_(units), layout_(layout), one_panel_(0), to_pack_it_(0) {
     if (packing == Packing::never) return;
+    int64_t room = 0;
     for (int64_t g = 0; g < int64_t(weight.groups.size()); ++g) {
       const Group<T>& group = weight.groups[g];
       if (order == PanelOrder::units) {
@@ -51,6 +52,7 @@ class ForwardPanels {
         rows_.push_back(weight.rows.rows_of_gates(group.first_gate, group.n_gates, units));
         places_.push_back(places_of(group.first_gate, rows_.back()));
       }
+      room = std::max(room, room_to_pack(g));
       if (packing == Packing::as_multiplied) continue;
       // Whatever ranks before this one fill, their last panels included.
       const int64_t before = round_up(group.n_gates * units.begin, weight.width) + rank * weight.width;
@@ -58,7 +60,7 @@ class ForwardPanels {
     }
     if (packing == Packing::as_multiplied) {
       one_panel_ = Buffer<T>(round_up(weight.columns, kTogether<T>) * weight.width);
-      to_pack_it_ = Buffer<T>(most_room_to_pack());
+      to_pack_it_ = Buffer<T>(room);
     }
   }
 
@@ -177,11 +179,6 @@ class ForwardPanels {
 
   // Elements of a buffer for packing a panel.
   int64_t room_to_pack(int64_t g) const { return weight_.room_of_packed_row(weight_.groups[g]) * weight_.width; }
-  int64_t most_room_to_pack() const {
-    int64_t room = 0;
-    for (int64_t g = 0; g < int64_t(weight_.groups.size()); ++g) room = std::max(room, room_to_pack(g));
-    return room;
-  }
 
   void pack_panel_of(int64_t g, int64_t p, T* out, T* kept) const {
     const Group<T>& group = weight_.groups[g];

@@ -99,22 +99,23 @@ class Forward {
   bool reads_unpacked(const Weight<T, S>& weight, int64_t rows_at_once) const {
     return could_read_unpacked(weight.columns, rows_at_once) && weight.is_whole();
   }
-  // Whether threads share out the units, or there is one: else each would pack all of a weight by itself.
-  bool takes_whole_batch() const {
-    return most_threads() == 1 || (rows_.all() && !splits_rows(layer_, most_threads()));
-  }
+  // Whether n threads share out the batch, else the units.
+  bool splits_batch(int64_t n) const { return !rows_.all() || splits_rows(layer_, n); }
+  // Whether each thread multiplies all of the batch: where they share it, each would pack all of a weight by itself.
+  bool takes_whole_batch() const { return most_threads() == 1 || !splits_batch(most_threads()); }
   // Whether x's rows of a chunk lie together, so that one product takes all of them.
   bool multiplies_steps_together() const { return layer_.T == 1 || (takes_whole_batch() && !layer_.lengths); }
   // rows: that are multiplied in one product, where they are together. once: in that product alone. A weight that is
   // widened takes as long to pack as three times as many rows take where it lies.
   Packing packing_of(const Weight<T, S>& weight, int64_t rows, bool together, bool once) const {
-    const int64_t of_thread = takes_whole_batch() ? rows : rows / most_threads();
+    const bool whole_batch = takes_whole_batch();
+    const int64_t of_thread = whole_batch ? rows : rows / most_threads();
     const bool pays = together && of_thread >= least_rows_packed() && !is_16_bits<T>;
     if (reads_unpacked(weight, rows)) {
       const bool enough = std::is_same_v<S, T> || of_thread / 3 >= least_rows_packed();
       return pays && enough ? Packing::as_multiplied : Packing::never;
     }
-    return pays && once && takes_whole_batch() ? Packing::as_multiplied : Packing::before;
+    return pays && once && whole_batch ? Packing::as_multiplied : Packing::before;
   }
   void allocate(const Weight<T, S>& weight, std::vector<Buffer<T>>& panels) const {
     for (const Group<T>& group : weight.groups) {
@@ -148,7 +149,7 @@ class Forward {
 
   // Packs the member's share of the weights too.
   Member prepare(const Team& team) const {
-    const bool rows_split = !rows_.all() || splits_rows(layer_, team.size);
+    const bool rows_split = splits_batch(team.size);
     const Range rows = rows_split ? running_.share(team) : Range{0, layer_.B};
     // Whole vectors of units, so that no two threads write to one cache line.
     const Range units = rows_split ? Range{0, layer_.H} : team.share(layer_.H, h_weight_.width / 2);

@@ -138,13 +138,12 @@ INLINE void backward_part(const StepBackward& step, const Part& part, const AccG
       load_or(dy, offset<scalar_t>(step.dy, at), acc_t(0), n);
       load(dc, dc_in_out, n);
       run_cell(chunks, n, noisy_state);
-      for (int64_t gate = 0; gate < kGates; ++gate) {
-        if (da_acc) {
-          store_rows(da_acc + gate * H, chunks.gates[gate], kGates * H, M, n_units);
-        } else {
-          store_rows(da + gate * H, chunks.gates[gate], kGates * H, M, n_units);
+      const auto store_da = [&](auto* out) __attribute__((always_inline)) {
+        for (int64_t gate = 0; gate < kGates; ++gate) {
+          store_rows(out + gate * H, chunks.gates[gate], kGates * H, M, n_units);
         }
-      }
+      };
+      da_acc ? store_da(da_acc) : store_da(da);
       store(dc_in_out, dc, n);
       if (dh_carry) store(dh_carry, dh, n);
     });

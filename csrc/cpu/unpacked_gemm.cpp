@@ -19,6 +19,11 @@ constexpr int kSums_baseline = kBaselineRegisters / 2, kSums_AVX2 = 8, kSums_AVX
 // AVX-512's runs of a row of w are four cache lines, the others' are one: each four rows of a find more in the caches.
 constexpr int64_t kMostUnpacked_baseline = 32, kMostUnpacked_AVX2 = 32, kMostUnpacked_AVX512 = 64;
 
+// AVX2's registers hold sums of so few rows of w that each row of a is soon loaded again. Of the other widths it was
+// not measured.
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+constexpr int64_t kLeastPacked_baseline = kNever, kLeastPacked_AVX2 = 16, kLeastPacked_AVX512 = kNever;
+
 DEFINE_FOR_EACH_FOUR(INLINE)
 
 // ---------------------------------------------------------------- by rows of w
@@ -243,7 +248,7 @@ INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64
 
 template <class acc_t>
 struct Kernels {
-  int64_t lanes, most_rows;
+  int64_t lanes, most_unpacked, least_packed;
   void (*by_rows)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, int64_t, const acc_t*, int64_t, int64_t);
   void (*by_columns)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, int64_t, const acc_t*, int64_t, int64_t);
 };
@@ -260,7 +265,7 @@ struct Kernels {
   DEFINE_PRODUCT(by_columns, NAME, ATTRIBUTE)                                                           \
   template <class acc_t>                                                                                \
   constexpr Kernels<acc_t> kernels_of_##NAME{kVectorBytes_##NAME / sizeof(acc_t), kMostUnpacked_##NAME, \
-                                             by_rows_##NAME<acc_t>, by_columns_##NAME<acc_t>};
+                                             kLeastPacked_##NAME, by_rows_##NAME<acc_t>, by_columns_##NAME<acc_t>};
 
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 
@@ -282,14 +287,8 @@ int64_t least_unpacked_K() {
   return kernels<acc_t>().lanes;
 }
 
-int64_t most_rows_unpacked() { return kernels<float>().most_rows; }
-
-// AVX2's registers hold sums of so few rows of w that each row of a is soon loaded again. Of the other widths it was
-// not measured.
-int64_t least_rows_packed() {
-  constexpr int64_t lanes = kVectorBytes_AVX2 / sizeof(float);
-  return kernels<float>().lanes == lanes ? 16 : std::numeric_limits<int64_t>::max();
-}
+int64_t most_rows_unpacked() { return kernels<float>().most_unpacked; }
+int64_t least_rows_packed() { return kernels<float>().least_packed; }
 
 template <class acc_t>
 void multiply_by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,
