@@ -131,18 +131,13 @@ def test_equals_reference_where_the_steps_come_in_chunks(T, masks, reverse):
         assert_equals_reference(problem, cpu_layer)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("masks", [*MASK_KINDS])
-def test_equals_reference_however_threads_share_the_work(masks, threads):
+def test_equals_reference_however_threads_share_the_work(masks):
     """Rows of the batch or, where it is small, units; with units and columns that are no multiple of a panel."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for (B, H), ragged in itertools.product(((2, 130), (60, 37)), (False, True)):
-            options = {"masks": masks, "lengths": ragged, "reverse": ragged, "dtype": torch.float32}
-            assert_equals_reference(random_problem(9, B, 21, H, **options), cpu_layer)
-    finally:
-        torch.set_num_threads(before)
+    for (B, H), ragged in itertools.product(((2, 130), (60, 37)), (False, True)):
+        options = {"masks": masks, "lengths": ragged, "reverse": ragged, "dtype": torch.float32}
+        assert_equals_reference(random_problem(9, B, 21, H, **options), cpu_layer)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -152,20 +147,15 @@ def test_equals_reference_where_few_rows_meet_a_large_weight(T, B, H, dtype):
     assert_equals_reference(random_problem(T, B, 3, H, masks="none", dtype=dtype), cpu_layer)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("masks", [*MASK_KINDS])
-def test_equals_reference_where_rows_are_too_few_to_pack_a_weight_for(masks, threads):
+def test_equals_reference_where_rows_are_too_few_to_pack_a_weight_for(masks):
     """Weights are then read where they lie; widths that are no multiple of a vector, and of what is read at once."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for T, B, I, H in ((1, 1, 131, 70), (1, 2, 100, 200), (3, 1, 45, 161), (4, 8, 259, 33)):
-            for dtype in DTYPES:
-                for reverse in (False, True):
-                    problem = random_problem(T, B, I, H, masks=masks, lengths=reverse, reverse=reverse, dtype=dtype)
-                    assert_equals_reference(problem, cpu_layer)
-    finally:
-        torch.set_num_threads(before)
+    for T, B, I, H in ((1, 1, 131, 70), (1, 2, 100, 200), (3, 1, 45, 161), (4, 8, 259, 33)):
+        for dtype in DTYPES:
+            for reverse in (False, True):
+                problem = random_problem(T, B, I, H, masks=masks, lengths=reverse, reverse=reverse, dtype=dtype)
+                assert_equals_reference(problem, cpu_layer)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -175,19 +165,15 @@ def test_equals_reference_where_an_unpacked_weight_takes_several_blocks(dtype):
         assert_equals_reference(random_problem(1, 40, I, H, masks=masks, dtype=dtype), cpu_layer)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "untied-batch", "semeniuta-shared"])
-def test_equals_reference_where_panels_are_packed_as_they_are_multiplied(masks, threads):
+def test_equals_reference_where_panels_are_packed_as_they_are_multiplied(masks):
     """Those of x for all steps at once; those of h at the only step, or at each of few."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for T, B, I, H in ((1, 20, 70, 45), (1, 32, 515, 300), (4, 4, 300, 133), (2, 16, 40, 515), (8, 6, 100, 30)):
-            for dtype in DTYPES:
-                problem = random_problem(T, B, I, H, masks=masks, reverse=T == 2, lengths=T == 8, dtype=dtype)
-                assert_equals_reference(problem, cpu_layer)
-    finally:
-        torch.set_num_threads(before)
+    for T, B, I, H in ((1, 20, 70, 45), (1, 32, 515, 300), (4, 4, 300, 133), (2, 16, 40, 515), (8, 6, 100, 30)):
+        for dtype in DTYPES:
+            problem = random_problem(T, B, I, H, masks=masks, reverse=T == 2, lengths=T == 8, dtype=dtype)
+            assert_equals_reference(problem, cpu_layer)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1.0])

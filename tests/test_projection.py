@@ -22,14 +22,6 @@ def cpu_layer(*args, **kwargs):
     return lstm_layer(*args, backend="cpu", **kwargs)
 
 
-@pytest.fixture(params=[1, 2, 3])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 def assert_is_right(problem):
     """As near to the reference as rounding explains; in 16 bits at most twice as far from it as plain torch is."""
     dtype = problem.inputs["x"].dtype
