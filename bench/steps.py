@@ -1,7 +1,7 @@
 """Times inference with one LSTM layer, one step at a time and over sequences, beside ONNX Runtime if it is installed.
 
 One step at a time is T=1 in a loop that carries the state from call to call, as in streaming, reinforcement learning
-and generation: nn.LSTM, nn.LSTMCell, our module, ONNX Runtime's LSTM. All in float32, in eval and under no_grad; the
+and generation: nn.LSTM, nn.LSTMCell, our module as it is and after pack_weights, ONNX Runtime's LSTM. All in float32, in eval and under no_grad; the
 outputs of each are first compared with nn.LSTM's, and one that is wrong ends the run.
 
     pip install '.[bench]'
@@ -30,10 +30,10 @@ from bench.arguments import positive, size
 from bench.correctness import relative_error, tolerance
 from bench.machine import check_out, load_averages, machine_facts, usable
 from bench.markdown import sizes_table
-from bench.records import FULL, INFERENCE, LSTM_CELL, MODULE, NN_LSTM, ONNX_RUNTIME, Size, Timing, write
+from bench.records import FULL, INFERENCE, LSTM_CELL, MODULE, NN_LSTM, ONNX_RUNTIME, PACKED_MODULE, Size, Timing, write
 from bench.stopwatch import SHORTEST_MEASUREMENT_MS, cpu_milliseconds, no_garbage_collection, quartiles
 from bench.verification import VerificationError
-from rnndrop_cuda import LSTM
+from rnndrop_cuda import LSTM, pack_weights
 
 ONE_STEP = [Size(1, *rest) for rest in ((1, 128, 128), (16, 256, 512), (1, 256, 512), (8, 64, 256), (64, 128, 128))]
 SEQUENCES = [
@@ -99,8 +99,10 @@ def layers(of_size: Size, threads: int) -> tuple[dict[str, Layer], tuple[Tensor,
     T, B, I, H = of_size
     lstm = nn.LSTM(I, H).eval()
     x, hx = torch.randn(T, B, I), (torch.randn(1, B, H), torch.randn(1, B, H))
-    ours = LSTM.from_torch(lstm, backend="cpu")
+    ours, packed = LSTM.from_torch(lstm, backend="cpu"), LSTM.from_torch(lstm, backend="cpu")
+    pack_weights(packed)
     found: dict[str, Layer] = {NN_LSTM: lambda hx: lstm(x, hx), MODULE: lambda hx: ours(x, hx)}
+    found[PACKED_MODULE] = lambda hx: packed(x, hx)
     if T == 1:
         found[LSTM_CELL] = one_cell(lstm, x)
     if onnx_runtime_version()[0].isdigit():
@@ -182,7 +184,7 @@ def timing(of_size: Size, threads: int, name: str, calls: int, sample: list[floa
         threads=threads,
         sequences=FULL,
         contender=name,
-        backend="cpu" if name == MODULE else "",
+        backend="cpu" if name in (MODULE, PACKED_MODULE) else "",
         dropout="none",
         p=0.0,
         p_g=0.0,

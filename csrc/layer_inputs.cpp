@@ -11,16 +11,6 @@ namespace {
 
 using at::Tensor;
 
-Dtype dtype_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kDouble: return Dtype::float64;
-    case at::kFloat: return Dtype::float32;
-    case at::kBFloat16: return Dtype::bfloat16;
-    case at::kHalf: return Dtype::float16;
-    default: TORCH_CHECK_VALUE(false, "x: expected dtype float64, float32, bfloat16 or float16, got ", x.scalar_type());
-  }
-}
-
 void check_like(const char* name, const Tensor& tensor, const Tensor& x, at::ScalarType dtype) {
   TORCH_CHECK(tensor.device() == x.device(), name, ": expected a tensor on ", x.device(), " like x, got ",
               tensor.device());
@@ -96,6 +86,16 @@ void check_tensor(const char* name, const Tensor& tensor, const Tensor& x, at::S
 }
 
 at::ScalarType acc_type_of(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+Dtype dtype_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kDouble: return Dtype::float64;
+    case at::kFloat: return Dtype::float32;
+    case at::kBFloat16: return Dtype::bfloat16;
+    case at::kHalf: return Dtype::float16;
+    default: TORCH_CHECK_VALUE(false, "x: expected dtype float64, float32, bfloat16 or float16, got ", x.scalar_type());
+  }
+}
 
 OptionalTensor contiguous(const OptionalTensor& tensor) {
   return tensor ? OptionalTensor(tensor->contiguous()) : std::nullopt;

@@ -54,6 +54,7 @@ void check_tensor(const char* name, const at::Tensor& tensor, const at::Tensor& 
                   std::initializer_list<at::IntArrayRef> shapes);
 
 at::ScalarType acc_type_of(const at::Tensor& x);
+Dtype dtype_of(const at::Tensor& x);  // throws where no kernel knows it
 
 OptionalTensor contiguous(const OptionalTensor& tensor);
 inline const void* pointer(const OptionalTensor& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -127,7 +128,13 @@ Tensor stacked(const std::vector<Tensor>& states) {
   return states.size() == 1 ? states[0].unsqueeze_(0) : at::stack(states);
 }
 
-Result run(const Given& given, const Options& of) {
+bool are_of(const PackedLayers& packed, const std::vector<LayerWeights>& weights) {
+  return std::equal(packed.layers.begin(), packed.layers.end(), weights.begin(), weights.end(),
+                    [](const cpu::PackedLayer& layer, const LayerWeights& w) { return layer.is_of(w.W_ih, w.W_hh); });
+}
+
+// packed: null, or of these weights.
+Result run(const Given& given, const Options& of, const PackedLayers* packed) {
   Tensor x = given.x, zeros;
   if (!given.hx) {  // at::zeros dispatches three times
     zeros = at::empty({x.size(1), of.hidden_size}, x.options());
@@ -142,9 +149,11 @@ Result run(const Given& given, const Options& of) {
     for (int64_t k = first; k < first + directions; ++k) {
       const LayerWeights& w = given.weights[k];
       const Tensor h_0 = given.hx ? given.hx->h.select(0, k) : zeros, c_0 = given.hx ? given.hx->c.select(0, k) : zeros;
+      const bool reverse = k > first;
       auto [y, h_n, c_n, gates, c, h_full] =
-          lstm_layer_with_node(x, h_0, c_0, w.W_ih, w.W_hh, w.b_ih, w.b_hh, {}, {}, {}, {}, {}, {}, {}, {},
-                               /*reverse=*/k > first, /*save=*/false);
+          packed ? packed->layers[k].forward(x, h_0, c_0, w.W_ih, w.W_hh, w.b_ih, w.b_hh, reverse)
+                 : lstm_layer_with_node(x, h_0, c_0, w.W_ih, w.W_hh, w.b_ih, w.b_hh, {}, {}, {}, {}, {}, {}, {}, {},
+                                        reverse, /*save=*/false);
       outputs[k - first] = std::move(y);
       final_h.push_back(std::move(h_n));
       final_c.push_back(std::move(c_n));
@@ -158,17 +167,20 @@ Result run(const Given& given, const Options& of) {
 
 PyObject* plain_call(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
   HANDLE_TH_ERRORS
-  constexpr Py_ssize_t kArguments = 8;
+  constexpr Py_ssize_t kArguments = 9;
   TORCH_CHECK_TYPE(n == kArguments, "plain_call: expected ", kArguments, " arguments, got ", n);
   const Options of{PyLong_AsLongLong(args[4]), PyLong_AsLongLong(args[5]), PyObject_IsTrue(args[6]) == 1,
                    PyObject_IsTrue(args[7]) == 1};
   if (PyErr_Occurred()) return nullptr;
   const std::optional<Given> given = read(args[0], args[1], args[2], args[3], of);
   if (!given) Py_RETURN_NONE;
+  // Held, as the weights are.
+  const auto packed = pybind11::handle(args[8]).cast<std::shared_ptr<PackedLayers>>();
+  const bool is_packed = packed && are_of(*packed, given->weights);
   const Result result = [&] {
     const pybind11::gil_scoped_release others_run;
     const at::AutoDispatchBelowADInplaceOrView no_views;
-    return run(*given, of);
+    return run(*given, of, is_packed ? packed.get() : nullptr);
   }();
   PyObject *const y = THPVariable_Wrap(result.y), *const h_n = THPVariable_Wrap(result.final.h);
   return Py_BuildValue("N(NN)", y, h_n, THPVariable_Wrap(result.final.c));

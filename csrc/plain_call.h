@@ -4,11 +4,21 @@
 
 #include <Python.h>
 
+#include <vector>
+
+#include "cpu/backend.h"
+
 namespace rnndrop {
 
-// plain_call(input, hx, parameters, names, input_size, hidden_size, bidirectional, batch_first), for Python by
+// Of each layer and direction of a module, for its plain calls. Hidden, as what pybind11 makes of it is.
+struct __attribute__((visibility("hidden"))) PackedLayers {
+  std::vector<cpu::PackedLayer> layers;
+};
+
+// plain_call(input, hx, parameters, names, input_size, hidden_size, bidirectional, batch_first, packed), for Python by
 // METH_FASTCALL: (output, (h_n, c_n)) of a stack of layers without a projection. `parameters` has W_ih, W_hh and, with
-// biases, b_ih and b_hh by the names that `names` has for each layer and direction; hx is None for zeros.
+// biases, b_ih and b_hh by the names that `names` has for each layer and direction; hx is None for zeros. `packed` is
+// None, or the PackedLayers of the module, which serve as long as all weights are what they were.
 //
 // None where the call is not a plain one, and where anything does not fit: the way by rnndrop_cuda.functional then
 // takes it, and has the words for what is wrong.

@@ -1,7 +1,8 @@
 """LSTM layers with dropout inside the recurrence, at the speed of nn.LSTM.
 
 ``LSTM``, ``GalLSTM`` and ``SemeniutaLSTM`` are the layers, ``functional.lstm_layer`` is the function under them,
-``mc_predict`` predicts with dropout left on; the other names are the seminar's, imported when they are first used.
+``mc_predict`` predicts with dropout left on, ``pack_weights`` prepares a model for single steps; the other names are the
+seminar's, imported when they are first used.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from rnndrop_cuda.engines import cuda_engine, explain_engine
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.masks import LayerMasks, dropout_mask
 from rnndrop_cuda.mc_dropout import MCPrediction, mc_predict
+from rnndrop_cuda.packed_weights import pack_weights, unpack_weights
 from rnndrop_cuda.presets import GalLSTM, SemeniutaLSTM
 from rnndrop_cuda.torch_lstm import TorchLSTM
 
@@ -49,8 +51,10 @@ __all__ = [
     "init_h0_c0",
     "load_matrix_imdb",
     "mc_predict",
+    "pack_weights",
     "to_torch",
     "train",
+    "unpack_weights",
 ]
 
 

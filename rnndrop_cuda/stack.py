@@ -21,7 +21,8 @@ def plain_call(layer: Any, input: Any, hx: Any) -> tuple[Tensor, State] | None:
     """An LSTM's forward without dropout where nothing listens and nothing is differentiated; None if this is not one.
 
     All of it is in C++ (csrc/plain_call.h): Python takes twice as long over one step of a small layer as the kernel. It
-    keeps nothing from call to call, and what does not fit it leaves to the way of every other call.
+    keeps nothing from call to call but what pack_weights did, and what does not fit it leaves to the way of every other
+    call.
     """
     if (
         torch.compiler.is_compiling()
@@ -37,7 +38,7 @@ def plain_call(layer: Any, input: Any, hx: Any) -> tuple[Tensor, State] | None:
         return None
     return ops.plain_call(
         input, hx, layer._parameters, layer._all_weights, layer.input_size, layer.hidden_size, layer.bidirectional,
-        layer.batch_first,
+        layer.batch_first, layer._packed,
     )  # fmt: skip
 
 

@@ -4,16 +4,18 @@
 //   in:  dtype, T, B, I, H, P, reverse; then each array of kArrays: its number of dimensions, or -1 where there is
 //   none,
 //        the dimensions, the elements
-//   out: the elements of y, h_n, c_n, dx, dh_tilde, dh_carry, dc_0, dW_ih, dW_hh, db, dW_hr, each behind their number
-//   of bytes
+//   out: the elements of y, y_packed, h_n, c_n, dx, dh_tilde, dh_carry, dc_0, dW_ih, dW_hh, db, dW_hr, each behind
+//   their number of bytes. y_packed is y with packed weights; none where no layer can have them
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
 #include <string>
 #include <vector>
 
+#include "cpu/buffer.h"
 #include "cpu/from_torch.h"
 #include "cpu/layer_engine.h"
+#include "cpu/packed_weights.h"
 #include "cpu/vector_isa.h"
 
 extern "C" {
@@ -97,6 +99,26 @@ SequenceNoise sequence_noise(const Given& noise, size_t element_size) {
           shape.size() > 1 ? shape.back() : 0};
 }
 
+// y of a layer that has nothing but its weights, with these packed.
+std::vector<char> y_packed(LayerForward forward, size_t bytes_of_y, size_t bytes_of_c) {
+  const auto pack = [&](const void* W, int64_t K) {
+    const int64_t bytes = cpu::packed_bytes(forward.dtype, forward.H, K);
+    cpu::Buffer<char> panels(bytes);
+    cpu::pack_weight(panels.data(), forward.dtype, W, forward.H, K);
+    return panels;
+  };
+  const auto W_ih = pack(forward.W_ih, forward.I), W_hh = pack(forward.W_hh, forward.P);
+  std::vector<char> y(bytes_of_y), c(2 * bytes_of_c);
+  const int64_t c_0 = forward.order.slot_before(forward.order.first());
+  const char* saved = static_cast<const char*>(forward.c) + c_0 * bytes_of_c;
+  std::copy_n(saved, bytes_of_c, c.begin() + c_0 % 2 * bytes_of_c);
+  forward.gates = nullptr;
+  forward.y = y.data();
+  forward.c = c.data();
+  cpu::layer_forward(forward, {W_ih.data(), W_hh.data()});
+  return y;
+}
+
 // Reads and solves one; false where no more came.
 bool solve_next() {
   int64_t dtype;
@@ -145,6 +167,10 @@ bool solve_next() {
   if (!carries_h)
     h_n.assign(y.begin() + order.last() * h_state * scalar, y.begin() + (order.last() + 1) * h_state * scalar);
   write(y);
+  const bool has_noise = given[mask_x].there || given[mask_h].there || given[mask_g].there || given[mask_c].there ||
+                         given[zone_c].there || given[zone_h].there;
+  const bool can_be_packed = !has_noise && !given[lengths].there && !given[W_hr].there;
+  write(can_be_packed ? y_packed(forward, y.size(), state * acc) : std::vector<char>());
   write(h_n);
   write({c_at(order.slot(order.last())), c_at(order.slot(order.last()) + 1)});
 

@@ -19,7 +19,7 @@ import torch
 from problems import CONSTANTS, INPUTS, OUTPUTS, random_problem
 from torch import Tensor
 
-import rnndrop_cuda  # noqa: F401  registers the ops
+from rnndrop_cuda import LSTM, ops
 
 # T, B, I, H: batches to share out; units; and too few rows to pack a weight for.
 SIZES = [(6, 20, 24, 40), (9, 6, 40, 64), (2, 3, 64, 130)]
@@ -40,6 +40,19 @@ def layer_calls(sizes: tuple[int, ...], dtype: torch.dtype, masks: str, *, proj:
     yield partial(forward, *tensors, True, False)
     y, _, _, gates, c, h_full = saved
     yield partial(backward, *tensors, True, y, gates, c, h_full, *upstream, True, True)
+
+
+def packed_calls(sizes: tuple[int, ...], dtype: torch.dtype) -> Iterator[Call]:
+    """A layer with its weights packed, and packing them."""
+    T, B, I, H = sizes
+    layer, x = LSTM(I, H, dtype=dtype).eval().requires_grad_(False), torch.randn(T, B, I, dtype=dtype)
+
+    def call(packed: ops.PackedLayers) -> list[Tensor]:
+        y, hx = ops.plain_call(x, None, layer._parameters, layer._all_weights, I, H, False, False, packed)
+        return [y, *hx]
+
+    yield partial(call, ops.PackedLayers([layer.weight_ih_l0, layer.weight_hh_l0]))
+    yield lambda: call(ops.PackedLayers([layer.weight_ih_l0, layer.weight_hh_l0]))
 
 
 def mask_calls(dtype: torch.dtype) -> Iterator[Call]:
@@ -116,6 +129,7 @@ def main(threads: str, dtype_name: str) -> None:
         for masks in MASKS:
             calls += layer_calls(sizes, dtype, masks)
         calls += layer_calls(sizes, dtype, "all", proj=sizes[-1] // 2)
+        calls += packed_calls(sizes, dtype)
     n = sum(fail_each(library, call, and_all_after=both) for call in calls for both in (False, True))
     print(n, "failures")
 

@@ -1,4 +1,8 @@
 // The CPU backend of the layer op: every call is the engine's.
+#include "cpu/backend.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/record_function.h>
 #include <torch/library.h>
 
 #include <cstring>
@@ -7,8 +11,8 @@
 #include "cpu/convert.h"
 #include "cpu/from_torch.h"
 #include "cpu/layer_engine.h"
+#include "cpu/packed_weights.h"
 #include "cpu/threads.h"
-#include "lstm_layer.h"
 
 namespace rnndrop {
 namespace {
@@ -65,6 +69,8 @@ void copy_on_host(void* out, c10::ScalarType out_type, const void* in, c10::Scal
 
 class CpuBackend final : public Backend {
  public:
+  explicit CpuBackend(const cpu::PackedWeights& packed = {}) : packed_(packed) {}
+
   void forward(ForwardCall& call) const override {
     call.host_copy = copy_on_host;
     call.put_initial_state();
@@ -77,7 +83,7 @@ class CpuBackend final : public Backend {
     if (call.h_n.defined()) layer.h_n = call.h_n.data_ptr();
     if (call.save) layer.gates = call.gates.data_ptr();
     layer.c = call.c.data_ptr();
-    cpu::layer_forward(layer);
+    cpu::layer_forward(layer, packed_);
   }
 
   void backward(BackwardCall& call) const override {
@@ -104,14 +110,41 @@ class CpuBackend final : public Backend {
     layer.db = call.db.data_ptr();
     cpu::layer_backward(layer);
   }
+
+ private:
+  cpu::PackedWeights packed_;  // of a forward
 };
 
 CpuBackend make_backend(const Tensor& /*x*/) {
   cpu::check_not_forked();
-  return {};
+  return CpuBackend();
 }
 
 }  // namespace
+
+namespace cpu {
+
+PackedLayer::Weight::Weight(const Tensor& W)
+    : weight_(W), storage_(W.storage()), data_(W.const_data_ptr()), version_(W._version()) {
+  const Dtype dtype = dtype_of(W);
+  const int64_t H = W.size(0) / kGates, K = W.size(1);
+  panels_ = at::empty({packed_bytes(dtype, H, K)}, W.options().dtype(at::kByte).requires_grad(false));
+  pack_weight(panels_.data_ptr(), dtype, W.contiguous().const_data_ptr(), H, K);
+}
+
+PackedLayer::PackedLayer(const Tensor& W_ih, const Tensor& W_hh) : ih_(W_ih), hh_(W_hh) {}
+
+ForwardResult PackedLayer::forward(const Tensor& x, const Tensor& h_0, const Tensor& c_0, const Tensor& W_ih,
+                                   const Tensor& W_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
+                                   bool reverse) const {
+  RECORD_FUNCTION("rnndrop::lstm_layer", c10::ArrayRef<const c10::IValue>());
+  check_not_forked();
+  const CpuBackend backend({ih_.panels(), hh_.panels()});
+  return lstm_layer_forward(backend, x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, {}, {}, {}, {}, {}, {}, {}, {}, reverse,
+                            /*save=*/false);
+}
+
+}  // namespace cpu
 
 TORCH_LIBRARY_IMPL(rnndrop, CPU, m) {
   m.impl("lstm_layer", OpKernel<lstm_layer_forward, make_backend>::call);

@@ -29,8 +29,15 @@ struct GatesLayout {
 enum class PanelOrder { gates, units };
 
 // When panels are packed: before the sequence, for all products with them; each as it is multiplied, for that product;
-// or never, where the weight is multiplied where it lies.
-enum class Packing { before, as_multiplied, never };
+// never, where the weight is multiplied where it lies; or once for many calls, before this one (packed_weights.h).
+enum class Packing { before, as_multiplied, never, earlier };
+
+template <class T>
+struct PanelMemory {
+  Packing packing;
+  std::vector<Buffer<T>> before;  // of each group of gates: storage_for() elements at least
+  const T* earlier = nullptr;     // of all rows, unit after unit
+};
 
 // Units of a gate that are multiplied together where the weight lies.
 constexpr int64_t kUnitsUnpacked = 64;
@@ -38,11 +45,20 @@ constexpr int64_t kUnitsUnpacked = 64;
 template <class T, class S = T>
 class ForwardPanels {
  public:
-  // storage: for each group of gates, storage_for() elements at least, where they are packed before.
-  ForwardPanels(const Weight<T, S>& weight, const std::vector<Buffer<T>>& storage, Packing packing, const Range& units,
-                int64_t rank, const GatesLayout& layout, PanelOrder order = PanelOrder::gates)
-      : weight_(weight), packing_(packing), units_(units), layout_(layout), one_panel_(0), to_pack_it_(0) {
-    if (packing == Packing::never) return;
+  ForwardPanels(const Weight<T, S>& weight, const PanelMemory<T>& memory, const Range& units, int64_t rank,
+                const GatesLayout& layout, PanelOrder order = PanelOrder::gates)
+      : weight_(weight),
+        packing_(memory.packing),
+        order_(order),
+        units_(units),
+        layout_(layout),
+        one_panel_(0),
+        to_pack_it_(0) {
+    if (packing_ == Packing::never) return;
+    if (packing_ == Packing::earlier) {
+      earlier_ = memory.earlier + kGates * units.begin * weight.groups[0].padded_K();
+      return;
+    }
     int64_t room = 0;
     for (int64_t g = 0; g < int64_t(weight.groups.size()); ++g) {
       const Group<T>& group = weight.groups[g];
@@ -53,12 +69,12 @@ class ForwardPanels {
         places_.push_back(places_of(group.first_gate, rows_.back()));
       }
       room = std::max(room, room_to_pack(g));
-      if (packing == Packing::as_multiplied) continue;
+      if (packing_ == Packing::as_multiplied) continue;
       // Whatever ranks before this one fill, their last panels included.
       const int64_t before = round_up(group.n_gates * units.begin, weight.width) + rank * weight.width;
-      panels_.push_back(storage[g].data() + before * group.padded_K());
+      panels_.push_back(memory.before[g].data() + before * group.padded_K());
     }
-    if (packing == Packing::as_multiplied) {
+    if (packing_ == Packing::as_multiplied) {
       one_panel_ = Buffer<T>(round_up(weight.columns, kTogether<T>) * weight.width);
       to_pack_it_ = Buffer<T>(room);
     }
@@ -80,7 +96,7 @@ class ForwardPanels {
   // In the order of units, with all rows and one group: panel 2 * n has i and f of the n-th units_at_once() units, the
   // panel after it g and o.
   static int64_t units_at_once() { return panel_width<T>() / 2; }
-  Product<T> product(int64_t p, const Rows<T>& in) const { return {in, weight_.groups[0].K(), panel(0, p)}; }
+  Product<T> product(int64_t p, const Rows<T>& in) const { return {in, weight_.groups[0].K(), packed_panel(0, p)}; }
 
   // b_ih + b_hh in that order.
   static Buffer<acc_type<T>> bias_unit_after_unit(const LayerForward& layer, const Range& units) {
@@ -105,6 +121,7 @@ class ForwardPanels {
   // out = W in^T for group g's gates, M rows of it.
   void multiply(int64_t g, acc_type<T>* out, const Rows<T>& in, int64_t M, Walk walk) const {
     if (packing_ == Packing::never) return multiply_unpacked(out, in, M, walk);
+    if (order_ == PanelOrder::units) return multiply_unit_after_unit(out, in, M, walk);
     const int64_t K = weight_.groups[g].K(), width = weight_.width;
     acc_type<T> tile[kRowBlock * kWidestPanel];
     walk.for_each(n_panels(g), [&](int64_t p) {
@@ -136,6 +153,7 @@ class ForwardPanels {
   }
   const T* packed_panel(int64_t g, int64_t p) const {
     if (packing_ == Packing::before) return panel(g, p);
+    if (packing_ == Packing::earlier) return earlier_ + p * weight_.width * weight_.groups[0].padded_K();
     pack_panel_of(g, p, one_panel_.data(), to_pack_it_.data());
     return one_panel_.data();
   }
@@ -177,6 +195,27 @@ class ForwardPanels {
     });
   }
 
+  void multiply_unit_after_unit(acc_type<T>* out, const Rows<T>& in, int64_t M, Walk walk) const {
+    const int64_t at_once = units_at_once(), blocks = (units_.size() + at_once - 1) / at_once;
+    const acc_type<T>* const from_zero = nullptr;
+    acc_type<T> tile[kRowBlock * kWidestPanel];
+    walk.for_each(2 * blocks, [&](int64_t p) {
+      const int64_t first = p / 2 * at_once, n = std::min(at_once, units_.size() - first), gate = p % 2 * 2;
+      acc_type<T>* place = out + gate * layout_.gate_stride + units_.begin + first - layout_.first_unit;
+      const Product<T> all = product(p, in), none{in, 0, nullptr};
+      if (n == at_once) {
+        return multiply_panel_halves(place, layout_.row_stride, layout_.gate_stride, from_zero, all, none, M);
+      }
+      for_each_block({0, M}, kRowBlock, [&](int64_t m, int64_t count) {
+        multiply_panel(tile, 2 * at_once, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, all.K,
+                       all.panel);
+        for (int64_t i = 0; i < 2 * count; ++i) {
+          std::copy_n(tile + i * at_once, n, place + (m + i / 2) * layout_.row_stride + i % 2 * layout_.gate_stride);
+        }
+      });
+    });
+  }
+
   // Elements of a buffer for packing a panel.
   int64_t room_to_pack(int64_t g) const { return weight_.room_of_packed_row(weight_.groups[g]) * weight_.width; }
 
@@ -213,12 +252,14 @@ class ForwardPanels {
 
   const Weight<T, S>& weight_;
   Packing packing_;
+  PanelOrder order_;
   Range units_;
   GatesLayout layout_;
   Buffer<T> one_panel_, to_pack_it_;          // as it is multiplied, and room for that
   std::vector<std::vector<int32_t>> rows_;    // of each group, counted from the first of its gates' rows
   std::vector<std::vector<int32_t>> places_;  // where each of these goes in a row of the output
   std::vector<T*> panels_;                    // of each group, packed before
+  const T* earlier_ = nullptr;                // of the first of these units on, packed by an earlier call
 };
 
 }  // namespace rnndrop::cpu

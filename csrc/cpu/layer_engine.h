@@ -6,6 +6,7 @@
 //   projection       h = W_hr (o * tanh(c)), forward, backward and the weight's gradient
 //   running_rows     which rows of the batch are multiplied at a step
 //   layer_schedule   chunks of steps, blocks of rows, shares of threads: all measured sizes
+//   packed_weights     panels that many calls multiply
 //   layer_forward    the forward
 //   layer_backward   the backward; weight_gradient the gradients of the weights
 //   packed_gemm, unpacked_gemm, kept_columns, step_kernels   what these are made of: products with panels, with weights
@@ -16,12 +17,18 @@
 
 namespace rnndrop::cpu {
 
-void layer_forward(const LayerForward& layer);
+// W_ih and W_hh as pack_weight packs them (packed_weights.h), for a layer without masks, lengths, zoneout, a projection
+// and gates to save; both null for any other call.
+struct PackedWeights {
+  const void *W_ih = nullptr, *W_hh = nullptr;
+};
+
+void layer_forward(const LayerForward& layer, const PackedWeights& packed = {});
 void layer_backward(const LayerBackward& layer);
 
 // The same: S is what the tensors are stored in, T what is multiplied.
 template <class S, class T>
-void forward_in(const LayerForward& layer);
+void forward_in(const LayerForward& layer, const PackedWeights& packed);
 template <class S, class T>
 void backward_in(const LayerBackward& layer);
 

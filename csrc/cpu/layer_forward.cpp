@@ -32,7 +32,7 @@ class Forward {
   using Acc = acc_type<T>;
 
  public:
-  explicit Forward(const LayerForward& layer)
+  Forward(const LayerForward& layer, const PackedWeights& packed)
       : layer_(layer),
         running_(layer),
         // Threads that share out the units could not also skip some of them.
@@ -47,13 +47,21 @@ class Forward {
         // Forward in time y is h wherever a step still runs; backwards h_0 is carried to each sample's own end.
         keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
         n_h_tilde_(mask_h_.mask.inputs_of_sample()),
-        h_packing_(packing_of(h_weight_, layer.B, true, layer.T == 1 && layer.B <= kRowBlock)),
-        by_units_(rows_.all() && h_weight_.groups.size() == 1 && h_packing_ == Packing::before),
-        takes_x_along_(by_units_ && x_weight_.groups.size() == 1 && !reads_unpacked(x_weight_, layer.T * layer.B) &&
-                       !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer)),
-        x_packing_(takes_x_along_ ? Packing::before
-                                  : packing_of(x_weight_, layer.T * layer.B, multiplies_steps_together(),
-                                               steps_per_chunk(layer, layer.B) == layer.T)),
+        h_memory_(packed.W_hh ? memory_of(packed.W_hh)
+                              : memory_for(h_weight_,
+                                           packing_of(h_weight_, layer.B, true, layer.T == 1 && layer.B <= kRowBlock))),
+        by_units_(packed.W_hh || (rows_.all() && h_weight_.groups.size() == 1 && h_memory_.packing == Packing::before)),
+        takes_x_along_(
+            packed.W_ih ? layer.T == 1 || is_narrow(x_weight_, layer)
+                        : by_units_ && x_weight_.groups.size() == 1 && !reads_unpacked(x_weight_, layer.T * layer.B) &&
+                              !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer)),
+        x_order_(takes_x_along_ || packed.W_ih ? PanelOrder::units : PanelOrder::gates),
+        x_memory_(packed.W_ih
+                      ? memory_of(packed.W_ih)
+                      : memory_for(x_weight_, takes_x_along_ ? Packing::before
+                                                             : packing_of(x_weight_, layer.T * layer.B,
+                                                                          multiplies_steps_together(),
+                                                                          steps_per_chunk(layer, layer.B) == layer.T))),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.P : 0),
         // Without gates to save, it is what lengths carry that is better converted once.
         widens_steps_((layer.gates || layer.lengths) && by_units_ && !keeps_h_tilde_ && widens_steps<S, T>(layer)),
@@ -64,8 +72,6 @@ class Forward {
         widens_h_n_(widens_steps_ && layer.h_n && !layer.W_hr),
         h_n_(widens_h_n_ ? layer.B * layer.H : 0) {
     if (widens_h_n_) convert(h_n_.data(), static_cast<const S*>(layer.h_n), layer.B * layer.H);
-    if (x_packing_ == Packing::before) allocate(x_weight_, x_panels_);
-    if (h_packing_ == Packing::before) allocate(h_weight_, h_panels_);
     if (layer.W_hr) {
       const void* mask = masks_h_rows_ ? mask_h_.mask.data : nullptr;
       projection_.emplace(layer, !could_read_unpacked(layer.H, layer.B), static_cast<const S*>(mask), n_h_tilde_);
@@ -117,11 +123,15 @@ class Forward {
     }
     return pays && once && whole_batch ? Packing::as_multiplied : Packing::before;
   }
-  void allocate(const Weight<T, S>& weight, std::vector<Buffer<T>>& panels) const {
+  static PanelMemory<T> memory_for(const Weight<T, S>& weight, Packing packing) {
+    PanelMemory<T> memory{packing, {}};
     for (const Group<T>& group : weight.groups) {
-      panels.emplace_back(ForwardPanels<T, S>::storage_for(weight, group, most_threads()));
+      if (packing != Packing::before) break;
+      memory.before.emplace_back(ForwardPanels<T, S>::storage_for(weight, group, most_threads()));
     }
+    return memory;
   }
+  static PanelMemory<T> memory_of(const void* panels) { return {Packing::earlier, {}, static_cast<const T*>(panels)}; }
 
   // With room for a whole panel past the last gate.
   GatesLayout from_h_layout(const Range& units) const {
@@ -158,27 +168,20 @@ class Forward {
     const UnitBlocks blocks = blocks_of(units);
     // All threads write to one buffer of a chunk's gates, so that its chunks have to be the same for all.
     const int64_t steps = steps_per_chunk(layer_, has_gates_of_chunk_ ? layer_.B : rows.size());
-    Member member{
-        rows_split,
-        rows,
-        units,
-        from_h,
-        {x_weight_,
-         x_panels_,
-         x_packing_,
-         units,
-         rank,
-         {kGates * layer_.H, layer_.H, 0, false},
-         takes_x_along_ ? PanelOrder::units : PanelOrder::gates},
-        {h_weight_, h_panels_, h_packing_, units, rank, from_h, by_units_ ? PanelOrder::units : PanelOrder::gates},
-        blocks,
-        steps,
-        Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : kRowBlock * from_h.row_stride),
-        by_units_ ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
-        Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * rows.size())),
-        Buffer<T>(h_weight_.room_for_inputs(kRowBlock)),
-        Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0),
-        {}};
+    Member member{rows_split,
+                  rows,
+                  units,
+                  from_h,
+                  {x_weight_, x_memory_, units, rank, {kGates * layer_.H, layer_.H, 0, false}, x_order_},
+                  {h_weight_, h_memory_, units, rank, from_h, by_units_ ? PanelOrder::units : PanelOrder::gates},
+                  blocks,
+                  steps,
+                  Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : kRowBlock * from_h.row_stride),
+                  by_units_ ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
+                  Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * rows.size())),
+                  Buffer<T>(h_weight_.room_for_inputs(kRowBlock)),
+                  Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0),
+                  {}};
     if (!rows_.all()) std::fill_n(member.from_h.data(), kRowBlock * from_h.row_stride, Acc(0));
     const Team packers = rows_split ? team : Team{0, 1};
     member.x_panels.pack(packers);
@@ -439,12 +442,12 @@ class Forward {
   Weight<T, S> x_weight_, h_weight_;
   bool masks_h_rows_, keeps_h_tilde_;
   int64_t n_h_tilde_;
-  Packing h_packing_;
+  PanelMemory<T> h_memory_;
   bool by_units_;       // the cell takes the sums of a few rows and units at once
   bool takes_x_along_;  // and W_ih x~ is among these sums, not a product of its own
-  Packing x_packing_;
-  std::vector<Buffer<T>> x_panels_, h_panels_;  // of each group
-  Buffer<S> h_tilde_;                           // two times [n_h_tilde,B,H]
+  PanelOrder x_order_;
+  PanelMemory<T> x_memory_;
+  Buffer<S> h_tilde_;  // two times [n_h_tilde,B,H]
   bool widens_steps_;
   bool has_gates_of_chunk_;
   Buffer<Acc> gates_of_chunk_;  // [steps,B,4H]: where none are saved, and of 16 bits' gates what W_ih brings to them
@@ -457,14 +460,14 @@ class Forward {
 }  // namespace
 
 template <class S, class T>
-void forward_in(const LayerForward& layer) {
-  Forward<S, T>(layer).run();
+void forward_in(const LayerForward& layer, const PackedWeights& packed) {
+  Forward<S, T>(layer, packed).run();
 }
 
-template void forward_in<double, double>(const LayerForward&);
-template void forward_in<float, float>(const LayerForward&);
-template void forward_in<c10::BFloat16, c10::BFloat16>(const LayerForward&);
-template void forward_in<c10::BFloat16, float>(const LayerForward&);
-template void forward_in<c10::Half, float>(const LayerForward&);
+template void forward_in<double, double>(const LayerForward&, const PackedWeights&);
+template void forward_in<float, float>(const LayerForward&, const PackedWeights&);
+template void forward_in<c10::BFloat16, c10::BFloat16>(const LayerForward&, const PackedWeights&);
+template void forward_in<c10::BFloat16, float>(const LayerForward&, const PackedWeights&);
+template void forward_in<c10::Half, float>(const LayerForward&, const PackedWeights&);
 
 }  // namespace rnndrop::cpu

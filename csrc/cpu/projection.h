@@ -59,10 +59,14 @@ class ForwardProjection {
  public:
   // mask_h: [n_h_tilde,B,P] where each sample has one, else null.
   ForwardProjection(const LayerForward& layer, bool packs, const S* mask_h, int64_t n_h_tilde)
-      : layer_(layer), W_hr_(layer), packs_(packs), mask_h_(mask_h), n_h_tilde_(n_h_tilde) {
+      : layer_(layer),
+        W_hr_(layer),
+        memory_{packs ? Packing::before : Packing::never, {}},
+        mask_h_(mask_h),
+        n_h_tilde_(n_h_tilde) {
     const Weight<T, S>& weight = W_hr_.weight;
     if (packs) {
-      panels_.emplace_back(ForwardPanels<T, S>::storage_for(weight, weight.groups[0], most_threads()));
+      memory_.before.emplace_back(ForwardPanels<T, S>::storage_for(weight, weight.groups[0], most_threads()));
     }
   }
 
@@ -81,12 +85,7 @@ class ForwardProjection {
     const int64_t row_stride = round_up(columns.size(), weight.width);
     Member member{columns,
                   row_stride,
-                  {weight,
-                   panels_,
-                   packs_ ? Packing::before : Packing::never,
-                   columns,
-                   rows_split ? 0 : team.rank,
-                   {row_stride, 0, columns.begin, true}},
+                  {weight, memory_, columns, rows_split ? 0 : team.rank, {row_stride, 0, columns.begin, true}},
                   Buffer<Acc>(kRowBlock * row_stride),
                   Buffer<Acc>(kRowBlock * columns.size()),
                   Buffer<T>(weight.room_for_inputs(kRowBlock))};
@@ -142,10 +141,9 @@ class ForwardProjection {
 
   const LayerForward& layer_;
   ProjectionWeight<T, S> W_hr_;
-  bool packs_;
+  PanelMemory<T> memory_;
   const S* mask_h_;
   int64_t n_h_tilde_;
-  std::vector<Buffer<T>> panels_;
 };
 
 // S is stored, T multiplied.

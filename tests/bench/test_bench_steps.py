@@ -11,7 +11,7 @@ from torch import nn
 
 from bench import onnx_lstm, records, steps
 from bench.correctness import relative_error
-from bench.records import INFERENCE, LSTM_CELL, MODULE, NN_LSTM, ONNX_RUNTIME, Size
+from bench.records import INFERENCE, LSTM_CELL, MODULE, NN_LSTM, ONNX_RUNTIME, PACKED_MODULE, Size
 from bench.verification import VerificationError
 from tests.bench.samples import needs_kernels
 
@@ -21,8 +21,8 @@ STEP, SEQUENCE = Size(1, 2, 4, 5), Size(3, 2, 4, 5)
 @needs_kernels
 def test_who_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "onnx_runtime_version", lambda: "left out, onnx is not installed")
-    assert list(steps.layers(STEP, 1)[0]) == [NN_LSTM, MODULE, LSTM_CELL]
-    assert list(steps.layers(SEQUENCE, 1)[0]) == [NN_LSTM, MODULE]
+    assert list(steps.layers(STEP, 1)[0]) == [NN_LSTM, MODULE, PACKED_MODULE, LSTM_CELL]
+    assert list(steps.layers(SEQUENCE, 1)[0]) == [NN_LSTM, MODULE, PACKED_MODULE]
 
 
 def test_steps_carry_the_state_and_sequences_do_not() -> None:
@@ -37,7 +37,7 @@ def test_steps_carry_the_state_and_sequences_do_not() -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", [MODULE, LSTM_CELL])
+@pytest.mark.parametrize("name", [MODULE, PACKED_MODULE, LSTM_CELL])
 def test_a_step_that_loses_its_state_is_found(name: str) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
@@ -73,8 +73,8 @@ def test_steps_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     facts, timings = records.read(out)
     assert facts[ONNX_RUNTIME]
     onnx_runtime = [ONNX_RUNTIME] if facts[ONNX_RUNTIME][0].isdigit() else []
-    expected = [(1, NN_LSTM), (1, MODULE), (1, LSTM_CELL), *((1, name) for name in onnx_runtime)]
-    expected += [(3, NN_LSTM), (3, MODULE), *((3, name) for name in onnx_runtime)]
+    expected = [(1, name) for name in (NN_LSTM, MODULE, PACKED_MODULE, LSTM_CELL, *onnx_runtime)]
+    expected += [(3, name) for name in (NN_LSTM, MODULE, PACKED_MODULE, *onnx_runtime)]
     assert [(t.T, t.contender) for t in timings] == expected
     for t in timings:
         assert (t.B, t.I, t.H, t.dtype, t.threads, t.phase, t.repeats) == (2, 4, 5, "float32", 1, INFERENCE, 2)
