@@ -1,8 +1,8 @@
 """Times inference with one LSTM layer, one step at a time and over sequences, beside ONNX Runtime if it is installed.
 
 One step at a time is T=1 in a loop that carries the state from call to call, as in streaming, reinforcement learning
-and generation: nn.LSTM, nn.LSTMCell, our module as it is and after pack_weights, ONNX Runtime's LSTM. All in float32, in eval and under no_grad; the
-outputs of each are first compared with nn.LSTM's, and one that is wrong ends the run.
+and generation: nn.LSTM, nn.LSTMCell, our module as it is and after pack_weights, ONNX Runtime's LSTM. All in float32,
+in eval and under no_grad; the outputs of each are first compared with nn.LSTM's, and one that is wrong ends the run.
 
     pip install '.[bench]'
     python -m bench.steps --threads 2 --out bench/results/steps.csv

@@ -1,8 +1,8 @@
 """LSTM layers with dropout inside the recurrence, at the speed of nn.LSTM.
 
 ``LSTM``, ``GalLSTM`` and ``SemeniutaLSTM`` are the layers, ``functional.lstm_layer`` is the function under them,
-``mc_predict`` predicts with dropout left on, ``pack_weights`` prepares a model for single steps; the other names are the
-seminar's, imported when they are first used.
+``mc_predict`` predicts with dropout left on, ``pack_weights`` prepares a model for single steps; the other names are
+the seminar's, imported when they are first used.
 """
 
 from __future__ import annotations
