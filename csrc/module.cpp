@@ -96,19 +96,8 @@ PYBIND11_MODULE(_C, m) {
   static PyMethodDef plain{"plain_call", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(rnndrop::plain_call)),
                            METH_FASTCALL, "A plain call of the module, all of it in C++; None for any other."};
   m.attr("plain_call") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&plain, nullptr));
-  pybind11::class_<rnndrop::PackedLayers, std::shared_ptr<rnndrop::PackedLayers>>(
-      m, "PackedLayers", "Weights packed for plain_call: W_ih and W_hh of each layer and direction in turn.")
-      .def(pybind11::init([](const std::vector<pybind11::object>& weights) {
-        rnndrop::PackedLayers packed;
-        for (size_t k = 0; k + 1 < weights.size(); k += 2) {
-          packed.layers.emplace_back(tensor_of(weights[k].ptr()), tensor_of(weights[k + 1].ptr()));
-        }
-        return packed;
-      }))
-      // They are of the very tensors that a module has: a copy of it, or what a file gives back, has none.
-      .def("__reduce__", [](const rnndrop::PackedLayers&) {
-        return pybind11::make_tuple(pybind11::type::of(pybind11::none()), pybind11::tuple());
-      });
+  static PyMethodDef pack{"pack_layers", rnndrop::pack_layers, METH_O, "Weights packed for plain_call."};
+  m.attr("pack_layers") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&pack, nullptr));
   m.doc() = "Compiled kernels of rnndrop_cuda; the ops are in torch.ops.rnndrop.";
   m.def("build_facts_json", [] { return RNNDROP_BUILD_FACTS; }, "JSON object: what this extension was built with.");
   m.def("vector_isa", [] { return rnndrop::cpu::vector_isa(); }, "Vector code the CPU kernels use on this machine.");

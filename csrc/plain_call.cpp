@@ -17,6 +17,7 @@
 #include <optional>
 #include <vector>
 
+#include "cpu/backend.h"
 #include "layer_node.h"
 
 namespace rnndrop {
@@ -128,8 +129,12 @@ Tensor stacked(const std::vector<Tensor>& states) {
   return states.size() == 1 ? states[0].unsqueeze_(0) : at::stack(states);
 }
 
+// Of each layer and direction, in a capsule of this name.
+using PackedLayers = std::vector<cpu::PackedLayer>;
+constexpr const char* kPackedLayers = "rnndrop_cuda.PackedLayers";
+
 bool are_of(const PackedLayers& packed, const std::vector<LayerWeights>& weights) {
-  return std::equal(packed.layers.begin(), packed.layers.end(), weights.begin(), weights.end(),
+  return std::equal(packed.begin(), packed.end(), weights.begin(), weights.end(),
                     [](const cpu::PackedLayer& layer, const LayerWeights& w) { return layer.is_of(w.W_ih, w.W_hh); });
 }
 
@@ -151,7 +156,7 @@ Result run(const Given& given, const Options& of, const PackedLayers* packed) {
       const Tensor h_0 = given.hx ? given.hx->h.select(0, k) : zeros, c_0 = given.hx ? given.hx->c.select(0, k) : zeros;
       const bool reverse = k > first;
       auto [y, h_n, c_n, gates, c, h_full] =
-          packed ? packed->layers[k].forward(x, h_0, c_0, w.W_ih, w.W_hh, w.b_ih, w.b_hh, reverse)
+          packed ? (*packed)[k].forward(x, h_0, c_0, w.W_ih, w.W_hh, w.b_ih, w.b_hh, reverse)
                  : lstm_layer_with_node(x, h_0, c_0, w.W_ih, w.W_hh, w.b_ih, w.b_hh, {}, {}, {}, {}, {}, {}, {}, {},
                                         reverse, /*save=*/false);
       outputs[k - first] = std::move(y);
@@ -174,16 +179,38 @@ PyObject* plain_call(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) 
   if (PyErr_Occurred()) return nullptr;
   const std::optional<Given> given = read(args[0], args[1], args[2], args[3], of);
   if (!given) Py_RETURN_NONE;
-  // Held, as the weights are.
-  const auto packed = pybind11::handle(args[8]).cast<std::shared_ptr<PackedLayers>>();
-  const bool is_packed = packed && are_of(*packed, given->weights);
+  const auto held = pybind11::reinterpret_borrow<pybind11::object>(args[8]);  // as the weights are
+  const PackedLayers* packed = nullptr;
+  if (!held.is_none()) {
+    packed = static_cast<const PackedLayers*>(PyCapsule_GetPointer(held.ptr(), kPackedLayers));
+    if (!packed) return nullptr;
+    if (!are_of(*packed, given->weights)) packed = nullptr;
+  }
   const Result result = [&] {
     const pybind11::gil_scoped_release others_run;
     const at::AutoDispatchBelowADInplaceOrView no_views;
-    return run(*given, of, is_packed ? packed.get() : nullptr);
+    return run(*given, of, packed);
   }();
   PyObject *const y = THPVariable_Wrap(result.y), *const h_n = THPVariable_Wrap(result.final.h);
   return Py_BuildValue("N(NN)", y, h_n, THPVariable_Wrap(result.final.c));
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* pack_layers(PyObject* /*module*/, PyObject* weights) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(PyList_Check(weights), "pack_layers: expected a list, got ", Py_TYPE(weights)->tp_name);
+  const auto weight = [&](Py_ssize_t k) -> const Tensor& {
+    PyObject* object = PyList_GET_ITEM(weights, k);
+    TORCH_CHECK_TYPE(THPVariable_Check(object), "pack_layers: expected Tensors, got ", Py_TYPE(object)->tp_name);
+    return THPVariable_Unpack(object);
+  };
+  auto packed = std::make_unique<PackedLayers>();
+  for (Py_ssize_t k = 0; k + 1 < PyList_GET_SIZE(weights); k += 2) packed->emplace_back(weight(k), weight(k + 1));
+  PyObject* capsule = PyCapsule_New(packed.get(), kPackedLayers, [](PyObject* self) {
+    delete static_cast<PackedLayers*>(PyCapsule_GetPointer(self, kPackedLayers));
+  });
+  if (capsule) packed.release();
+  return capsule;
   END_HANDLE_TH_ERRORS
 }
 

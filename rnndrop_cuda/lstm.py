@@ -117,7 +117,7 @@ class LSTM(LikeTorch):
     """Whether ``dropout`` is nn.LSTM's."""
     _of_dropout: tuple[str, ...] = ()
     """The keywords that ``dropout`` stands for, in the presets."""
-    _packed: Any = None  # ops.PackedLayers
+    _packed: Any = None  # what pack_weights made
 
     def __init__(
         self,

@@ -245,6 +245,6 @@ if not WHY_NOT_LOADED:
     torch.library.register_fake("rnndrop::draw_dropout_masks")(_draw_dropout_masks_fake)
     lstm_layer = transformable("lstm_layer", _backward, _setup_context, eager=_C.lstm_layer, record=_record)
     plain_call = _C.plain_call
-    PackedLayers = _C.PackedLayers
+    pack_layers = _C.pack_layers
     lstm_layer_backward = transformable("lstm_layer_backward", _double_backward, _backward_setup_context)
     flops.register()

@@ -8,6 +8,16 @@ from rnndrop_cuda import ops
 from rnndrop_cuda.lstm import LSTM
 
 
+class Packed:
+    """A layer's W_ih and W_hh, packed. They are of the very tensors that the layer has: copies of it have none."""
+
+    def __init__(self, layer: LSTM) -> None:
+        self.layers = ops.pack_layers([weight for of_run in layer._weights() for weight in of_run[:2]])
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()
+
+
 def pack_weights(model: nn.Module) -> None:
     """Pack the weights of every :class:`rnndrop_cuda.LSTM` in a model once, for its calls in eval on the CPU.
 
@@ -38,7 +48,7 @@ def pack_weights(model: nn.Module) -> None:
         if why := _why_not(layer):
             raise ValueError(f"pack_weights: {name or 'the model itself'} {why}")
     for _, layer in layers:
-        layer._packed = ops.PackedLayers([weight for of_run in layer._weights() for weight in of_run[:2]])
+        layer._packed = Packed(layer)
 
 
 def unpack_weights(model: nn.Module) -> None:

@@ -38,7 +38,7 @@ def plain_call(layer: Any, input: Any, hx: Any) -> tuple[Tensor, State] | None:
         return None
     return ops.plain_call(
         input, hx, layer._parameters, layer._all_weights, layer.input_size, layer.hidden_size, layer.bidirectional,
-        layer.batch_first, layer._packed,
+        layer.batch_first, layer._packed and layer._packed.layers,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@
 //        the dimensions, the elements
 //   out: the elements of y, y_packed, h_n, c_n, dx, dh_tilde, dh_carry, dc_0, dW_ih, dW_hh, db, dW_hr, each behind
 //   their number of bytes. y_packed is y with packed weights; none where no layer can have them
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>

@@ -47,12 +47,13 @@ def packed_calls(sizes: tuple[int, ...], dtype: torch.dtype) -> Iterator[Call]:
     T, B, I, H = sizes
     layer, x = LSTM(I, H, dtype=dtype).eval().requires_grad_(False), torch.randn(T, B, I, dtype=dtype)
 
-    def call(packed: ops.PackedLayers) -> list[Tensor]:
+    def call(packed: object) -> list[Tensor]:
         y, hx = ops.plain_call(x, None, layer._parameters, layer._all_weights, I, H, False, False, packed)
         return [y, *hx]
 
-    yield partial(call, ops.PackedLayers([layer.weight_ih_l0, layer.weight_hh_l0]))
-    yield lambda: call(ops.PackedLayers([layer.weight_ih_l0, layer.weight_hh_l0]))
+    weights = [layer.weight_ih_l0, layer.weight_hh_l0]
+    yield partial(call, ops.pack_layers(weights))
+    yield lambda: call(ops.pack_layers(weights))
 
 
 def mask_calls(dtype: torch.dtype) -> Iterator[Call]:
