@@ -34,6 +34,7 @@ class Forward {
  public:
   Forward(const LayerForward& layer, const PackedWeights& packed)
       : layer_(layer),
+        is_packed_(packed.W_hh),
         running_(layer),
         // Threads that share out the units could not also skip some of them.
         rows_(layer.H, splits_rows(layer, most_threads()) ? shared_mask_g<S>(layer) : nullptr),
@@ -106,7 +107,15 @@ class Forward {
     return could_read_unpacked(weight.columns, rows_at_once) && weight.is_whole();
   }
   // Whether n threads share out the batch, else the units.
-  bool splits_batch(int64_t n) const { return !rows_.all() || splits_rows(layer_, n); }
+  bool splits_batch(int64_t n) const { return !rows_.all() || (splits_rows(layer_, n) && !reads_too_much_each(n)); }
+  // Whether threads that share out the batch would each read all of a large W_hh for little: in a single step, where
+  // that is most of the work once it is packed, or for so few rows that a kernel that takes six at once takes them by
+  // four. With kernels that take more at once this was not measured.
+  bool reads_too_much_each(int64_t n) const {
+    const bool is_large = kGates * layer_.H * layer_.P * int64_t(sizeof(T)) >= 2 * kSecondCache;
+    const bool for_little = layer_.T == 1 ? is_packed_ : layer_.B <= n * kFewRows;
+    return n > 1 && is_large && for_little && rows_at_once() < kFewRows;
+  }
   // Whether each thread multiplies all of the batch: where they share it, each would pack all of a weight by itself.
   bool takes_whole_batch() const { return most_threads() == 1 || !splits_batch(most_threads()); }
   // Whether x's rows of a chunk lie together, so that one product takes all of them.
@@ -435,6 +444,7 @@ class Forward {
   }
 
   const LayerForward& layer_;
+  bool is_packed_;  // by an earlier call
   RunningRows running_;
   KeptRows rows_;
   SpreadMask<S> mask_x_, mask_h_;

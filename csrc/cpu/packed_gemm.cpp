@@ -27,6 +27,12 @@ constexpr int indexed_at_once(int rows) { return rows; }
 // An addition takes about 4 cycles and two can start in each: fewer sums than that would wait for one another.
 constexpr int kSums = 8;
 
+// Bytes from what is multiplied to what is fetched of a panel, with AVX2: the processor's own fetching starts anew at
+// every page. A panel that comes from memory is multiplied with few rows up to 1.4 times as fast; from a cache as before
+// (Zen 3). With other vectors this was not measured.
+template <int bytes>
+constexpr int kFetchAhead = bytes == 32 ? 2048 : 0;
+
 // Where the first operand's elements are.
 template <class acc_t>
 struct PlainRows {
@@ -60,6 +66,9 @@ INLINE void add_product(V (&sums)[chains][rows][kVectors], const A& a, int64_t K
     V b[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) b[v] = *reinterpret_cast<const InMemory*>(panel + k * width + v * lanes);
+    if constexpr (kFetchAhead<bytes> > 0) {
+      __builtin_prefetch(reinterpret_cast<const char*>(panel + k * width) + kFetchAhead<bytes>);
+    }
 #pragma GCC unroll 16
     for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 2
