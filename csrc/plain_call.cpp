@@ -1,7 +1,6 @@
 #include "plain_call.h"
 
 #include <ATen/PythonTorchFunctionTLS.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -30,7 +29,9 @@ using c10::DispatchKey, c10::DispatchKeySet;
 bool somebody_listens() {
   const DispatchKeySet listening = c10::impl::tls_local_dispatch_key_set().included_;
   return (listening.raw_repr() & ~c10::default_included_set.raw_repr()) != 0 ||
-         at::impl::torch_function_mode_enabled() || at::autocast::is_autocast_enabled(at::kCPU);
+         at::impl::torch_function_mode_enabled() ||
+         // at::autocast::is_autocast_enabled, whose header takes the compiler as long as all others together.
+         !c10::impl::tls_is_dispatch_key_excluded(DispatchKey::AutocastCPU);
 }
 
 // No subclass, none of torch's wrappers and views that are not what they hold, and nothing to differentiate.
