@@ -1,6 +1,7 @@
 #include "plain_call.h"
 
 #include <ATen/PythonTorchFunctionTLS.h>
+#include <ATen/ThreadLocalState.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -17,6 +18,8 @@
 #include <vector>
 
 #include "cpu/backend.h"
+#include "cpu/from_torch.h"
+#include "cpu/threads.h"
 #include "layer_node.h"
 
 namespace rnndrop {
@@ -139,6 +142,17 @@ bool are_of(const PackedLayers& packed, const std::vector<LayerWeights>& weights
                     [](const cpu::PackedLayer& layer, const LayerWeights& w) { return layer.is_of(w.W_ih, w.W_hh); });
 }
 
+// run(0) and run(1), each on a thread, in the modes that this one is in.
+template <class Run>
+void at_once(const Run& run) {
+  cpu::check_not_forked();
+  const at::ThreadLocalState modes;
+  cpu::parallel_for(2, 1, [&](int64_t begin, int64_t end) {
+    const at::ThreadLocalStateGuard same_modes(modes);
+    for (int64_t k = begin; k < end; ++k) run(k);
+  });
+}
+
 // packed: null, or of these weights.
 Result run(const Given& given, const Options& of, const PackedLayers* packed) {
   Tensor x = given.x, zeros;
@@ -147,22 +161,26 @@ Result run(const Given& given, const Options& of, const PackedLayers* packed) {
     std::fill_n(static_cast<char*>(zeros.data_ptr()), zeros.nbytes(), char(0));
   }
   const int64_t runs = given.weights.size(), directions = of.bidirectional ? 2 : 1;
-  std::vector<Tensor> final_h, final_c;
-  final_h.reserve(runs);
-  final_c.reserve(runs);
+  std::vector<Tensor> final_h(runs), final_c(runs);
   for (int64_t first = 0; first < runs; first += directions) {
     std::array<Tensor, 2> outputs;
-    for (int64_t k = first; k < first + directions; ++k) {
+    const auto run_direction = [&](int64_t direction) {
+      const int64_t k = first + direction;
       const LayerWeights& w = given.weights[k];
       const Tensor h_0 = given.hx ? given.hx->h.select(0, k) : zeros, c_0 = given.hx ? given.hx->c.select(0, k) : zeros;
-      const bool reverse = k > first;
+      const bool reverse = direction == 1;
       auto [y, h_n, c_n, gates, c, h_full] =
           packed ? (*packed)[k].forward(x, h_0, c_0, w.W_ih, w.W_hh, w.b_ih, w.b_hh, reverse)
                  : lstm_layer_with_node(x, h_0, c_0, w.W_ih, w.W_hh, w.b_ih, w.b_hh, {}, {}, {}, {}, {}, {}, {}, {},
                                         reverse, /*save=*/false);
-      outputs[k - first] = std::move(y);
-      final_h.push_back(std::move(h_n));
-      final_c.push_back(std::move(c_n));
+      outputs[direction] = std::move(y);
+      final_h[k] = std::move(h_n);
+      final_c[k] = std::move(c_n);
+    };
+    if (directions == 2 && cpu::runs_directions_at_once(x.size(0), x.size(1), x.size(2), of.hidden_size)) {
+      at_once(run_direction);
+    } else {
+      for (int64_t direction = 0; direction < directions; ++direction) run_direction(direction);
     }
     x = directions == 1 ? outputs[0] : at::cat({outputs[0], outputs[1]}, -1);
   }

@@ -26,8 +26,7 @@ int omp_in_parallel();
 
 namespace rnndrop::cpu {
 std::string cpu_capability() { return "DEFAULT"; }
-int64_t most_threads() { return omp_get_max_threads(); }
-bool in_parallel_region() { return omp_in_parallel(); }
+int64_t most_threads() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
 }  // namespace rnndrop::cpu
 
 namespace {

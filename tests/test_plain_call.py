@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rnndrop_cuda import LSTM, GalLSTM, ops
+from rnndrop_cuda import LSTM, GalLSTM, ops, pack_weights
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
 T, B, I, H = 4, 3, 5, 6
@@ -81,6 +81,33 @@ def test_a_state_is_carried_from_step_to_step(taken):
         assert hx[0].is_inference()
     assert taken == [True] * T
     torch.testing.assert_close([torch.cat(outputs), *hx], [y, h_n, c_n])
+
+
+def threads_of_the_layer(run):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    return {event.thread for event in profile.events() if event.key == "rnndrop::lstm_layer"}
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("B", [1, 5, 40])
+def test_two_directions_run_on_a_thread_each(taken, dtype, packs, B):
+    layer = LSTM(33, 70, 2, bidirectional=True, dtype=dtype).eval()
+    if packs:
+        pack_weights(layer)
+    x = torch.randn(20, B, 33, dtype=dtype)
+    with torch.inference_mode():
+        expected, found = long_way(layer, x), layer(x)
+        for ours, wanted in zip(flat(found), flat(expected), strict=True):
+            assert ours.is_inference()
+            torch.testing.assert_close(ours, wanted)
+        for _ in range(5):
+            assert_bit_for_bit(layer(x), found)
+        assert len(threads_of_the_layer(lambda: layer(x))) == 2
+        assert len(threads_of_the_layer(lambda: layer(x[:1, :1]))) == 1  # too little for two
+    assert taken == [True] * 8
 
 
 def test_results_are_memory_of_their_own(taken):

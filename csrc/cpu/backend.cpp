@@ -11,6 +11,7 @@
 #include "cpu/convert.h"
 #include "cpu/from_torch.h"
 #include "cpu/layer_engine.h"
+#include "cpu/layer_schedule.h"
 #include "cpu/packed_weights.h"
 #include "cpu/threads.h"
 
@@ -142,6 +143,15 @@ ForwardResult PackedLayer::forward(const Tensor& x, const Tensor& h_0, const Ten
   const CpuBackend backend({ih_.panels(), hh_.panels()});
   return lstm_layer_forward(backend, x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, {}, {}, {}, {}, {}, {}, {}, {}, reverse,
                             /*save=*/false);
+}
+
+bool runs_directions_at_once(int64_t T, int64_t B, int64_t I, int64_t H) {
+  LayerProblem layer;
+  layer.T = T;
+  layer.B = B;
+  layer.I = I;
+  layer.H = layer.P = H;
+  return has_threads() && enough_for_several(layer) && feeds_too_few(layer, most_threads());
 }
 
 }  // namespace cpu

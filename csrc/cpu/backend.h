@@ -1,4 +1,5 @@
-// What the CPU's backend does beside the op: a layer with weights that were packed before the call.
+// What the CPU's backend does beside the op: a layer with weights that were packed before the call, and what its calls
+// are better run at once.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -43,5 +44,9 @@ class PackedLayer {
 
   Weight ih_, hh_;
 };
+
+// Whether two directions of a layer of these sizes, without a projection, take less time on one thread each than one
+// after the other on all.
+bool runs_directions_at_once(int64_t T, int64_t B, int64_t I, int64_t H);
 
 }  // namespace rnndrop::cpu

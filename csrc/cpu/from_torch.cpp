@@ -9,9 +9,7 @@ namespace rnndrop::cpu {
 
 std::string cpu_capability() { return at::get_cpu_capability(); }
 
-int64_t most_threads() { return at::get_num_threads(); }
-
-bool in_parallel_region() { return at::in_parallel_region(); }
+int64_t most_threads() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
 
 void check_not_forked() {
   if (most_threads() == 1) return;

@@ -10,10 +10,8 @@ namespace rnndrop::cpu {
 // "AVX512", "AVX2" or "DEFAULT": the vectors that torch's own kernels run with, as ATEN_CPU_CAPABILITY governs.
 std::string cpu_capability();
 
-// torch.get_num_threads()
+// torch.get_num_threads(), or 1 on one of several threads that are at work already.
 int64_t most_threads();
-
-bool in_parallel_region();
 
 // OpenMP's threads do not survive a fork: a child that inherits the pool would wait for them forever. So the child is
 // told; one that asks for a single thread needs no pool.

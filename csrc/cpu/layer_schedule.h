@@ -99,6 +99,12 @@ inline bool splits_rows(const LayerProblem& layer, int64_t n) {
   return layer.B >= n * kFewRows || layer.B * kGates * layer.H * layer.P < kEnoughForABarrier * n;
 }
 
+// Whether n threads are too many for a layer that could run beside its other direction: a thread for each needs no
+// barrier, packs and reads half of the weights, and multiplies all rows together.
+inline bool feeds_too_few(const LayerProblem& layer, int64_t n) {
+  return n == 2 || (layer.B < n * kFewRows && splits_rows(layer, n));
+}
+
 // How a member's share of the backward's recurrence is cut: all units of some rows, or some units of all rows. Columns
 // are those of h, which are in its panels of W_hh; without a projection they are the units too.
 struct Cut {

@@ -28,8 +28,8 @@ constexpr int indexed_at_once(int rows) { return rows; }
 constexpr int kSums = 8;
 
 // Bytes from what is multiplied to what is fetched of a panel, with AVX2: the processor's own fetching starts anew at
-// every page. A panel that comes from memory is multiplied with few rows up to 1.4 times as fast; from a cache as before
-// (Zen 3). With other vectors this was not measured.
+// every page. A panel that comes from memory is multiplied with few rows up to 1.4 times as fast; from a cache as
+// before (Zen 3). With other vectors this was not measured.
 template <int bytes>
 constexpr int kFetchAhead = bytes == 32 ? 2048 : 0;
 

@@ -40,7 +40,7 @@ void run_team(void (*work)(const void* context, const Team& team), const void* c
 // "libgomp", or "torch's pool" where torch has another runtime or none: whose threads these are.
 const char* threads_of();
 
-inline bool has_threads() { return most_threads() > 1 && !in_parallel_region(); }
+inline bool has_threads() { return most_threads() > 1; }
 
 template <class Work>
 void run_team(const Work& work) {

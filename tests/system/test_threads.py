@@ -92,6 +92,9 @@ def test_forked_child_on_several_threads_is_told_that_it_cannot(backend):
     x = torch.randn(10, 64, 32)
     model(x)
     assert "set_num_threads(1)" in in_forked_child(lambda: model(x)[0].sum().item(), seconds=10)
+    model.eval().requires_grad_(False)  # then each direction is a thread's
+    model(x)
+    assert "set_num_threads(1)" in in_forked_child(lambda: model(x)[0].sum().item(), seconds=10)
 
 
 @pytest.mark.usefixtures("two_threads")
