@@ -151,7 +151,7 @@ bool runs_directions_at_once(int64_t T, int64_t B, int64_t I, int64_t H) {
   layer.B = B;
   layer.I = I;
   layer.H = layer.P = H;
-  return has_threads() && enough_for_several(layer) && feeds_too_few(layer, most_threads());
+  return runs_directions_at_once(layer, most_threads());
 }
 
 }  // namespace cpu

@@ -99,10 +99,15 @@ inline bool splits_rows(const LayerProblem& layer, int64_t n) {
   return layer.B >= n * kFewRows || layer.B * kGates * layer.H * layer.P < kEnoughForABarrier * n;
 }
 
-// Whether n threads are too many for a layer that could run beside its other direction: a thread for each needs no
-// barrier, packs and reads half of the weights, and multiplies all rows together.
-inline bool feeds_too_few(const LayerProblem& layer, int64_t n) {
-  return n == 2 || (layer.B < n * kFewRows && splits_rows(layer, n));
+// Whether the two directions of a layer are better run at once, by a thread each, than one after the other by n: a
+// thread for each needs no barrier, packs and reads half of the weights, and multiplies all rows together. Not where
+// both W_hh, which are then read at once in every step, are more than the third cache may hold; nor for a single step,
+// which reads them once. With more than two threads, only where a step is so little that one of them alone would take
+// it.
+inline bool runs_directions_at_once(const LayerProblem& layer, int64_t n) {
+  constexpr int64_t kMostElements = 3 << 18;  // of a W_hh
+  const bool is_for_two = n == 2 || (layer.B < n * kFewRows && splits_rows(layer, n));
+  return n > 1 && layer.T > 1 && kGates * layer.H * layer.P <= kMostElements && is_for_two && enough_for_several(layer);
 }
 
 // How a member's share of the backward's recurrence is cut: all units of some rows, or some units of all rows. Columns
