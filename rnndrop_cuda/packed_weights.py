@@ -27,10 +27,10 @@ def pack_weights(model: nn.Module) -> None:
     out, and differ from what they gave before by rounding.
 
     They do until a weight changes, is moved or is replaced, by an optimiser or by ``load_state_dict``, say; a layer
-    then runs as it did before, until pack_weights is called again. A change by way of ``.data`` is the one that torch
-    does not count, and that goes unseen: call pack_weights again after it. Copies of the model, and those in files,
-    have nothing packed. The memory is that of the weights once more, twice that of 16-bit weights where the processor
-    does not multiply these.
+    then runs as it did before, until pack_weights is called again. What torch does not count goes unseen: changes by
+    way of ``.data``, of NumPy, or of another process that shares the memory; call pack_weights again after them. Copies
+    of the model, and those in files, have nothing packed. The memory is that of the weights once more, twice that of
+    16-bit weights where the processor does not multiply these.
 
     Raises:
         TypeError: model is not an nn.Module.

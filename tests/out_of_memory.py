@@ -42,16 +42,18 @@ def layer_calls(sizes: tuple[int, ...], dtype: torch.dtype, masks: str, *, proj:
     yield partial(backward, *tensors, True, y, gates, c, h_full, *upstream, True, True)
 
 
-def packed_calls(sizes: tuple[int, ...], dtype: torch.dtype) -> Iterator[Call]:
-    """A layer with its weights packed, and packing them."""
+def plain_calls(sizes: tuple[int, ...], dtype: torch.dtype) -> Iterator[Call]:
+    """Two directions, which two threads run at once, with weights as they are and packed; and packing them."""
     T, B, I, H = sizes
-    layer, x = LSTM(I, H, dtype=dtype).eval().requires_grad_(False), torch.randn(T, B, I, dtype=dtype)
+    layer = LSTM(I, H, bidirectional=True, dtype=dtype).eval().requires_grad_(False)
+    x = torch.randn(T, B, I, dtype=dtype)
 
     def call(packed: object) -> list[Tensor]:
-        y, hx = ops.plain_call(x, None, layer._parameters, layer._all_weights, I, H, False, False, packed)
+        y, hx = ops.plain_call(x, None, layer._parameters, layer._all_weights, I, H, True, False, packed)
         return [y, *hx]
 
-    weights = [layer.weight_ih_l0, layer.weight_hh_l0]
+    weights = [weight for of_run in layer._weights() for weight in of_run[:2]]
+    yield partial(call, None)
     yield partial(call, ops.pack_layers(weights))
     yield lambda: call(ops.pack_layers(weights))
 
@@ -130,7 +132,7 @@ def main(threads: str, dtype_name: str) -> None:
         for masks in MASKS:
             calls += layer_calls(sizes, dtype, masks)
         calls += layer_calls(sizes, dtype, "all", proj=sizes[-1] // 2)
-        calls += packed_calls(sizes, dtype)
+        calls += plain_calls(sizes, dtype)
     n = sum(fail_each(library, call, and_all_after=both) for call in calls for both in (False, True))
     print(n, "failures")
 

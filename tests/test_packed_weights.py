@@ -109,6 +109,17 @@ def test_memory_that_is_used_again_is_no_packed_weight():
         assert_bit_for_bit(run(layer, x, hx), run(copy.deepcopy(layer), x, hx))
 
 
+def test_other_weights_for_a_call_are_the_calls():
+    layer, x, hx = layer_of()
+    pack_weights(layer)
+    expected = run(layer, x, hx)
+    other = LSTM(I, H).eval()
+    with torch.no_grad():
+        found = torch.func.functional_call(layer, other.state_dict(), (x, hx))
+    assert_bit_for_bit(found, run(other, x, hx))
+    assert_bit_for_bit(run(layer, x, hx), expected)
+
+
 def test_another_dtype_runs_unpacked():
     layer, x, hx = layer_of()
     pack_weights(layer)

@@ -1,5 +1,5 @@
-// What the CPU's backend does beside the op: a layer with weights that were packed before the call, and what its calls
-// are better run at once.
+// What the CPU's backend does beside the op: a layer with weights that were packed before the call, and which two calls
+// are better made at once.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,7 +10,7 @@
 namespace rnndrop::cpu {
 
 // W_ih [4H,I] and W_hh [4H,H] of one layer in one direction, packed, and what tells whether they have changed since: a
-// weight counts every change in place but those by way of `.data`. What was packed is held, so that no other weight
+// weight counts its changes in place, but for those by way of `.data`, of NumPy or of another process. What was packed is held, so that no other weight
 // comes to lie where it lay.
 class PackedLayer {
  public:
