@@ -23,8 +23,8 @@ def pack_weights(model: nn.Module) -> None:
 
     For a model that runs a step or a few at a time with the same weights: streaming, generation, reinforcement
     learning. The kernels lay a weight out anew at every call, or read it where it lies, which takes longer than to
-    multiply a few rows with it. From here on, calls without a gradient, masks, lengths or a PackedSequence find it laid
-    out, and differ from what they gave before by rounding.
+    multiply a few rows with it. From here on, calls without a gradient, masks, zoneout, lengths or a PackedSequence
+    find it laid out, and differ from what they gave before by rounding.
 
     They do until a weight changes, is moved or is replaced, by an optimiser or by ``load_state_dict``, say; a layer
     then runs as it did before, until pack_weights is called again. What torch does not count goes unseen: changes by

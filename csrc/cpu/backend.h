@@ -10,8 +10,8 @@
 namespace rnndrop::cpu {
 
 // W_ih [4H,I] and W_hh [4H,H] of one layer in one direction, packed, and what tells whether they have changed since: a
-// weight counts its changes in place, but for those by way of `.data`, of NumPy or of another process. What was packed is held, so that no other weight
-// comes to lie where it lay.
+// weight counts its changes in place, but for those by way of `.data`, of NumPy or of another process. What was packed
+// is held, so that no other weight comes to lie where it lay.
 class PackedLayer {
  public:
   // They are dense or not, of the same dtype, on the CPU, and no inference tensors, which count nothing.

@@ -6,7 +6,7 @@
 //   projection       h = W_hr (o * tanh(c)), forward, backward and the weight's gradient
 //   running_rows     which rows of the batch are multiplied at a step
 //   layer_schedule   chunks of steps, blocks of rows, shares of threads: all measured sizes
-//   packed_weights     panels that many calls multiply
+//   packed_weights   panels that many calls multiply
 //   layer_forward    the forward
 //   layer_backward   the backward; weight_gradient the gradients of the weights
 //   packed_gemm, unpacked_gemm, kept_columns, step_kernels   what these are made of: products with panels, with weights

@@ -52,17 +52,9 @@ class Forward {
                               : memory_for(h_weight_,
                                            packing_of(h_weight_, layer.B, true, layer.T == 1 && layer.B <= kRowBlock))),
         by_units_(packed.W_hh || (rows_.all() && h_weight_.groups.size() == 1 && h_memory_.packing == Packing::before)),
-        takes_x_along_(
-            packed.W_ih ? layer.T == 1 || is_narrow(x_weight_, layer)
-                        : by_units_ && x_weight_.groups.size() == 1 && !reads_unpacked(x_weight_, layer.T * layer.B) &&
-                              !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer)),
+        takes_x_along_(by_units_ && takes_x_along()),
         x_order_(takes_x_along_ || packed.W_ih ? PanelOrder::units : PanelOrder::gates),
-        x_memory_(packed.W_ih
-                      ? memory_of(packed.W_ih)
-                      : memory_for(x_weight_, takes_x_along_ ? Packing::before
-                                                             : packing_of(x_weight_, layer.T * layer.B,
-                                                                          multiplies_steps_together(),
-                                                                          steps_per_chunk(layer, layer.B) == layer.T))),
+        x_memory_(packed.W_ih ? memory_of(packed.W_ih) : memory_for(x_weight_, packing_of_x())),
         h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.P : 0),
         // Without gates to save, it is what lengths carry that is better converted once.
         widens_steps_((layer.gates || layer.lengths) && by_units_ && !keeps_h_tilde_ && widens_steps<S, T>(layer)),
@@ -87,6 +79,12 @@ class Forward {
   }
 
  private:
+  // Whether the product of a step and its units takes x too.
+  bool takes_x_along() const {
+    if (is_packed_) return layer_.T == 1 || is_narrow(x_weight_, layer_);
+    return x_weight_.groups.size() == 1 && !reads_unpacked(x_weight_, layer_.T * layer_.B) &&
+           !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer_);
+  }
   // Whether a product of its own with x would cost more, for the gates that it leaves in memory, than to read W_ih
   // once a step and to multiply as many units as fill its panels.
   static bool is_narrow(const Weight<T, S>& weight, const LayerProblem& layer) {
@@ -131,6 +129,11 @@ class Forward {
       return pays && enough ? Packing::as_multiplied : Packing::never;
     }
     return pays && once && whole_batch ? Packing::as_multiplied : Packing::before;
+  }
+  Packing packing_of_x() const {
+    if (takes_x_along_) return Packing::before;
+    const bool once = steps_per_chunk(layer_, layer_.B) == layer_.T;
+    return packing_of(x_weight_, layer_.T * layer_.B, multiplies_steps_together(), once);
   }
   static PanelMemory<T> memory_for(const Weight<T, S>& weight, Packing packing) {
     PanelMemory<T> memory{packing, {}};
