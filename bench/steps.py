@@ -101,8 +101,11 @@ def layers(of_size: Size, threads: int) -> tuple[dict[str, Layer], tuple[Tensor,
     x, hx = torch.randn(T, B, I), (torch.randn(1, B, H), torch.randn(1, B, H))
     ours, packed = LSTM.from_torch(lstm, backend="cpu"), LSTM.from_torch(lstm, backend="cpu")
     pack_weights(packed)
-    found: dict[str, Layer] = {NN_LSTM: lambda hx: lstm(x, hx), MODULE: lambda hx: ours(x, hx)}
-    found[PACKED_MODULE] = lambda hx: packed(x, hx)
+    found: dict[str, Layer] = {
+        NN_LSTM: lambda hx: lstm(x, hx),
+        MODULE: lambda hx: ours(x, hx),
+        PACKED_MODULE: lambda hx: packed(x, hx),
+    }
     if T == 1:
         found[LSTM_CELL] = one_cell(lstm, x)
     if onnx_runtime_version()[0].isdigit():

@@ -12,6 +12,7 @@
 #include "layer_node.h"
 #include "lstm_layer.h"
 #include "plain_call.h"
+#include "python_arguments.h"
 #ifdef RNNDROP_WITH_CUDA
 #include "cuda/backend.h"
 #endif
@@ -33,17 +34,10 @@ rnndrop::Dtype dtype_named(const std::string& name) {
   throw std::invalid_argument("dtype: expected float64, float32, bfloat16 or float16, got " + name);
 }
 
-const at::Tensor& tensor_of(PyObject* argument) {
-  TORCH_CHECK_TYPE(THPVariable_Check(argument), "expected a Tensor, got ", Py_TYPE(argument)->tp_name);
-  return THPVariable_Unpack(argument);
-}
-rnndrop::OptionalTensor optional_of(PyObject* argument) {
-  return argument == Py_None ? std::nullopt : rnndrop::OptionalTensor(tensor_of(argument));
-}
-
 // lstm_layer_with_node for Python. By hand: a short sequence takes as long as torch.ops takes to read its arguments.
 PyObject* lstm_layer(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
   HANDLE_TH_ERRORS
+  using rnndrop::tensor_of, rnndrop::optional_of;
   constexpr Py_ssize_t kArguments = 17;
   TORCH_CHECK_TYPE(n == kArguments, "lstm_layer: expected ", kArguments, " arguments, got ", n);
   const at::Tensor &x = tensor_of(args[0]), &h_0 = tensor_of(args[1]), &c_0 = tensor_of(args[2]);

@@ -19,8 +19,10 @@
 
 #include "cpu/backend.h"
 #include "cpu/from_torch.h"
+#include "cpu/layer_schedule.h"
 #include "cpu/threads.h"
 #include "layer_node.h"
+#include "python_arguments.h"
 
 namespace rnndrop {
 namespace {
@@ -142,6 +144,16 @@ bool are_of(const PackedLayers& packed, const std::vector<LayerWeights>& weights
                     [](const cpu::PackedLayer& layer, const LayerWeights& w) { return layer.is_of(w.W_ih, w.W_hh); });
 }
 
+// Whether a layer that takes x in two directions runs them at once.
+bool runs_at_once(const Tensor& x, int64_t H) {
+  LayerProblem layer;
+  layer.T = x.size(0);
+  layer.B = x.size(1);
+  layer.I = x.size(2);
+  layer.H = layer.P = H;
+  return cpu::runs_directions_at_once(layer, cpu::most_threads());
+}
+
 // run(0) and run(1), each on a thread, in the modes that this one is in.
 template <class Run>
 void at_once(const Run& run) {
@@ -177,7 +189,7 @@ Result run(const Given& given, const Options& of, const PackedLayers* packed) {
       final_h[k] = std::move(h_n);
       final_c[k] = std::move(c_n);
     };
-    if (directions == 2 && cpu::runs_directions_at_once(x.size(0), x.size(1), x.size(2), of.hidden_size)) {
+    if (directions == 2 && runs_at_once(x, of.hidden_size)) {
       at_once(run_direction);
     } else {
       for (int64_t direction = 0; direction < directions; ++direction) run_direction(direction);
@@ -218,11 +230,7 @@ PyObject* plain_call(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) 
 PyObject* pack_layers(PyObject* /*module*/, PyObject* weights) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(PyList_Check(weights), "pack_layers: expected a list, got ", Py_TYPE(weights)->tp_name);
-  const auto weight = [&](Py_ssize_t k) -> const Tensor& {
-    PyObject* object = PyList_GET_ITEM(weights, k);
-    TORCH_CHECK_TYPE(THPVariable_Check(object), "pack_layers: expected Tensors, got ", Py_TYPE(object)->tp_name);
-    return THPVariable_Unpack(object);
-  };
+  const auto weight = [&](Py_ssize_t k) -> const Tensor& { return tensor_of(PyList_GET_ITEM(weights, k)); };
   auto packed = std::make_unique<PackedLayers>();
   for (Py_ssize_t k = 0; k + 1 < PyList_GET_SIZE(weights); k += 2) packed->emplace_back(weight(k), weight(k + 1));
   PyObject* capsule = PyCapsule_New(packed.get(), kPackedLayers, [](PyObject* self) {

@@ -11,7 +11,7 @@ from numbers import Complex, Number, Real
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnndrop_cuda.noises import CONSTANTS, INPUTS, NOISES, LayerMasks, Shape, Sizes, sizes_by_name
 
@@ -49,6 +49,12 @@ def check_shape(shape: Sequence[int]) -> None:
 def check_flag(name: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+    return value
+
+
+def check_module(name: str, value: nn.Module) -> nn.Module:
+    if not isinstance(value, nn.Module):
+        raise TypeError(f"{name}: expected an nn.Module, got {type(value).__name__}")
     return value
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnndrop_cuda.checks import check_generator
+from rnndrop_cuda.checks import check_generator, check_module
 from rnndrop_cuda.lstm import LSTM
 from rnndrop_cuda.masks import noises_on
 
@@ -55,8 +55,7 @@ def mc_predict(model: nn.Module, x: Any, n: int, generator: torch.Generator | No
         TypeError: model, n or generator is not of its type, or the model returns no tensor.
         ValueError: n is not positive, the model has no LSTM with dropout, or it returns no probabilities.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    check_module("model", model)
     if isinstance(n, bool) or not isinstance(n, int):
         raise TypeError(f"n: expected an int, got {type(n).__name__}")
     if n < 1:

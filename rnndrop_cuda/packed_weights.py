@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rnndrop_cuda import ops
+from rnndrop_cuda.checks import check_module
 from rnndrop_cuda.lstm import LSTM
 
 
@@ -62,9 +63,8 @@ def unpack_weights(model: nn.Module) -> None:
 
 
 def _layers_in(model: nn.Module) -> list[tuple[str, LSTM]]:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, LSTM)]
+    modules = check_module("model", model).named_modules()
+    return [(name, module) for name, module in modules if isinstance(module, LSTM)]
 
 
 def _why_not(layer: LSTM) -> str:

@@ -35,7 +35,7 @@ def run(layer, *arguments):
 
 
 def changed_unseen(layer):
-    """The layer's output after a change that nobody counts: another one where nothing is packed."""
+    """Changes the weights as nobody counts it, and the output of a layer where nothing is packed."""
     layer.weight_hh_l0.data[:1] += 1
     layer.weight_ih_l0.data[:1] += 1
 

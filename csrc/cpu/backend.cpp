@@ -11,7 +11,6 @@
 #include "cpu/convert.h"
 #include "cpu/from_torch.h"
 #include "cpu/layer_engine.h"
-#include "cpu/layer_schedule.h"
 #include "cpu/packed_weights.h"
 #include "cpu/threads.h"
 
@@ -129,7 +128,7 @@ PackedLayer::Weight::Weight(const Tensor& W)
     : weight_(W), storage_(W.storage()), data_(W.const_data_ptr()), version_(W._version()) {
   const Dtype dtype = dtype_of(W);
   const int64_t H = W.size(0) / kGates, K = W.size(1);
-  panels_ = at::empty({packed_bytes(dtype, H, K)}, W.options().dtype(at::kByte).requires_grad(false));
+  panels_ = at::empty({packed_bytes(dtype, H, K)}, at::kByte);
   pack_weight(panels_.data_ptr(), dtype, W.contiguous().const_data_ptr(), H, K);
 }
 
@@ -143,15 +142,6 @@ ForwardResult PackedLayer::forward(const Tensor& x, const Tensor& h_0, const Ten
   const CpuBackend backend({ih_.panels(), hh_.panels()});
   return lstm_layer_forward(backend, x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, {}, {}, {}, {}, {}, {}, {}, {}, reverse,
                             /*save=*/false);
-}
-
-bool runs_directions_at_once(int64_t T, int64_t B, int64_t I, int64_t H) {
-  LayerProblem layer;
-  layer.T = T;
-  layer.B = B;
-  layer.I = I;
-  layer.H = layer.P = H;
-  return runs_directions_at_once(layer, most_threads());
 }
 
 }  // namespace cpu

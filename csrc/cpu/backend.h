@@ -1,5 +1,4 @@
-// What the CPU's backend does beside the op: a layer with weights that were packed before the call, and which two calls
-// are better made at once.
+// What the CPU's backend does beside the op: a layer with weights that were packed before the call.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -44,9 +43,5 @@ class PackedLayer {
 
   Weight ih_, hh_;
 };
-
-// Whether two directions of a layer of these sizes, without a projection, take less time on one thread each than one
-// after the other on all.
-bool runs_directions_at_once(int64_t T, int64_t B, int64_t I, int64_t H);
 
 }  // namespace rnndrop::cpu
