@@ -107,24 +107,27 @@ struct LayerNode : torch::autograd::Function<LayerNode> {
 
 }  // namespace
 
-ForwardResult lstm_layer_with_node(const Tensor& x, const Tensor& h_0, const Tensor& c_0, const Tensor& W_ih,
-                                   const Tensor& W_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-                                   const OptionalTensor& W_hr, const OptionalTensor& mask_x,
-                                   const OptionalTensor& mask_h, const OptionalTensor& mask_g,
-                                   const OptionalTensor& mask_c, const OptionalTensor& zone_c,
-                                   const OptionalTensor& zone_h, const OptionalTensor& lengths, bool reverse,
-                                   bool save) {
-  bool differentiable = false;
-  for (const Tensor* tensor : {&x, &h_0, &c_0, &W_ih, &W_hh}) differentiable |= tensor->requires_grad();
-  for (const OptionalTensor* tensor : {&b_ih, &b_hh, &W_hr}) differentiable |= *tensor && (*tensor)->requires_grad();
-  if (save && differentiable && at::GradMode::is_enabled()) {
-    const variable_list out = LayerNode::apply(x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g,
-                                               mask_c, zone_c, zone_h, lengths, reverse);
+bool may_be_differentiated(const LayerInputs& in) {
+  if (!at::GradMode::is_enabled()) return false;
+  for (const Tensor* tensor : {&in.x, &in.h_0, &in.c_0, &in.W_ih, &in.W_hh}) {
+    if (tensor->requires_grad()) return true;
+  }
+  for (const OptionalTensor* tensor : {&in.b_ih, &in.b_hh, &in.W_hr}) {
+    if (*tensor && (*tensor)->requires_grad()) return true;
+  }
+  return false;
+}
+
+ForwardResult lstm_layer_with_node(const LayerInputs& in, bool reverse, bool save) {
+  if (save && may_be_differentiated(in)) {
+    const variable_list out =
+        LayerNode::apply(in.x, in.h_0, in.c_0, in.W_ih, in.W_hh, in.b_ih, in.b_hh, in.W_hr, in.mask_x, in.mask_h,
+                         in.mask_g, in.mask_c, in.zone_c, in.zone_h, in.lengths, reverse);
     return {out[0], out[1], out[2], out[3], out[4], out[5]};
   }
   const at::AutoDispatchBelowAutograd below;
-  return forward_op().call(x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h,
-                           lengths, reverse, save);
+  return forward_op().call(in.x, in.h_0, in.c_0, in.W_ih, in.W_hh, in.b_ih, in.b_hh, in.W_hr, in.mask_x, in.mask_h,
+                           in.mask_g, in.mask_c, in.zone_c, in.zone_h, in.lengths, reverse, save);
 }
 
 }  // namespace rnndrop

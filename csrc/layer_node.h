@@ -7,13 +7,10 @@
 
 namespace rnndrop {
 
+// Whether a gradient may be asked for.
+bool may_be_differentiated(const LayerInputs& in);
+
 // rnndrop::lstm_layer of its arguments; with `save` a node too, if a gradient may be asked for.
-ForwardResult lstm_layer_with_node(const at::Tensor& x, const at::Tensor& h_0, const at::Tensor& c_0,
-                                   const at::Tensor& W_ih, const at::Tensor& W_hh, const OptionalTensor& b_ih,
-                                   const OptionalTensor& b_hh, const OptionalTensor& W_hr, const OptionalTensor& mask_x,
-                                   const OptionalTensor& mask_h, const OptionalTensor& mask_g,
-                                   const OptionalTensor& mask_c, const OptionalTensor& zone_c,
-                                   const OptionalTensor& zone_h, const OptionalTensor& lengths, bool reverse,
-                                   bool save);
+ForwardResult lstm_layer_with_node(const LayerInputs& in, bool reverse, bool save);
 
 }  // namespace rnndrop

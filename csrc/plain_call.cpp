@@ -1,27 +1,17 @@
 #include "plain_call.h"
 
 #include <ATen/PythonTorchFunctionTLS.h>
-#include <ATen/ThreadLocalState.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/stack.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
-#include <array>
 #include <memory>
 #include <optional>
 #include <vector>
 
-#include "cpu/backend.h"
-#include "cpu/from_torch.h"
-#include "cpu/layer_schedule.h"
-#include "cpu/threads.h"
-#include "layer_node.h"
+#include "layer_stack.h"
 #include "python_arguments.h"
 
 namespace rnndrop {
@@ -39,72 +29,63 @@ bool somebody_listens() {
          !c10::impl::tls_is_dispatch_key_excluded(DispatchKey::AutocastCPU);
 }
 
-// No subclass, none of torch's wrappers and views that are not what they hold, and nothing to differentiate.
+// No subclass, none of torch's wrappers and views that are not what they hold.
 bool is_plain(const Tensor& tensor) {
   constexpr DispatchKeySet kPlain(
       {DispatchKey::CPU, DispatchKey::AutogradCPU, DispatchKey::ADInplaceOrView, DispatchKey::AutocastCPU});
-  return (tensor.key_set().raw_repr() & ~kPlain.raw_repr()) == 0 &&
-         !(at::GradMode::is_enabled() && tensor.requires_grad()) && !tensor._fw_grad(/*level=*/0).defined();
+  return (tensor.key_set().raw_repr() & ~kPlain.raw_repr()) == 0 && !tensor._fw_grad(/*level=*/0).defined();
 }
 
 struct Options {
-  int64_t input_size, hidden_size;
+  int64_t input_size, hidden_size, proj_size;
   bool bidirectional, batch_first;
 };
 
-struct LayerWeights {
-  Tensor W_ih, W_hh;
-  OptionalTensor b_ih, b_hh;
-};
-
-struct State {
-  Tensor h, c;  // [layers and directions, B, H]
-};
-
-struct Given {
-  Tensor x;  // [T,B,I]
-  std::optional<State> hx;
-  std::vector<LayerWeights> weights;  // of each layer and direction
-};
-
-struct Result {
-  Tensor y;
-  State final;
-};
-
 // A plain tensor like x. It is held, since others may run and put something else into its place.
-std::optional<Tensor> plain_tensor(PyObject* object, std::optional<at::ScalarType> dtype, at::IntArrayRef shape) {
+std::optional<Tensor> plain_tensor(PyObject* object, at::ScalarType dtype, at::IntArrayRef shape) {
   if (!object || !THPVariable_CheckExact(object)) return std::nullopt;
   const Tensor& tensor = THPVariable_Unpack(object);
   if (!is_plain(tensor) || tensor.scalar_type() != dtype || tensor.sizes() != shape) return std::nullopt;
   return tensor;
 }
 
-std::optional<LayerWeights> weights_of(PyObject* parameters, PyObject* names, at::ScalarType dtype, int64_t K,
-                                       int64_t H) {
-  const Py_ssize_t n = PyList_Check(names) ? PyList_GET_SIZE(names) : 0;
-  if (n != 2 && n != 4) return std::nullopt;
+// K: features of the layer's input.
+std::optional<StackLayer> layer_of(PyObject* parameters, PyObject* names, at::ScalarType dtype, int64_t K,
+                                   const Options& of) {
+  const Py_ssize_t n = PyList_Check(names) ? PyList_GET_SIZE(names) : 0, of_projection = of.proj_size ? 1 : 0;
+  const bool has_bias = n == 4 + of_projection;
+  if (!has_bias && n != 2 + of_projection) return std::nullopt;
+  const int64_t H = of.hidden_size, P = of.proj_size ? of.proj_size : H;
   const auto find = [&](Py_ssize_t k, at::IntArrayRef shape) {
     return plain_tensor(PyDict_GetItem(parameters, PyList_GET_ITEM(names, k)), dtype, shape);
   };
-  const OptionalTensor W_ih = find(0, {4 * H, K}), W_hh = find(1, {4 * H, H});
+  const OptionalTensor W_ih = find(0, {4 * H, K}), W_hh = find(1, {4 * H, P});
   if (!W_ih || !W_hh) return std::nullopt;
-  if (n == 2) return LayerWeights{*W_ih, *W_hh, std::nullopt, std::nullopt};
-  const OptionalTensor b_ih = find(2, {4 * H}), b_hh = find(3, {4 * H});
-  if (!b_ih || !b_hh) return std::nullopt;
-  return LayerWeights{*W_ih, *W_hh, b_ih, b_hh};
+  StackLayer layer{*W_ih, *W_hh};
+  if (has_bias) {
+    layer.b_ih = find(2, {4 * H});
+    layer.b_hh = find(3, {4 * H});
+    if (!layer.b_ih || !layer.b_hh) return std::nullopt;
+  }
+  if (of.proj_size) {
+    layer.W_hr = find(n - 1, {P, H});
+    if (!layer.W_hr) return std::nullopt;
+  }
+  return layer;
 }
 
 // hx's pair; nullopt where it is none that fits.
-std::optional<State> state_of(PyObject* hx, at::ScalarType dtype, at::IntArrayRef shape) {
+std::optional<StackState> state_of(PyObject* hx, at::ScalarType dtype, at::IntArrayRef h_shape,
+                                   at::IntArrayRef c_shape) {
   if (!PyTuple_Check(hx) || PyTuple_GET_SIZE(hx) != 2) return std::nullopt;
-  const OptionalTensor h = plain_tensor(PyTuple_GET_ITEM(hx, 0), dtype, shape);
-  const OptionalTensor c = plain_tensor(PyTuple_GET_ITEM(hx, 1), dtype, shape);
+  const OptionalTensor h = plain_tensor(PyTuple_GET_ITEM(hx, 0), dtype, h_shape);
+  const OptionalTensor c = plain_tensor(PyTuple_GET_ITEM(hx, 1), dtype, c_shape);
   if (!h || !c) return std::nullopt;
-  return State{*h, *c};
+  return StackState{*h, *c};
 }
 
-std::optional<Given> read(PyObject* input, PyObject* hx, PyObject* parameters, PyObject* names, const Options& of) {
+std::optional<StackInputs> read(PyObject* input, PyObject* hx, PyObject* parameters, PyObject* names,
+                                const Options& of) {
   if (somebody_listens() || !THPVariable_CheckExact(input) || !PyDict_Check(parameters) || !PyList_Check(names)) {
     return std::nullopt;
   }
@@ -114,113 +95,90 @@ std::optional<Given> read(PyObject* input, PyObject* hx, PyObject* parameters, P
   }
   const at::ScalarType dtype = x.scalar_type();
   if (dtype != at::kFloat && dtype != at::kDouble && dtype != at::kBFloat16 && dtype != at::kHalf) return std::nullopt;
-  Given given{of.batch_first ? x.transpose(0, 1) : x, std::nullopt, {}};
-  const int64_t runs = PyList_GET_SIZE(names), directions = of.bidirectional ? 2 : 1;
+  const int64_t runs = PyList_GET_SIZE(names), P = of.proj_size ? of.proj_size : of.hidden_size;
+  StackInputs in{of.batch_first ? x.transpose(0, 1) : x, std::nullopt, {}, of.bidirectional ? 2 : 1};
   if (hx != Py_None) {
-    given.hx = state_of(hx, dtype, {runs, given.x.size(1), of.hidden_size});
-    if (!given.hx) return std::nullopt;
+    const int64_t B = in.x.size(1);
+    in.hx = state_of(hx, dtype, {runs, B, P}, {runs, B, of.hidden_size});
+    if (!in.hx) return std::nullopt;
   }
-  given.weights.reserve(runs);
+  in.layers.reserve(runs);
   for (Py_ssize_t k = 0; k < runs; ++k) {
-    const int64_t K = k < directions ? of.input_size : directions * of.hidden_size;
-    auto weights = weights_of(parameters, PyList_GET_ITEM(names, k), dtype, K, of.hidden_size);
-    if (!weights) return std::nullopt;
-    given.weights.push_back(std::move(*weights));
+    const int64_t K = k < in.directions ? of.input_size : in.directions * P;
+    auto layer = layer_of(parameters, PyList_GET_ITEM(names, k), dtype, K, of);
+    if (!layer) return std::nullopt;
+    in.layers.push_back(std::move(*layer));
   }
-  return given;
+  return in;
 }
 
-// [layers and directions, B, H], without a copy of a single one.
-Tensor stacked(const std::vector<Tensor>& states) {
-  return states.size() == 1 ? states[0].unsqueeze_(0) : at::stack(states);
-}
-
-// Of each layer and direction, in a capsule of this name.
-using PackedLayers = std::vector<cpu::PackedLayer>;
-constexpr const char* kPackedLayers = "rnndrop_cuda.PackedLayers";
-
-bool are_of(const PackedLayers& packed, const std::vector<LayerWeights>& weights) {
-  return std::equal(packed.begin(), packed.end(), weights.begin(), weights.end(),
-                    [](const cpu::PackedLayer& layer, const LayerWeights& w) { return layer.is_of(w.W_ih, w.W_hh); });
-}
-
-// Whether a layer that takes x in two directions runs them at once.
-bool runs_at_once(const Tensor& x, int64_t H) {
-  LayerProblem layer;
-  layer.T = x.size(0);
-  layer.B = x.size(1);
-  layer.I = x.size(2);
-  layer.H = layer.P = H;
-  return cpu::runs_directions_at_once(layer, cpu::most_threads());
-}
-
-// run(0) and run(1), each on a thread, in the modes that this one is in.
-template <class Run>
-void at_once(const Run& run) {
-  cpu::check_not_forked();
-  const at::ThreadLocalState modes;
-  cpu::parallel_for(2, 1, [&](int64_t begin, int64_t end) {
-    const at::ThreadLocalStateGuard same_modes(modes);
-    for (int64_t k = begin; k < end; ++k) run(k);
+bool is_differentiated(const StackInputs& in) {
+  if (!at::GradMode::is_enabled()) return false;
+  const auto requires_grad = [](const OptionalTensor& tensor) { return tensor && tensor->requires_grad(); };
+  if (in.x.requires_grad() || (in.hx && (in.hx->h.requires_grad() || in.hx->c.requires_grad()))) return true;
+  return std::any_of(in.layers.begin(), in.layers.end(), [&](const StackLayer& layer) {
+    return layer.W_ih.requires_grad() || layer.W_hh.requires_grad() || requires_grad(layer.b_ih) ||
+           requires_grad(layer.b_hh) || requires_grad(layer.W_hr);
   });
 }
 
-// packed: null, or of these weights.
-Result run(const Given& given, const Options& of, const PackedLayers* packed) {
-  Tensor x = given.x, zeros;
-  if (!given.hx) {  // at::zeros dispatches three times
-    zeros = at::empty({x.size(1), of.hidden_size}, x.options());
-    std::fill_n(static_cast<char*>(zeros.data_ptr()), zeros.nbytes(), char(0));
-  }
-  const int64_t runs = given.weights.size(), directions = of.bidirectional ? 2 : 1;
-  std::vector<Tensor> final_h(runs), final_c(runs);
-  for (int64_t first = 0; first < runs; first += directions) {
-    std::array<Tensor, 2> outputs;
-    const auto run_direction = [&](int64_t direction) {
-      const int64_t k = first + direction;
-      const LayerWeights& w = given.weights[k];
-      const Tensor h_0 = given.hx ? given.hx->h.select(0, k) : zeros, c_0 = given.hx ? given.hx->c.select(0, k) : zeros;
-      const bool reverse = direction == 1;
-      auto [y, h_n, c_n, gates, c, h_full] =
-          packed ? (*packed)[k].forward(x, h_0, c_0, w.W_ih, w.W_hh, w.b_ih, w.b_hh, reverse)
-                 : lstm_layer_with_node(x, h_0, c_0, w.W_ih, w.W_hh, w.b_ih, w.b_hh, {}, {}, {}, {}, {}, {}, {}, {},
-                                        reverse, /*save=*/false);
-      outputs[direction] = std::move(y);
-      final_h[k] = std::move(h_n);
-      final_c[k] = std::move(c_n);
-    };
-    if (directions == 2 && runs_at_once(x, of.hidden_size)) {
-      at_once(run_direction);
-    } else {
-      for (int64_t direction = 0; direction < directions; ++direction) run_direction(direction);
+// Puts the masks that `draw(T, B)` gives into the layers. False where one is no plain tensor, or is to be
+// differentiated; throws what `draw` raises.
+bool draw_masks(PyObject* draw, StackInputs& in) {
+  const auto drawn = pybind11::reinterpret_steal<pybind11::object>(
+      PyObject_CallFunction(draw, "LL", (long long)(in.x.size(0)), (long long)(in.x.size(1))));
+  if (!drawn) throw python_error();
+  const Py_ssize_t runs = in.layers.size();
+  if (!PyList_Check(drawn.ptr()) || PyList_GET_SIZE(drawn.ptr()) != runs) return false;
+  for (Py_ssize_t k = 0; k < runs; ++k) {
+    StackLayer& layer = in.layers[k];
+    PyObject* const masks = PyList_GET_ITEM(drawn.ptr(), k);
+    OptionalTensor* const fields[]{&layer.mask_x, &layer.mask_h, &layer.mask_g, &layer.mask_w,
+                                   &layer.mask_y, &layer.mask_c, &layer.zone_c, &layer.zone_h};  // as in LayerMasks
+    if (!PyTuple_Check(masks) || PyTuple_GET_SIZE(masks) != std::ssize(fields)) return false;
+    for (Py_ssize_t f = 0; f < std::ssize(fields); ++f) {
+      PyObject* const mask = PyTuple_GET_ITEM(masks, f);
+      if (mask == Py_None) continue;
+      if (!THPVariable_CheckExact(mask)) return false;
+      *fields[f] = THPVariable_Unpack(mask);
+      if (!is_plain(**fields[f]) || (*fields[f])->requires_grad()) return false;
     }
-    x = directions == 1 ? outputs[0] : at::cat({outputs[0], outputs[1]}, -1);
   }
-  return {of.batch_first ? x.transpose(0, 1) : x, {stacked(final_h), stacked(final_c)}};
+  return true;
+}
+
+constexpr const char* kPackedLayers = "rnndrop_cuda.PackedLayers";  // of the capsule
+
+bool are_of(const PackedLayers& packed, const std::vector<StackLayer>& layers) {
+  return std::equal(packed.begin(), packed.end(), layers.begin(), layers.end(),
+                    [](const cpu::PackedLayer& layer, const StackLayer& w) { return layer.is_of(w.W_ih, w.W_hh); });
 }
 
 }  // namespace
 
 PyObject* plain_call(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
   HANDLE_TH_ERRORS
-  constexpr Py_ssize_t kArguments = 9;
+  constexpr Py_ssize_t kArguments = 11;
   TORCH_CHECK_TYPE(n == kArguments, "plain_call: expected ", kArguments, " arguments, got ", n);
-  const Options of{PyLong_AsLongLong(args[4]), PyLong_AsLongLong(args[5]), PyObject_IsTrue(args[6]) == 1,
-                   PyObject_IsTrue(args[7]) == 1};
+  const Options of{PyLong_AsLongLong(args[4]), PyLong_AsLongLong(args[5]), PyLong_AsLongLong(args[6]),
+                   PyObject_IsTrue(args[7]) == 1, PyObject_IsTrue(args[8]) == 1};
   if (PyErr_Occurred()) return nullptr;
-  const std::optional<Given> given = read(args[0], args[1], args[2], args[3], of);
-  if (!given) Py_RETURN_NONE;
-  const auto held = pybind11::reinterpret_borrow<pybind11::object>(args[8]);  // as the weights are
+  std::optional<StackInputs> in = read(args[0], args[1], args[2], args[3], of);
+  if (!in) Py_RETURN_NONE;
+  const bool differentiated = is_differentiated(*in), draws = args[9] != Py_None;
+  if (draws && !draw_masks(args[9], *in)) Py_RETURN_NONE;
+  const auto held = pybind11::reinterpret_borrow<pybind11::object>(args[10]);  // as the weights are
   const PackedLayers* packed = nullptr;
-  if (!held.is_none()) {
+  if (!held.is_none() && !differentiated && !draws) {
     packed = static_cast<const PackedLayers*>(PyCapsule_GetPointer(held.ptr(), kPackedLayers));
     if (!packed) return nullptr;
-    if (!are_of(*packed, given->weights)) packed = nullptr;
+    if (!are_of(*packed, in->layers)) packed = nullptr;
   }
-  const Result result = [&] {
+  const StackResult result = [&] {
     const pybind11::gil_scoped_release others_run;
-    const at::AutoDispatchBelowADInplaceOrView no_views;
-    return run(*given, of, packed);
+    StackResult result = run_stack(*in, differentiated, packed);
+    if (of.batch_first) result.y = result.y.transpose(0, 1);
+    return result;
   }();
   PyObject *const y = THPVariable_Wrap(result.y), *const h_n = THPVariable_Wrap(result.final.h);
   return Py_BuildValue("N(NN)", y, h_n, THPVariable_Wrap(result.final.c));

@@ -1,15 +1,17 @@
-// A call of the module where nothing but its layers has a say: in eval, without a gradient, plain tensors on the CPU.
-// All of it in C++, since Python takes twice as long as the arithmetic of a small layer's step.
+// A call of the module where nothing but its layers has a say: plain tensors on the CPU, no lengths, masks that it
+// draws itself or none. All of it but the drawing is C++, since Python takes longer over a small layer than the kernels
+// do.
 #pragma once
 
 #include <Python.h>
 
 namespace rnndrop {
 
-// plain_call(input, hx, parameters, names, input_size, hidden_size, bidirectional, batch_first, packed), for Python by
-// METH_FASTCALL: (output, (h_n, c_n)) of a stack of layers without a projection. `parameters` has W_ih, W_hh and, with
-// biases, b_ih and b_hh by the names that `names` has for each layer and direction; hx is None for zeros. `packed` is
-// None, or what pack_layers made of the module's weights, which serves as long as all of them are what they were.
+// plain_call(input, hx, parameters, names, input_size, hidden_size, proj_size, bidirectional, batch_first, draw,
+// packed), for Python by METH_FASTCALL: (output, (h_n, c_n)) of the stack of layers. `parameters` has W_ih, W_hh, with
+// biases b_ih and b_hh, and with a projection W_hr by the names that `names` has for each layer and direction; hx is
+// None for zeros. `draw(T, B)` gives a LayerMasks for each, or is None where there is no dropout. `packed` is None, or
+// what pack_layers made of the module's weights, which serves as long as all of them are what they were.
 //
 // None where the call is not a plain one, and where anything does not fit: the way by rnndrop_cuda.functional then
 // takes it, and has the words for what is wrong.

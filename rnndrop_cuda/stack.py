@@ -18,27 +18,25 @@ PLACES = [LayerMasks._fields.index(row.field) for row in MASKS.values()]
 
 
 def plain_call(layer: Any, input: Any, hx: Any) -> tuple[Tensor, State] | None:
-    """An LSTM's forward without dropout where nothing listens and nothing is differentiated; None if this is not one.
+    """An LSTM's forward on plain tensors of the CPU where nothing listens; None if this is not one.
 
-    All of it is in C++ (csrc/plain_call.h): Python takes twice as long over one step of a small layer as the kernel. It
-    keeps nothing from call to call but what pack_weights did, and what does not fit it leaves to the way of every other
-    call.
+    All but the drawing of masks is in C++ (csrc/plain_call.h): Python takes longer over a small layer than the kernels.
+    It keeps nothing from call to call but what pack_weights did, and what does not fit it leaves to the way of every
+    other call.
     """
+    draws = layer.training or layer.mc_dropout
     if (
         torch.compiler.is_compiling()
-        or layer.training
-        or layer.mc_dropout
-        or layer.cell_zoneout
-        or layer.hidden_zoneout
+        or (not draws and (layer.cell_zoneout or layer.hidden_zoneout))
         or layer.learn_initial_state
-        or layer.proj_size
         or layer.backend not in ("auto", "cpu")
         or not ops.HAS_CPU_KERNELS
     ):
         return None
     return ops.plain_call(
-        input, hx, layer._parameters, layer._all_weights, layer.input_size, layer.hidden_size, layer.bidirectional,
-        layer.batch_first, layer._packed and layer._packed.layers,
+        input, hx, layer._parameters, layer._all_weights, layer.input_size, layer.hidden_size, layer.proj_size,
+        layer.bidirectional, layer.batch_first, layer.draw_masks if draws else None,
+        layer._packed and layer._packed.layers,
     )  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from rnndrop_cuda import ops
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
@@ -27,3 +29,18 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each call of a module that came to csrc/plain_call.h whether that took it."""
+    results: list[bool] = []
+    original = ops.plain_call
+
+    def counted(*args: object) -> object:
+        result = original(*args)
+        results.append(result is not None)
+        return result
+
+    monkeypatch.setattr(ops, "plain_call", counted)
+    return results

@@ -37,6 +37,15 @@ def random_x(backend="auto", *, T=T, B=B, dtype=torch.float64):
     return torch.randn(T, B, I, dtype=dtype, device=device_of(backend))
 
 
+def call(layer, *args):
+    return layer(*args)
+
+
+def long_way(layer, *args):
+    """The same by an option that keeps it out of csrc/plain_call.h, so that it goes by rnndrop_cuda.functional."""
+    return layer(*args, return_masks=True)
+
+
 def normal(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 

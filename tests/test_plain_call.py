@@ -1,6 +1,6 @@
 """The module's call that is all C++ (csrc/plain_call.h): which calls it takes, and that they give what the others give.
 
-``long_way`` has every option that keeps a call out of it; with it a call goes by rnndrop_cuda.functional.
+test_plain_training.py has the calls that draw masks and are differentiated.
 """
 
 import copy
@@ -9,7 +9,7 @@ import threading
 
 import pytest
 import torch
-from modules import assert_bit_for_bit, flat
+from modules import assert_bit_for_bit, flat, long_way
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.overrides import TorchFunctionMode
@@ -19,25 +19,6 @@ from rnndrop_cuda import LSTM, GalLSTM, ops, pack_weights
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
 T, B, I, H = 4, 3, 5, 6
-
-
-@pytest.fixture
-def taken(monkeypatch):
-    """For each call of the module whether the C++ took it."""
-    results = []
-    original = ops.plain_call
-
-    def counted(*args):
-        result = original(*args)
-        results.append(result is not None)
-        return result
-
-    monkeypatch.setattr(ops, "plain_call", counted)
-    return results
-
-
-def long_way(layer, *args):
-    return layer(*args, return_masks=True)
 
 
 def eval_layer(**options):
@@ -154,25 +135,12 @@ def test_who_listens_sees_the_long_way(taken):
     assert len(taken) >= 8
 
 
-def test_what_is_differentiated_goes_the_long_way(taken):
-    layer, x = eval_layer(), torch.randn(T, B, I)
-    layer(x)[0].sum().backward()
-    assert layer.weight_ih_l0.grad is not None
-    layer.requires_grad_(False)
-    x.requires_grad_()
-    layer(x)[0].sum().backward()
-    assert x.grad is not None
-    assert taken == [False] * 2
-    layer(x.detach())
-    assert taken[-1]
-
-
 @pytest.mark.parametrize(
-    "options",
-    [{"cell_zoneout": 0.5}, {"hidden_zoneout": 0.5}, {"mc_dropout": True, "input_dropout": 0.5},
-     {"learn_initial_state": True}, {"proj_size": 2}, {"backend": "python"}],
+    ("options", "is_plain"),
+    [({"cell_zoneout": 0.5}, False), ({"hidden_zoneout": 0.5}, False), ({"learn_initial_state": True}, False),
+     ({"mc_dropout": True, "input_dropout": 0.5}, True), ({"proj_size": 2}, True), ({"backend": "python"}, False)],
 )  # fmt: skip
-def test_what_acts_in_eval_too_is_not_lost(taken, options):
+def test_what_acts_in_eval_too_is_not_lost(taken, options, is_plain):
     layer, x = eval_layer(**options), torch.randn(T, B, I)
     plain = LSTM(I, H, proj_size=options.get("proj_size", 0)).eval()
     plain.load_state_dict(layer.state_dict(), strict=False)
@@ -180,7 +148,7 @@ def test_what_acts_in_eval_too_is_not_lost(taken, options):
         nn.init.ones_(layer.c_0)
     with torch.no_grad():
         found, without = layer(x), long_way(plain, x)
-    assert taken == []
+    assert taken == [True] * is_plain
     assert torch.allclose(found[0], without[0], atol=1e-6) == ("backend" in options or "proj_size" in options)
 
 
@@ -194,8 +162,8 @@ def test_an_option_that_is_set_later_counts(taken):
         layer(x)
         layer.train()
         layer.input_dropout = 1.0
-        layer(x)
-    assert taken == [True] * 3  # and the copy's
+        assert_bit_for_bit(layer(x), long_way(layer, x))
+    assert taken == [True] * 4  # and the copy's
 
 
 def layer_without_noise(layer):

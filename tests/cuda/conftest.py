@@ -11,9 +11,10 @@ from tests.emulation import toolchain
 from tests.problems import CONSTANTS
 
 CSRC = toolchain.REPO / "csrc"
+NEEDS_PYTHON = ("module", "layer_node", "layer_stack", "plain_call")
 UNITS = {
     "host": [
-        *sorted(path for path in CSRC.glob("*.cpp") if path.stem not in ("module", "layer_node", "plain_call")),
+        *sorted(path for path in CSRC.glob("*.cpp") if path.stem not in NEEDS_PYTHON),
         CSRC / "cuda/backend.cpp",
         CSRC / "cuda/mask_ops.cpp",
         toolchain.REPO / "tests/cuda/emulated_backend.cpp",
