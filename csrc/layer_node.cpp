@@ -4,8 +4,10 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <array>
 
+#include "directions.h"
 #include "lstm_layer.h"
 
 namespace rnndrop {
@@ -37,72 +39,132 @@ const auto& backward_op() {
   return op;
 }
 
-// The op's tensor arguments in its order: those that have gradients, then the constants.
-enum Argument { kX, kH0, kC0, kWih, kWhh, kBih, kBhh, kWhr, kInputs, kArguments = kInputs + 7 };
-// What is saved behind them.
-enum Saved { kY = kArguments, kGatesSaved, kCSaved, kHFull, kReverse };
+// What a direction has beside x and lengths, in the op's order: inputs that have gradients, then masks, which have
+// none.
+enum Input { kH0, kC0, kWih, kWhh, kBih, kBhh, kWhr, kInputs };
+constexpr int kMasks = 6;
+// What is saved of a direction behind them.
+enum Saved { kY = kInputs + kMasks, kGatesSaved, kCSaved, kHFull, kSaved };
+
+constexpr int kResults = std::tuple_size_v<ForwardResult>;
 
 OptionalTensor optional(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
 
 bool is_mapped() { return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode); }
 
+ForwardResult call_op(const LayerDirection& direction, bool save) {
+  const LayerInputs& in = direction.in;
+  return forward_op().call(in.x, in.h_0, in.c_0, in.W_ih, in.W_hh, in.b_ih, in.b_hh, in.W_hr, in.mask_x, in.mask_h,
+                           in.mask_g, in.mask_c, in.zone_c, in.zone_h, in.lengths, direction.reverse, save);
+}
+
+std::array<ForwardResult, 2> call_ops(c10::ArrayRef<LayerDirection> directions, bool save) {
+  const at::AutoDispatchBelowAutograd below;
+  std::array<ForwardResult, 2> results;
+  const LayerInputs& first = directions[0].in;
+  for_each_direction(directions.size(), first.x, first.W_hh,
+                     [&](int64_t k) { results[k] = call_op(directions[k], save); });
+  return results;
+}
+
+// A layer in one direction or in both. Its edges: x, then the inputs of each direction that are there.
 struct LayerNode : torch::autograd::Function<LayerNode> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& h_0, const Tensor& c_0,
-                               const Tensor& W_ih, const Tensor& W_hh, const OptionalTensor& b_ih,
-                               const OptionalTensor& b_hh, const OptionalTensor& W_hr, const OptionalTensor& mask_x,
-                               const OptionalTensor& mask_h, const OptionalTensor& mask_g, const OptionalTensor& mask_c,
-                               const OptionalTensor& zone_c, const OptionalTensor& zone_h,
-                               const OptionalTensor& lengths, bool reverse) {
-    const at::AutoDispatchBelowAutograd below;
-    auto [y, h_n, c_n, gates, c, h_full] = forward_op().call(x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h,
-                                                             mask_g, mask_c, zone_c, zone_h, lengths, reverse, true);
-    variable_list saved{x, h_0, c_0, W_ih, W_hh};
-    saved.reserve(kReverse);
-    for (const OptionalTensor* tensor :
-         {&b_ih, &b_hh, &W_hr, &mask_x, &mask_h, &mask_g, &mask_c, &zone_c, &zone_h, &lengths}) {
-      saved.push_back(tensor->value_or(Tensor()));
+  static variable_list forward(AutogradContext* ctx, at::TensorList /*edges*/,
+                               const c10::ArrayRef<LayerDirection>& directions) {
+    variable_list saved{directions[0].in.x, directions[0].in.lengths.value_or(Tensor())}, outputs, constants;
+    saved.reserve(saved.size() + directions.size() * kSaved);
+    outputs.reserve(directions.size() * kResults);
+    const std::array<ForwardResult, 2> results = call_ops(directions, /*save=*/true);
+    for (size_t k = 0; k < directions.size(); ++k) {
+      const LayerInputs& in = directions[k].in;
+      const auto& [y, h_n, c_n, gates, c, h_full] = results[k];
+      saved.insert(saved.end(), {in.h_0, in.c_0, in.W_ih, in.W_hh});
+      for (const OptionalTensor* tensor :
+           {&in.b_ih, &in.b_hh, &in.W_hr, &in.mask_x, &in.mask_h, &in.mask_g, &in.mask_c, &in.zone_c, &in.zone_h}) {
+        saved.push_back(tensor->value_or(Tensor()));
+      }
+      saved.insert(saved.end(), {y, gates, c, h_full});
+      outputs.insert(outputs.end(), {y, h_n, c_n, gates, c, h_full});
+      constants.insert(constants.end(), {gates, c, h_full});
+      ctx->saved_data[of_direction(k)] = directions[k].reverse;
     }
-    saved.insert(saved.end(), {y, gates, c, h_full});
     ctx->save_for_backward(std::move(saved));
-    ctx->saved_data["reverse"] = reverse;
-    ctx->mark_non_differentiable({gates, c, h_full});
+    ctx->mark_non_differentiable(constants);
     ctx->set_materialize_grads(false);
-    return {y, h_n, c_n, gates, c, h_full};
+    return outputs;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& upstream) {
     // Read once, since a checkpoint that recomputes saved tensors hands them out only once.
     const variable_list saved = ctx->get_saved_variables();
-    variable_list gradients(kArguments + 1);  // and one for `reverse`
-    const OptionalTensor dy = optional(upstream[0]), dh_n = optional(upstream[1]), dc_n = optional(upstream[2]);
-    if (!dy && !dh_n && !dc_n) return gradients;
-    for (const OptionalTensor* gradient : {&dy, &dh_n, &dc_n}) {
-      TORCH_CHECK_NOT_IMPLEMENTED(!*gradient || !(*gradient)->_fw_grad(/*level=*/0).defined(),
-                                  "forward-mode derivatives, here of a backward, run with backend='python' only");
+    const Tensor &x = saved[0], &lengths = saved[1];
+    const size_t n = upstream.size() / kResults;
+    const bool need_dx = ctx->needs_input_grad(0);
+    struct Direction {
+      const Tensor* saved;
+      OptionalTensor dy, dh_n, dc_n;
+      size_t first_edge;
+      std::array<bool, kInputs> needs;
+      std::array<Tensor, kInputs> gradients;
+      Tensor dx;
+    };
+    std::array<Direction, 2> directions;
+    size_t edge = 1;
+    for (size_t k = 0; k < n; ++k) {
+      Direction& of = directions[k];
+      of.saved = saved.data() + 2 + k * kSaved;
+      of.dy = optional(upstream[k * kResults]);
+      of.dh_n = optional(upstream[k * kResults + 1]);
+      of.dc_n = optional(upstream[k * kResults + 2]);
+      for (const OptionalTensor* gradient : {&of.dy, &of.dh_n, &of.dc_n}) {
+        TORCH_CHECK_NOT_IMPLEMENTED(!*gradient || !(*gradient)->_fw_grad(/*level=*/0).defined(),
+                                    "forward-mode derivatives, here of a backward, run with backend='python' only");
+      }
+      of.first_edge = edge;
+      for (int i = 0; i < kInputs; ++i) of.needs[i] = of.saved[i].defined() && ctx->needs_input_grad(edge++);
     }
-    std::array<bool, kInputs> needs{};
-    size_t edge = 0;  // of the arguments that are there
-    for (int k = 0; k < kInputs; ++k) needs[k] = saved[k].defined() && ctx->needs_input_grad(edge++);
-    bool need_dW = false;
-    for (int k = kWih; k < kInputs; ++k) need_dW |= needs[k];
 
+    const auto run = [&](int64_t k) {
+      Direction& of = directions[k];
+      if (!of.dy && !of.dh_n && !of.dc_n) return;
+      const bool need_dW = std::any_of(of.needs.begin() + kWih, of.needs.end(), [](bool need) { return need; });
+      const auto maybe = [&](int i) { return optional(of.saved[i]); };
+      Tensor db;
+      std::tie(of.dx, of.gradients[kH0], of.gradients[kC0], of.gradients[kWih], of.gradients[kWhh], db,
+               of.gradients[kWhr]) =
+          backward_op().call(x, of.saved[kH0], of.saved[kC0], of.saved[kWih], of.saved[kWhh], maybe(kBih), maybe(kBhh),
+                             maybe(kWhr), maybe(kInputs), maybe(kInputs + 1), maybe(kInputs + 2), maybe(kInputs + 3),
+                             maybe(kInputs + 4), maybe(kInputs + 5), optional(lengths),
+                             ctx->saved_data[of_direction(k)].toBool(), of.saved[kY], of.saved[kGatesSaved],
+                             of.saved[kCSaved], of.saved[kHFull], of.dy, of.dh_n, of.dc_n, need_dx, need_dW);
+      of.gradients[kBih] = db;
+      // Not db twice: what scales or clips gradients in place would do so twice.
+      of.gradients[kBhh] = of.needs[kBih] && of.needs[kBhh] ? db.clone() : db;
+    };
     // Where the gradients are to be differentiated again, or mapped, the op knows how; that takes a detour by Python.
     std::optional<at::AutoDispatchBelowAutograd> below;
-    if (!at::GradMode::is_enabled() && !is_mapped()) below.emplace();
-    auto [dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr] = backward_op().call(
-        saved[kX], saved[kH0], saved[kC0], saved[kWih], saved[kWhh], optional(saved[kBih]), optional(saved[kBhh]),
-        optional(saved[kWhr]), optional(saved[kInputs]), optional(saved[kInputs + 1]), optional(saved[kInputs + 2]),
-        optional(saved[kInputs + 3]), optional(saved[kInputs + 4]), optional(saved[kInputs + 5]),
-        optional(saved[kInputs + 6]), ctx->saved_data["reverse"].toBool(), saved[kY], saved[kGatesSaved],
-        saved[kCSaved], saved[kHFull], dy, dh_n, dc_n, needs[kX], need_dW);
-    // Not db twice: what scales or clips gradients in place would do so twice.
-    const Tensor db_hh = needs[kBih] && needs[kBhh] ? db.clone() : db;
-    const std::array<Tensor, kInputs> of_inputs{dx, dh_0, dc_0, dW_ih, dW_hh, db, db_hh, dW_hr};
-    for (int k = 0; k < kInputs; ++k) {
-      if (needs[k]) gradients[k] = of_inputs[k];
+    if (at::GradMode::is_enabled() || is_mapped()) {
+      for (size_t k = 0; k < n; ++k) run(k);
+    } else {
+      below.emplace();
+      for_each_direction(n, x, directions[0].saved[kWhh], run);
+    }
+
+    variable_list gradients(edge + 1);  // and one for `directions`
+    for (size_t k = 0; k < n; ++k) {
+      Direction& of = directions[k];
+      if (need_dx && of.dx.defined()) gradients[0] = gradients[0].defined() ? gradients[0] + of.dx : of.dx;
+      for (int i = 0, of_edge = of.first_edge; i < kInputs; ++i) {
+        if (!of.saved[i].defined()) continue;
+        if (of.needs[i]) gradients[of_edge] = of.gradients[i];
+        ++of_edge;
+      }
     }
     return gradients;
   }
+
+ private:
+  static const char* of_direction(size_t k) { return k == 0 ? "reverse" : "second reverse"; }
 };
 
 }  // namespace
@@ -118,16 +180,25 @@ bool may_be_differentiated(const LayerInputs& in) {
   return false;
 }
 
-ForwardResult lstm_layer_with_node(const LayerInputs& in, bool reverse, bool save) {
-  if (save && may_be_differentiated(in)) {
-    const variable_list out =
-        LayerNode::apply(in.x, in.h_0, in.c_0, in.W_ih, in.W_hh, in.b_ih, in.b_hh, in.W_hr, in.mask_x, in.mask_h,
-                         in.mask_g, in.mask_c, in.zone_c, in.zone_h, in.lengths, reverse);
-    return {out[0], out[1], out[2], out[3], out[4], out[5]};
+std::array<ForwardResult, 2> lstm_layer_with_node(c10::ArrayRef<LayerDirection> directions, bool save) {
+  const auto differentiated = [](const LayerDirection& direction) { return may_be_differentiated(direction.in); };
+  if (!save || !std::any_of(directions.begin(), directions.end(), differentiated)) return call_ops(directions, save);
+  variable_list edges{directions[0].in.x};
+  edges.reserve(1 + directions.size() * kInputs);
+  for (const LayerDirection& direction : directions) {
+    const LayerInputs& in = direction.in;
+    edges.insert(edges.end(), {in.h_0, in.c_0, in.W_ih, in.W_hh});
+    for (const OptionalTensor* tensor : {&in.b_ih, &in.b_hh, &in.W_hr}) {
+      if (*tensor) edges.push_back(**tensor);
+    }
   }
-  const at::AutoDispatchBelowAutograd below;
-  return forward_op().call(in.x, in.h_0, in.c_0, in.W_ih, in.W_hh, in.b_ih, in.b_hh, in.W_hr, in.mask_x, in.mask_h,
-                           in.mask_g, in.mask_c, in.zone_c, in.zone_h, in.lengths, reverse, save);
+  const variable_list out = LayerNode::apply(at::TensorList(edges), directions);
+  std::array<ForwardResult, 2> results;
+  for (size_t k = 0; k < directions.size(); ++k) {
+    const Tensor* of = out.data() + k * kResults;
+    results[k] = {of[0], of[1], of[2], of[3], of[4], of[5]};
+  }
+  return results;
 }
 
 }  // namespace rnndrop

@@ -3,14 +3,22 @@
 // for whom not: torch.func, torch.compile, traces, subclasses.
 #pragma once
 
+#include <array>
+
 #include "layer_call.h"
 
 namespace rnndrop {
 
+struct LayerDirection {
+  LayerInputs in;
+  bool reverse;
+};
+
 // Whether a gradient may be asked for.
 bool may_be_differentiated(const LayerInputs& in);
 
-// rnndrop::lstm_layer of its arguments; with `save` a node too, if a gradient may be asked for.
-ForwardResult lstm_layer_with_node(const LayerInputs& in, bool reverse, bool save);
+// rnndrop::lstm_layer of a layer in one direction or in both, which have x and lengths in common; with `save` a node
+// too, if a gradient may be asked for. The second result is empty where there is no second direction.
+std::array<ForwardResult, 2> lstm_layer_with_node(c10::ArrayRef<LayerDirection> directions, bool save);
 
 }  // namespace rnndrop

@@ -1,17 +1,15 @@
 #include "layer_stack.h"
 
-#include <ATen/ThreadLocalState.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
+#include <c10/util/SmallVector.h>
 
 #include <algorithm>
 #include <array>
 
-#include "cpu/from_torch.h"
-#include "cpu/layer_schedule.h"
-#include "cpu/threads.h"
+#include "directions.h"
 #include "layer_node.h"
 
 namespace rnndrop {
@@ -42,35 +40,33 @@ Tensor stacked(const std::vector<Tensor>& states) {
   return states.size() == 1 ? states[0].unsqueeze_(0) : at::stack(states);
 }
 
-// Whether a layer that takes x in two directions runs them at once.
-bool runs_at_once(const Tensor& x, const StackLayer& of) {
-  LayerProblem layer;
-  layer.T = x.size(0);
-  layer.B = x.size(1);
-  layer.I = x.size(2);
-  layer.H = of.W_hh.size(0) / kGates;
-  layer.P = of.W_hh.size(1);
-  return cpu::runs_directions_at_once(layer, cpu::most_threads());
-}
-
-// run(0) and run(1), each on a thread, in the modes that this one is in.
-template <class Run>
-void at_once(const Run& run) {
-  cpu::check_not_forked();
-  const at::ThreadLocalState modes;
-  cpu::parallel_for(2, 1, [&](int64_t begin, int64_t end) {
-    const at::ThreadLocalStateGuard same_modes(modes);
-    for (int64_t k = begin; k < end; ++k) run(k);
-  });
-}
-
-ForwardResult run_layer(const StackLayer& layer, const Tensor& x, const Tensor& h_0, const Tensor& c_0, bool reverse) {
-  const Tensor W_hh = layer.mask_w ? *layer.mask_w * layer.W_hh : layer.W_hh;
+// One layer in all its directions, each with the states of the same place.
+std::array<ForwardResult, 2> run_layer(const StackLayer* layers, const Tensor& x, const Tensor* h_0, const Tensor* c_0,
+                                       int64_t n_directions) {
   const OptionalTensor no_lengths;
-  const LayerInputs in{x,          h_0,          c_0,          layer.W_ih,   W_hh,         layer.b_ih,   layer.b_hh,
-                       layer.W_hr, layer.mask_x, layer.mask_h, layer.mask_g, layer.mask_c, layer.zone_c, layer.zone_h,
-                       no_lengths};
-  return lstm_layer_with_node(in, reverse, may_be_differentiated(in));
+  std::array<Tensor, 2> W_hh;
+  c10::SmallVector<LayerDirection, 2> directions;
+  bool save = false;
+  for (int64_t k = 0; k < n_directions; ++k) {
+    const StackLayer& of = layers[k];
+    W_hh[k] = of.mask_w ? *of.mask_w * of.W_hh : of.W_hh;
+    directions.push_back({{x, h_0[k], c_0[k], of.W_ih, W_hh[k], of.b_ih, of.b_hh, of.W_hr, of.mask_x, of.mask_h,
+                           of.mask_g, of.mask_c, of.zone_c, of.zone_h, no_lengths},
+                          /*reverse=*/k == 1});
+    save |= may_be_differentiated(directions[k].in);
+  }
+  return lstm_layer_with_node(directions, save);
+}
+
+// The same with weights that were packed before.
+std::array<ForwardResult, 2> run_packed(const StackLayer* layers, const cpu::PackedLayer* packed, const Tensor& x,
+                                        const Tensor* h_0, const Tensor* c_0, int64_t n_directions) {
+  std::array<ForwardResult, 2> results;
+  for_each_direction(n_directions, x, layers[0].W_hh, [&](int64_t k) {
+    const StackLayer& of = layers[k];
+    results[k] = packed[k].forward(x, h_0[k], c_0[k], of.W_ih, of.W_hh, of.b_ih, of.b_hh, /*reverse=*/k == 1);
+  });
+  return results;
 }
 
 }  // namespace
@@ -83,22 +79,16 @@ StackResult run_stack(const StackInputs& in, bool differentiated, const PackedLa
   const int64_t runs = in.layers.size(), directions = in.directions;
   std::vector<Tensor> final_h(runs), final_c(runs);
   for (int64_t first = 0; first < runs; first += directions) {
+    const StackLayer* layers = in.layers.data() + first;
+    const Tensor *h_0 = initial.h.data() + first, *c_0 = initial.c.data() + first;
+    auto results = packed ? run_packed(layers, packed->data() + first, x, h_0, c_0, directions)
+                          : run_layer(layers, x, h_0, c_0, directions);
     std::array<Tensor, 2> outputs;
-    const auto run_direction = [&](int64_t direction) {
-      const int64_t k = first + direction;
-      const StackLayer& layer = in.layers[k];
-      const bool reverse = direction == 1;
-      auto [y, h_n, c_n, gates, c, h_full] = packed ? (*packed)[k].forward(x, initial.h[k], initial.c[k], layer.W_ih,
-                                                                           layer.W_hh, layer.b_ih, layer.b_hh, reverse)
-                                                    : run_layer(layer, x, initial.h[k], initial.c[k], reverse);
-      outputs[direction] = layer.mask_y ? *layer.mask_y * y : y;
-      final_h[k] = std::move(h_n);
-      final_c[k] = std::move(c_n);
-    };
-    if (directions == 2 && !differentiated && runs_at_once(x, in.layers[first])) {
-      at_once(run_direction);
-    } else {
-      for (int64_t direction = 0; direction < directions; ++direction) run_direction(direction);
+    for (int64_t k = 0; k < directions; ++k) {
+      auto& [y, h_n, c_n, gates, c, h_full] = results[k];
+      outputs[k] = layers[k].mask_y ? *layers[k].mask_y * y : y;
+      final_h[first + k] = std::move(h_n);
+      final_c[first + k] = std::move(c_n);
     }
     x = directions == 1 ? outputs[0] : at::cat({outputs[0], outputs[1]}, -1);
   }

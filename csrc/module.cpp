@@ -50,9 +50,9 @@ PyObject* lstm_layer(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) 
   const bool reverse = args[15] == Py_True, save = args[16] == Py_True;
   const rnndrop::ForwardResult outputs = [&] {
     const pybind11::gil_scoped_release others_run;
-    const rnndrop::LayerInputs in{x,      h_0,    c_0,    W_ih,   W_hh,   b_ih,   b_hh,   W_hr,
-                                  mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths};
-    return rnndrop::lstm_layer_with_node(in, reverse, save);
+    const rnndrop::LayerDirection direction{
+        {x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths}, reverse};
+    return rnndrop::lstm_layer_with_node(direction, save)[0];
   }();
   PyObject* const tuple = PyTuple_New(std::tuple_size_v<rnndrop::ForwardResult>);
   Py_ssize_t k = 0;

@@ -1,0 +1,38 @@
+// The two directions of a layer, which nothing of one needs the other for: one after the other, or each on a thread.
+#pragma once
+
+#include <ATen/ThreadLocalState.h>
+
+#include "cpu/layer_schedule.h"
+#include "cpu/threads.h"
+#include "layer_inputs.h"
+
+namespace rnndrop {
+
+// Whether a layer runs its two directions at once. The tensors are checked, W_hh is of either.
+inline bool runs_directions_at_once(const at::Tensor& x, const at::Tensor& W_hh) {
+  LayerProblem layer;
+  layer.T = x.size(0);
+  layer.B = x.size(1);
+  layer.I = x.size(2);
+  layer.H = W_hh.size(0) / kGates;
+  layer.P = W_hh.size(1);
+  return x.is_cpu() && cpu::runs_directions_at_once(layer, cpu::most_threads());
+}
+
+// run(k) for each of n directions of a layer.
+template <class Run>
+void for_each_direction(int64_t n, const at::Tensor& x, const at::Tensor& W_hh, const Run& run) {
+  if (n < 2 || !runs_directions_at_once(x, W_hh)) {
+    for (int64_t k = 0; k < n; ++k) run(k);
+    return;
+  }
+  cpu::check_not_forked();
+  const at::ThreadLocalState modes;
+  cpu::parallel_for(n, 1, [&](int64_t begin, int64_t end) {
+    const at::ThreadLocalStateGuard same_modes(modes);
+    for (int64_t k = begin; k < end; ++k) run(k);
+  });
+}
+
+}  // namespace rnndrop
