@@ -102,6 +102,7 @@ struct LayerNode : torch::autograd::Function<LayerNode> {
     const bool need_dx = ctx->needs_input_grad(0);
     struct Direction {
       const Tensor* saved;
+      bool reverse;
       OptionalTensor dy, dh_n, dc_n;
       size_t first_edge;
       std::array<bool, kInputs> needs;
@@ -113,6 +114,7 @@ struct LayerNode : torch::autograd::Function<LayerNode> {
     for (size_t k = 0; k < n; ++k) {
       Direction& of = directions[k];
       of.saved = saved.data() + 2 + k * kSaved;
+      of.reverse = ctx->saved_data[of_direction(k)].toBool();
       of.dy = optional(upstream[k * kResults]);
       of.dh_n = optional(upstream[k * kResults + 1]);
       of.dc_n = optional(upstream[k * kResults + 2]);
@@ -134,9 +136,9 @@ struct LayerNode : torch::autograd::Function<LayerNode> {
                of.gradients[kWhr]) =
           backward_op().call(x, of.saved[kH0], of.saved[kC0], of.saved[kWih], of.saved[kWhh], maybe(kBih), maybe(kBhh),
                              maybe(kWhr), maybe(kInputs), maybe(kInputs + 1), maybe(kInputs + 2), maybe(kInputs + 3),
-                             maybe(kInputs + 4), maybe(kInputs + 5), optional(lengths),
-                             ctx->saved_data[of_direction(k)].toBool(), of.saved[kY], of.saved[kGatesSaved],
-                             of.saved[kCSaved], of.saved[kHFull], of.dy, of.dh_n, of.dc_n, need_dx, need_dW);
+                             maybe(kInputs + 4), maybe(kInputs + 5), optional(lengths), of.reverse, of.saved[kY],
+                             of.saved[kGatesSaved], of.saved[kCSaved], of.saved[kHFull], of.dy, of.dh_n, of.dc_n,
+                             need_dx, need_dW);
       of.gradients[kBih] = db;
       // Not db twice: what scales or clips gradients in place would do so twice.
       of.gradients[kBhh] = of.needs[kBih] && of.needs[kBhh] ? db.clone() : db;
@@ -153,7 +155,10 @@ struct LayerNode : torch::autograd::Function<LayerNode> {
     variable_list gradients(edge + 1);  // and one for `directions`
     for (size_t k = 0; k < n; ++k) {
       Direction& of = directions[k];
-      if (need_dx && of.dx.defined()) gradients[0] = gradients[0].defined() ? gradients[0] + of.dx : of.dx;
+      if (need_dx && of.dx.defined()) {
+        Tensor& dx = gradients[0];
+        dx = !dx.defined() ? of.dx : below ? dx.add_(of.dx) : dx + of.dx;
+      }
       for (int i = 0, of_edge = of.first_edge; i < kInputs; ++i) {
         if (!of.saved[i].defined()) continue;
         if (of.needs[i]) gradients[of_edge] = of.gradients[i];

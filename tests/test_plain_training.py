@@ -3,6 +3,7 @@
 import pytest
 import torch
 from modules import assert_bit_for_bit, call, long_way, loss_of, training_step
+from problems import relative_error
 from torch import nn
 
 from rnndrop_cuda import LSTM, ops
@@ -39,6 +40,41 @@ def test_training_gives_the_bits_of_the_long_way(taken, dtype, with_hx, options)
             of_hx.append(torch.autograd.grad(loss_of(run(layer, x, hx)), hx))
         assert all(map(torch.equal, *of_hx))
     assert taken == [True] * (2 if hx else 1)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("B", [1, 5, 40])
+@pytest.mark.parametrize("options", [{}, {"input_dropout": 0.4, "weight_dropout": 0.4, "proj_size": 30}])
+def test_two_directions_run_on_a_thread_each(taken, dtype, B, options):
+    layer = LSTM(33, 70, 2, bidirectional=True, dtype=dtype, **options)
+    x = torch.randn(40, B, 33, dtype=dtype)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        found = training_step(layer, x, run=lambda x: layer(x))
+    for op in ("rnndrop::lstm_layer", "rnndrop::lstm_layer_backward"):
+        assert len({event.thread for event in profile.events() if event.key == op}) == 2
+    for _ in range(3):
+        assert all(map(torch.equal, training_step(layer, x), found))
+    expected = training_step(layer, x, run=lambda x: long_way(layer, x))
+    bound = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 3e-3}[dtype]
+    for ours, wanted in zip(found, expected, strict=True):
+        assert relative_error(ours.double(), wanted.double()) < bound
+    assert taken == [True] * 4
+
+
+def test_one_direction_alone_is_differentiated(taken):
+    layer, x = LSTM(I, H, bidirectional=True), torch.randn(T, B, I)
+    for weight in (layer.weight_hh_l0, layer.weight_hh_l0_reverse):
+        layer.requires_grad_(False)
+        weight.requires_grad_()
+        found, expected = (torch.autograd.grad(loss_of(run(layer, x)), weight)[0] for run in (call, long_way))
+        assert torch.equal(found, expected)
+    layer.requires_grad_()
+    y = layer(x)[0]
+    y[..., :H].sum().backward()
+    assert layer.weight_hh_l0.grad.any()
+    assert not layer.weight_hh_l0_reverse.grad.any()
+    assert taken == [True] * 3
 
 
 def test_the_bias_the_input_or_the_state_alone_is_differentiated(taken):
