@@ -34,30 +34,73 @@ rnndrop::Dtype dtype_named(const std::string& name) {
   throw std::invalid_argument("dtype: expected float64, float32, bfloat16 or float16, got " + name);
 }
 
-// lstm_layer_with_node for Python. By hand: a short sequence takes as long as torch.ops takes to read its arguments.
-PyObject* lstm_layer(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
-  HANDLE_TH_ERRORS
-  using rnndrop::tensor_of, rnndrop::optional_of;
-  constexpr Py_ssize_t kArguments = 17;
-  TORCH_CHECK_TYPE(n == kArguments, "lstm_layer: expected ", kArguments, " arguments, got ", n);
-  const at::Tensor &x = tensor_of(args[0]), &h_0 = tensor_of(args[1]), &c_0 = tensor_of(args[2]);
-  const at::Tensor &W_ih = tensor_of(args[3]), &W_hh = tensor_of(args[4]);
-  const rnndrop::OptionalTensor b_ih = optional_of(args[5]), b_hh = optional_of(args[6]), W_hr = optional_of(args[7]);
-  const rnndrop::OptionalTensor mask_x = optional_of(args[8]), mask_h = optional_of(args[9]);
-  const rnndrop::OptionalTensor mask_g = optional_of(args[10]), mask_c = optional_of(args[11]);
-  const rnndrop::OptionalTensor zone_c = optional_of(args[12]), zone_h = optional_of(args[13]);
-  const rnndrop::OptionalTensor lengths = optional_of(args[14]);
-  const bool reverse = args[15] == Py_True, save = args[16] == Py_True;
-  const rnndrop::ForwardResult outputs = [&] {
-    const pybind11::gil_scoped_release others_run;
-    const rnndrop::LayerDirection direction{
-        {x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths}, reverse};
-    return rnndrop::lstm_layer_with_node(direction, save)[0];
-  }();
+// The op's tensors as Python hands them over. By hand: a short sequence takes as long as torch.ops takes to read them.
+struct GivenTensors {
+  static constexpr Py_ssize_t kTensors = 15;
+  explicit GivenTensors(PyObject* const* args)
+      : x(rnndrop::tensor_of(args[0])),
+        h_0(rnndrop::tensor_of(args[1])),
+        c_0(rnndrop::tensor_of(args[2])),
+        W_ih(rnndrop::tensor_of(args[3])),
+        W_hh(rnndrop::tensor_of(args[4])),
+        b_ih(rnndrop::optional_of(args[5])),
+        b_hh(rnndrop::optional_of(args[6])),
+        W_hr(rnndrop::optional_of(args[7])),
+        mask_x(rnndrop::optional_of(args[8])),
+        mask_h(rnndrop::optional_of(args[9])),
+        mask_g(rnndrop::optional_of(args[10])),
+        mask_c(rnndrop::optional_of(args[11])),
+        zone_c(rnndrop::optional_of(args[12])),
+        zone_h(rnndrop::optional_of(args[13])),
+        lengths(rnndrop::optional_of(args[14])) {}
+
+  rnndrop::LayerDirection in_direction(bool reverse) const {
+    return {{x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths},
+            reverse};
+  }
+
+  const at::Tensor &x, &h_0, &c_0, &W_ih, &W_hh;
+  rnndrop::OptionalTensor b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths;
+};
+
+PyObject* tuple_of(const rnndrop::ForwardResult& outputs) {
   PyObject* const tuple = PyTuple_New(std::tuple_size_v<rnndrop::ForwardResult>);
   Py_ssize_t k = 0;
   std::apply([&](const auto&... output) { (PyTuple_SET_ITEM(tuple, k++, THPVariable_Wrap(output)), ...); }, outputs);
   return tuple;
+}
+
+// lstm_layer(*tensors, reverse, save): lstm_layer_with_node in one direction.
+PyObject* lstm_layer(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
+  HANDLE_TH_ERRORS
+  constexpr Py_ssize_t kArguments = GivenTensors::kTensors + 2;
+  TORCH_CHECK_TYPE(n == kArguments, "lstm_layer: expected ", kArguments, " arguments, got ", n);
+  const GivenTensors given(args);
+  const bool reverse = args[kArguments - 2] == Py_True, save = args[kArguments - 1] == Py_True;
+  return tuple_of([&] {
+    const pybind11::gil_scoped_release others_run;
+    return rnndrop::lstm_layer_with_node(given.in_direction(reverse), save)[0];
+  }());
+  END_HANDLE_TH_ERRORS
+}
+
+// lstm_layer_both_ways(tensors, tensors of the second direction, save).
+PyObject* lstm_layer_both_ways(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(n == 3, "lstm_layer_both_ways: expected 3 arguments, got ", n);
+  const auto given = [&](PyObject* tensors) {
+    TORCH_CHECK_TYPE(PyTuple_Check(tensors) && PyTuple_GET_SIZE(tensors) == GivenTensors::kTensors,
+                     "lstm_layer_both_ways: expected a tuple of ", GivenTensors::kTensors, " tensors");
+    return GivenTensors(&PyTuple_GET_ITEM(tensors, 0));
+  };
+  const GivenTensors forwards = given(args[0]), backwards = given(args[1]);
+  const bool save = args[2] == Py_True;
+  const auto outputs = [&] {
+    const pybind11::gil_scoped_release others_run;
+    return rnndrop::lstm_layer_with_node({forwards.in_direction(false), backwards.in_direction(true)}, save);
+  }();
+  PyObject* const first = tuple_of(outputs[0]);
+  return Py_BuildValue("NN", first, tuple_of(outputs[1]));
   END_HANDLE_TH_ERRORS
 }
 
@@ -88,6 +131,10 @@ PYBIND11_MODULE(_C, m) {
   static PyMethodDef layer{"lstm_layer", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lstm_layer)),
                            METH_FASTCALL, "rnndrop::lstm_layer for eager calls, its derivative a node in C++."};
   m.attr("lstm_layer") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&layer, nullptr));
+  static PyMethodDef both_ways{"lstm_layer_both_ways",
+                               reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lstm_layer_both_ways)),
+                               METH_FASTCALL, "The same in both directions, which may run at once."};
+  m.attr("lstm_layer_both_ways") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&both_ways, nullptr));
   static PyMethodDef plain{"plain_call", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(rnndrop::plain_call)),
                            METH_FASTCALL, "A plain call of the module, all of it in C++; None for any other."};
   m.attr("plain_call") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&plain, nullptr));

@@ -1,6 +1,11 @@
+from collections.abc import Callable
+
 from torch import Tensor
 
 def lstm_layer(*args: Tensor | bool | None) -> tuple[Tensor, ...]: ...
+def lstm_layer_both_ways(
+    forwards: tuple[Tensor | None, ...], backwards: tuple[Tensor | None, ...], save: bool, /
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]: ...
 def plain_call(
     input: object,
     hx: object,
@@ -8,8 +13,10 @@ def plain_call(
     names: list[list[str]],
     input_size: int,
     hidden_size: int,
+    proj_size: int,
     bidirectional: bool,
     batch_first: bool,
+    draw: Callable[[int, int], object] | None,
     packed: object,
     /,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None: ...

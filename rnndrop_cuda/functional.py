@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
 
 from rnndrop_cuda import ops, reference
 from rnndrop_cuda.checks import check_tensors
@@ -179,7 +181,7 @@ Run = Callable[[Tensors, Tensors, bool, bool], tuple[Tensor, Tensor, Tensor, Cal
 
 def run_layer(tensors: tuple[Any, ...], reverse: bool, backend: str, return_states: bool) -> tuple[Any, ...]:
     """:func:`lstm_layer` of its tensors in the order of INPUTS and CONSTANTS; h_n and c_n are no views."""
-    if not return_states and _op_checks_all(tensors, backend):
+    if not return_states and tensors[-1] is None and _op_checks_all(tensors, backend):
         # One check is enough, and Python's takes as long as a short sequence; but it has more words than the op's.
         try:
             save = torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
@@ -199,15 +201,37 @@ def run_layer(tensors: tuple[Any, ...], reverse: bool, backend: str, return_stat
     return (y, h_n, c_n, states()) if return_states else (y, h_n, c_n)
 
 
-def _op_checks_all(tensors: tuple[Any, ...], backend: str) -> bool:
-    """Whether this call runs the op, and the op sees to all that check_tensors does.
+def run_both_ways(
+    forwards: tuple[Any, ...], backwards: tuple[Any, ...], backend: str, return_states: bool
+) -> list[tuple[Any, ...]]:
+    """:func:`run_layer` of both directions of a layer, which the CPU may run at once. They share x and lengths."""
+    both = forwards, backwards
+    at_once = (
+        not torch.compiler.is_compiling()
+        and not torch._C._get_tracing_state()
+        and not return_states
+        and forwards[0].is_cpu
+        and forward_ad._current_level < 0
+        and all(_op_checks_all(tensors, backend) and not has_torch_function(tensors) for tensors in both)
+    )
+    if not at_once:
+        return [
+            run_layer(forwards, False, backend, return_states), run_layer(backwards, True, backend, return_states)
+        ]  # fmt: skip
+    for tensors in both:
+        check_tensors(dict(zip(NAMES, tensors, strict=True)))
+    save = torch.is_grad_enabled() and torch._C._any_requires_grad(*forwards, *backwards)
+    return [results[:3] for results in ops.lstm_layer_both_ways(forwards, backwards, save)]
 
-    It does not read lengths, and sees no shapes where torch traces, maps, or has a say in what an op does.
+
+def _op_checks_all(tensors: tuple[Any, ...], backend: str) -> bool:
+    """Whether this call runs the op, and the op sees to all that check_tensors does but the values of lengths.
+
+    It sees no shapes where torch traces, maps, or has a say in what an op does.
     """
-    x, lengths = tensors[0], tensors[-1]
+    x = tensors[0]
     return (
         type(x) is Tensor
-        and lengths is None
         and backend in ("auto", x.device.type)
         and ops.have_kernels(x.device.type, x.dtype)
         and not torch.compiler.is_compiling()

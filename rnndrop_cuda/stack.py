@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_cuda import checks, ops, streams
-from rnndrop_cuda.functional import LayerStates, run_layer
+from rnndrop_cuda.functional import LayerStates, run_both_ways, run_layer
 from rnndrop_cuda.noises import MASKS, LayerMasks
 
 State = tuple[Tensor, Tensor]
@@ -52,7 +52,7 @@ def run_stack(
     """
     dtype = _autocast_dtype(x, projected, packed)
 
-    def run(k: int, x: Tensor) -> tuple[Any, ...]:
+    def given(k: int, x: Tensor) -> tuple[Any, ...]:
         tensors = (x, hx[0][k], hx[1][k], *all_weights[k])
         m = masks[k]
         if m.w is not None or m.y is not None:
@@ -65,11 +65,10 @@ def run_stack(
         b_ih, b_hh = others or (None, None)
         if m.w is not None:
             W_hh = m.w * W_hh
-        inside = [m[place] for place in PLACES]
-        y, *others = run_layer(
-            (x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, *inside, lengths), k % directions == 1, backend, return_states
-        )
-        return y if m.y is None else m.y * y, *others
+        return x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, *(m[place] for place in PLACES), lengths
+
+    def run(k: int, x: Tensor) -> tuple[Any, ...]:
+        return run_layer(given(k, x), k % directions == 1, backend, return_states)
 
     final_h: list[Tensor] = []
     final_c: list[Tensor] = []
@@ -80,15 +79,19 @@ def run_stack(
             used = [x, hx[0][second], hx[1][second], lengths, *masks[second], *all_weights[second]]
             runs = functools.partial(run, first, x), functools.partial(run, second, x)
             results = streams.at_once(*runs, x.device, used)
+        elif directions == 2:
+            results = run_both_ways(given(first, x), given(first + 1, x), backend, return_states)
         else:
-            results = [run(k, x) for k in range(first, first + directions)]
-        for k, (_, h_n, c_n, *of_layer) in enumerate(results, first):
+            results = [run(first, x)]
+        outputs = []
+        for k, (y, h_n, c_n, *of_layer) in enumerate(results, first):
             if projected and dtype is not None and x.is_cpu:  # nn.LSTM's c comes of a sum with c_0
                 c_n = c_n.to(torch.promote_types(hx[1][k].dtype, dtype))
+            mask = masks[k].y
+            outputs.append(y if mask is None else mask.to(y.dtype) * y)
             final_h.append(h_n)
             final_c.append(c_n)
             states += of_layer
-        outputs = [y for y, *_ in results]
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
     # It may be changed in place before the backward, as nn.LSTM's in these cases. A trace may be trained later.
     alone = directions == 1 and (projected or x.dtype is torch.float64)

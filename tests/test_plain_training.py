@@ -42,24 +42,33 @@ def test_training_gives_the_bits_of_the_long_way(taken, dtype, with_hx, options)
     assert taken == [True] * (2 if hx else 1)
 
 
+def with_lengths(layer, x):
+    return layer(x, lengths=[x.shape[0] - k % 5 for k in range(x.shape[1])])
+
+
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("B", [1, 5, 40])
 @pytest.mark.parametrize("options", [{}, {"input_dropout": 0.4, "weight_dropout": 0.4, "proj_size": 30}])
-def test_two_directions_run_on_a_thread_each(taken, dtype, B, options):
+@pytest.mark.parametrize("run", [call, long_way, with_lengths])
+def test_two_directions_run_on_a_thread_each(taken, dtype, B, options, run):
     layer = LSTM(33, 70, 2, bidirectional=True, dtype=dtype, **options)
     x = torch.randn(40, B, 33, dtype=dtype)
+
+    def step():
+        return training_step(layer, x, run=lambda x: run(layer, x))
+
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        found = training_step(layer, x, run=lambda x: layer(x))
+        found = step()
     for op in ("rnndrop::lstm_layer", "rnndrop::lstm_layer_backward"):
         assert len({event.thread for event in profile.events() if event.key == op}) == 2
     for _ in range(3):
-        assert all(map(torch.equal, training_step(layer, x), found))
-    expected = training_step(layer, x, run=lambda x: long_way(layer, x))
+        assert all(map(torch.equal, step(), found))
+    torch.set_num_threads(1)
     bound = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 3e-3}[dtype]
-    for ours, wanted in zip(found, expected, strict=True):
-        assert relative_error(ours.double(), wanted.double()) < bound
-    assert taken == [True] * 4
+    for ours, wanted in zip(found, step(), strict=True):
+        assert relative_error(ours, wanted) < bound
+    assert taken == [True] * 5 * (run is call)
 
 
 def test_one_direction_alone_is_differentiated(taken):
