@@ -126,7 +126,7 @@ bool is_differentiated(const StackInputs& in) {
 // differentiated; throws what `draw` raises.
 bool draw_masks(PyObject* draw, StackInputs& in) {
   const auto drawn = pybind11::reinterpret_steal<pybind11::object>(
-      PyObject_CallFunction(draw, "LL", (long long)(in.x.size(0)), (long long)(in.x.size(1))));
+      PyObject_CallFunction(draw, "nn", Py_ssize_t(in.x.size(0)), Py_ssize_t(in.x.size(1))));
   if (!drawn) throw python_error();
   const Py_ssize_t runs = in.layers.size();
   if (!PyList_Check(drawn.ptr()) || PyList_GET_SIZE(drawn.ptr()) != runs) return false;
