@@ -14,6 +14,7 @@
 
 #include "cpu/layer_schedule.h"
 #include "cpu/layer_weights.h"
+#include "cpu/outer_products.h"
 #include "cpu/packed_gemm.h"
 #include "cpu/projection.h"
 #include "cpu/running_rows.h"
@@ -88,6 +89,7 @@ class LayerWeightGradients {
       team.barrier();
       const bool is_first = done + r == 0, is_last = done + n == layer_.T && r + n_rows == rows;
       add_packed(mine.gate_rows, n_rows, mine.da_packed.data(), is_first, is_last, kept_tile);
+      write_outer_products(mine.gate_rows, begin, n_rows, da);
       if (dW_hr_) dW_hr_->add(n_rows, is_first, is_last, *mine.projection);
     }
   }
@@ -166,27 +168,60 @@ class LayerWeightGradients {
     }
   }
 
+  // Whether a gradient is written from so few rows as they lie, which are then all in one piece.
+  bool is_of_outer_products(const WeightGradient<T, S>& gradient) const {
+    const bool as_they_lie = gradient.in_place && gradient.weight.groups.size() == 1 && !gradient.weight.mask.data;
+    const int64_t rows = layer_.T * layer_.B;
+    return as_they_lie && !layer_.lengths && 0 < rows && rows <= kMostOuterProducts;
+  }
+
+  // The rows that da multiplies: of x and of h before the step, at place r from step `begin` on.
+  const S* x_row(int64_t begin, int64_t r) const {
+    return static_cast<const S*>(layer_.x) + (begin * layer_.B + r) * layer_.I;
+  }
+  const S* h_row_before(int64_t begin, int64_t r) const {
+    const TimeOrder& order = layer_.order;
+    const int64_t t = begin + r / layer_.B, b = r % layer_.B;
+    // Backwards in time a sample begins at its own end; y is 0 past it.
+    const bool is_first = t == order.first() || (order.reverse && layer_.lengths && t + 1 == layer_.lengths[b]);
+    return is_first ? static_cast<const S*>(layer_.h_0) + b * layer_.P
+                    : static_cast<const S*>(layer_.y) + (order.before(t) * layer_.B + b) * layer_.P;
+  }
+
   // What n rows of da multiply, counted from step `begin`.
   void pack_inputs(const Team& team, int64_t begin, const Places& places, int64_t n, T* scratch) const {
-    const int64_t B = layer_.B, P = layer_.P, I = layer_.I;
-    const TimeOrder& order = layer_.order;
+    const int64_t B = layer_.B;
     const auto sample_of = [&](int64_t r) { return places[r] % B; };
-    const S* x = static_cast<const S*>(layer_.x) + begin * B * I;
-    dW_ih_.pack(team, B, n, [&](int64_t r) { return x + places[r] * I; }, sample_of, scratch);
-    const auto h_before = [&](int64_t r) {
-      const int64_t t = begin + places[r] / B, b = sample_of(r);
-      // Backwards in time a sample begins at its own end; y is 0 past it.
-      const bool is_first = t == order.first() || (order.reverse && layer_.lengths && t + 1 == layer_.lengths[b]);
-      return is_first ? static_cast<const S*>(layer_.h_0) + b * P
-                      : static_cast<const S*>(layer_.y) + (order.before(t) * B + b) * P;
-    };
-    dW_hh_.pack(team, B, n, h_before, sample_of, scratch);
+    const auto x = [&](int64_t r) { return x_row(begin, places[r]); };
+    const auto h_before = [&](int64_t r) { return h_row_before(begin, places[r]); };
+    if (!is_of_outer_products(dW_ih_)) dW_ih_.pack(team, B, n, x, sample_of, scratch);
+    if (!is_of_outer_products(dW_hh_)) dW_hh_.pack(team, B, n, h_before, sample_of, scratch);
+  }
+
+  void write_outer_products(const std::vector<Range>& shares, int64_t begin, int64_t n, const T* da) const {
+    if constexpr (std::is_same_v<S, Acc>) {
+      const auto write = [&](const WeightGradient<T, S>& gradient, const auto& row_of) {
+        if (!is_of_outer_products(gradient)) return;
+        for (const Range& share : shares) {
+          const T *of_da[kMostOuterProducts], *in[kMostOuterProducts];
+          for (int64_t r = 0; r < n; ++r) {
+            of_da[r] = da + r * kGates * layer_.H + share.begin;
+            in[r] = row_of(r);
+          }
+          const int64_t columns = gradient.weight.columns;
+          outer_products(gradient.dW + share.begin * columns, share.size(), columns, of_da, in, n);
+        }
+      };
+      write(dW_ih_, [&](int64_t r) { return x_row(begin, r); });
+      write(dW_hh_, [&](int64_t r) { return h_row_before(begin, r); });
+    }
   }
 
   // Where the last sums are not stored as they are, those of a few gate rows are made for all columns before the next.
   void add_packed(const std::vector<Range>& shares, int64_t rows, const T* da_packed, bool is_first, bool is_last,
                   Acc* kept_tile) const {
     for (const WeightGradient<T, S>* gradient : {&dW_ih_, &dW_hh_}) {
+      if (is_of_outer_products(*gradient)) continue;
       const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H;
       const T* of_share = da_packed;
       for (const Range& share : shares) {
