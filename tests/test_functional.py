@@ -153,8 +153,8 @@ def test_equals_reference_where_rows_are_too_few_to_pack_a_weight_for(masks):
     """Weights are then read where they lie; widths that are no multiple of a vector, and of what is read at once."""
     for T, B, I, H in ((1, 1, 131, 70), (1, 2, 100, 200), (3, 1, 45, 161), (4, 8, 259, 33)):
         for dtype in DTYPES:
-            for reverse in (False, True):
-                problem = random_problem(T, B, I, H, masks=masks, lengths=reverse, reverse=reverse, dtype=dtype)
+            for reverse, lengths in ((False, False), (True, False), (True, True)):
+                problem = random_problem(T, B, I, H, masks=masks, lengths=lengths, reverse=reverse, dtype=dtype)
                 assert_equals_reference(problem, cpu_layer)
 
 
