@@ -182,17 +182,9 @@ Run = Callable[[Tensors, Tensors, bool, bool], tuple[Tensor, Tensor, Tensor, Cal
 def run_layer(tensors: tuple[Any, ...], reverse: bool, backend: str, return_states: bool) -> tuple[Any, ...]:
     """:func:`lstm_layer` of its tensors in the order of INPUTS and CONSTANTS; h_n and c_n are no views."""
     if not return_states and tensors[-1] is None and _op_checks_all(tensors, backend):
-        # One check is enough, and Python's takes as long as a short sequence; but it has more words than the op's.
-        try:
-            save = torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
-            y, h_n, c_n, *_ = ops.lstm_layer(*tensors, reverse, save)
-            return y, h_n, c_n
-        except Exception:
-            try:
-                check_tensors(dict(zip(NAMES, tensors, strict=True)))
-            except Exception as named:
-                raise named from None
-            raise
+        save = torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
+        y, h_n, c_n, *_ = _checked_by_the_op(lambda: ops.lstm_layer(*tensors, reverse, save), tensors)
+        return y, h_n, c_n
     inputs = dict(zip(INPUTS, tensors, strict=False))
     constants = dict(zip(CONSTANTS, tensors[len(INPUTS) :], strict=True))
     check_tensors({**inputs, **constants})
@@ -218,10 +210,28 @@ def run_both_ways(
         return [
             run_layer(forwards, False, backend, return_states), run_layer(backwards, True, backend, return_states)
         ]  # fmt: skip
-    for tensors in both:
-        check_tensors(dict(zip(NAMES, tensors, strict=True)))
+    if forwards[-1] is not None:
+        for tensors in both:
+            check_tensors(dict(zip(NAMES, tensors, strict=True)))
     save = torch.is_grad_enabled() and torch._C._any_requires_grad(*forwards, *backwards)
-    return [results[:3] for results in ops.lstm_layer_both_ways(forwards, backwards, save)]
+    results = _checked_by_the_op(lambda: ops.lstm_layer_both_ways(forwards, backwards, save), *both)
+    return [of_direction[:3] for of_direction in results]
+
+
+def _checked_by_the_op(call: Callable[[], tuple[Any, ...]], *layers: tuple[Any, ...]) -> tuple[Any, ...]:
+    """``call()``, which runs the op on these layers' tensors, and check_tensors' words for what it refuses.
+
+    One check is enough, and Python's takes as long as a short sequence; but it has more words than the op's.
+    """
+    try:
+        return call()
+    except Exception:
+        try:
+            for tensors in layers:
+                check_tensors(dict(zip(NAMES, tensors, strict=True)))
+        except Exception as named:
+            raise named from None
+        raise
 
 
 def _op_checks_all(tensors: tuple[Any, ...], backend: str) -> bool:

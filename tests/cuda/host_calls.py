@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from rnndrop_cuda import LSTM
+from rnndrop_cuda import LSTM, ops, stack
+from rnndrop_cuda.functional import run_layer
 
 CSV = Path(__file__).resolve().parents[2] / "bench" / "results" / "host_calls.csv"
 T, B, I, H = 3, 2, 4, 8
@@ -55,7 +57,10 @@ class Count:
 
 @contextlib.contextmanager
 def on_emulated_cuda(op: Any) -> Iterator[None]:
-    """The ops on CPU tensors are those of the CUDA backend, emulated, on the engine for a whole recurrence."""
+    """The ops on CPU tensors are those of the CUDA backend, emulated, on the engine for a whole recurrence.
+
+    What Python leaves to the CPU's C++ goes the way of CUDA's tensors.
+    """
     library = torch.library.Library("rnndrop", "IMPL")
     for name, key in OVERRIDDEN.items():
         library.impl(name, getattr(op, name).default, key, allow_override=True)
@@ -63,10 +68,20 @@ def on_emulated_cuda(op: Any) -> Iterator[None]:
     library.impl("draw_dropout_masks", draw, "CompositeExplicitAutograd", allow_override=True)
     op.set_engine("block")
     try:
-        yield
+        with (
+            mock.patch.object(ops, "plain_call", return_value=None),
+            mock.patch.object(stack, "run_both_ways", one_after_the_other),
+        ):
+            yield
     finally:
         op.set_engine("stepwise")
         library._destroy()
+
+
+def one_after_the_other(
+    forwards: tuple[Any, ...], backwards: tuple[Any, ...], backend: str, return_states: bool
+) -> list[tuple[Any, ...]]:
+    return [run_layer(forwards, False, backend, return_states), run_layer(backwards, True, backend, return_states)]
 
 
 def _events(work: Callable[[], object]) -> list[Any]:
