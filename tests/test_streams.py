@@ -106,10 +106,7 @@ def test_no_memory_is_given_away_that_the_other_stream_uses(fake_streams, option
         known_before.recorded = runs[k].recorded
         needed = [*hx, lengths, runs[k].inputs[0], *model.all_weights[k], *masks[k]]
         assert all(known_before.has(tensor) for tensor in needed if tensor is not None)
-        y, *rest = runs[k].outputs
-        output = y if masks[k].y is None else masks[k].y * y
-        assert all(here.has(tensor) for tensor in rest)
-        assert any(torch.equal(tensor, output) for tensor in here.recorded if tensor.shape == output.shape)
+        assert all(here.has(tensor) for tensor in runs[k].outputs)
     of_forward = [tensor for k in (0, 2) for tensor in runs[k].outputs]
     assert not any(here.has(tensor) for tensor in of_forward)
 
@@ -122,7 +119,7 @@ def test_gives_what_one_after_the_other_gives(fake_streams, options):
     with pytest.MonkeyPatch.context() as one_after_the_other:
         one_after_the_other.setattr(streams, "has_streams", lambda x: False)
         expected, expected_state = model(x, hx, lengths=lengths, masks=masks)
-    assert len(runs) == 8
+    assert len(runs) == 4
     for actual, wanted in zip((y, *state), (expected, *expected_state), strict=True):
         assert torch.equal(actual, wanted)
 
