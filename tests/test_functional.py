@@ -158,6 +158,16 @@ def test_equals_reference_where_rows_are_too_few_to_pack_a_weight_for(masks):
                 assert_equals_reference(problem, cpu_layer)
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [2, 3], indirect=True)
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "all"])
+def test_equals_reference_where_threads_share_the_steps_of_x(masks):
+    """Fewer samples than threads; chunks of steps that are no multiple of the threads."""
+    for T, B, I, lengths in ((95, 1, 70, False), (41, 2, 90, True), (387 if masks == "none" else 41, 1, 150, False)):
+        problem = random_problem(T, B, I, 24, masks=masks, lengths=lengths, reverse=B == 2)
+        assert_equals_reference(problem, cpu_layer)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equals_reference_where_an_unpacked_weight_takes_several_blocks(dtype):
     """Of its own rows and of the batch's, aligned and not, with a part of a block at either end."""

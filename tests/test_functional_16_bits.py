@@ -85,11 +85,13 @@ def test_error_where_threads_share_out_the_units(dtype, masks):
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("sizes", [(40, 20, 6, 8), (45, 1, 5, 12), (30, 2, 300, 64), (9, 3, 33, 130), (3, 3, 64, 64)])
+@pytest.mark.parametrize(
+    "sizes", [(40, 20, 6, 8), (45, 1, 5, 12), (30, 2, 300, 64), (9, 3, 33, 130), (3, 3, 64, 64), (9, 1, 300, 64)]
+)
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "semeniuta-shared"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_narrow_steps_converted_together(dtype, masks, sizes, threads):
-    """The last of them are fewer; threads share out rows or units. The same bits every time."""
+    """The last of them are fewer; threads share out rows, units or the steps of x. The same bits every time."""
     torch.set_num_threads(threads)
     for lengths, reverse in itertools.product((False, True), (False, True)):
         torch.manual_seed(0)

@@ -1,8 +1,9 @@
 // The engine's forward: W_ih x~ for a few steps at once, then step by step W_hh h~ and the cell.
 //
 // Each thread owns a slice of the batch through all steps and never waits for another; where the batch is too small
-// for that, it owns a slice of the units instead, for all of the batch, and there is a barrier a step. W_hh is read
-// from the cache once for each block of rows.
+// for that, it owns a slice of the units instead, for all of the batch, and there is a barrier a step; or, where a step
+// is too little for that too, a slice of the steps of W_ih x~ alone. W_hh is read from the cache once for each block of
+// rows.
 //
 // Cost: 2 * T * B * 4H * (I + H) flops, times the share kept; beside them one pass over the gates a step
 // (step_kernels.cpp).
@@ -114,6 +115,11 @@ class Forward {
     const bool for_little = layer_.T == 1 ? is_packed_ : layer_.B <= n * kFewRows;
     return n > 1 && is_large && for_little && rows_at_once() < kFewRows;
   }
+  // Whether n threads share out the steps of the product with x, since there are too few rows of the batch for all.
+  bool shares_steps_of_x(int64_t n) const {
+    const bool enough = layer_.T * layer_.B * kGates * layer_.H * layer_.I > kEnoughForSeveral;
+    return !takes_x_along_ && enough && layer_.B < n && splits_batch(n);
+  }
   // Whether each thread multiplies all of the batch: where they share it, each would pack all of a weight by itself.
   bool takes_whole_batch() const { return most_threads() == 1 || !splits_batch(most_threads()); }
   // Whether x's rows of a chunk lie together, so that one product takes all of them.
@@ -158,8 +164,9 @@ class Forward {
 
   // What a thread owns: rows of the batch or units, and memory.
   struct Member {
-    bool rows_split;
+    bool rows_split, steps_of_x_shared;
     Range rows, units;
+    Range x_rows;  // in the product with x
     GatesLayout from_h_layout;
     ForwardPanels<T, S> x_panels, h_panels;
     UnitBlocks blocks;
@@ -178,11 +185,15 @@ class Forward {
     const int64_t rank = rows_split ? 0 : team.rank;
     const GatesLayout from_h = from_h_layout(units);
     const UnitBlocks blocks = blocks_of(units);
+    const bool steps_of_x_shared = shares_steps_of_x(team.size);
+    const Range x_rows = steps_of_x_shared ? Range{0, layer_.B} : rows;
     // All threads write to one buffer of a chunk's gates, so that its chunks have to be the same for all.
-    const int64_t steps = steps_per_chunk(layer_, has_gates_of_chunk_ ? layer_.B : rows.size());
+    const int64_t steps = steps_per_chunk(layer_, has_gates_of_chunk_ ? layer_.B : x_rows.size());
     Member member{rows_split,
+                  steps_of_x_shared,
                   rows,
                   units,
+                  x_rows,
                   from_h,
                   {x_weight_, x_memory_, units, rank, {kGates * layer_.H, layer_.H, 0, false}, x_order_},
                   {h_weight_, h_memory_, units, rank, from_h, by_units_ ? PanelOrder::units : PanelOrder::gates},
@@ -190,9 +201,9 @@ class Forward {
                   steps,
                   Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : kRowBlock * from_h.row_stride),
                   by_units_ ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
-                  Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * rows.size())),
+                  Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * x_rows.size())),
                   Buffer<T>(h_weight_.room_for_inputs(kRowBlock)),
-                  Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * rows.size() * layer_.I : 0),
+                  Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * x_rows.size() * layer_.I : 0),
                   {}};
     if (!rows_.all()) std::fill_n(member.from_h.data(), kRowBlock * from_h.row_stride, Acc(0));
     const Team packers = rows_split ? team : Team{0, 1};
@@ -208,8 +219,14 @@ class Forward {
       Acc* gates = gates_of_chunk_.data();
       if (!is_16_bits<S> && layer_.gates)
         gates = static_cast<Acc*>(layer_.gates) + begin * layer_.B * kGates * layer_.H;
-      if (!takes_x_along_) project_input(begin, n, mine, gates);
       const int64_t of_step = layer_.B * kGates * layer_.H;
+      if (mine.steps_of_x_shared) {
+        const Range steps = team.share(n);
+        project_input(begin + steps.begin, steps.size(), mine, gates + steps.begin * of_step);
+        team.barrier();
+      } else if (!takes_x_along_) {
+        project_input(begin, n, mine, gates);
+      }
       for_each_piece(layer_.order, begin, n, widens_steps_ ? steps_widened_together(layer_) : n,
                      [&](int64_t first, int64_t count) {
                        for_each_step(layer_.order, first, count, [&](int64_t t) {
@@ -222,7 +239,8 @@ class Forward {
                                       mine.rows_split ? mine.rows : team.share(layer_.B), kGates * layer_.H);
                        }
                      });
-      if (widens_steps_ && !mine.rows_split) team.barrier();  // the chunk's may be overwritten
+      const bool is_shared = mine.steps_of_x_shared || (widens_steps_ && !mine.rows_split);
+      if (is_shared) team.barrier();  // the chunk's gates may be overwritten
     });
   }
 
@@ -326,7 +344,7 @@ class Forward {
   // of W_ih is left out.
   void project_input(int64_t begin, int64_t n, const Member& mine, Acc* gates) const {
     const int64_t B = layer_.B, I = layer_.I, H = layer_.H;
-    const Range& rows = mine.rows;
+    const Range& rows = mine.x_rows;
     T *x_tilde = mine.x_tilde.data(), *x_copies = mine.x_copies.data();
     const S* x = static_cast<const S*>(layer_.x) + begin * B * I;
     // work(first, M) for rows that lie together: of several steps, where they are all of the batch.
