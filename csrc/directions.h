@@ -1,4 +1,4 @@
-// The two directions of a layer, which nothing of one needs the other for: one after the other, or each on a thread.
+// The two directions of a layer, neither of which waits for the other: one after the other, or each on a thread.
 #pragma once
 
 #include <ATen/ThreadLocalState.h>

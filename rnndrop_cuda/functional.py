@@ -207,15 +207,20 @@ def run_both_ways(
         and all(_op_checks_all(tensors, backend) and not has_torch_function(tensors) for tensors in both)
     )
     if not at_once:
-        return [
-            run_layer(forwards, False, backend, return_states), run_layer(backwards, True, backend, return_states)
-        ]  # fmt: skip
+        return run_in_turn(forwards, backwards, backend, return_states)
     if forwards[-1] is not None:
         for tensors in both:
             check_tensors(dict(zip(NAMES, tensors, strict=True)))
     save = torch.is_grad_enabled() and torch._C._any_requires_grad(*forwards, *backwards)
     results = _checked_by_the_op(lambda: ops.lstm_layer_both_ways(forwards, backwards, save), *both)
     return [of_direction[:3] for of_direction in results]
+
+
+def run_in_turn(
+    forwards: tuple[Any, ...], backwards: tuple[Any, ...], backend: str, return_states: bool
+) -> list[tuple[Any, ...]]:
+    """:func:`run_both_ways`, one direction after the other."""
+    return [run_layer(forwards, False, backend, return_states), run_layer(backwards, True, backend, return_states)]
 
 
 def _checked_by_the_op(call: Callable[[], tuple[Any, ...]], *layers: tuple[Any, ...]) -> tuple[Any, ...]:

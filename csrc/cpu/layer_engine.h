@@ -9,9 +9,9 @@
 //   packed_weights   panels that many calls multiply
 //   layer_forward    the forward
 //   layer_backward   the backward; layer_weight_gradients, weight_gradient the gradients of the weights
-//   packed_gemm, unpacked_gemm, outer_products, kept_columns, step_kernels   what these are made of: products with
-//   panels,
-//                    with weights as they lie, of very few rows, gathering what a mask keeps, and the cell
+//   packed_gemm, unpacked_gemm, outer_products, kept_columns, step_kernels
+//                    what these are made of: products with panels, with weights as they lie, of very few rows,
+//                    gathering what a mask keeps, and the cell
 #pragma once
 
 #include "params.h"

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from rnndrop_cuda import LSTM, ops, stack
-from rnndrop_cuda.functional import run_layer
+from rnndrop_cuda.functional import run_in_turn
 
 CSV = Path(__file__).resolve().parents[2] / "bench" / "results" / "host_calls.csv"
 T, B, I, H = 3, 2, 4, 8
@@ -70,18 +70,12 @@ def on_emulated_cuda(op: Any) -> Iterator[None]:
     try:
         with (
             mock.patch.object(ops, "plain_call", return_value=None),
-            mock.patch.object(stack, "run_both_ways", one_after_the_other),
+            mock.patch.object(stack, "run_both_ways", run_in_turn),
         ):
             yield
     finally:
         op.set_engine("stepwise")
         library._destroy()
-
-
-def one_after_the_other(
-    forwards: tuple[Any, ...], backwards: tuple[Any, ...], backend: str, return_states: bool
-) -> list[tuple[Any, ...]]:
-    return [run_layer(forwards, False, backend, return_states), run_layer(backwards, True, backend, return_states)]
 
 
 def _events(work: Callable[[], object]) -> list[Any]:
