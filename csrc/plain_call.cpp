@@ -135,8 +135,8 @@ bool draw_masks(PyObject* draw, StackInputs& in) {
     PyObject* const masks = PyList_GET_ITEM(drawn.ptr(), k);
     OptionalTensor* const fields[]{&layer.mask_x, &layer.mask_h, &layer.mask_g, &layer.mask_w,
                                    &layer.mask_y, &layer.mask_c, &layer.zone_c, &layer.zone_h};  // as in LayerMasks
-    if (!PyTuple_Check(masks) || PyTuple_GET_SIZE(masks) != std::ssize(fields)) return false;
-    for (Py_ssize_t f = 0; f < std::ssize(fields); ++f) {
+    if (!PyTuple_Check(masks) || PyTuple_GET_SIZE(masks) != Py_ssize_t(std::size(fields))) return false;
+    for (size_t f = 0; f < std::size(fields); ++f) {
       PyObject* const mask = PyTuple_GET_ITEM(masks, f);
       if (mask == Py_None) continue;
       if (!THPVariable_CheckExact(mask)) return false;

@@ -26,7 +26,7 @@ from rnndrop_cuda import reference
 
 REPO = Path(__file__).resolve().parents[2]
 COMPILER, QEMU = "aarch64-linux-gnu-g++", "qemu-aarch64"
-FLAGS = ["-std=c++20", *compiler_flags(COMPILER), "-Werror=aggressive-loop-optimizations", "-DRNNDROP_LIBGOMP"]
+FLAGS = ["-std=c++17", *compiler_flags(COMPILER), "-Werror=aggressive-loop-optimizations", "-DRNNDROP_LIBGOMP"]
 NEEDS_TORCH = {"backend", "dropout_mask", "from_torch"}
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]  # csrc/params.h's order
 ARRAYS = (

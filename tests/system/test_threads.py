@@ -1,19 +1,13 @@
 """The module in several threads at once, and in forked processes."""
 
 import multiprocessing
-import shutil
-import subprocess
 import threading
-from pathlib import Path
 
 import pytest
 import torch
 from modules import ANY_BACKEND, DROPOUT, assert_close, backends, device_of, flat, loss_of, training_step
-from torch.utils import cpp_extension
 
 from rnndrop_cuda import LSTM, dropout_mask
-
-CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
 
 @ANY_BACKEND
@@ -103,12 +97,3 @@ def test_forked_child_draws_small_masks_only(backend):
     assert dropout_mask((500, 500), 0.5).any()
     assert "set_num_threads(1)" in in_forked_child(lambda: dropout_mask((500, 500), 0.5).shape, seconds=10)
     assert in_forked_child(lambda: bool(dropout_mask((500,), 0.5).any()), seconds=10) is True
-
-
-@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
-def test_threads_of_torchs_pool_compile():
-    """What is built where torch has no libgomp, and so never here."""
-    includes = [f"-I{CSRC}", *(f"-isystem{path}" for path in cpp_extension.include_paths())]
-    command = ["c++", "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", *includes, str(CSRC / "cpu" / "threads.cpp")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -1,0 +1,37 @@
+"""The C++ that needs torch, in the oldest language that a supported torch compiles it in: 2.11's is C++17, 2.13's C++20.
+
+test_aarch64.py compiles the rest of the CPU's engine so, and tests/cuda the CUDA backend.
+"""
+
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+from torch.utils import cpp_extension
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+COMMAND = ["c++", "-std=c++17", "-fsyntax-only", "-Wall", "-Werror", f"-I{CSRC}"]
+
+pytestmark = [pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"), pytest.mark.slow]
+
+
+def compile_as_cpp17(source: str, *flags: str) -> None:
+    includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
+    command = [*COMMAND, *flags, *includes, "-x", "c++", "-"]
+    done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_needs_torch_is_cpp17(tmp_path):
+    (tmp_path / "build_facts.h").write_text('#define RNNDROP_BUILD_FACTS ""\n')
+    flags = [f"-I{tmp_path}", f"-isystem{sysconfig.get_path('include')}", "-DTORCH_EXTENSION_NAME=_C"]
+    engine = [CSRC / "cpu" / f"{name}.cpp" for name in ("backend", "dropout_mask", "from_torch")]
+    together = "".join(f'#include "{source}"\n' for source in [*sorted(CSRC.glob("*.cpp")), *engine])
+    compile_as_cpp17(together, "-DRNNDROP_LIBGOMP", *flags)
+
+
+def test_threads_of_torchs_pool_are_cpp17():
+    """What is built where torch has no libgomp, and so never here."""
+    compile_as_cpp17((CSRC / "cpu" / "threads.cpp").read_text())
