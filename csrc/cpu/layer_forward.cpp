@@ -131,7 +131,7 @@ class Forward {
     const int64_t of_thread = whole_batch ? rows : rows / most_threads();
     const bool pays = together && of_thread >= least_rows_packed() && !is_16_bits<T>;
     if (reads_unpacked(weight, rows)) {
-      const bool enough = std::is_same_v<S, T> || of_thread / 3 >= least_rows_packed();
+      const bool enough = std::is_same_v<S, T> || of_thread / 2 >= least_rows_packed();
       return pays && enough ? Packing::as_multiplied : Packing::never;
     }
     return pays && once && whole_batch ? Packing::as_multiplied : Packing::before;
@@ -255,7 +255,7 @@ class Forward {
   void run_step(int64_t t, Acc* gates, const Member& mine) const {
     const StepForward step = step_at(t, gates);
     const S* h_in = h_in_at(t);
-    const Acc* from_x = is_16_bits<S> && !widens_steps_ ? gates : nullptr;
+    const Acc* from_x = becomes_gates() ? nullptr : gates;
     if (by_units_) return run_by_units(step, from_x, h_in, mine);
     const GatesLayout& layout = mine.from_h_layout;
     for_each_walk(t, mine.rows, kRowBlock, [&](int64_t b, int64_t M, Walk walk) {
@@ -426,6 +426,9 @@ class Forward {
     }
   }
 
+  // Whether what W_ih brings to a step's gates is overwritten with them: where they are saved in its type.
+  bool becomes_gates() const { return layer_.gates && (!is_16_bits<S> || widens_steps_); }
+
   StepForward step_at(int64_t t, Acc* gates) const {
     const int64_t state = layer_.B * layer_.H;
     const TimeOrder& order = layer_.order;
@@ -439,7 +442,7 @@ class Forward {
       step.b_hh = layer_.b_hh;
     }
     step.lengths = layer_.lengths;
-    if (!is_16_bits<S> || widens_steps_) {
+    if (becomes_gates()) {
       step.gates = gates;
     } else if (layer_.gates) {
       step.gates = static_cast<S*>(layer_.gates) + t * kGates * state;

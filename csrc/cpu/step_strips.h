@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 #include <type_traits>
 
 #include "cpu/step_cells.h"
@@ -10,24 +9,12 @@
 namespace rnndrop::cpu {
 namespace {
 
-// row(of step.gates, of `pre`) for every row and gate: the two places that they have.
-template <class T, class Row>
-INLINE void for_each_gate_row(const StepForward& step, const Part& part, const PreActivations& pre, const Row& row) {
-  for (int64_t b = part.row_begin; b < part.row_end; ++b) {
-    for (int64_t gate = 0; gate < kGates; ++gate) {
-      row(static_cast<T*>(step.gates) + (b * kGates + gate) * step.H,
-          static_cast<T*>(pre.data) + gate * pre.gate_stride + (b - part.row_begin) * pre.row_stride);
-    }
-  }
-}
-
-// out[n] = what `value` makes of a[n] and b[n], by vectors to the end.
-template <class T, class Value>
-INLINE void combine(T* out, const T* a, const T* b, int64_t n, const Value& value) {
+// out += in, by vectors to the end.
+template <class T>
+INLINE void add_row(T* out, const T* in, int64_t n) {
   for_each_vector(n, [&](int64_t first, auto length) __attribute__((always_inline)) {
-    T values[length];
-    for (int64_t k = 0; k < length; ++k) values[k] = value(a[first + k], b[first + k]);
-    std::memcpy(out + first, values, sizeof values);
+    using V = typename Vector<T, length * sizeof(T)>::in_memory;
+    *reinterpret_cast<V*>(out + first) += *reinterpret_cast<const V*>(in + first);
   });
 }
 
@@ -37,17 +24,25 @@ template <class T>
 INLINE void forward_strips(const StepForward& step, const Part& part, const PreActivations& pre) {
   const int64_t H = step.H, rows = part.row_end - part.row_begin, units = part.unit_end - part.unit_begin;
   const RowNoise& mask_g = step.noise.mask_g;
+  const auto row_of = [&](int64_t b) __attribute__((always_inline)) {
+    return static_cast<T*>(pre.data) + (b - part.row_begin) * pre.row_stride;
+  };
+  const auto gates_of = [&](int64_t b) __attribute__((always_inline)) {
+    return offset<T>(step.gates, kGates * b * H + part.unit_begin);
+  };
+  const auto from_x_of = [&](int64_t b) __attribute__((always_inline)) -> const T* {
+    if (pre.complete) return nullptr;
+    return pre.from_x ? offset<const T>(pre.from_x, kGates * b * H + part.unit_begin) : gates_of(b);
+  };
   const auto strip_at = [&](int64_t b) __attribute__((always_inline)) {
-    const int64_t j = part.unit_begin, at = b * H + j;
-    T* of_row = static_cast<T*>(pre.data) + (b - part.row_begin) * pre.row_stride;
-    T* gates = step.gates ? static_cast<T*>(step.gates) + kGates * b * H + j : nullptr;
-    return Strip<T>{of_row,
+    const int64_t at = b * H + part.unit_begin;
+    return Strip<T>{row_of(b),
                     pre.gate_stride,
-                    pre.complete ? nullptr : gates,
+                    from_x_of(b),
                     H,
-                    gates,
+                    gates_of(b),
                     H,
-                    offset<T>(mask_g.data, b * mask_g.stride + j),
+                    offset<T>(mask_g.data, b * mask_g.stride + part.unit_begin),
                     static_cast<const T*>(step.c_prev) + at,
                     static_cast<T*>(step.c) + at,
                     static_cast<T*>(step.y) + at};
@@ -57,20 +52,18 @@ INLINE void forward_strips(const StepForward& step, const Part& part, const PreA
   const bool enough_rows = rows >= (pre.complete ? 2 : 4);
   const bool adjacent = units == H && pre.row_stride == H && (!mask_g.data || mask_g.stride == H);
   if (adjacent && enough_rows && H % kLanes != 0) {
-    if (!pre.complete) {
-      for_each_gate_row<T>(step, part, pre, [&](const T* gates, T* of_row) __attribute__((always_inline)) {
-        combine(of_row, of_row, gates, H, [](T of_h, T of_x) __attribute__((always_inline)) { return of_h + of_x; });
-      });
+    for (int64_t b = part.row_begin; !pre.complete && b < part.row_end; ++b) {
+      for (int64_t gate = 0; gate < kGates; ++gate) {
+        add_row(row_of(b) + gate * pre.gate_stride, from_x_of(b) + gate * H, H);
+      }
     }
     Strip<T> strip = strip_at(part.row_begin);
     strip.addend = nullptr;
     strip.out = strip.out ? strip.pre : nullptr;
     strip.out_stride = strip.pre_stride;
     run(strip, rows * H);
-    if (step.gates) {
-      for_each_gate_row<T>(step, part, pre, [&](T* gates, const T* of_row) __attribute__((always_inline)) {
-        combine(gates, of_row, of_row, H, [](T gate, T) __attribute__((always_inline)) { return gate; });
-      });
+    for (int64_t b = part.row_begin; step.gates && b < part.row_end; ++b) {
+      for (int64_t gate = 0; gate < kGates; ++gate) copy(gates_of(b) + gate * H, row_of(b) + gate * pre.gate_stride, H);
     }
     return;
   }
@@ -112,9 +105,7 @@ INLINE void forward_narrow_strips(const StepForward& step, const Part& part, con
   if (units == H && pre.row_stride == H && H % kLanes != 0 && enough_rows) {
     for (int64_t b = part.row_begin; !pre.complete && b < part.row_end; ++b) {
       for (int64_t gate = 0; gate < kGates; ++gate) {
-        float* sums = row_of(b) + gate * pre.gate_stride;
-        combine(sums, static_cast<const float*>(sums), from_x_of(b) + gate * H, H,
-                [](float of_h, float of_x) __attribute__((always_inline)) { return of_h + of_x; });
+        add_row(row_of(b) + gate * pre.gate_stride, from_x_of(b) + gate * H, H);
       }
     }
     run(part.row_begin, rows * H, false);
