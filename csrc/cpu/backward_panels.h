@@ -67,7 +67,7 @@ void multiply_all_columns(const Weight<T, S>& weight, const T* da, int64_t M, Wa
     return scatter_sums(group.places, rows, stride, M, static_cast<const T*>(nullptr), out, weight.columns,
                         rows + M * stride);
   }
-  for (int64_t m = 0; m < M; ++m) convert(out + m * weight.columns, rows + m * stride, weight.columns);
+  convert(out, weight.columns, rows, stride, M, weight.columns);
 }
 
 }  // namespace rnndrop::cpu

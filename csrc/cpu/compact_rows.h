@@ -84,10 +84,11 @@ class CompactRows {
       if (!is_long_) return in;
       for (int64_t m = 0; m < M; ++m) std::copy_n(in.data + m * in.stride, n_, buffer + m * stride_);
     } else {
-      // Without gaps between them they are one run: a call for each row of few elements would take longer than these.
-      const bool adjacent = in.stride == n_ && stride_ == n_;
-      for (int64_t m = 0; m < (adjacent ? 1 : M); ++m) {
-        convert(buffer + m * stride_, in.data + m * in.stride, adjacent ? M * n_ : n_);
+      const bool is_one_run = in.stride == n_ && stride_ == n_;
+      if (is_one_run) {
+        convert(buffer, in.data, M * n_);
+      } else {
+        convert(buffer, stride_, in.data, in.stride, M, n_);
       }
     }
     return {buffer, stride_, in.columns};

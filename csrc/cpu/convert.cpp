@@ -8,86 +8,89 @@
 namespace rnndrop::cpu {
 namespace {
 
+// A row of each type, for every ISA.
 template <class Out, class In>
 INLINE void convert_each(Out* out, const In* in, int64_t n) {
   for (int64_t k = 0; k < n; ++k) out[k] = static_cast<Out>(in[k]);
 }
 
-struct Kernels {
-  void (*from_bfloat16)(float*, const c10::BFloat16*, int64_t);
-  void (*to_bfloat16)(c10::BFloat16*, const float*, int64_t);
-  void (*from_float16)(float*, const c10::Half*, int64_t);
-  void (*to_float16)(c10::Half*, const float*, int64_t);
-};
-
-void from_float16_baseline(float* out, const c10::Half* in, int64_t n) { convert_each(out, in, n); }
-void to_float16_baseline(c10::Half* out, const float* in, int64_t n) { convert_each(out, in, n); }
+INLINE void row_baseline(float* out, const c10::BFloat16* in, int64_t n) { convert_each(out, in, n); }
+INLINE void row_baseline(c10::BFloat16* out, const float* in, int64_t n) { convert_each(out, in, n); }
+INLINE void row_baseline(float* out, const c10::Half* in, int64_t n) { convert_each(out, in, n); }
+INLINE void row_baseline(c10::Half* out, const float* in, int64_t n) { convert_each(out, in, n); }
 
 #ifdef RNNDROP_AVX512
+#define AVX2_INLINE inline __attribute__((target("avx2,fma,f16c"), always_inline))
 constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
-__attribute__((target("avx2,f16c"))) void from_float16_AVX2(float* out, const c10::Half* in, int64_t n) {
-  int64_t k = 0;
-  for (; k + 8 <= n; k += 8) {
-    _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + k))));
-  }
-  if (n & 4) {
-    _mm_storeu_ps(out + k, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + k))));
-    k += 4;
-  }
-  for (; k < n; ++k) out[k] = _cvtsh_ss(in[k].x);
+AVX2_INLINE void widen_8(float* out, const c10::Half* in) {
+  _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in))));
 }
-__attribute__((target("avx2,f16c"))) void to_float16_AVX2(c10::Half* out, const float* in, int64_t n) {
-  int64_t k = 0;
-  for (; k + 8 <= n; k += 8) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + k), _mm256_cvtps_ph(_mm256_loadu_ps(in + k), kNearest));
-  }
-  if (n & 4) {
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + k), _mm_cvtps_ph(_mm_loadu_ps(in + k), kNearest));
-    k += 4;
-  }
-  for (; k < n; ++k) out[k].x = _cvtss_sh(in[k], kNearest);
+AVX2_INLINE void round_8(c10::Half* out, const float* in) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_cvtps_ph(_mm256_loadu_ps(in), kNearest));
 }
+// Fewer than 8.
+AVX2_INLINE void widen_end(float* out, const c10::Half* in, int64_t n) {
+  if (n & 4) {
+    _mm_storeu_ps(out, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in))));
+    out += 4;
+    in += 4;
+  }
+  for (int64_t k = 0; k < (n & 3); ++k) out[k] = _cvtsh_ss(in[k].x);
+}
+AVX2_INLINE void round_end(c10::Half* out, const float* in, int64_t n) {
+  if (n & 4) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_cvtps_ph(_mm_loadu_ps(in), kNearest));
+    out += 4;
+    in += 4;
+  }
+  for (int64_t k = 0; k < (n & 3); ++k) out[k].x = _cvtss_sh(in[k], kNearest);
+}
+
+AVX2_INLINE void row_AVX2(float* out, const c10::Half* in, int64_t n) {
+  int64_t k = 0;
+  for (; k + 8 <= n; k += 8) widen_8(out + k, in + k);
+  widen_end(out + k, in + k, n - k);
+}
+AVX2_INLINE void row_AVX2(c10::Half* out, const float* in, int64_t n) {
+  int64_t k = 0;
+  for (; k + 8 <= n; k += 8) round_8(out + k, in + k);
+  round_end(out + k, in + k, n - k);
+}
+AVX2_INLINE void row_AVX2(float* out, const c10::BFloat16* in, int64_t n) { convert_each(out, in, n); }
+AVX2_INLINE void row_AVX2(c10::BFloat16* out, const float* in, int64_t n) { convert_each(out, in, n); }
 
 // Without masks: a masked store takes longer, and what is read next waits for it. A row's end comes in halves, each
 // written and read as one.
-AVX512_KERNEL void from_float16_AVX512(float* out, const c10::Half* in, int64_t n) {
+AVX512_INLINE void row_AVX512(float* out, const c10::Half* in, int64_t n) {
   int64_t k = 0;
   for (; k + 16 <= n; k += 16) _mm512_storeu_ps(out + k, widen(in + k, __mmask16(-1)));
   if (n & 8) {
-    _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + k))));
+    widen_8(out + k, in + k);
     k += 8;
   }
-  if (n & 4) {
-    _mm_storeu_ps(out + k, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + k))));
-    k += 4;
-  }
-  for (; k < n; ++k) out[k] = _cvtsh_ss(in[k].x);
+  widen_end(out + k, in + k, n - k);
 }
-AVX512_KERNEL void to_float16_AVX512(c10::Half* out, const float* in, int64_t n) {
+AVX512_INLINE void row_AVX512(c10::Half* out, const float* in, int64_t n) {
   int64_t k = 0;
   for (; k + 16 <= n; k += 16) {
     const __m256i rounded = _mm512_cvtps_ph(_mm512_loadu_ps(in + k), kNearest);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k), rounded);
   }
   if (n & 8) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + k), _mm256_cvtps_ph(_mm256_loadu_ps(in + k), kNearest));
+    round_8(out + k, in + k);
     k += 8;
   }
-  if (n & 4) {
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + k), _mm_cvtps_ph(_mm_loadu_ps(in + k), kNearest));
-    k += 4;
-  }
-  for (; k < n; ++k) out[k].x = _cvtss_sh(in[k], kNearest);
+  round_end(out + k, in + k, n - k);
 }
 
-AVX512_KERNEL void from_bfloat16_AVX512(float* out, const c10::BFloat16* in, int64_t n) {
+AVX512_INLINE void row_AVX512(float* out, const c10::BFloat16* in, int64_t n) {
   for (int64_t k = 0; k < n; k += 16) {
     const __mmask16 lanes = first_lanes(n - k);
     _mm512_mask_storeu_ps(out + k, lanes, widen(in + k, lanes));
   }
 }
-AVX512_KERNEL void to_bfloat16_AVX512(c10::BFloat16* out, const float* in, int64_t n) {
+AVX512_INLINE void row_AVX512(c10::BFloat16* out, const float* in, int64_t n) {
   for (int64_t k = 0; k < n; k += 16) {
     const __mmask16 lanes = first_lanes(n - k);
     const __m512 numbers = _mm512_maskz_loadu_ps(lanes, in + k);
@@ -102,31 +105,48 @@ AVX512_KERNEL void to_bfloat16_AVX512(c10::BFloat16* out, const float* in, int64
 }
 #endif
 
-void from_bfloat16_baseline(float* out, const c10::BFloat16* in, int64_t n) { convert_each(out, in, n); }
-void to_bfloat16_baseline(c10::BFloat16* out, const float* in, int64_t n) { convert_each(out, in, n); }
-#ifdef RNNDROP_AVX512
-__attribute__((target("avx2"))) void from_bfloat16_AVX2(float* out, const c10::BFloat16* in, int64_t n) {
-  convert_each(out, in, n);
-}
-__attribute__((target("avx2"))) void to_bfloat16_AVX2(c10::BFloat16* out, const float* in, int64_t n) {
-  convert_each(out, in, n);
-}
-#endif
+template <class Out, class In>
+struct Kernels {
+  void (*row)(Out*, const In*, int64_t);
+  void (*rows)(Out*, int64_t, const In*, int64_t, int64_t, int64_t);
+};
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE) \
-  constexpr Kernels kernels_##NAME{from_bfloat16_##NAME, to_bfloat16_##NAME, from_float16_##NAME, to_float16_##NAME};
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                             \
+  template <class Out, class In>                                                                                    \
+  ATTRIBUTE void one_row_##NAME(Out* out, const In* in, int64_t n) {                                                \
+    row_##NAME(out, in, n);                                                                                         \
+  }                                                                                                                 \
+  template <class Out, class In>                                                                                    \
+  ATTRIBUTE void rows_##NAME(Out* out, int64_t out_stride, const In* in, int64_t in_stride, int64_t M, int64_t n) { \
+    for (int64_t m = 0; m < M; ++m) row_##NAME(out + m * out_stride, in + m * in_stride, n);                        \
+  }                                                                                                                 \
+  template <class Out, class In>                                                                                    \
+  constexpr Kernels<Out, In> kernels_##NAME{one_row_##NAME<Out, In>, rows_##NAME<Out, In>};
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 
-const Kernels& kernels() {
-  static const Kernels& chosen = WIDEST(kernels_);
+template <class Out, class In>
+INLINE const Kernels<Out, In>& kernels() {
+  static const Kernels<Out, In>& chosen = WIDEST_OF(kernels_, Out, In);
   return chosen;
 }
 
 }  // namespace
 
-void convert(float* out, const c10::BFloat16* in, int64_t n) { kernels().from_bfloat16(out, in, n); }
-void convert(float* out, const c10::Half* in, int64_t n) { kernels().from_float16(out, in, n); }
-void convert(c10::BFloat16* out, const float* in, int64_t n) { kernels().to_bfloat16(out, in, n); }
-void convert(c10::Half* out, const float* in, int64_t n) { kernels().to_float16(out, in, n); }
+template <class Out, class In>
+void convert(Out* out, const In* in, int64_t n) {
+  kernels<Out, In>().row(out, in, n);
+}
+template <class Out, class In>
+void convert(Out* out, int64_t out_stride, const In* in, int64_t in_stride, int64_t M, int64_t n) {
+  kernels<Out, In>().rows(out, out_stride, in, in_stride, M, n);
+}
+
+#define INSTANTIATE(Out, In)                       \
+  template void convert(Out*, const In*, int64_t); \
+  template void convert(Out*, int64_t, const In*, int64_t, int64_t, int64_t);
+INSTANTIATE(float, c10::BFloat16)
+INSTANTIATE(float, c10::Half)
+INSTANTIATE(c10::BFloat16, float)
+INSTANTIATE(c10::Half, float)
 
 }  // namespace rnndrop::cpu

@@ -331,8 +331,8 @@ class Backward {
         const T* mask = x_factor().mask_of_sample(0, layer_.B, (r + m) % layer_.B);
         Acc* row = out + m * I;
         for (int64_t i = columns.begin; mask && i < columns.end; ++i) row[i] *= mask[i];
-        if (is_16_bits<S>) convert(dx + (r + m) * I + columns.begin, row + columns.begin, columns.size());
       }
+      if (is_16_bits<S>) convert(dx + r * I + columns.begin, I, out + columns.begin, I, M, columns.size());
     });
   }
 

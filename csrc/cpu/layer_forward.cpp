@@ -328,10 +328,9 @@ class Forward {
     const int64_t H = layer_.H;
     S* h = h_of_cell_at(t);
     const Acc* wide = h_of_step_.data();
-    if (units.size() == H) return convert(h + rows.begin * H, wide + rows.begin * H, rows.size() * H);
-    for (int64_t b = rows.begin; b < rows.end; ++b) {
-      convert(h + b * H + units.begin, wide + b * H + units.begin, units.size());
-    }
+    const int64_t first = rows.begin * H + units.begin;
+    if (units.size() == H) return convert(h + first, wide + first, rows.size() * H);
+    convert(h + first, H, wide + first, H, rows.size(), units.size());
   }
 
   // h of M samples from b on, of which h_full is there.

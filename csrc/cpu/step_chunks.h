@@ -122,7 +122,11 @@ INLINE void load(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
 template <class scalar_t, class acc_t>
 INLINE void load_rows(Chunk<acc_t>& out, const scalar_t* in, int64_t stride, int64_t M, int64_t n) {
   if (M == 1) return load(out, in, n);
-  for (int64_t m = 0; m < M; ++m) copy(out.data + m * n, in + m * stride, n);
+  if constexpr (std::is_same_v<scalar_t, acc_t>) {
+    for (int64_t m = 0; m < M; ++m) copy(out.data + m * n, in + m * stride, n);
+  } else {
+    convert(out.data, n, in, stride, M, n);
+  }
 }
 
 template <class scalar_t, class acc_t>
@@ -149,7 +153,11 @@ INLINE void store(scalar_t* out, Chunk<acc_t>& in, int64_t n) {
 template <class scalar_t, class acc_t>
 INLINE void store_rows(scalar_t* out, Chunk<acc_t>& in, int64_t stride, int64_t M, int64_t n) {
   if (M == 1) return store(out, in, n);
-  for (int64_t m = 0; m < M; ++m) copy(out + m * stride, in.data + m * n, n);
+  if constexpr (std::is_same_v<scalar_t, acc_t>) {
+    for (int64_t m = 0; m < M; ++m) copy(out + m * stride, in.data + m * n, n);
+  } else {
+    convert(out, stride, in.data, n, M, n);
+  }
 }
 
 template <class scalar_t, class acc_t>

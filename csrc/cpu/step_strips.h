@@ -80,12 +80,6 @@ INLINE void forward_narrow_strips(const StepForward& step, const Part& part, con
   const auto from_x_of = [&](int64_t b) __attribute__((always_inline)) {
     return pre.complete ? nullptr : static_cast<const float*>(pre.from_x) + kGates * b * H + part.unit_begin;
   };
-  const auto store_gates = [&](int64_t b) __attribute__((always_inline)) {
-    for (int64_t gate = 0; step.gates && gate < kGates; ++gate) {
-      convert(static_cast<scalar_t*>(step.gates) + (b * kGates + gate) * H + part.unit_begin,
-              row_of(b) + gate * pre.gate_stride, units);
-    }
-  };
   const auto run_strip = cell_kernels<float>().forward_strip;
   // n elements from row b on; y goes to memory in portions.
   const auto run = [&](int64_t b, int64_t n, bool has_x) __attribute__((always_inline)) {
@@ -112,7 +106,10 @@ INLINE void forward_narrow_strips(const StepForward& step, const Part& part, con
   } else {
     for (int64_t b = part.row_begin; b < part.row_end; ++b) run(b, units, !pre.complete);
   }
-  for (int64_t b = part.row_begin; b < part.row_end; ++b) store_gates(b);
+  for (int64_t gate = 0; step.gates && gate < kGates; ++gate) {
+    convert(static_cast<scalar_t*>(step.gates) + (part.row_begin * kGates + gate) * H + part.unit_begin, kGates * H,
+            row_of(part.row_begin) + gate * pre.gate_stride, pre.row_stride, rows, units);
+  }
 }
 
 }  // namespace

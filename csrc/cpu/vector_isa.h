@@ -28,11 +28,12 @@
   DEFINE(AVX2, __attribute__((target("avx2,fma,f16c")))) \
   DEFINE(AVX512, __attribute__((AVX512_TARGET)))
 #define WIDEST(PREFIX) rnndrop::cpu::widest(PREFIX##baseline, PREFIX##AVX2, PREFIX##AVX512)
-#define WIDEST_OF(PREFIX, type) rnndrop::cpu::widest(PREFIX##baseline<type>, PREFIX##AVX2<type>, PREFIX##AVX512<type>)
+#define WIDEST_OF(PREFIX, ...) \
+  rnndrop::cpu::widest(PREFIX##baseline<__VA_ARGS__>, PREFIX##AVX2<__VA_ARGS__>, PREFIX##AVX512<__VA_ARGS__>)
 #else
 #define DEFINE_FOR_EVERY_ISA(DEFINE) DEFINE(baseline, )
 #define WIDEST(PREFIX) PREFIX##baseline
-#define WIDEST_OF(PREFIX, type) PREFIX##baseline<type>
+#define WIDEST_OF(PREFIX, ...) PREFIX##baseline<__VA_ARGS__>
 #endif
 
 namespace rnndrop::cpu {
