@@ -41,9 +41,8 @@ Tensor stacked(const std::vector<Tensor>& states) {
 }
 
 // One layer in all its directions, each with the states of the same place.
-std::array<ForwardResult, 2> run_layer(const StackLayer* layers, const Tensor& x, const Tensor* h_0, const Tensor* c_0,
-                                       int64_t n_directions) {
-  const OptionalTensor no_lengths;
+std::array<ForwardResult, 2> run_layer(const StackLayer* layers, const Tensor& x, const OptionalTensor& lengths,
+                                       const Tensor* h_0, const Tensor* c_0, int64_t n_directions) {
   std::array<Tensor, 2> W_hh;
   c10::SmallVector<LayerDirection, 2> directions;
   bool save = false;
@@ -51,7 +50,7 @@ std::array<ForwardResult, 2> run_layer(const StackLayer* layers, const Tensor& x
     const StackLayer& of = layers[k];
     W_hh[k] = of.mask_w ? *of.mask_w * of.W_hh : of.W_hh;
     directions.push_back({{x, h_0[k], c_0[k], of.W_ih, W_hh[k], of.b_ih, of.b_hh, of.W_hr, of.mask_x, of.mask_h,
-                           of.mask_g, of.mask_c, of.zone_c, of.zone_h, no_lengths},
+                           of.mask_g, of.mask_c, of.zone_c, of.zone_h, lengths},
                           /*reverse=*/k == 1});
     save |= may_be_differentiated(directions[k].in);
   }
@@ -82,7 +81,7 @@ StackResult run_stack(const StackInputs& in, bool differentiated, const PackedLa
     const StackLayer* layers = in.layers.data() + first;
     const Tensor *h_0 = initial.h.data() + first, *c_0 = initial.c.data() + first;
     auto results = packed ? run_packed(layers, packed->data() + first, x, h_0, c_0, directions)
-                          : run_layer(layers, x, h_0, c_0, directions);
+                          : run_layer(layers, x, in.lengths, h_0, c_0, directions);
     std::array<Tensor, 2> outputs;
     for (int64_t k = 0; k < directions; ++k) {
       auto& [y, h_n, c_n, gates, c, h_full] = results[k];

@@ -29,6 +29,7 @@ struct StackState {
 struct StackInputs {
   at::Tensor x;                  // [T,B,I], with any strides
   std::optional<StackState> hx;  // zeros, where there is none
+  OptionalTensor lengths;        // int64 [B]
   std::vector<StackLayer> layers;
   int64_t directions;
 };
@@ -41,8 +42,8 @@ struct StackResult {
 // Packed weights of each layer and direction.
 using PackedLayers = std::vector<cpu::PackedLayer>;
 
-// differentiated: whether a gradient may be asked for. packed: null, or of these weights, for a call without masks that
-// is not differentiated.
+// differentiated: whether a gradient may be asked for. packed: null, or of these weights, for a call without masks and
+// lengths that is not differentiated.
 StackResult run_stack(const StackInputs& in, bool differentiated, const PackedLayers* packed);
 
 }  // namespace rnndrop

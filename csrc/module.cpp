@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "build_facts.h"
+#include "by_length.h"
 #include "cpu/vector_isa.h"
 #include "cuda/recurrence_plan.h"
 #include "dropout_mask.h"
@@ -104,6 +105,17 @@ PyObject* lstm_layer_both_ways(PyObject* /*module*/, PyObject* const* args, Py_s
   END_HANDLE_TH_ERRORS
 }
 
+// longest_first(lengths, T, I, H, outputs): the order, or None.
+PyObject* longest_first(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(n == 5, "longest_first: expected 5 arguments, got ", n);
+  const auto size = [&](int k) { return PyLong_AsLongLong(args[k]); };
+  const auto order = rnndrop::longest_first(rnndrop::tensor_of(args[0]), size(1), size(2), size(3), size(4));
+  if (!order) Py_RETURN_NONE;
+  return THPVariable_Wrap(*order);
+  END_HANDLE_TH_ERRORS
+}
+
 // What the forward and the backward would run, and why; also in a build without CUDA.
 std::pair<std::string, std::string> explain_cuda_engine(const std::string& dtype, bool tf32, int64_t T, int64_t B,
                                                         int64_t H, int major, int64_t n_sm, int64_t shared_memory) {
@@ -138,6 +150,9 @@ PYBIND11_MODULE(_C, m) {
   static PyMethodDef plain{"plain_call", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(rnndrop::plain_call)),
                            METH_FASTCALL, "A plain call of the module, all of it in C++; None for any other."};
   m.attr("plain_call") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&plain, nullptr));
+  static PyMethodDef by_length{"longest_first", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(longest_first)),
+                               METH_FASTCALL, "The order of samples in which the CPU leaves out what has ended."};
+  m.attr("longest_first") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&by_length, nullptr));
   static PyMethodDef pack{"pack_layers", rnndrop::pack_layers, METH_O, "Weights packed for plain_call."};
   m.attr("pack_layers") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&pack, nullptr));
   m.doc() = "Compiled kernels of rnndrop_cuda; the ops are in torch.ops.rnndrop.";

@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "by_length.h"
 #include "layer_stack.h"
 #include "python_arguments.h"
 
@@ -84,21 +85,84 @@ std::optional<StackState> state_of(PyObject* hx, at::ScalarType dtype, at::IntAr
   return StackState{*h, *c};
 }
 
-std::optional<StackInputs> read(PyObject* input, PyObject* hx, PyObject* parameters, PyObject* names,
-                                const Options& of) {
-  if (somebody_listens() || !THPVariable_CheckExact(input) || !PyDict_Check(parameters) || !PyList_Check(names)) {
+// A plain tensor of a type that the kernels have.
+std::optional<Tensor> floats(PyObject* object) {
+  if (!THPVariable_CheckExact(object)) return std::nullopt;
+  const Tensor& tensor = THPVariable_Unpack(object);
+  const at::ScalarType dtype = tensor.scalar_type();
+  const bool fits = dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf;
+  return fits && is_plain(tensor) ? std::optional(tensor) : std::nullopt;
+}
+
+// A tensor of integers, or None.
+bool read_int64s(PyObject* object, OptionalTensor& out) {
+  if (object == Py_None) return true;
+  if (!THPVariable_CheckExact(object)) return false;
+  const Tensor& tensor = THPVariable_Unpack(object);
+  if (!is_plain(tensor) || tensor.scalar_type() != at::kLong) return false;
+  out = tensor;
+  return true;
+}
+
+// x and lengths of a PackedSequence.
+std::optional<SampleOrder> unpack(PyObject* input, StackInputs& in) {
+  if (!PyTuple_Check(input) || PyTuple_GET_SIZE(input) != 4) return std::nullopt;
+  const std::optional<Tensor> data = floats(PyTuple_GET_ITEM(input, 0));
+  OptionalTensor batch_sizes, sorted, unsorted;
+  if (!data || !read_int64s(PyTuple_GET_ITEM(input, 1), batch_sizes) || !batch_sizes ||
+      !read_int64s(PyTuple_GET_ITEM(input, 2), sorted) || !read_int64s(PyTuple_GET_ITEM(input, 3), unsorted)) {
     return std::nullopt;
   }
-  const Tensor& x = THPVariable_Unpack(input);
-  if (!is_plain(x) || x.dim() != 3 || x.size(of.batch_first ? 1 : 0) == 0 || x.size(2) != of.input_size) {
-    return std::nullopt;
+  return unpack(PackedBatch{*data, *batch_sizes, sorted, unsorted}, in);
+}
+
+// Whether `lengths` is None, or B numbers from 0 to T: a tensor or a list.
+bool read_lengths(PyObject* lengths, int64_t T, int64_t B, OptionalTensor& out) {
+  if (lengths == Py_None) return true;
+  if (PyList_Check(lengths)) {
+    if (PyList_GET_SIZE(lengths) != B) return false;
+    out = at::empty({B}, at::kLong);
+    for (int64_t b = 0; b < B; ++b) {
+      PyObject* const length = PyList_GET_ITEM(lengths, b);
+      if (!PyLong_CheckExact(length)) return false;
+      int overflows = 0;
+      out->mutable_data_ptr<int64_t>()[b] = PyLong_AsLongLongAndOverflow(length, &overflows);
+      if (overflows) return false;
+    }
+  } else if (!read_int64s(lengths, out) || out->dim() != 1 || out->size(0) != B) {
+    return false;
   }
-  const at::ScalarType dtype = x.scalar_type();
-  if (dtype != at::kFloat && dtype != at::kDouble && dtype != at::kBFloat16 && dtype != at::kHalf) return std::nullopt;
+  const Tensor dense = out->contiguous();
+  const int64_t* of = dense.const_data_ptr<int64_t>();
+  return std::all_of(of, of + B, [&](int64_t length) { return 0 <= length && length <= T; });
+}
+
+struct Call {
+  StackInputs in;
+  SampleOrder samples;
+};
+
+std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject* lengths, PyObject* parameters,
+                         PyObject* names, const Options& of) {
+  if (somebody_listens() || !PyDict_Check(parameters) || !PyList_Check(names)) return std::nullopt;
   const int64_t runs = PyList_GET_SIZE(names), P = of.proj_size ? of.proj_size : of.hidden_size;
-  StackInputs in{of.batch_first ? x.transpose(0, 1) : x, std::nullopt, {}, of.bidirectional ? 2 : 1};
+  Call call;
+  StackInputs& in = call.in;
+  in.directions = of.bidirectional ? 2 : 1;
+  if (is_packed) {
+    auto samples = unpack(input, in);
+    if (!samples || lengths != Py_None) return std::nullopt;
+    call.samples = std::move(*samples);
+  } else {
+    const std::optional<Tensor> x = floats(input);
+    if (!x || x->dim() != 3) return std::nullopt;
+    in.x = of.batch_first ? x->transpose(0, 1) : *x;
+  }
+  const int64_t T = in.x.size(0), B = in.x.size(1);
+  if (T == 0 || in.x.size(2) != of.input_size) return std::nullopt;
+  if (!is_packed && !read_lengths(lengths, T, B, in.lengths)) return std::nullopt;
+  const at::ScalarType dtype = in.x.scalar_type();
   if (hx != Py_None) {
-    const int64_t B = in.x.size(1);
     in.hx = state_of(hx, dtype, {runs, B, P}, {runs, B, of.hidden_size});
     if (!in.hx) return std::nullopt;
   }
@@ -109,7 +173,8 @@ std::optional<StackInputs> read(PyObject* input, PyObject* hx, PyObject* paramet
     if (!layer) return std::nullopt;
     in.layers.push_back(std::move(*layer));
   }
-  return in;
+  if (!is_packed && in.lengths) call.samples = sort_by_length(in);
+  return call;
 }
 
 bool is_differentiated(const StackInputs& in) {
@@ -158,26 +223,28 @@ bool are_of(const PackedLayers& packed, const std::vector<StackLayer>& layers) {
 
 PyObject* plain_call(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
   HANDLE_TH_ERRORS
-  constexpr Py_ssize_t kArguments = 11;
+  constexpr Py_ssize_t kArguments = 13;
   TORCH_CHECK_TYPE(n == kArguments, "plain_call: expected ", kArguments, " arguments, got ", n);
-  const Options of{PyLong_AsLongLong(args[4]), PyLong_AsLongLong(args[5]), PyLong_AsLongLong(args[6]),
-                   PyObject_IsTrue(args[7]) == 1, PyObject_IsTrue(args[8]) == 1};
+  const Options of{PyLong_AsLongLong(args[6]), PyLong_AsLongLong(args[7]), PyLong_AsLongLong(args[8]),
+                   PyObject_IsTrue(args[9]) == 1, PyObject_IsTrue(args[10]) == 1};
   if (PyErr_Occurred()) return nullptr;
-  std::optional<StackInputs> in = read(args[0], args[1], args[2], args[3], of);
-  if (!in) Py_RETURN_NONE;
-  const bool differentiated = is_differentiated(*in), draws = args[9] != Py_None;
-  if (draws && !draw_masks(args[9], *in)) Py_RETURN_NONE;
-  const auto held = pybind11::reinterpret_borrow<pybind11::object>(args[10]);  // as the weights are
+  const bool is_packed = args[1] == Py_True;
+  std::optional<Call> call = read(args[0], is_packed, args[2], args[3], args[4], args[5], of);
+  if (!call) Py_RETURN_NONE;
+  StackInputs& in = call->in;
+  const bool differentiated = is_differentiated(in), draws = args[11] != Py_None;
+  if (draws && !draw_masks(args[11], in)) Py_RETURN_NONE;
+  const auto held = pybind11::reinterpret_borrow<pybind11::object>(args[12]);  // as the weights are
   const PackedLayers* packed = nullptr;
-  if (!held.is_none() && !differentiated && !draws) {
+  if (!held.is_none() && !differentiated && !draws && !in.lengths) {
     packed = static_cast<const PackedLayers*>(PyCapsule_GetPointer(held.ptr(), kPackedLayers));
     if (!packed) return nullptr;
-    if (!are_of(*packed, in->layers)) packed = nullptr;
+    if (!are_of(*packed, in.layers)) packed = nullptr;
   }
   const StackResult result = [&] {
     const pybind11::gil_scoped_release others_run;
-    StackResult result = run_stack(*in, differentiated, packed);
-    if (of.batch_first) result.y = result.y.transpose(0, 1);
+    StackResult result = run_stack(in, call->samples, differentiated, packed);
+    if (of.batch_first && !is_packed) result.y = result.y.transpose(0, 1);
     return result;
   }();
   PyObject *const y = THPVariable_Wrap(result.y), *const h_n = THPVariable_Wrap(result.final.h);

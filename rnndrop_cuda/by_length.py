@@ -18,8 +18,6 @@ from rnndrop_cuda.noises import NOISES, LayerMasks
 from rnndrop_cuda.stack import State, run_stack
 
 FIELDS_OF_SAMPLES = {row.field for row in NOISES if any("B" in shape for shape in row.shapes)}
-# Copying an element of x or y takes as long as so many multiplications.
-COPY = 48
 
 
 def run_longest_first(
@@ -42,17 +40,14 @@ def run_longest_first(
 
 
 def longest_first(x: Tensor, lengths: Tensor | None, H: int, outputs: int, backend: str) -> Tensor | None:
-    """The samples' order, [B]; None where they have that order, or too little would be left out to pay for the copies.
+    """The samples' order, [B], by csrc/by_length.h; None where they have it, or it would not pay.
 
     x: [T, B, I]. outputs: features of y.
     """
     T, B, I = x.shape
     if lengths is None or lengths.shape != (B,) or not _runs_on_the_cpu(x, lengths, backend):
         return None
-    left_out = (T * B - int(lengths.sum())) * 4 * H * (I + H)
-    if left_out <= COPY * T * B * (I + outputs) or bool((lengths[1:] <= lengths[:-1]).all()):
-        return None
-    return lengths.argsort(descending=True, stable=True)
+    return ops.longest_first(lengths, T, I, H, outputs)
 
 
 def _runs_on_the_cpu(x: Tensor, lengths: Tensor, backend: str) -> bool:

@@ -298,8 +298,8 @@ class LSTM(LikeTorch):
                 of entries.
             RuntimeError: a size or a device does not fit.
         """
-        no_options = lengths is masks is generator is None and not (return_masks or return_states)
-        if no_options and (plain := plain_call(self, input, hx)) is not None:
+        no_options = masks is generator is None and not (return_masks or return_states)
+        if no_options and (plain := plain_call(self, input, hx, lengths)) is not None:
             return plain
         checks.check_generator(generator)
         output: Tensor | PackedSequence

@@ -247,5 +247,6 @@ if not WHY_NOT_LOADED:
     lstm_layer_both_ways = _C.lstm_layer_both_ways
     plain_call = _C.plain_call
     pack_layers = _C.pack_layers
+    longest_first = _C.longest_first
     lstm_layer_backward = transformable("lstm_layer_backward", _double_backward, _backward_setup_context)
     flops.register()

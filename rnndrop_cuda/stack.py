@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from rnndrop_cuda import checks, ops, streams
 from rnndrop_cuda.functional import LayerStates, run_both_ways, run_layer
@@ -17,8 +18,8 @@ State = tuple[Tensor, Tensor]
 PLACES = [LayerMasks._fields.index(row.field) for row in MASKS.values()]
 
 
-def plain_call(layer: Any, input: Any, hx: Any) -> tuple[Tensor, State] | None:
-    """An LSTM's forward on plain tensors of the CPU where nothing listens; None if this is not one.
+def plain_call(layer: Any, input: Any, hx: Any, lengths: Any) -> tuple[Any, State] | None:
+    """An LSTM's forward on plain tensors of the CPU, packed too, where nothing listens; None if this is not one.
 
     All but the drawing of masks is in C++ (csrc/plain_call.h): Python takes longer over a small layer than the kernels.
     It keeps nothing from call to call but what pack_weights did, and what does not fit it leaves to the way of every
@@ -33,11 +34,16 @@ def plain_call(layer: Any, input: Any, hx: Any) -> tuple[Tensor, State] | None:
         or not ops.HAS_CPU_KERNELS
     ):
         return None
-    return ops.plain_call(
-        input, hx, layer._parameters, layer._all_weights, layer.input_size, layer.hidden_size, layer.proj_size,
-        layer.bidirectional, layer.batch_first, layer.draw_masks if draws else None,
+    is_packed = type(input) is PackedSequence
+    result = ops.plain_call(
+        input, is_packed, hx, lengths, layer._parameters, layer._all_weights,
+        layer.input_size, layer.hidden_size, layer.proj_size, layer.bidirectional, layer.batch_first,
+        layer.draw_masks if draws else None,
         layer._packed and layer._packed.layers,
     )  # fmt: skip
+    if is_packed and result is not None:
+        return input._replace(data=result[0]), result[1]
+    return result
 
 
 def run_stack(

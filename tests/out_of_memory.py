@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from problems import CONSTANTS, INPUTS, OUTPUTS, random_problem
 from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnndrop_cuda import LSTM, ops
 
@@ -43,19 +44,24 @@ def layer_calls(sizes: tuple[int, ...], dtype: torch.dtype, masks: str, *, proj:
 
 
 def plain_calls(sizes: tuple[int, ...], dtype: torch.dtype) -> Iterator[Call]:
-    """Two directions, which two threads run at once, with weights as they are and packed; and packing them."""
+    """Two directions, which two threads run at once, with weights as they are and packed; packing them; lengths."""
     T, B, I, H = sizes
     layer = LSTM(I, H, bidirectional=True, dtype=dtype).eval().requires_grad_(False)
     x = torch.randn(T, B, I, dtype=dtype)
 
-    def call(packed: object) -> list[Tensor]:
-        y, hx = ops.plain_call(x, None, layer._parameters, layer._all_weights, I, H, 0, True, False, None, packed)
+    def call(packed: object, lengths: object = None, sequences: object = x) -> list[Tensor]:
+        weights = layer._parameters, layer._all_weights
+        is_packed = sequences is not x
+        y, hx = ops.plain_call(sequences, is_packed, None, lengths, *weights, I, H, 0, True, False, None, packed)
         return [y, *hx]
 
     weights = [weight for of_run in layer._weights() for weight in of_run[:2]]
     yield partial(call, None)
     yield partial(call, ops.pack_layers(weights))
     yield lambda: call(ops.pack_layers(weights))
+    lengths = [1 + b % T for b in range(B)]
+    yield partial(call, None, lengths)
+    yield partial(call, None, None, pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False))
 
 
 def training_calls(sizes: tuple[int, ...], dtype: torch.dtype) -> Iterator[Call]:

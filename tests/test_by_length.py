@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnndrop_cuda import LSTM, LayerMasks, by_length, functional, reference
 
-T, B, I, H = 12, 30, 16, 64
+T, B, I, H = 20, 30, 16, 64
 EVERY_NOISE = {
     "input_dropout": 0.3, "hidden_dropout": 0.3, "candidate_dropout": 0.3, "weight_dropout": 0.3, "dropout": 0.3,
     "cell_dropout": 0.3, "hidden_zoneout": 0.3, "cell_zoneout": 0.3,

@@ -1,4 +1,4 @@
-"""The C++ that needs torch, in the oldest language that a supported torch compiles it in: 2.11's is C++17, 2.13's C++20.
+"""The C++ that needs torch in the oldest language that a supported torch compiles it in: 2.11 as C++17, 2.13 as C++20.
 
 test_aarch64.py compiles the rest of the CPU's engine so, and tests/cuda the CUDA backend.
 """

@@ -1,0 +1,119 @@
+#include "by_length.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+
+namespace rnndrop {
+namespace {
+
+using at::Tensor;
+
+// Copying an element of x or y takes as long as so many multiplications, and the calls beside as so many.
+constexpr int64_t kCopy = 48, kCalls = 1 << 19;
+
+Tensor int64s(int64_t n) { return at::empty({n}, at::kLong); }
+
+bool are_int64s(const Tensor& tensor, int64_t n) {
+  return tensor.is_cpu() && tensor.scalar_type() == at::kLong && tensor.dim() == 1 && tensor.size(0) == n &&
+         tensor.is_contiguous();
+}
+
+Tensor inverse(const Tensor& order) {
+  const Tensor back = int64s(order.size(0));
+  for (int64_t b = 0; b < order.size(0); ++b) back.mutable_data_ptr<int64_t>()[order.const_data_ptr<int64_t>()[b]] = b;
+  return back;
+}
+
+bool are_inverse(const Tensor& order, const Tensor& back) {
+  const int64_t B = order.size(0);
+  for (int64_t b = 0; b < B; ++b) {
+    const int64_t place = order.const_data_ptr<int64_t>()[b];
+    if (place < 0 || place >= B || back.const_data_ptr<int64_t>()[place] != b) return false;
+  }
+  return true;
+}
+
+// Initial states and masks of these samples; what the batch shares stays.
+void select_samples(StackInputs& in, const Tensor& order) {
+  const int64_t B = order.size(0);
+  if (in.hx) in.hx = StackState{in.hx->h.index_select(1, order), in.hx->c.index_select(1, order)};
+  for (StackLayer& of : in.layers) {
+    for (OptionalTensor* mask : {&of.mask_x, &of.mask_h, &of.mask_g, &of.mask_y, &of.mask_c, &of.zone_c, &of.zone_h}) {
+      const bool of_samples = *mask && (*mask)->dim() > 1 && (*mask)->size(-2) == B;
+      if (of_samples) *mask = (*mask)->index_select(-2, order);
+    }
+  }
+}
+
+}  // namespace
+
+OptionalTensor longest_first(const Tensor& lengths, int64_t T, int64_t I, int64_t H, int64_t outputs) {
+  const int64_t B = lengths.size(0);
+  const Tensor dense = lengths.contiguous();
+  const int64_t* of = dense.const_data_ptr<int64_t>();
+  const int64_t left_out = (T * B - std::accumulate(of, of + B, int64_t(0))) * kGates * H * (I + H);
+  if (left_out <= kCopy * T * B * (I + outputs) + kCalls) return std::nullopt;
+  if (std::is_sorted(of, of + B, std::greater<>())) return std::nullopt;
+  const Tensor order = int64s(B);
+  int64_t* samples = order.mutable_data_ptr<int64_t>();
+  std::iota(samples, samples + B, int64_t(0));
+  std::stable_sort(samples, samples + B, [of](int64_t a, int64_t b) { return of[a] > of[b]; });
+  return order;
+}
+
+std::optional<SampleOrder> unpack(const PackedBatch& packed, StackInputs& in) {
+  const int64_t T = packed.batch_sizes.dim() == 1 ? packed.batch_sizes.size(0) : 0;
+  if (T == 0 || !are_int64s(packed.batch_sizes, T) || packed.data.dim() != 2) return std::nullopt;
+  const int64_t *running = packed.batch_sizes.const_data_ptr<int64_t>(), n = packed.data.size(0), B = running[0];
+  const bool shrinks = std::is_sorted(running, running + T, std::greater<>()) && running[T - 1] > 0;
+  if (!shrinks || std::accumulate(running, running + T, int64_t(0)) != n) return std::nullopt;
+  SampleOrder samples{packed.sorted_indices, packed.unsorted_indices, int64s(n)};
+  if (samples.order.has_value() != samples.back.has_value()) return std::nullopt;
+  if (samples.order) {
+    if (!are_int64s(*samples.order, B) || !are_int64s(*samples.back, B)) return std::nullopt;
+    if (!are_inverse(*samples.order, *samples.back)) return std::nullopt;
+  }
+  const Tensor lengths = at::zeros({B}, at::kLong);
+  int64_t *place = samples.places->mutable_data_ptr<int64_t>(), *length = lengths.mutable_data_ptr<int64_t>();
+  for (int64_t t = 0; t < T; ++t) {
+    for (int64_t b = 0; b < running[t]; ++b) {
+      *place++ = t * B + b;
+      ++length[b];
+    }
+  }
+  const int64_t I = packed.data.size(1);
+  in.x = at::zeros({T * B, I}, packed.data.options()).index_copy(0, *samples.places, packed.data).view({T, B, I});
+  in.lengths = lengths;
+  return samples;
+}
+
+SampleOrder sort_by_length(StackInputs& in) {
+  const Tensor &W_hh = in.layers[0].W_hh, &x = in.x;
+  const int64_t H = W_hh.size(0) / kGates, outputs = in.directions * W_hh.size(1);
+  const OptionalTensor order = longest_first(*in.lengths, x.size(0), x.size(2), H, outputs);
+  if (!order) return {};
+  in.x = x.index_select(1, *order);
+  in.lengths = in.lengths->index_select(0, *order);
+  return {order, inverse(*order), std::nullopt};
+}
+
+StackResult run_stack(StackInputs& in, const SampleOrder& samples, bool differentiated, const PackedLayers* packed) {
+  if (samples.order) select_samples(in, *samples.order);
+  StackResult result = run_stack(in, differentiated, packed);
+  if (samples.places) {
+    result.y = result.y.flatten(0, 1).index_select(0, *samples.places);
+  } else if (samples.back) {
+    result.y = result.y.index_select(1, *samples.back);
+  }
+  if (samples.back) {
+    StackState& final = result.final;
+    final = {final.h.index_select(1, *samples.back), final.c.index_select(1, *samples.back)};
+  }
+  return result;
+}
+
+}  // namespace rnndrop
