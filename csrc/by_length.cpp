@@ -86,7 +86,7 @@ std::optional<SampleOrder> unpack(const PackedBatch& packed, StackInputs& in) {
     }
   }
   const int64_t I = packed.data.size(1);
-  in.x = at::zeros({T * B, I}, packed.data.options()).index_copy(0, *samples.places, packed.data).view({T, B, I});
+  in.x = at::zeros({T * B, I}, packed.data.options()).index_copy_(0, *samples.places, packed.data).view({T, B, I});
   in.lengths = lengths;
   return samples;
 }
