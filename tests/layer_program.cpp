@@ -1,6 +1,6 @@
-// The CPU's engine alone, without torch's libraries: a program for processors that there is no torch for, here under
-// qemu (system/test_aarch64.py). It solves the layers that come on stdin, forward and backward, and writes what it
-// finds to stdout; both in the byte order that is theirs.
+// The CPU's engine alone, without torch's libraries: a program for processors that this one is not
+// (system/test_aarch64.py, system/test_avx512.py). It solves the layers that come on stdin, forward and backward, and
+// writes what it finds to stdout; both in the byte order that is theirs.
 //   in:  dtype, T, B, I, H, P, reverse; then each array of kArrays: its number of dimensions, or -1 where there is
 //   none,
 //        the dimensions, the elements
@@ -25,7 +25,10 @@ int omp_in_parallel();
 }
 
 namespace rnndrop::cpu {
-std::string cpu_capability() { return "DEFAULT"; }
+#ifndef CAPABILITY
+#define CAPABILITY "DEFAULT"
+#endif
+std::string cpu_capability() { return CAPABILITY; }
 int64_t most_threads() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
 }  // namespace rnndrop::cpu
 
@@ -205,8 +208,8 @@ bool solve_next() {
 }  // namespace
 
 int main() {
-  std::fprintf(stderr, "registers %d, %d bytes each, %d threads\n", cpu::kBaselineRegisters, cpu::kVectorBytes_baseline,
-               omp_get_max_threads());
+  std::fprintf(stderr, "%s, baseline of %d bytes and %d registers, %d threads\n", cpu::vector_isa(),
+               cpu::kVectorBytes_baseline, cpu::kBaselineRegisters, omp_get_max_threads());
   while (solve_next()) {
   }
 }
