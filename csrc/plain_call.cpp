@@ -137,7 +137,10 @@ bool read_lengths(PyObject* lengths, int64_t T, int64_t B, OptionalTensor& out) 
   return std::all_of(of, of + B, [&](int64_t length) { return 0 <= length && length <= T; });
 }
 
+enum class Form { packed, unbatched, batch_first, time_first };
+
 struct Call {
+  Form form;
   StackInputs in;
   SampleOrder samples;
 };
@@ -152,19 +155,24 @@ std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject
   if (is_packed) {
     auto samples = unpack(input, in);
     if (!samples || lengths != Py_None) return std::nullopt;
+    call.form = Form::packed;
     call.samples = std::move(*samples);
   } else {
     const std::optional<Tensor> x = floats(input);
-    if (!x || x->dim() != 3) return std::nullopt;
-    in.x = of.batch_first ? x->transpose(0, 1) : *x;
+    if (!x || (x->dim() != 2 && x->dim() != 3)) return std::nullopt;
+    call.form = x->dim() == 2 ? Form::unbatched : of.batch_first ? Form::batch_first : Form::time_first;
+    in.x = call.form == Form::unbatched ? x->unsqueeze(1) : of.batch_first ? x->transpose(0, 1) : *x;
   }
   const int64_t T = in.x.size(0), B = in.x.size(1);
   if (T == 0 || in.x.size(2) != of.input_size) return std::nullopt;
   if (!is_packed && !read_lengths(lengths, T, B, in.lengths)) return std::nullopt;
   const at::ScalarType dtype = in.x.scalar_type();
   if (hx != Py_None) {
-    in.hx = state_of(hx, dtype, {runs, B, P}, {runs, B, of.hidden_size});
+    const int64_t H = of.hidden_size;
+    in.hx = call.form == Form::unbatched ? state_of(hx, dtype, {runs, P}, {runs, H})
+                                         : state_of(hx, dtype, {runs, B, P}, {runs, B, H});
     if (!in.hx) return std::nullopt;
+    if (call.form == Form::unbatched) in.hx = StackState{in.hx->h.unsqueeze(1), in.hx->c.unsqueeze(1)};
   }
   in.layers.reserve(runs);
   for (Py_ssize_t k = 0; k < runs; ++k) {
@@ -244,8 +252,9 @@ PyObject* plain_call(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) 
   const StackResult result = [&] {
     const pybind11::gil_scoped_release others_run;
     StackResult result = run_stack(in, call->samples, differentiated, packed);
-    if (of.batch_first && !is_packed) result.y = result.y.transpose(0, 1);
-    return result;
+    if (call->form == Form::batch_first) result.y = result.y.transpose(0, 1);
+    if (call->form != Form::unbatched) return result;
+    return StackResult{result.y.squeeze(1), {result.final.h.squeeze(1), result.final.c.squeeze(1)}};
   }();
   PyObject *const y = THPVariable_Wrap(result.y), *const h_n = THPVariable_Wrap(result.final.h);
   return Py_BuildValue("N(NN)", y, h_n, THPVariable_Wrap(result.final.c));

@@ -46,6 +46,22 @@ def with_lengths(layer, x):
     return layer(x, lengths=[x.shape[0] - k % 5 for k in range(x.shape[1])])
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("lengths", [{}, {"lengths": [3]}])
+def test_a_sequence_without_a_batch(taken, batch_first, lengths):
+    layer = LSTM(I, H, 2, bidirectional=True, proj_size=2, batch_first=batch_first, **EVERY_DROPOUT)
+    leaves = [torch.randn(*shape, requires_grad=True) for shape in ((T, I), (4, 2), (4, H))]
+    found, expected = [], []
+    for results, long_way in ((found, {}), (expected, {"return_masks": True})):
+        torch.manual_seed(1)
+        y, (h_n, c_n) = layer(leaves[0], tuple(leaves[1:]), **lengths, **long_way)[:2]
+        loss = y.sin().sum() + h_n.sum() - c_n.cos().sum()
+        results += [y, h_n, c_n, *torch.autograd.grad(loss, [*leaves, *layer.parameters()])]
+    assert [t.shape for t in found[:3]] == [(T, 4), (4, 2), (4, H)]
+    assert all(map(torch.equal, found, expected))
+    assert taken == [True]
+
+
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("B", [1, 5, 40])
