@@ -52,9 +52,9 @@ def test_a_sequence_without_a_batch(taken, batch_first, lengths):
     layer = LSTM(I, H, 2, bidirectional=True, proj_size=2, batch_first=batch_first, **EVERY_DROPOUT)
     leaves = [torch.randn(*shape, requires_grad=True) for shape in ((T, I), (4, 2), (4, H))]
     found, expected = [], []
-    for results, long_way in ((found, {}), (expected, {"return_masks": True})):
+    for results, options in ((found, {}), (expected, {"return_masks": True})):
         torch.manual_seed(1)
-        y, (h_n, c_n) = layer(leaves[0], tuple(leaves[1:]), **lengths, **long_way)[:2]
+        y, (h_n, c_n) = layer(leaves[0], tuple(leaves[1:]), **lengths, **options)[:2]
         loss = y.sin().sum() + h_n.sum() - c_n.cos().sum()
         results += [y, h_n, c_n, *torch.autograd.grad(loss, [*leaves, *layer.parameters()])]
     assert [t.shape for t in found[:3]] == [(T, 4), (4, 2), (4, H)]
