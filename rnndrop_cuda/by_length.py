@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rnndrop_cuda import ops
@@ -58,10 +57,7 @@ def _runs_on_the_cpu(x: Tensor, lengths: Tensor, backend: str) -> bool:
         and backend in ("auto", "cpu")
         and ops.have_kernels("cpu", x.dtype)
         and type(x) is type(lengths) is Tensor
-        and not torch.compiler.is_compiling()
-        and not torch._C._get_tracing_state()
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._len_torch_dispatch_stack() == 0
+        and ops.runs_as_written()
     )
 
 

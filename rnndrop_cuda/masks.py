@@ -153,7 +153,7 @@ def _plan_for(settings: tuple[Any, ...], T: int, B: int) -> Plan:
 
 def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[LayerMasks]:
     """The masks of each layer and direction of an LSTM, for T steps and a batch of B."""
-    if as_written := _runs_as_written():
+    if as_written := ops.runs_as_written():
         check_drawing(T, B, generator)
     what = _plan_for(_settings_of(layer), T, B) if as_written else plan(layer, T, B)
     if not what.wanted:
@@ -163,6 +163,7 @@ def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[
     like = layer.weight_hh_l0
     device = None if like.is_cpu else like.device
     if as_written and what.at_once and ops.have_kernels("cpu" if device is None else device.type, like.dtype):
+        # The bits of one by one, on the CPU; three calls of torch a mask are a sixth of a small layer's training step.
         masks = ops.draw_dropout_masks(*what.at_once, like.dtype, device, generator)
     else:
         masks = [
@@ -170,20 +171,6 @@ def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[
             for shape, p, (dropped, kept) in what.wanted
         ]
     return [LayerMasks(*[None if k is None else masks[k] for k in of_run]) for of_run in what.places]
-
-
-def _runs_as_written() -> bool:
-    """False where torch traces or maps: there is no plan to keep, and masks are drawn one by one.
-
-    Elsewhere they are drawn at once: three calls of torch a mask are a sixth of a small layer's training step. On the
-    CPU that gives the same bits.
-    """
-    return (
-        not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._get_tracing_state()
-    )
 
 
 def masks_in_eval(layer: Any) -> LayerMasks:

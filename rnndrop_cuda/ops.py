@@ -78,6 +78,16 @@ def have_kernels(device: str, dtype: torch.dtype) -> bool:
     return (HAS_CPU_KERNELS if device == "cpu" else device == "cuda" and HAS_CUDA_KERNELS) and dtype in KERNEL_DTYPES
 
 
+def runs_as_written() -> bool:
+    """Whether torch runs what is called as it is called: it does not compile, trace or map, and no mode listens."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._get_tracing_state()
+    )
+
+
 def acc_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which c is kept and the gates are computed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
