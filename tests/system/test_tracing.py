@@ -101,7 +101,7 @@ def test_a_trace_takes_a_packed_sequence_of_other_sizes(backend, enforce_sorted)
     model = Packs(build(backend).eval(), enforce_sorted)
     traced = trace(model, random_x(backend), torch.tensor([5, 3, 1] if enforce_sorted else [2, 5, 3]))
     other, lengths = random_x(backend, T=9, B=4), torch.tensor([9, 8, 3, 1] if enforce_sorted else [3, 9, 1, 8])
-    assert all_equal(traced(other, lengths), model(other, lengths))
+    torch.testing.assert_close(traced(other, lengths), model(other, lengths))  # whose samples run in another order
 
 
 def tracer_warnings(model, *arguments):
