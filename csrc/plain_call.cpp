@@ -113,6 +113,7 @@ std::optional<SampleOrder> unpack(PyObject* input, StackInputs& in) {
       !read_int64s(PyTuple_GET_ITEM(input, 2), sorted) || !read_int64s(PyTuple_GET_ITEM(input, 3), unsorted)) {
     return std::nullopt;
   }
+  const pybind11::gil_scoped_release others_run;
   return unpack(PackedBatch{*data, *batch_sizes, sorted, unsorted}, in);
 }
 
@@ -148,7 +149,6 @@ struct Call {
 std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject* lengths, PyObject* parameters,
                          PyObject* names, const Options& of) {
   if (somebody_listens() || !PyDict_Check(parameters) || !PyList_Check(names)) return std::nullopt;
-  const int64_t runs = PyList_GET_SIZE(names), P = of.proj_size ? of.proj_size : of.hidden_size;
   Call call;
   StackInputs& in = call.in;
   in.directions = of.bidirectional ? 2 : 1;
@@ -167,6 +167,7 @@ std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject
   if (T == 0 || in.x.size(2) != of.input_size) return std::nullopt;
   if (!is_packed && !read_lengths(lengths, T, B, in.lengths)) return std::nullopt;
   const at::ScalarType dtype = in.x.scalar_type();
+  const int64_t runs = PyList_GET_SIZE(names), P = of.proj_size ? of.proj_size : of.hidden_size;
   if (hx != Py_None) {
     const int64_t H = of.hidden_size;
     in.hx = call.form == Form::unbatched ? state_of(hx, dtype, {runs, P}, {runs, H})
@@ -181,7 +182,10 @@ std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject
     if (!layer) return std::nullopt;
     in.layers.push_back(std::move(*layer));
   }
-  if (!is_packed && in.lengths) call.samples = sort_by_length(in);
+  if (!is_packed && in.lengths) {
+    const pybind11::gil_scoped_release others_run;
+    call.samples = sort_by_length(in);
+  }
   return call;
 }
 
