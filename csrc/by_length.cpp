@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <functional>
@@ -76,6 +77,8 @@ std::optional<SampleOrder> unpack(const PackedBatch& packed, StackInputs& in) {
   if (samples.order) {
     if (!are_int64s(*samples.order, B) || !are_int64s(*samples.back, B)) return std::nullopt;
     if (!are_inverse(*samples.order, *samples.back)) return std::nullopt;
+    // Which autograd would not save.
+    if (samples.order->is_inference() && !c10::InferenceMode::is_enabled()) return std::nullopt;
   }
   const Tensor lengths = at::zeros({B}, at::kLong);
   int64_t *place = samples.places->mutable_data_ptr<int64_t>(), *length = lengths.mutable_data_ptr<int64_t>();
