@@ -66,20 +66,23 @@ OptionalTensor longest_first(const Tensor& lengths, int64_t T, int64_t I, int64_
   return order;
 }
 
-std::optional<SampleOrder> unpack(const PackedBatch& packed, StackInputs& in) {
-  const int64_t T = packed.batch_sizes.dim() == 1 ? packed.batch_sizes.size(0) : 0;
-  if (T == 0 || !are_int64s(packed.batch_sizes, T) || packed.data.dim() != 2) return std::nullopt;
-  const int64_t *running = packed.batch_sizes.const_data_ptr<int64_t>(), n = packed.data.size(0), B = running[0];
+bool is_consistent(const PackedBatch& packed) {
+  const int64_t T = packed.batch_sizes.dim() == 1 ? packed.T() : 0;
+  if (T == 0 || !are_int64s(packed.batch_sizes, T) || packed.data.dim() != 2) return false;
+  const int64_t *running = packed.batch_sizes.const_data_ptr<int64_t>(), B = packed.B();
   const bool shrinks = std::is_sorted(running, running + T, std::greater<>()) && running[T - 1] > 0;
-  if (!shrinks || std::accumulate(running, running + T, int64_t(0)) != n) return std::nullopt;
-  SampleOrder samples{packed.sorted_indices, packed.unsorted_indices, int64s(n)};
-  if (samples.order.has_value() != samples.back.has_value()) return std::nullopt;
-  if (samples.order) {
-    if (!are_int64s(*samples.order, B) || !are_int64s(*samples.back, B)) return std::nullopt;
-    if (!are_inverse(*samples.order, *samples.back)) return std::nullopt;
-    // Which autograd would not save.
-    if (samples.order->is_inference() && !c10::InferenceMode::is_enabled()) return std::nullopt;
-  }
+  if (!shrinks || std::accumulate(running, running + T, int64_t(0)) != packed.data.size(0)) return false;
+  const OptionalTensor &order = packed.sorted_indices, &back = packed.unsorted_indices;
+  if (order.has_value() != back.has_value()) return false;
+  if (!order) return true;
+  // Autograd would not save what inference mode made.
+  const bool may_be_saved = !order->is_inference() || c10::InferenceMode::is_enabled();
+  return may_be_saved && are_int64s(*order, B) && are_int64s(*back, B) && are_inverse(*order, *back);
+}
+
+SampleOrder unpack(const PackedBatch& packed, StackInputs& in) {
+  const int64_t T = packed.T(), B = packed.B(), *running = packed.batch_sizes.const_data_ptr<int64_t>();
+  const SampleOrder samples{packed.sorted_indices, packed.unsorted_indices, int64s(packed.data.size(0))};
   const Tensor lengths = at::zeros({B}, at::kLong);
   int64_t *place = samples.places->mutable_data_ptr<int64_t>(), *length = lengths.mutable_data_ptr<int64_t>();
   for (int64_t t = 0; t < T; ++t) {

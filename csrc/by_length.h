@@ -3,8 +3,6 @@
 // batch costs what it holds where the longest comes first.
 #pragma once
 
-#include <optional>
-
 #include "layer_stack.h"
 
 namespace rnndrop {
@@ -17,7 +15,13 @@ OptionalTensor longest_first(const at::Tensor& lengths, int64_t T, int64_t I, in
 struct PackedBatch {
   at::Tensor data, batch_sizes;
   OptionalTensor sorted_indices, unsorted_indices;
+
+  int64_t T() const { return batch_sizes.size(0); }
+  int64_t B() const { return batch_sizes.const_data_ptr<int64_t>()[0]; }
 };
+
+// Whether its tensors fit one another, and can be read.
+bool is_consistent(const PackedBatch& packed);
 
 // How samples came, where they do not run as they came.
 struct SampleOrder {
@@ -25,8 +29,8 @@ struct SampleOrder {
   OptionalTensor places;       // of a packed batch: each row's among the T * B
 };
 
-// Gives `in` x [T,B,I] and lengths of a packed batch, longest first. None where it is not one.
-std::optional<SampleOrder> unpack(const PackedBatch& packed, StackInputs& in);
+// Gives `in` x [T,B,I] and lengths of a consistent batch, longest first.
+SampleOrder unpack(const PackedBatch& packed, StackInputs& in);
 
 // Puts x and lengths in the order of longest_first.
 SampleOrder sort_by_length(StackInputs& in);

@@ -104,8 +104,7 @@ bool read_int64s(PyObject* object, OptionalTensor& out) {
   return true;
 }
 
-// x and lengths of a PackedSequence.
-std::optional<SampleOrder> unpack(PyObject* input, StackInputs& in) {
+std::optional<PackedBatch> packed_batch(PyObject* input) {
   if (!PyTuple_Check(input) || PyTuple_GET_SIZE(input) != 4) return std::nullopt;
   const std::optional<Tensor> data = floats(PyTuple_GET_ITEM(input, 0));
   OptionalTensor batch_sizes, sorted, unsorted;
@@ -113,8 +112,8 @@ std::optional<SampleOrder> unpack(PyObject* input, StackInputs& in) {
       !read_int64s(PyTuple_GET_ITEM(input, 2), sorted) || !read_int64s(PyTuple_GET_ITEM(input, 3), unsorted)) {
     return std::nullopt;
   }
-  const pybind11::gil_scoped_release others_run;
-  return unpack(PackedBatch{*data, *batch_sizes, sorted, unsorted}, in);
+  const PackedBatch packed{*data, *batch_sizes, sorted, unsorted};
+  return is_consistent(packed) ? std::optional(packed) : std::nullopt;
 }
 
 // Whether `lengths` is None, or B numbers from 0 to T: a tensor or a list.
@@ -152,21 +151,21 @@ std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject
   Call call;
   StackInputs& in = call.in;
   in.directions = of.bidirectional ? 2 : 1;
+  std::optional<PackedBatch> packed;  // unpacked when all else fits
   if (is_packed) {
-    auto samples = unpack(input, in);
-    if (!samples || lengths != Py_None) return std::nullopt;
+    packed = packed_batch(input);
+    if (!packed || lengths != Py_None) return std::nullopt;
     call.form = Form::packed;
-    call.samples = std::move(*samples);
   } else {
     const std::optional<Tensor> x = floats(input);
     if (!x || (x->dim() != 2 && x->dim() != 3)) return std::nullopt;
     call.form = x->dim() == 2 ? Form::unbatched : of.batch_first ? Form::batch_first : Form::time_first;
     in.x = call.form == Form::unbatched ? x->unsqueeze(1) : of.batch_first ? x->transpose(0, 1) : *x;
   }
-  const int64_t T = in.x.size(0), B = in.x.size(1);
-  if (T == 0 || in.x.size(2) != of.input_size) return std::nullopt;
-  if (!is_packed && !read_lengths(lengths, T, B, in.lengths)) return std::nullopt;
-  const at::ScalarType dtype = in.x.scalar_type();
+  const Tensor& x = packed ? packed->data : in.x;
+  const int64_t T = packed ? packed->T() : x.size(0), B = packed ? packed->B() : x.size(1);
+  if (T == 0 || x.size(-1) != of.input_size || !read_lengths(lengths, T, B, in.lengths)) return std::nullopt;
+  const at::ScalarType dtype = x.scalar_type();
   const int64_t runs = PyList_GET_SIZE(names), P = of.proj_size ? of.proj_size : of.hidden_size;
   if (hx != Py_None) {
     const int64_t H = of.hidden_size;
@@ -182,9 +181,9 @@ std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject
     if (!layer) return std::nullopt;
     in.layers.push_back(std::move(*layer));
   }
-  if (!is_packed && in.lengths) {
+  if (packed || in.lengths) {
     const pybind11::gil_scoped_release others_run;
-    call.samples = sort_by_length(in);
+    call.samples = packed ? unpack(*packed, in) : sort_by_length(in);
   }
   return call;
 }
