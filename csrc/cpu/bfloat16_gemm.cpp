@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "cpu/amx_gemm.h"
 #include "cpu/avx512.h"
 #include "cpu/vector_isa.h"
 
@@ -23,7 +24,7 @@ constexpr int kWidth = 2 * kLanes;  // of a panel
 // As in packed_gemm.cpp: rows * 2 sums, two vectors of a panel and a broadcast fit into 32 registers, and fewer sums
 // than these would wait for one another.
 constexpr int kRows = 12, kSums = 10;
-static_assert(kRows == kMostRowsAtOnce && kWidth == kWidestPanel);
+static_assert(kRows <= kMostRowsAtOnce && kWidth == kWidestPanel);
 
 KERNEL_INLINE __m512bh load_pairs(const BFloat16* data) { return (__m512bh)_mm512_loadu_si512(data); }
 KERNEL_INLINE __m512bh load_pairs(const BFloat16* data, __mmask32 lanes) {
@@ -311,6 +312,7 @@ KERNEL void copy_chosen_of_row(BFloat16* out, const BFloat16* row, const BFloat1
     _mm512_storeu_si512(out, _mm512_maskz_compress_epi16(*bits, elements));
     out += __builtin_popcount(*bits);
   }
+  _mm512_storeu_si512(out, _mm512_setzero_si512());
 }
 
 // Sixteen elements from *chosen on, to where bits are set; moves on to those after them.
@@ -354,30 +356,50 @@ bool has_bfloat16_gemm() {
 void pack_panel(BFloat16* panel, const BFloat16* const* rows, int64_t n, int64_t K) {
   // A pair is moved as one number of 32 bits.
   pack_panel(reinterpret_cast<float*>(panel), reinterpret_cast<const float* const*>(rows), n, K / 2);
-  if (K % 2 == 0) return;
   BFloat16* last = panel + K / 2 * 2 * kWidth;
-  for (int64_t lane = 0; lane < kWidth; ++lane) {
+  for (int64_t lane = 0; K % 2 != 0 && lane < kWidth; ++lane) {
     last[2 * lane] = lane < n ? rows[lane][K - 1] : BFloat16(0.f);
     last[2 * lane + 1] = 0.f;
   }
+  end_panel(panel, K);
+}
+void end_panel(BFloat16* panel, int64_t K) {
+  const int64_t pairs = round_up(K, 2);
+  std::fill_n(panel + pairs * kWidth, (padded<BFloat16>(K) - pairs) * kWidth, BFloat16(0.f));
+}
+
+template <>
+int64_t rows_at_once<BFloat16>() {
+  return amx::is_there() ? amx::kTileRows : kRows;
+}
+template <>
+int64_t K_at_once<BFloat16>() {
+  return amx::is_there() ? amx::kTileK : 2;
 }
 
 void multiply_panel(float* c, int64_t ldc, const Rows<BFloat16>& a, int64_t M, int64_t K, const BFloat16* panel) {
+  if (amx::is_there()) return amx::multiply_panel_halves(c, ldc, kLanes, nullptr, {a, K, panel}, {a, 0, panel}, M);
   multiply_panel_rows({c, ldc, kLanes, nullptr}, {a.data, a.stride, 2, (K + 1) / 2, panel}, {a.data, 0, 0, 0, panel},
                       M);
 }
 void multiply_panel_halves(float* c, int64_t row_stride, int64_t half_stride, const float* first,
                            const Product<BFloat16>& x, const Product<BFloat16>& y, int64_t M) {
+  if (amx::is_there()) return amx::multiply_panel_halves(c, row_stride, half_stride, first, x, y, M);
   const auto pairs_of = [](const Product<BFloat16>& product) -> Pairs {
     return {product.a.data, product.a.stride, 2, (product.K + 1) / 2, product.panel};
   };
   multiply_panel_rows({c, row_stride, half_stride, first}, pairs_of(x), pairs_of(y), M);
 }
-void pack_transposed(BFloat16* out, const Rows<BFloat16>& in, int64_t M, int64_t K, float* sums) {
-  pack_transposed_rows(out, in, M, K, sums);
+void pack_transposed(BFloat16* out, int64_t first, const Rows<BFloat16>& in, int64_t M, int64_t K, float* sums) {
+  if (amx::is_there()) return amx::pack_transposed(out, first, in, M, K, sums);
+  pack_transposed_rows(out + first * kRows, in, M, K, sums);
+}
+void end_transposed(BFloat16* out, int64_t K) {
+  if (amx::is_there()) amx::end_transposed(out, K);
 }
 void multiply_transposed(float* c, int64_t ldc, const BFloat16* a, int64_t M, int64_t K, const BFloat16* panel,
                          bool add) {
+  if (amx::is_there()) return amx::multiply_transposed(c, ldc, a, M, K, panel, add);
   multiply_transposed_rows({c, ldc, kLanes, nullptr}, a, M, (K + 1) / 2, panel, add);
 }
 void multiply_by_rows(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t M, int64_t K, const BFloat16* w,
@@ -419,17 +441,21 @@ bool has_bfloat16_gemm() { return false; }
   {                                                                   \
     throw std::logic_error("bfloat16_gemm: this processor has none"); \
   }
-void pack_panel(BFloat16*, const BFloat16* const*, int64_t, int64_t) NOT_HERE
+template <>
+int64_t rows_at_once<BFloat16>() NOT_HERE template <>
+int64_t K_at_once<BFloat16>() NOT_HERE void pack_panel(BFloat16*, const BFloat16* const*, int64_t, int64_t) NOT_HERE
     void multiply_panel(float*, int64_t, const Rows<BFloat16>&, int64_t, int64_t, const BFloat16*) NOT_HERE
     void multiply_panel_halves(float*, int64_t, int64_t, const float*, const Product<BFloat16>&,
                                const Product<BFloat16>&, int64_t) NOT_HERE
-    void pack_transposed(BFloat16*, const Rows<BFloat16>&, int64_t, int64_t, float*) NOT_HERE
+    void pack_transposed(BFloat16*, int64_t, const Rows<BFloat16>&, int64_t, int64_t, float*) NOT_HERE
+    void end_transposed(BFloat16*, int64_t) NOT_HERE
     void multiply_transposed(float*, int64_t, const BFloat16*, int64_t, int64_t, const BFloat16*, bool) NOT_HERE
     void multiply_by_rows(float*, int64_t, const BFloat16*, int64_t, int64_t, int64_t, const BFloat16*, int64_t,
                           int64_t) NOT_HERE
     void multiply_by_columns(float*, int64_t, const BFloat16*, int64_t, int64_t, int64_t, const BFloat16*, int64_t,
                              int64_t) NOT_HERE
     void pack_pair(BFloat16*, const BFloat16*, const BFloat16*, int64_t) NOT_HERE
+    void end_panel(BFloat16*, int64_t) NOT_HERE
     void copy_chosen(BFloat16*, const BFloat16*, const BFloat16*, const uint32_t*, int64_t) NOT_HERE
     void spread(BFloat16*, const float*, const BFloat16*, const uint32_t*, int64_t) NOT_HERE
     void spread(float*, const float*, const BFloat16*, const uint32_t*, int64_t) NOT_HERE

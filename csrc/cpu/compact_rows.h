@@ -1,10 +1,10 @@
 // Rows of x, h or da as the products take them.
 //
 // In float32 a kernel reads the kept elements of a row where they lie. In bfloat16 it reads two neighbours along K at a
-// time, so that they have to lie together, and be even in number: rows are copied, unless they are so already. Long
-// rows are copied in any type, to begin at cache lines. Their few elements that a product needs at a time are a line in
-// each row, and rows longer than the first cache come from the second once for every panel: where they began within a
-// line, a layer of 1150 to 1500 units took 1.2 to 1.5 times as long (Zen 5).
+// time, on AMX 32 of them, so that they have to lie together, and be padded: rows are copied, unless they are so
+// already. Long rows are copied in any type, to begin at cache lines. Their few elements that a product needs at a time
+// are a line in each row, and rows longer than the first cache come from the second once for every panel: where they
+// began within a line, a layer of 1150 to 1500 units took 1.2 to 1.5 times as long (Zen 5).
 //
 // Cost: one pass over the rows, where they are copied, for 4H or more of products with each element.
 #pragma once
@@ -59,10 +59,10 @@ class CompactRows {
   // kept: elements of rows of n, in order.
   CompactRows(int64_t n, const std::vector<int32_t>& kept) : n_(n) {
     const int64_t n_kept = kept.size();
-    gathers_ = is_16_bits<T> && (n_kept < n || n % kTogether<T> != 0);
+    gathers_ = is_16_bits<T> && (n_kept < n || padded<T>(n) != n);
     if (gathers_) places_ = KeptColumns<T>(n, kept);
-    stride_ = gathers_ ? round_up(n_kept, kTogether<T>) : n;
-    is_long_ = stride_ * kMostRowsAtOnce > kFirstCache / int64_t(sizeof(T));
+    stride_ = gathers_ ? padded<T>(n_kept) : n;
+    is_long_ = stride_ * kRowsRead > kFirstCache / int64_t(sizeof(T));
     // An odd number of lines, which no few rows share the first cache's sets at.
     if (is_long_) stride_ = ((stride_ + kLine - 1) / kLine | 1) * kLine;
   }
@@ -95,6 +95,7 @@ class CompactRows {
   }
 
  private:
+  static constexpr int64_t kRowsRead = 12;  // together, at most, but for AMX
   static constexpr int64_t kLine = kCacheLine / sizeof(T);
   bool gathers_ = false, is_long_ = false;
   int64_t n_ = 0, stride_ = 0;

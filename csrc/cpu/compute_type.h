@@ -12,7 +12,7 @@ using acc_type = std::conditional_t<std::is_same_v<T, double>, double, float>;
 template <class T>
 inline constexpr bool is_16_bits = sizeof(T) == 2;
 
-// Neighbours along K that one multiplication takes. Rows of an operand are padded with zeros to a multiple of it.
+// Neighbours along K that one multiplication takes, which a panel has side by side.
 template <class T>
 inline constexpr int64_t kTogether = is_16_bits<T> ? 2 : 1;
 

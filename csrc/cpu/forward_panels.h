@@ -75,7 +75,7 @@ class ForwardPanels {
       panels_.push_back(memory.before[g].data() + before * group.padded_K());
     }
     if (packing_ == Packing::as_multiplied) {
-      one_panel_ = Buffer<T>(round_up(weight.columns, kTogether<T>) * weight.width);
+      one_panel_ = Buffer<T>(padded<T>(weight.columns) * weight.width);
       to_pack_it_ = Buffer<T>(room);
     }
   }

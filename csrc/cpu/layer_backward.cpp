@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "cpu/amx_gemm.h"
 #include "cpu/backward_panels.h"
 #include "cpu/compute_type.h"
 #include "cpu/layer_engine.h"
@@ -145,6 +146,7 @@ class Backward {
   }
 
   void run_member(const Team& team, const Member& member) const {
+    const amx::Session session;
     const int64_t B = layer_.B, H = layer_.H;
     const Cut& mine = member.cut;
     const Scratch& scratch = member.scratch;

@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "cpu/amx_gemm.h"
 #include "cpu/compute_type.h"
 #include "cpu/forward_panels.h"
 #include "cpu/from_torch.h"
@@ -113,7 +114,7 @@ class Forward {
   bool reads_too_much_each(int64_t n) const {
     const bool is_large = kGates * layer_.H * layer_.P * int64_t(sizeof(T)) >= 2 * kSecondCache;
     const bool for_little = layer_.T == 1 ? is_packed_ : layer_.B <= n * kFewRows;
-    return n > 1 && is_large && for_little && rows_at_once() < kFewRows;
+    return n > 1 && is_large && for_little && rows_at_once<T>() < kFewRows;
   }
   // Whether n threads share out the steps of the product with x, since there are too few rows of the batch for all.
   bool shares_steps_of_x(int64_t n) const {
@@ -215,6 +216,7 @@ class Forward {
   }
 
   void run_member(const Team& team, const Member& mine) const {
+    const amx::Session session;
     for_each_chunk(layer_.order, mine.steps, [&](int64_t begin, int64_t n) {
       Acc* gates = gates_of_chunk_.data();
       if (!is_16_bits<S> && layer_.gates)

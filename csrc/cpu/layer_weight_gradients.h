@@ -58,8 +58,8 @@ class LayerWeightGradients {
   Share prepare(const Team& team) const {
     std::vector<Range> gate_rows = shares_of_gate_rows(team);
     int64_t my_rows = 0;
-    for (const Range& share : gate_rows) my_rows += round_up(share.size(), rows_at_once());
-    const int64_t packed_rows = layer_.need_dW ? round_up(rows_packed_, kTogether<T>) : 0;
+    for (const Range& share : gate_rows) my_rows += round_up(share.size(), rows_at_once<T>());
+    const int64_t packed_rows = layer_.need_dW ? padded<T>(rows_packed_) : 0;
     Share share{std::move(gate_rows),
                 Buffer<T>(my_rows * packed_rows),
                 Buffer<T>(layer_.need_dW ? std::max(dW_ih_.room_to_pack(), dW_hh_.room_to_pack()) : 0),
@@ -146,7 +146,7 @@ class LayerWeightGradients {
     std::vector<Range> shares;
     for (int64_t g = 0; g < n; ++g) {
       const int64_t begin = place_of(g * rows), end = place_of((g + 1) * rows);
-      const Range share = team.share(end - begin, rows_at_once());
+      const Range share = team.share(end - begin, rows_at_once<T>());
       shares.push_back({begin + share.begin, begin + share.end});
     }
     return shares;
@@ -156,14 +156,14 @@ class LayerWeightGradients {
   void pack_da(const std::vector<Range>& shares, const T* da, const Places& places, int64_t n, T* da_packed) const {
     const int64_t stride = kGates * layer_.H;
     for (const Range& share : shares) {
-      for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
+      for_each_block(share, rows_at_once<T>(), [&](int64_t m, int64_t M) {
         for (int64_t r = 0, run; r < n; r += run) {
           run = places.run(r, n - r);
-          pack_transposed(da_packed + r * rows_at_once(),
-                          Rows<T>{da + places[r] * stride, stride, gate_rows_.data() + m}, M, run,
+          pack_transposed(da_packed, r, Rows<T>{da + places[r] * stride, stride, gate_rows_.data() + m}, M, run,
                           static_cast<Acc*>(layer_.db));
         }
-        da_packed += round_up(n, kTogether<T>) * rows_at_once();
+        end_transposed(da_packed, n);
+        da_packed += padded<T>(n) * rows_at_once<T>();
       });
     }
   }
@@ -229,9 +229,9 @@ class LayerWeightGradients {
         const int64_t g = gate_rows_[share.begin] / of_group, first_of_group = place_of(g * of_group);
         const auto for_each_da_block = [&](const auto& add) {
           const T* da_block = of_share;
-          for_each_block(share, rows_at_once(), [&](int64_t m, int64_t M) {
+          for_each_block(share, rows_at_once<T>(), [&](int64_t m, int64_t M) {
             add(m, M, da_block);
-            da_block += round_up(rows, kTogether<T>) * rows_at_once();
+            da_block += padded<T>(rows) * rows_at_once<T>();
           });
         };
         if (is_last && !gradient->in_place) {
@@ -243,7 +243,7 @@ class LayerWeightGradients {
             for_each_da_block([&](int64_t m, int64_t M, const T* da_block) { add(m - first_of_group, M, da_block); });
           });
         }
-        of_share += round_up(share.size(), rows_at_once()) * round_up(rows, kTogether<T>);
+        of_share += round_up(share.size(), rows_at_once<T>()) * padded<T>(rows);
       }
     }
   }

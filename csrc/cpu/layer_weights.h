@@ -98,8 +98,8 @@ struct Group {
   CompactRows<T> inputs, gradients;  // x or h at these columns, da at these rows
   int64_t K() const { return kept.size(); }
   int64_t M() const { return rows.size(); }
-  int64_t padded_K() const { return round_up(K(), kTogether<T>); }
-  int64_t padded_M() const { return round_up(M(), kTogether<T>); }
+  int64_t padded_K() const { return padded<T>(K()); }
+  int64_t padded_M() const { return padded<T>(M()); }
   const int32_t* columns() const { return all ? nullptr : kept.data(); }
   // Elements that a row of kept columns has to have room for.
   int64_t room() const { return mask ? places.room() : 0; }
@@ -183,6 +183,15 @@ void put_in_panels(int64_t n, const RowOf& row_of, int64_t K, int64_t width, T* 
   }
 }
 
+// After the last of `rows` rows, which were `mine` in part: zeros behind them, in each of `n` panels.
+template <class T>
+void end_panels(const Range& mine, int64_t rows, int64_t n, int64_t width, T* panels) {
+  if constexpr (is_16_bits<T>) {
+    if (mine.size() == 0 || mine.end != rows) return;
+    for (int64_t i = 0; i < n; ++i) end_panel(panels + i * padded<T>(rows) * width, rows);
+  }
+}
+
 // W_ih or W_hh [4H, columns] of S with its mask, multiplied as T; packed for the backward here, for the forward in
 // forward_panels.h. A projection's W_hr is the weight of a single gate, of P units (projection.h).
 template <class T, class S = T>
@@ -230,6 +239,7 @@ struct Weight {
           return packed_row(group, group.rows[r + i], kept.data() + i * room_of_packed_row(group));
         });
       });
+      end_panels(mine, group.M(), column_blocks(group), width, panels[g].data());
     }
   }
 

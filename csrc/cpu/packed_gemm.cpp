@@ -326,7 +326,10 @@ int64_t panel_width() {
   return kernels<acc_t>().panel_width;
 }
 
-int64_t rows_at_once() { return kernels<float>().rows; }
+template <class acc_t>
+int64_t rows_at_once() {
+  return kernels<acc_t>().rows;
+}
 
 template <class acc_t>
 void multiply_panel(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K, const acc_t* panel) {
@@ -345,8 +348,8 @@ void pack_panel(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {
 }
 
 template <class acc_t>
-void pack_transposed(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {
-  kernels<acc_t>().pack(out, in, M, K, sums);
+void pack_transposed(acc_t* out, int64_t first, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {
+  kernels<acc_t>().pack(out + first * rows_at_once<acc_t>(), in, M, K, sums);
 }
 
 template <class acc_t>
@@ -356,6 +359,8 @@ void multiply_transposed(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64
 
 template int64_t panel_width<float>();
 template int64_t panel_width<double>();
+template int64_t rows_at_once<float>();
+template int64_t rows_at_once<double>();
 template void multiply_panel(float*, int64_t, const Rows<float>&, int64_t, int64_t, const float*);
 template void multiply_panel(double*, int64_t, const Rows<double>&, int64_t, int64_t, const double*);
 template void multiply_panel_halves(float*, int64_t, int64_t, const float*, const Product<float>&,
@@ -364,8 +369,8 @@ template void multiply_panel_halves(double*, int64_t, int64_t, const double*, co
                                     const Product<double>&, int64_t);
 template void pack_panel(float*, const float* const*, int64_t, int64_t);
 template void pack_panel(double*, const double* const*, int64_t, int64_t);
-template void pack_transposed(float*, const Rows<float>&, int64_t, int64_t, float*);
-template void pack_transposed(double*, const Rows<double>&, int64_t, int64_t, double*);
+template void pack_transposed(float*, int64_t, const Rows<float>&, int64_t, int64_t, float*);
+template void pack_transposed(double*, int64_t, const Rows<double>&, int64_t, int64_t, double*);
 template void multiply_transposed(float*, int64_t, const float*, int64_t, int64_t, const float*, bool);
 template void multiply_transposed(double*, int64_t, const double*, int64_t, int64_t, const double*, bool);
 

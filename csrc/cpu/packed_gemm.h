@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "cpu/buffer.h"
+
 namespace rnndrop::cpu {
 
 // Columns of a panel: two vectors of this CPU. A panel is packed [K, panel_width], one row of it after the other.
@@ -15,8 +17,19 @@ int64_t panel_width();
 inline constexpr int64_t kWidestPanel = 32;
 
 // How many rows the kernel takes at once; multiples of it run fastest.
+template <class T>
 int64_t rows_at_once();
-inline constexpr int64_t kMostRowsAtOnce = 12;
+inline constexpr int64_t kMostRowsAtOnce = 16;
+
+// Both operands of a product with a panel have zeros from K on, to a multiple of this.
+template <class T>
+int64_t K_at_once() {
+  return 1;
+}
+template <class T>
+int64_t padded(int64_t K) {
+  return round_up(K, K_at_once<T>());
+}
 
 // Bytes that what a kernel reads again and again should not exceed: no CPU's first cache is smaller.
 inline constexpr int64_t kFirstCache = 32 * 1024;
@@ -55,10 +68,13 @@ template <class acc_t>
 void multiply_panel_halves(acc_t* c, int64_t row_stride, int64_t half_stride, const acc_t* first,
                            const Product<acc_t>& product, const Product<acc_t>& second, int64_t M);
 
-// The first M <= rows_at_once() of the columns of in[K, ...] as out[K, rows_at_once()] for the product below; adds each
-// column's sum to sums[the column]. in.columns is not null.
+// The first M <= rows_at_once() of the columns of in[K, ...] as rows [first, first + K) of out, for the product below;
+// adds each column's sum to sums[the column]. in.columns is not null. After the last of them end_transposed(out, all
+// rows). out: [padded(rows), rows_at_once()] elements.
 template <class acc_t>
-void pack_transposed(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums);
+void pack_transposed(acc_t* out, int64_t first, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums);
+template <class T>
+void end_transposed(T* /*out*/, int64_t /*K*/) {}
 
 // c[M, panel_width] = a^T panel, or with `add` what is there and that, with M <= rows_at_once() and a as
 // pack_transposed leaves it.

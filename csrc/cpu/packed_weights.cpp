@@ -10,7 +10,7 @@ namespace rnndrop::cpu {
 
 int64_t packed_bytes(Dtype dtype, int64_t H, int64_t K) {
   return in_types_of(dtype, [&]<class S, class T>(Types<S, T>) -> int64_t {
-    return kGates * round_up(H, ForwardPanels<T, S>::units_at_once()) * round_up(K, kTogether<T>) * sizeof(T);
+    return kGates * round_up(H, ForwardPanels<T, S>::units_at_once()) * padded<T>(K) * sizeof(T);
   });
 }
 

@@ -276,9 +276,9 @@ class ProjectionGradient {
 
   Share prepare(const Team& team) const {
     const Weight<T, S>& weight = dW_hr_.weight;
-    const Range columns = team.share(layer_.P, rows_at_once());
+    const Range columns = team.share(layer_.P, rows_at_once<T>());
     const int64_t blocks = weight.column_blocks(weight.groups[0]);
-    Share share{columns, Buffer<T>(round_up(columns.size(), rows_at_once()) * round_up(max_rows_, kTogether<T>)),
+    Share share{columns, Buffer<T>(round_up(columns.size(), rows_at_once<T>()) * padded<T>(max_rows_)),
                 Buffer<T>(dW_hr_.room_to_pack()), Buffer<Acc>(layer_.P),
                 Buffer<Acc>(dW_hr_.in_place ? 0 : kMostRowsAtOnce * blocks * weight.width)};
     std::fill_n(share.sums_of_dh.data(), layer_.P, Acc(0));
@@ -291,7 +291,8 @@ class ProjectionGradient {
     dW_hr_.pack(team, layer_.B, n, row_of, [](int64_t r) { return r; }, mine.inputs.data());
     for_each_block_of(mine, n, [&](int64_t p, int64_t M, T* packed) {
       const Rows<T> columns{dh, layer_.P, dW_hr_.weight.groups[0].rows.data() + p};
-      pack_transposed(packed, columns, M, n, mine.sums_of_dh.data());
+      pack_transposed(packed, 0, columns, M, n, mine.sums_of_dh.data());
+      end_transposed(packed, n);
     });
   }
 
@@ -311,9 +312,9 @@ class ProjectionGradient {
   template <class Work>
   static void for_each_block_of(const Share& mine, int64_t n, const Work& work) {
     T* packed = mine.dh_packed.data();
-    for_each_block(mine.columns, rows_at_once(), [&](int64_t p, int64_t M) {
+    for_each_block(mine.columns, rows_at_once<T>(), [&](int64_t p, int64_t M) {
       work(p, M, packed);
-      packed += round_up(n, kTogether<T>) * rows_at_once();
+      packed += padded<T>(n) * rows_at_once<T>();
     });
   }
 

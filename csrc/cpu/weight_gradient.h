@@ -24,9 +24,9 @@ struct WeightGradient {
       : weight(weight), dW(static_cast<S*>(dW)), in_place(!is_16_bits<S> && weight.is_whole_of_each_group()) {
     for (const Group<T>& group : weight.groups) {
       if (!wanted) break;
-      const int64_t padded = weight.column_blocks(group) * weight.width;
-      panels.emplace_back(padded * round_up(max_rows, kTogether<T>));
-      if (!in_place && several) sums.emplace_back(group.M() * padded);
+      const int64_t columns = weight.column_blocks(group) * weight.width;
+      panels.emplace_back(columns * padded<T>(max_rows));
+      if (!in_place && several) sums.emplace_back(group.M() * columns);
     }
   }
 
@@ -52,7 +52,7 @@ struct WeightGradient {
       for_each_block(mine, kTogether<T>, [&](int64_t r, int64_t n) {
         const auto put = [&](const auto& row) {
           put_in_panels(n, row, group.K(), weight.width, panels[g].data() + r * weight.width,
-                        round_up(rows, kTogether<T>) * weight.width);
+                        padded<T>(rows) * weight.width);
         };
         if (group.all && !weight.mask_of_sample(g, B, 0)) return put([&](int64_t i) { return row_of(r + i); });
         put([&](int64_t i) -> const T* {
@@ -67,11 +67,12 @@ struct WeightGradient {
           return of_row;
         });
       });
+      end_panels(mine, rows, weight.column_blocks(group), weight.width, panels[g].data());
     }
   }
 
-  // sums of group g (+)= da^T in, for the kept gate rows [m, m + M), M <= rows_at_once(), that for_each_da_block(add)
-  // calls add(m, M, da_block) for; da_block is packed [rows, rows_at_once].
+  // sums of group g (+)= da^T in, for the kept gate rows [m, m + M), M <= rows_at_once<T>(), that
+  // for_each_da_block(add) calls add(m, M, da_block) for; da_block is as pack_transposed leaves it.
   //
   // A panel of inputs stays in the first cache for all of them. Few rows of inputs stay there all together: then it is
   // the gradient that takes the time, and is written row by row.
@@ -89,7 +90,7 @@ struct WeightGradient {
   void add_block(int64_t g, int64_t m, int64_t M, int64_t block, const T* da_block, int64_t rows, bool first) const {
     const Group<T>& group = weight.groups[g];
     const int64_t width = weight.width, n = std::min(width, group.K() - block * width);
-    const T* panel = panels[g].data() + block * round_up(rows, kTogether<T>) * width;
+    const T* panel = panels[g].data() + block * padded<T>(rows) * width;
     const int64_t stride = in_place ? weight.columns : weight.column_blocks(group) * width;
     Acc* out = sums_of(g) + m * stride + block * width;
     if (!in_place || n == width) return multiply_transposed(out, stride, da_block, M, rows, panel, !first);
@@ -112,7 +113,7 @@ struct WeightGradient {
     if (!first) std::copy_n(sums[g].data() + m * stride, M * stride, tile);
     for (int64_t block = 0; block < blocks; ++block) {
       multiply_transposed(tile + block * width, stride, da_block, M, rows,
-                          panels[g].data() + block * round_up(rows, kTogether<T>) * width, !first);
+                          panels[g].data() + block * padded<T>(rows) * width, !first);
     }
     for (int64_t r = 0; r < M; ++r) {
       S* out = dW + dW_rows[r] * weight.columns;
