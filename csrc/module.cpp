@@ -7,6 +7,7 @@
 
 #include "build_facts.h"
 #include "by_length.h"
+#include "cpu/amx_gemm.h"
 #include "cpu/vector_isa.h"
 #include "cuda/recurrence_plan.h"
 #include "dropout_mask.h"
@@ -157,6 +158,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("pack_layers") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&pack, nullptr));
   m.doc() = "Compiled kernels of rnndrop_cuda; the ops are in torch.ops.rnndrop.";
   m.def("build_facts_json", [] { return RNNDROP_BUILD_FACTS; }, "JSON object: what this extension was built with.");
+  m.def("uses_amx", rnndrop::cpu::amx::is_there, "Whether the CPU kernels multiply bfloat16 by AMX's tiles.");
   m.def("vector_isa", [] { return rnndrop::cpu::vector_isa(); }, "Vector code the CPU kernels use on this machine.");
   m.def("cuda_engine", [] { return name_of(rnndrop::cuda::wanted_engine); }, "The CUDA engine that is asked for.");
   m.def(

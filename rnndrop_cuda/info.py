@@ -80,7 +80,8 @@ def _usable() -> list[str]:
     if not ops.WHY_NOT_LOADED:
         from rnndrop_cuda import _C
 
-        lines.append(f"the CPU kernels use {_C.vector_isa()} code on this machine")
+        amx = ", and AMX for bfloat16" if _C.uses_amx() else ""
+        lines.append(f"the CPU kernels use {_C.vector_isa()} code{amx} on this machine")
     return lines
 
 

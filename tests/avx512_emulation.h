@@ -15,6 +15,7 @@
 #include <optional>
 #include <string>
 
+#include "amx_emulation.h"
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
 #define __m512 simde__m512
@@ -135,6 +136,13 @@ inline __m512 shuffle_quarters(const __m512& a, const __m512& b, int chosen) {
   return out.as<__m512>();
 }
 
+inline void scatter(void* to, const __m512i& places, const __m512i& a, int bytes) {
+  const Lanes<int32_t, 16> of_places(places), of_a(a);
+  for (int k = 0; k < 16; ++k) {
+    std::memcpy(static_cast<char*>(to) + int64_t(of_places.lane[k]) * bytes, &of_a.lane[k], sizeof(int32_t));
+  }
+}
+
 }  // namespace avx512_emulation
 
 #define _mm256_maskz_loadu_epi16(mask, from) avx512_emulation::load<__m256i, uint16_t, 16>(mask, from)
@@ -152,6 +160,7 @@ inline __m512 shuffle_quarters(const __m512& a, const __m512& b, int chosen) {
 #define _mm512_maskz_compress_epi16 avx512_emulation::compress
 #define _mm512_maskz_expand_ps avx512_emulation::expand
 #define _mm512_shuffle_f32x4 avx512_emulation::shuffle_quarters
+#define _mm512_i32scatter_epi32 avx512_emulation::scatter
 
 // Of the engine's own attributes and questions, behind all that has others.
 #define target(...)

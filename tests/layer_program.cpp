@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/amx_gemm.h"
 #include "cpu/buffer.h"
 #include "cpu/from_torch.h"
 #include "cpu/layer_engine.h"
@@ -208,8 +209,9 @@ bool solve_next() {
 }  // namespace
 
 int main() {
-  std::fprintf(stderr, "%s, baseline of %d bytes and %d registers, %d threads\n", cpu::vector_isa(),
-               cpu::kVectorBytes_baseline, cpu::kBaselineRegisters, omp_get_max_threads());
+  std::fprintf(stderr, "%s%s, baseline of %d bytes and %d registers, %d threads\n", cpu::vector_isa(),
+               cpu::amx::is_there() ? " and AMX" : "", cpu::kVectorBytes_baseline, cpu::kBaselineRegisters,
+               omp_get_max_threads());
   while (solve_next()) {
   }
 }

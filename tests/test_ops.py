@@ -194,17 +194,19 @@ def test_compiles_without_graph_break():
 
 
 NO_AVX512 = not torch.cpu._is_avx512_supported()
+NO_AMX = not torch.cpu._is_amx_tile_supported()
 
 
 CAPABILITIES = [
-    "default",
-    "avx2",
-    pytest.param("avx512", marks=pytest.mark.skipif(NO_AVX512, reason="no AVX-512 here")),
+    ("default", "1"),
+    ("avx2", "1"),
+    pytest.param("avx512", "0", marks=pytest.mark.skipif(NO_AVX512, reason="no AVX-512 here")),
+    pytest.param("avx512", "1", marks=pytest.mark.skipif(NO_AMX, reason="no AMX here")),
 ]
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_every_vector_width(capability):
+@pytest.mark.parametrize(("capability", "amx"), CAPABILITIES)
+def test_every_vector_width(capability, amx):
     """The kernel for each width that torch may pick; in a process of its own, since it is picked once."""
     program = (
         "import sys, torch; sys.path.insert(0, 'tests')\n"
@@ -214,9 +216,9 @@ def test_every_vector_width(capability):
         "    for masks in ('both', 'gal-batch', 'untied-batch', 'semeniuta-shared'):\n"
         "        problem = random_problem(3, 5, 7, 129, masks=masks, lengths=True, dtype=dtype)\n"
         "        assert_equals_reference(problem, layer)\n"
-        "print(_C.vector_isa())"
+        "print(_C.vector_isa(), int(_C.uses_amx()))"
     )
-    environment = os.environ | {"ATEN_CPU_CAPABILITY": capability}
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": capability, "RNNDROP_AMX": amx}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=os.path.dirname(os.path.dirname(__file__)),
         env=environment, capture_output=True, text=True, check=False,
@@ -226,7 +228,8 @@ def test_every_vector_width(capability):
     asked = {"default": "baseline", "avx2": "AVX2", "avx512": "AVX512"}[capability]
     order = ["baseline", "AVX2", "AVX512"]
     if widest in order and order.index(asked) <= order.index(widest):
-        assert done.stdout.strip() == asked
+        uses_amx = asked == "AVX512" and amx == "1"
+        assert done.stdout.split() == [asked, str(int(uses_amx))]
 
 
 @pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason="no CPU kernels")

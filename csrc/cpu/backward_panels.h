@@ -38,7 +38,7 @@ void multiply_in_place(const Weight<T, S>& weight, const Rows<T>& in, int64_t M,
                        acc_type<T>* out) {
   const Group<T>& group = weight.groups[0];
   const int64_t width = weight.width;
-  acc_type<T> tile[kRowBlock * kWidestPanel];
+  acc_type<T> tile[kMostRowBlock * kWidestPanel];
   walk.for_each(blocks.size(), [&](int64_t i) {
     const int64_t block = blocks.begin + i;
     if ((block + 1) * width <= weight.columns) {

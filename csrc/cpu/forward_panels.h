@@ -123,7 +123,7 @@ class ForwardPanels {
     if (packing_ == Packing::never) return multiply_unpacked(out, in, M, walk);
     if (order_ == PanelOrder::units) return multiply_unit_after_unit(out, in, M, walk);
     const int64_t K = weight_.groups[g].K(), width = weight_.width;
-    acc_type<T> tile[kRowBlock * kWidestPanel];
+    acc_type<T> tile[kMostRowBlock * kWidestPanel];
     walk.for_each(n_panels(g), [&](int64_t p) {
       const int64_t n = lanes_of(g, p);
       const int32_t* places = places_[g].data() + p * width;
@@ -132,7 +132,7 @@ class ForwardPanels {
       if (adjacent && (n == width || layout_.has_room)) {
         return multiply_panel(out + places[0], layout_.row_stride, in, M, K, packed);
       }
-      for_each_block({0, M}, kRowBlock, [&](int64_t m, int64_t count) {
+      for_each_block({0, M}, row_block<T>(), [&](int64_t m, int64_t count) {
         multiply_panel(tile, width, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, K, packed);
         for (int64_t r = 0; r < count; ++r) {
           acc_type<T>* row = out + (m + r) * layout_.row_stride;
@@ -198,7 +198,7 @@ class ForwardPanels {
   void multiply_unit_after_unit(acc_type<T>* out, const Rows<T>& in, int64_t M, Walk walk) const {
     const int64_t at_once = units_at_once(), blocks = (units_.size() + at_once - 1) / at_once;
     const acc_type<T>* const from_zero = nullptr;
-    acc_type<T> tile[kRowBlock * kWidestPanel];
+    acc_type<T> tile[kMostRowBlock * kWidestPanel];
     walk.for_each(2 * blocks, [&](int64_t p) {
       const int64_t first = p / 2 * at_once, n = std::min(at_once, units_.size() - first), gate = p % 2 * 2;
       acc_type<T>* place = out + gate * layout_.gate_stride + units_.begin + first - layout_.first_unit;
@@ -206,7 +206,7 @@ class ForwardPanels {
       if (n == at_once) {
         return multiply_panel_halves(place, layout_.row_stride, layout_.gate_stride, from_zero, all, none, M);
       }
-      for_each_block({0, M}, kRowBlock, [&](int64_t m, int64_t count) {
+      for_each_block({0, M}, row_block<T>(), [&](int64_t m, int64_t count) {
         multiply_panel(tile, 2 * at_once, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, all.K,
                        all.panel);
         for (int64_t i = 0; i < 2 * count; ++i) {

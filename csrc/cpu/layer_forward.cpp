@@ -51,8 +51,8 @@ class Forward {
         keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
         n_h_tilde_(mask_h_.mask.inputs_of_sample()),
         h_memory_(packed.W_hh ? memory_of(packed.W_hh)
-                              : memory_for(h_weight_,
-                                           packing_of(h_weight_, layer.B, true, layer.T == 1 && layer.B <= kRowBlock))),
+                              : memory_for(h_weight_, packing_of(h_weight_, layer.B, true,
+                                                                 layer.T == 1 && layer.B <= row_block<T>()))),
         by_units_(packed.W_hh || (rows_.all() && h_weight_.groups.size() == 1 && h_memory_.packing == Packing::before)),
         takes_x_along_(by_units_ && takes_x_along()),
         x_order_(takes_x_along_ || packed.W_ih ? PanelOrder::units : PanelOrder::gates),
@@ -200,13 +200,13 @@ class Forward {
                   {h_weight_, h_memory_, units, rank, from_h, by_units_ ? PanelOrder::units : PanelOrder::gates},
                   blocks,
                   steps,
-                  Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : kRowBlock * from_h.row_stride),
+                  Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : row_block<T>() * from_h.row_stride),
                   by_units_ ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
-                  Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? kRowBlock : steps * x_rows.size())),
-                  Buffer<T>(h_weight_.room_for_inputs(kRowBlock)),
+                  Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? row_block<T>() : steps * x_rows.size())),
+                  Buffer<T>(h_weight_.room_for_inputs(row_block<T>())),
                   Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * x_rows.size() * layer_.I : 0),
                   {}};
-    if (!rows_.all()) std::fill_n(member.from_h.data(), kRowBlock * from_h.row_stride, Acc(0));
+    if (!rows_.all()) std::fill_n(member.from_h.data(), row_block<T>() * from_h.row_stride, Acc(0));
     const Team packers = rows_split ? team : Team{0, 1};
     member.x_panels.pack(packers);
     member.h_panels.pack(packers);
@@ -250,7 +250,7 @@ class Forward {
   void meet(const Team& team, int64_t t, const Member& mine) const {
     team.barrier();
     if (!projection_) return;
-    for_each_walk(t, mine.rows, kRowBlock, [&](int64_t b, int64_t M, Walk walk) { project(t, b, M, walk, mine); });
+    for_each_walk(t, mine.rows, row_block<T>(), [&](int64_t b, int64_t M, Walk walk) { project(t, b, M, walk, mine); });
     team.barrier();
   }
 
@@ -260,7 +260,7 @@ class Forward {
     const Acc* from_x = becomes_gates() ? nullptr : gates;
     if (by_units_) return run_by_units(step, from_x, h_in, mine);
     const GatesLayout& layout = mine.from_h_layout;
-    for_each_walk(t, mine.rows, kRowBlock, [&](int64_t b, int64_t M, Walk walk) {
+    for_each_walk(t, mine.rows, row_block<T>(), [&](int64_t b, int64_t M, Walk walk) {
       if (const int64_t running = running_.of(t, b, M)) multiply_h(h_in, b, running, walk, mine);
       step_forward(step, {b, b + M, mine.units.begin, mine.units.end},
                    {mine.from_h.data(), layout.row_stride, layout.gate_stride, false, from_x});
@@ -269,10 +269,10 @@ class Forward {
   }
 
   UnitBlocks blocks_of(const Range& units) const {
-    constexpr int64_t kSums = kFirstCache / sizeof(Acc), kUnits = 64;
+    constexpr int64_t kSums = kFirstCache / sizeof(Acc), kUnits = 128;
     const int64_t granule = std::max<int64_t>(kVectorUnits, ForwardPanels<T, S>::units_at_once());
     // Rows of all units without a gap between them, which the step kernel takes as one.
-    for (const int64_t rows : {kRowBlock, kRowBlock / 2}) {
+    for (const int64_t rows : {row_block<T>(), row_block<T>() / 2}) {
       if (units.size() == layer_.H && rows * kGates * layer_.H <= kSums) {
         return {rows, layer_.H, layer_.H, round_up(rows * layer_.H, granule) + granule};
       }
@@ -280,7 +280,7 @@ class Forward {
     const int64_t n = std::max<int64_t>(units.size(), 1);  // a thread may have none
     const int64_t pieces = (n + kUnits - 1) / kUnits;
     const int64_t at_once = round_up((n + pieces - 1) / pieces, granule);
-    return {kRowBlock, at_once, at_once, kRowBlock * at_once};
+    return {row_block<T>(), at_once, at_once, row_block<T>() * at_once};
   }
 
   // A step for these rows and units: sums [4][rows][units] = W_hh h~ + b, + W_ih x~ where that is taken along; the

@@ -8,13 +8,18 @@
 
 #include "cpu/buffer.h"
 #include "cpu/compute_type.h"
+#include "cpu/packed_gemm.h"
 #include "cpu/threads.h"
 #include "params.h"
 
 namespace rnndrop::cpu {
 
 // Rows that go through GEMM and step kernel together, so that what one leaves is in the first cache for the other.
-constexpr int64_t kRowBlock = 24;
+constexpr int64_t kMostRowBlock = 32;
+template <class T>
+int64_t row_block() {
+  return std::max<int64_t>(24, 2 * rows_at_once<T>());
+}
 // Rows of the input GEMM and of the weights' gradients that are taken together: enough to read W_ih seldom, few enough
 // for their gates to stay in the second cache.
 constexpr int64_t kChunkRows = 384;

@@ -16,6 +16,7 @@ from build_backend.flags import compiler_flags
 
 COMPILER = "g++"
 SAYS = "AVX512, baseline of 16 bytes and 16 registers"
+SAYS_AMX = SAYS.replace(",", " and AMX,", 1)
 SIMDE = Path("/usr/include/simde/x86/avx512.h")
 # A 64-byte vector that is passed by value has no calling convention here; all of these functions are inlined.
 OF_THIS_PROCESSOR = ["-mavx2", "-mfma", "-mf16c", "-Wno-psabi"]
@@ -42,4 +43,9 @@ def test_outputs_and_gradients(program: Path, dtype: torch.dtype) -> None:
 
 def test_bfloat16_multiplied_as_it_is(program: Path) -> None:
     emulated = Program(program, SAYS, env={"EMULATES_AVX512_BF16": "1"})
+    check(emulated, torch.bfloat16, roundings=3)
+
+
+def test_bfloat16_multiplied_by_tiles(program: Path) -> None:
+    emulated = Program(program, SAYS_AMX, env={"EMULATES_AVX512_BF16": "1", "EMULATES_AMX": "1"})
     check(emulated, torch.bfloat16, roundings=3)
