@@ -133,7 +133,7 @@ KERNEL void multiply_tiles(const Halves& out, const Operand& x, const Operand& y
 }
 
 // As few blocks as there can be, of nearly equal size.
-KERNEL void multiply(Halves out, Operand x, Operand y, int64_t M) {
+KERNEL void multiply_rows(Halves out, Operand x, Operand y, int64_t M) {
   for (int64_t blocks = (M + 2 * kTileRows - 1) / (2 * kTileRows); blocks > 0; --blocks) {
     const int64_t n = (M + blocks - 1) / blocks;
     const bool two = n > kTileRows;
@@ -149,6 +149,28 @@ KERNEL void multiply(Halves out, Operand x, Operand y, int64_t M) {
     y.a += n * y.row_bytes / int64_t(sizeof(BFloat16));
     M -= n;
   }
+}
+
+// The first n tiles of K, and what is left.
+KERNEL_INLINE Operand take(Operand& x, int64_t n) {
+  Operand taken = x;
+  taken.n_tiles = n < x.n_tiles ? n : x.n_tiles;
+  x.a += taken.n_tiles * x.tile;
+  x.panel += taken.n_tiles * kPanelTile;
+  x.n_tiles -= taken.n_tiles;
+  return taken;
+}
+
+// Many rows take a panel that is larger than the first cache in pieces, which stay there for all of them.
+KERNEL void multiply(Halves out, Operand x, Operand y, int64_t M) {
+  constexpr int64_t kTilesAtOnce = 16;
+  while (M > 2 * kTileRows && x.n_tiles + y.n_tiles > kTilesAtOnce) {
+    const Operand of_x = take(x, kTilesAtOnce), of_y = take(y, kTilesAtOnce - of_x.n_tiles);
+    multiply_rows(out, of_x, of_y, M);
+    out.first = nullptr;
+    out.add = true;
+  }
+  multiply_rows(out, x, y, M);
   if (sessions == 0) release();
 }
 

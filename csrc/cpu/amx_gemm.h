@@ -8,6 +8,7 @@
 #include <c10/util/BFloat16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/packed_gemm.h"
 
@@ -19,6 +20,12 @@ inline constexpr int64_t kTileRows = 16, kTileK = 32;
 // Whether this processor has it and the system lets this process use it. Nothing else here may be called otherwise.
 // RNNDROP_AMX=0 in the environment of a process says no.
 bool is_there();
+
+// Whether T's products with panels are these.
+template <class T>
+bool multiplies() {
+  return std::is_same_v<T, c10::BFloat16> && is_there();
+}
 
 // While one lives on a thread, its products leave the tiles configured for the next. Where there is no AMX it does
 // nothing.

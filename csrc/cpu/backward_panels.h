@@ -56,7 +56,7 @@ void multiply_all_columns(const Weight<T, S>& weight, const T* da, int64_t M, Wa
                           T* copies) {
   const Group<T>& group = weight.groups[0];
   const Rows<T> in = group.gradients.of(weight.da_rows(group, da), M, copies);
-  const int64_t width = weight.width, blocks = weight.column_blocks(group), stride = blocks * width;
+  const int64_t width = weight.width, blocks = weight.column_blocks(group), stride = weight.stride_of_sums(group);
   if constexpr (std::is_same_v<Out, acc_type<T>>) {
     if (group.all) return multiply_in_place(weight, in, M, walk, {0, blocks}, out);
   }

@@ -239,7 +239,8 @@ class Backward {
     for (const Weight<T, S>* weight : {&x_weight_, &h_weight_}) {
       for (const Group<T>& group : weight->groups) {
         if (is_16_bits<S> || group.mask || !rows_.all()) {
-          room = std::max(room, round_up(is_16_bits<S> ? weight->columns : group.K(), weight->width) + group.room());
+          const int64_t of_row = std::max(weight->stride_of_sums(group), is_16_bits<S> ? weight->columns : 0);
+          room = std::max(room, of_row + group.room());
         }
       }
     }

@@ -88,11 +88,12 @@ class Forward {
            !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer_);
   }
   // Whether a product of its own with x would cost more, for the gates that it leaves in memory, than to read W_ih
-  // once a step and to multiply as many units as fill its panels.
+  // once a step and to multiply as many units as fill its panels: on AMX, where to multiply costs least.
   static bool is_narrow(const Weight<T, S>& weight, const LayerProblem& layer) {
     constexpr int64_t kMostRows = 32;
-    return weight.groups[0].K() * round_up(layer.H, ForwardPanels<T, S>::units_at_once()) <=
-           2 * std::min(layer.B, kMostRows) * layer.H;
+    const int64_t pays =
+        amx::multiplies<T>() ? 16 * std::min(layer.B, row_block<T>()) : 2 * std::min(layer.B, kMostRows);
+    return weight.groups[0].K() * round_up(layer.H, ForwardPanels<T, S>::units_at_once()) <= pays * layer.H;
   }
   bool could_read_unpacked(int64_t columns, int64_t rows_at_once) const {
     return too_few_to_pack_forward(layer_.T * layer_.B, rows_at_once, columns) && columns >= least_unpacked_K<T>() &&
@@ -269,7 +270,7 @@ class Forward {
   }
 
   UnitBlocks blocks_of(const Range& units) const {
-    constexpr int64_t kSums = kFirstCache / sizeof(Acc), kUnits = 128;
+    constexpr int64_t kSums = kFirstCache / sizeof(Acc), kUnits = 64;
     const int64_t granule = std::max<int64_t>(kVectorUnits, ForwardPanels<T, S>::units_at_once());
     // Rows of all units without a gap between them, which the step kernel takes as one.
     for (const int64_t rows : {row_block<T>(), row_block<T>() / 2}) {

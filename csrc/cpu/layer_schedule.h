@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/amx_gemm.h"
 #include "cpu/buffer.h"
 #include "cpu/compute_type.h"
 #include "cpu/packed_gemm.h"
@@ -14,11 +15,12 @@
 
 namespace rnndrop::cpu {
 
-// Rows that go through GEMM and step kernel together, so that what one leaves is in the first cache for the other.
-constexpr int64_t kMostRowBlock = 32;
+// Rows that go through GEMM and step kernel together, so that what one leaves is in the first cache for the other. On
+// AMX it is rather each piece of a weight that has to be there for many rows: that is read faster than it comes.
+constexpr int64_t kMostRowBlock = 128;
 template <class T>
 int64_t row_block() {
-  return std::max<int64_t>(24, 2 * rows_at_once<T>());
+  return amx::multiplies<T>() ? kMostRowBlock : 24;
 }
 // Rows of the input GEMM and of the weights' gradients that are taken together: enough to read W_ih seldom, few enough
 // for their gates to stay in the second cache.

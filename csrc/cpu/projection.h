@@ -277,10 +277,9 @@ class ProjectionGradient {
   Share prepare(const Team& team) const {
     const Weight<T, S>& weight = dW_hr_.weight;
     const Range columns = team.share(layer_.P, rows_at_once<T>());
-    const int64_t blocks = weight.column_blocks(weight.groups[0]);
     Share share{columns, Buffer<T>(round_up(columns.size(), rows_at_once<T>()) * padded<T>(max_rows_)),
                 Buffer<T>(dW_hr_.room_to_pack()), Buffer<Acc>(layer_.P),
-                Buffer<Acc>(dW_hr_.in_place ? 0 : kMostRowsAtOnce * blocks * weight.width)};
+                Buffer<Acc>(dW_hr_.in_place ? 0 : kMostRowsAtOnce * weight.stride_of_sums(weight.groups[0]))};
     std::fill_n(share.sums_of_dh.data(), layer_.P, Acc(0));
     return share;
   }

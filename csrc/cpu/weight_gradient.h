@@ -26,7 +26,7 @@ struct WeightGradient {
       if (!wanted) break;
       const int64_t columns = weight.column_blocks(group) * weight.width;
       panels.emplace_back(columns * padded<T>(max_rows));
-      if (!in_place && several) sums.emplace_back(group.M() * columns);
+      if (!in_place && several) sums.emplace_back(group.M() * weight.stride_of_sums(group));
     }
   }
 
@@ -91,7 +91,7 @@ struct WeightGradient {
     const Group<T>& group = weight.groups[g];
     const int64_t width = weight.width, n = std::min(width, group.K() - block * width);
     const T* panel = panels[g].data() + block * padded<T>(rows) * width;
-    const int64_t stride = in_place ? weight.columns : weight.column_blocks(group) * width;
+    const int64_t stride = in_place ? weight.columns : weight.stride_of_sums(group);
     Acc* out = sums_of(g) + m * stride + block * width;
     if (!in_place || n == width) return multiply_transposed(out, stride, da_block, M, rows, panel, !first);
     Acc tile[kMostRowsAtOnce * kWidestPanel];
@@ -109,7 +109,8 @@ struct WeightGradient {
   void add_last(int64_t g, int64_t m, int64_t M, const int32_t* dW_rows, const T* da_block, int64_t rows, bool first,
                 Acc* tile) const {
     const Group<T>& group = weight.groups[g];
-    const int64_t width = weight.width, blocks = weight.column_blocks(group), stride = blocks * width;
+    const int64_t width = weight.width, blocks = weight.column_blocks(group);
+    const int64_t stride = weight.stride_of_sums(group);
     if (!first) std::copy_n(sums[g].data() + m * stride, M * stride, tile);
     for (int64_t block = 0; block < blocks; ++block) {
       multiply_transposed(tile + block * width, stride, da_block, M, rows,
@@ -136,7 +137,7 @@ struct WeightGradient {
     }
   }
 
-  // Where add() adds up: [M, blocks * width], or dW's rows.
+  // Where add() adds up: [M, stride_of_sums], or dW's rows.
   Acc* sums_of(int64_t g) const {
     if constexpr (std::is_same_v<S, Acc>) {
       if (in_place) return dW + weight.groups[g].first_gate * weight.H * weight.columns;
@@ -149,7 +150,7 @@ struct WeightGradient {
   // Where nothing is dropped, scaled or rounded the sums are dW itself.
   bool in_place;
   std::vector<Buffer<T>> panels;  // of each group: [blocks][rows, width]
-  std::vector<Buffer<Acc>> sums;  // likewise: [M, blocks * width]
+  std::vector<Buffer<Acc>> sums;  // likewise: [M, stride_of_sums]
 };
 
 }  // namespace rnndrop::cpu
