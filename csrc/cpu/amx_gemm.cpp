@@ -26,7 +26,7 @@ namespace {
 using c10::BFloat16;
 
 constexpr int64_t kWidth = kWidestPanel, kLanes = kWidth / 2;
-constexpr int64_t kTile = kTileRows * kTileK;
+constexpr int64_t kTransposedTile = kTwoTiles * kTileK;
 constexpr int64_t kPanelTile = kTileK * kWidth;               // elements of a panel that one tile of rows meets
 constexpr int64_t kPanelRow = 2 * kWidth * sizeof(BFloat16);  // bytes of a pair of a panel's rows
 
@@ -134,7 +134,7 @@ KERNEL void multiply_tiles(const Halves& out, const Operand& x, const Operand& y
 
 // As few blocks as there can be, of nearly equal size.
 KERNEL void multiply_rows(Halves out, Operand x, Operand y, int64_t M) {
-  for (int64_t blocks = (M + 2 * kTileRows - 1) / (2 * kTileRows); blocks > 0; --blocks) {
+  for (int64_t blocks = (M + kTwoTiles - 1) / (kTwoTiles); blocks > 0; --blocks) {
     const int64_t n = (M + blocks - 1) / blocks;
     const bool two = n > kTileRows;
     const int64_t rows = two ? (n + 1) / 2 : n;
@@ -164,7 +164,7 @@ KERNEL_INLINE Operand take(Operand& x, int64_t n) {
 // Many rows take a panel that is larger than the first cache in pieces, which stay there for all of them.
 KERNEL void multiply(Halves out, Operand x, Operand y, int64_t M) {
   constexpr int64_t kTilesAtOnce = 16;
-  while (M > 2 * kTileRows && x.n_tiles + y.n_tiles > kTilesAtOnce) {
+  while (M > kTwoTiles && x.n_tiles + y.n_tiles > kTilesAtOnce) {
     const Operand of_x = take(x, kTilesAtOnce), of_y = take(y, kTilesAtOnce - of_x.n_tiles);
     multiply_rows(out, of_x, of_y, M);
     out.first = nullptr;
@@ -226,6 +226,7 @@ KERNEL_INLINE __m512i pair_of_rows(const Rows<BFloat16>& in, int64_t k, int64_t 
   return interleave(even, odd);
 }
 
+// Up to a tile's rows of out.
 KERNEL void pack_columns(BFloat16* out, int64_t first, const Rows<BFloat16>& in, int64_t M, int64_t K, float* sums) {
   const bool adjacent = in.columns[M - 1] - in.columns[0] == M - 1;
   __m512 sum = _mm512_setzero_ps();
@@ -233,7 +234,7 @@ KERNEL void pack_columns(BFloat16* out, int64_t first, const Rows<BFloat16>& in,
                                                 _mm512_set1_epi32(kTileK / 2));
   for (int64_t k = 0; k < K;) {
     const int64_t at = first + k;
-    BFloat16* tile = out + at / kTileK * kTile;
+    BFloat16* tile = out + at / kTileK * kTransposedTile;
     if (at % kTileK == 0 && k + kTileK <= K) {
       __m512i pairs[16];
 #pragma GCC unroll 16
@@ -290,20 +291,23 @@ void multiply_panel_halves(float* c, int64_t row_stride, int64_t half_stride, co
 }
 
 void pack_transposed(BFloat16* out, int64_t first, const Rows<BFloat16>& in, int64_t M, int64_t K, float* sums) {
-  pack_columns(out, first, in, M, K, sums);
+  for (int64_t m = 0; m < M; m += kTileRows) {
+    const Rows<BFloat16> of_tile{in.data, in.stride, in.columns + m};
+    pack_columns(out + m * kTileK, first, of_tile, M - m < kTileRows ? M - m : kTileRows, K, sums);
+  }
 }
 
 void end_transposed(BFloat16* out, int64_t K) {
   const int64_t begin = (K + 1) / 2 * 2 % kTileK;
-  for (int64_t row = 0; begin > 0 && row < kTileRows; ++row) {
-    BFloat16* of_row = out + K / kTileK * kTile + row * kTileK;
+  for (int64_t row = 0; begin > 0 && row < kTwoTiles; ++row) {
+    BFloat16* of_row = out + K / kTileK * kTransposedTile + row * kTileK;
     std::fill(of_row + begin, of_row + kTileK, BFloat16(0.f));
   }
 }
 
 void multiply_transposed(float* c, int64_t ldc, const BFloat16* a, int64_t M, int64_t K, const BFloat16* panel,
                          bool add) {
-  const Operand product{a, kTileK * sizeof(BFloat16), kTile, tiles_of(K), panel}, none{a, 0, 0, 0, panel};
+  const Operand product{a, kTileK * sizeof(BFloat16), kTransposedTile, tiles_of(K), panel}, none{a, 0, 0, 0, panel};
   multiply({c, ldc, kLanes, nullptr, add}, product, none, M);
 }
 

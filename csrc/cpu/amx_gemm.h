@@ -14,8 +14,9 @@
 
 namespace rnndrop::cpu::amx {
 
-// Rows of a tile, and K of one: a multiple of it is what rows and panels are padded to.
-inline constexpr int64_t kTileRows = 16, kTileK = 32;
+// Rows of a tile, and of two, which are multiplied at once; and K of one, a multiple of which rows and panels are
+// padded to.
+inline constexpr int64_t kTileRows = 16, kTwoTiles = 2 * kTileRows, kTileK = 32;
 
 // Whether this processor has it and the system lets this process use it. Nothing else here may be called otherwise.
 // RNNDROP_AMX=0 in the environment of a process says no.
@@ -40,7 +41,7 @@ class Session {
 void multiply_panel_halves(float* c, int64_t row_stride, int64_t half_stride, const float* first,
                            const Product<c10::BFloat16>& x, const Product<c10::BFloat16>& y, int64_t M);
 
-// out is a tile of kTileRows columns of in after the other, each [kTileRows, kTileK].
+// out is [K / kTileK, kTwoTiles, kTileK].
 void pack_transposed(c10::BFloat16* out, int64_t first, const Rows<c10::BFloat16>& in, int64_t M, int64_t K,
                      float* sums);
 void end_transposed(c10::BFloat16* out, int64_t K);

@@ -370,7 +370,7 @@ void end_panel(BFloat16* panel, int64_t K) {
 
 template <>
 int64_t rows_at_once<BFloat16>() {
-  return amx::is_there() ? amx::kTileRows : kRows;
+  return amx::is_there() ? amx::kTwoTiles : kRows;
 }
 template <>
 int64_t K_at_once<BFloat16>() {

@@ -19,7 +19,7 @@ inline constexpr int64_t kWidestPanel = 32;
 // How many rows the kernel takes at once; multiples of it run fastest.
 template <class T>
 int64_t rows_at_once();
-inline constexpr int64_t kMostRowsAtOnce = 16;
+inline constexpr int64_t kMostRowsAtOnce = 32;
 
 // Both operands of a product with a panel have zeros from K on, to a multiple of this.
 template <class T>

@@ -26,7 +26,7 @@ struct WeightGradient {
       if (!wanted) break;
       const int64_t columns = weight.column_blocks(group) * weight.width;
       panels.emplace_back(columns * padded<T>(max_rows));
-      if (!in_place && several) sums.emplace_back(group.M() * weight.stride_of_sums(group));
+      if (!in_place && several) sums.emplace_back(group.M() * columns);
     }
   }
 
@@ -75,12 +75,15 @@ struct WeightGradient {
   // for_each_da_block(add) calls add(m, M, da_block) for; da_block is as pack_transposed leaves it.
   //
   // A panel of inputs stays in the first cache for all of them. Few rows of inputs stay there all together: then it is
-  // the gradient that takes the time, and is written row by row.
+  // the gradient that takes the time, and is written row by row. On AMX some panels stay in the second cache: there is
+  // less time to read da in.
   template <class ForEach>
   void add(int64_t g, int64_t rows, bool first, const ForEach& for_each_da_block) const {
     const int64_t blocks = weight.column_blocks(weight.groups[g]);
-    const int64_t bytes = rows * blocks * weight.width * sizeof(T);
-    for_each_block({0, blocks}, bytes <= kFirstCache / 2 ? blocks : 1, [&](int64_t begin, int64_t n) {
+    const int64_t bytes = rows * weight.width * sizeof(T);
+    int64_t at_once = bytes * blocks <= kFirstCache / 2 ? blocks : 1;
+    if (amx::multiplies<T>()) at_once = std::max<int64_t>(1, kSecondCache / std::max<int64_t>(bytes, 1));
+    for_each_block({0, blocks}, at_once, [&](int64_t begin, int64_t n) {
       for_each_da_block([&](int64_t m, int64_t M, const T* da_block) {
         for (int64_t block = begin; block < begin + n; ++block) add_block(g, m, M, block, da_block, rows, first);
       });
@@ -91,8 +94,8 @@ struct WeightGradient {
     const Group<T>& group = weight.groups[g];
     const int64_t width = weight.width, n = std::min(width, group.K() - block * width);
     const T* panel = panels[g].data() + block * padded<T>(rows) * width;
-    const int64_t stride = in_place ? weight.columns : weight.stride_of_sums(group);
-    Acc* out = sums_of(g) + m * stride + block * width;
+    const int64_t stride = in_place ? weight.columns : width;
+    Acc* out = sums_of(g, block, m);
     if (!in_place || n == width) return multiply_transposed(out, stride, da_block, M, rows, panel, !first);
     Acc tile[kMostRowsAtOnce * kWidestPanel];
     multiply_transposed(tile, width, da_block, M, rows, panel, false);
@@ -111,8 +114,10 @@ struct WeightGradient {
     const Group<T>& group = weight.groups[g];
     const int64_t width = weight.width, blocks = weight.column_blocks(group);
     const int64_t stride = weight.stride_of_sums(group);
-    if (!first) std::copy_n(sums[g].data() + m * stride, M * stride, tile);
     for (int64_t block = 0; block < blocks; ++block) {
+      for (int64_t r = 0; !first && r < M; ++r) {
+        std::copy_n(sums_of(g, block, m + r), width, tile + r * stride + block * width);
+      }
       multiply_transposed(tile + block * width, stride, da_block, M, rows,
                           panels[g].data() + block * padded<T>(rows) * width, !first);
     }
@@ -137,12 +142,12 @@ struct WeightGradient {
     }
   }
 
-  // Where add() adds up: [M, stride_of_sums], or dW's rows.
-  Acc* sums_of(int64_t g) const {
+  // Where add() adds up those of row m and a block of columns.
+  Acc* sums_of(int64_t g, int64_t block, int64_t m) const {
     if constexpr (std::is_same_v<S, Acc>) {
-      if (in_place) return dW + weight.groups[g].first_gate * weight.H * weight.columns;
+      if (in_place) return dW + (weight.groups[g].first_gate * weight.H + m) * weight.columns + block * weight.width;
     }
-    return sums[g].data();
+    return sums[g].data() + (block * weight.groups[g].M() + m) * weight.width;
   }
 
   const Weight<T, S>& weight;
@@ -150,7 +155,7 @@ struct WeightGradient {
   // Where nothing is dropped, scaled or rounded the sums are dW itself.
   bool in_place;
   std::vector<Buffer<T>> panels;  // of each group: [blocks][rows, width]
-  std::vector<Buffer<Acc>> sums;  // likewise: [M, stride_of_sums]
+  std::vector<Buffer<Acc>> sums;  // of each group: [blocks, M, width], so that those of some rows are neighbours
 };
 
 }  // namespace rnndrop::cpu
