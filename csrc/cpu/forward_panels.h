@@ -132,7 +132,7 @@ class ForwardPanels {
       if (adjacent && (n == width || layout_.has_room)) {
         return multiply_panel(out + places[0], layout_.row_stride, in, M, K, packed);
       }
-      for_each_block({0, M}, row_block<T>(), [&](int64_t m, int64_t count) {
+      for_each_block({0, M}, kMostRowBlock, [&](int64_t m, int64_t count) {
         multiply_panel(tile, width, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, K, packed);
         for (int64_t r = 0; r < count; ++r) {
           acc_type<T>* row = out + (m + r) * layout_.row_stride;
@@ -206,7 +206,7 @@ class ForwardPanels {
       if (n == at_once) {
         return multiply_panel_halves(place, layout_.row_stride, layout_.gate_stride, from_zero, all, none, M);
       }
-      for_each_block({0, M}, row_block<T>(), [&](int64_t m, int64_t count) {
+      for_each_block({0, M}, kMostRowBlock, [&](int64_t m, int64_t count) {
         multiply_panel(tile, 2 * at_once, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, all.K,
                        all.panel);
         for (int64_t i = 0; i < 2 * count; ++i) {

@@ -131,8 +131,8 @@ class Backward {
 
   // Packs the member's share of the weights too, and zeroes that of dh~.
   Member prepare(const Team& team) const {
-    const int64_t da_room =
-        std::max(x_weight_.room_for_gradients(row_block<T>()), h_weight_.room_for_gradients(row_block<T>()));
+    const int64_t da_room = std::max(x_weight_.room_for_gradients(row_block<T>(layer_)),
+                                     h_weight_.room_for_gradients(row_block<T>(layer_)));
     Member member{
         cut(team), weight_gradients_.prepare(team), {Buffer<Acc>(room_for_kept_rows()), Buffer<T>(da_room)}, {}};
     if (packs_x()) x_weight_.pack_backward(team);
@@ -163,7 +163,7 @@ class Backward {
           T* da = da_.data() + (t - begin) * B * kGates * H;
           const StepBackward step = step_at(t, t - first, da);
           if (mine.by_rows) {
-            for_each_walk(t, mine.rows, row_block<T>(), [&](int64_t b, int64_t M, Walk walk) {
+            for_each_walk(t, mine.rows, row_block<T>(layer_), [&](int64_t b, int64_t M, Walk walk) {
               if (projection_) {
                 add_gradients_of_h(t, t - begin, b, M, member);
                 projection_->multiply(t - begin, b, M, walk, *member.projection);
@@ -175,7 +175,7 @@ class Backward {
             if (projection_) project_gradients(team, t, t - begin, member);
             step_backward(step, {0, B, mine.units.begin, mine.units.end}, acc_gradients(t, da));
             team.barrier();
-            for_each_walk(t, mine.rows, row_block<T>(), [&](int64_t b, int64_t M, Walk walk) {
+            for_each_walk(t, mine.rows, row_block<T>(layer_), [&](int64_t b, int64_t M, Walk walk) {
               input_gradient_of_h(t, da, b, M, walk, mine, scratch);
             });
           }
@@ -189,7 +189,7 @@ class Backward {
         if (!packs_x()) {
           input_gradient_of_x_unpacked(team, rows, dx, scratch);
         } else {
-          for_each_block(team.share(rows, row_block<T>()), row_block<T>(), [&](int64_t r, int64_t M) {
+          for_each_block(team.share(rows, row_block<T>(layer_)), row_block<T>(layer_), [&](int64_t r, int64_t M) {
             running_.for_each_piece(begin, {r, r + M}, [&](int64_t first, int64_t running, int64_t ended) {
               if (running > 0) input_gradient_of_x(first, running, dx, scratch);
               std::fill_n(dx + (first + running) * layer_.I, ended * layer_.I, S(0));
@@ -216,10 +216,10 @@ class Backward {
                                     *member.projection);
   }
   void project_gradients(const Team& team, int64_t t, int64_t place, const Member& member) const {
-    for_each_block({0, layer_.B}, row_block<T>(),
+    for_each_block({0, layer_.B}, row_block<T>(layer_),
                    [&](int64_t b, int64_t M) { add_gradients_of_h(t, place, b, M, member); });
     team.barrier();
-    for_each_walk(t, {0, layer_.B}, row_block<T>(), [&](int64_t b, int64_t M, Walk walk) {
+    for_each_walk(t, {0, layer_.B}, row_block<T>(layer_), [&](int64_t b, int64_t M, Walk walk) {
       projection_->multiply(place, b, M, walk, *member.projection);
     });
   }
@@ -244,7 +244,7 @@ class Backward {
         }
       }
     }
-    return room * (row_block<T>() + 1) + (std::is_same_v<S, Acc> ? 0 : std::max(layer_.I, layer_.P));
+    return room * (row_block<T>(layer_) + 1) + (std::is_same_v<S, Acc> ? 0 : std::max(layer_.I, layer_.P));
   }
 
   // What dL/dh~ of the first step is where the weight has the mask, in whose place the step kernel had it.
@@ -329,7 +329,7 @@ class Backward {
     const bool shares_columns = x_factor().shares_columns(team);
     const Range mine = shares_columns ? Range{0, rows} : team.share(rows);
     const Range columns = shares_columns ? x_factor().share_of_columns(team) : Range{0, I};
-    for_each_block(mine, is_16_bits<S> ? row_block<T>() : rows, [&](int64_t r, int64_t M) {
+    for_each_block(mine, is_16_bits<S> ? row_block<T>(layer_) : rows, [&](int64_t r, int64_t M) {
       Acc* out = before_rounding(dx + r * I, scratch);
       x_factor().multiply_by_rows(da_.data() + r * kGates * layer_.H, M, columns, out);
       for (int64_t m = 0; m < M; ++m) {

@@ -52,7 +52,7 @@ class Forward {
         n_h_tilde_(mask_h_.mask.inputs_of_sample()),
         h_memory_(packed.W_hh ? memory_of(packed.W_hh)
                               : memory_for(h_weight_, packing_of(h_weight_, layer.B, true,
-                                                                 layer.T == 1 && layer.B <= row_block<T>()))),
+                                                                 layer.T == 1 && layer.B <= row_block<T>(layer_)))),
         by_units_(packed.W_hh || (rows_.all() && h_weight_.groups.size() == 1 && h_memory_.packing == Packing::before)),
         takes_x_along_(by_units_ && takes_x_along()),
         x_order_(takes_x_along_ || packed.W_ih ? PanelOrder::units : PanelOrder::gates),
@@ -92,7 +92,7 @@ class Forward {
   static bool is_narrow(const Weight<T, S>& weight, const LayerProblem& layer) {
     constexpr int64_t kMostRows = 32;
     const int64_t pays =
-        amx::multiplies<T>() ? 16 * std::min(layer.B, row_block<T>()) : 2 * std::min(layer.B, kMostRows);
+        amx::multiplies<T>() ? 16 * std::min(layer.B, row_block<T>(layer)) : 2 * std::min(layer.B, kMostRows);
     return weight.groups[0].K() * round_up(layer.H, ForwardPanels<T, S>::units_at_once()) <= pays * layer.H;
   }
   bool could_read_unpacked(int64_t columns, int64_t rows_at_once) const {
@@ -109,13 +109,13 @@ class Forward {
   }
   // Whether n threads share out the batch, else the units.
   bool splits_batch(int64_t n) const { return !rows_.all() || (splits_rows(layer_, n) && !reads_too_much_each(n)); }
-  // Whether threads that share out the batch would each read all of a large W_hh for little: in a single step, where
-  // that is most of the work once it is packed, or for so few rows that a kernel that takes six at once takes them by
-  // four. With kernels that take more at once this was not measured.
+  // Whether threads that share out the batch would each read all of a large W_hh for little: in a single step, or for
+  // so few rows that the product waits for it. A kernel that takes six rows at once is not faster than the memory for
+  // more than eight, and packs a weight for all threads sooner than each would its own.
   bool reads_too_much_each(int64_t n) const {
-    const bool is_large = kGates * layer_.H * layer_.P * int64_t(sizeof(T)) >= 2 * kSecondCache;
-    const bool for_little = layer_.T == 1 ? is_packed_ : layer_.B <= n * kFewRows;
-    return n > 1 && is_large && for_little && rows_at_once<T>() < kFewRows;
+    const bool takes_few = rows_at_once<T>() < kFewRows;
+    const bool for_little = layer_.T == 1 ? is_packed_ || !takes_few : layer_.B <= n * (takes_few ? 1 : 4) * kFewRows;
+    return n > 1 && is_large<T>(layer_) && for_little;
   }
   // Whether n threads share out the steps of the product with x, since there are too few rows of the batch for all.
   bool shares_steps_of_x(int64_t n) const {
@@ -201,13 +201,13 @@ class Forward {
                   {h_weight_, h_memory_, units, rank, from_h, by_units_ ? PanelOrder::units : PanelOrder::gates},
                   blocks,
                   steps,
-                  Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : row_block<T>() * from_h.row_stride),
+                  Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : row_block<T>(layer_) * from_h.row_stride),
                   by_units_ ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
-                  Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? row_block<T>() : steps * x_rows.size())),
-                  Buffer<T>(h_weight_.room_for_inputs(row_block<T>())),
+                  Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? row_block<T>(layer_) : steps * x_rows.size())),
+                  Buffer<T>(h_weight_.room_for_inputs(row_block<T>(layer_))),
                   Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * x_rows.size() * layer_.I : 0),
                   {}};
-    if (!rows_.all()) std::fill_n(member.from_h.data(), row_block<T>() * from_h.row_stride, Acc(0));
+    if (!rows_.all()) std::fill_n(member.from_h.data(), row_block<T>(layer_) * from_h.row_stride, Acc(0));
     const Team packers = rows_split ? team : Team{0, 1};
     member.x_panels.pack(packers);
     member.h_panels.pack(packers);
@@ -251,7 +251,8 @@ class Forward {
   void meet(const Team& team, int64_t t, const Member& mine) const {
     team.barrier();
     if (!projection_) return;
-    for_each_walk(t, mine.rows, row_block<T>(), [&](int64_t b, int64_t M, Walk walk) { project(t, b, M, walk, mine); });
+    for_each_walk(t, mine.rows, row_block<T>(layer_),
+                  [&](int64_t b, int64_t M, Walk walk) { project(t, b, M, walk, mine); });
     team.barrier();
   }
 
@@ -261,7 +262,7 @@ class Forward {
     const Acc* from_x = becomes_gates() ? nullptr : gates;
     if (by_units_) return run_by_units(step, from_x, h_in, mine);
     const GatesLayout& layout = mine.from_h_layout;
-    for_each_walk(t, mine.rows, row_block<T>(), [&](int64_t b, int64_t M, Walk walk) {
+    for_each_walk(t, mine.rows, row_block<T>(layer_), [&](int64_t b, int64_t M, Walk walk) {
       if (const int64_t running = running_.of(t, b, M)) multiply_h(h_in, b, running, walk, mine);
       step_forward(step, {b, b + M, mine.units.begin, mine.units.end},
                    {mine.from_h.data(), layout.row_stride, layout.gate_stride, false, from_x});
@@ -273,7 +274,7 @@ class Forward {
     constexpr int64_t kSums = kFirstCache / sizeof(Acc), kUnits = 64;
     const int64_t granule = std::max<int64_t>(kVectorUnits, ForwardPanels<T, S>::units_at_once());
     // Rows of all units without a gap between them, which the step kernel takes as one.
-    for (const int64_t rows : {row_block<T>(), row_block<T>() / 2}) {
+    for (const int64_t rows : {row_block<T>(layer_), row_block<T>(layer_) / 2}) {
       if (units.size() == layer_.H && rows * kGates * layer_.H <= kSums) {
         return {rows, layer_.H, layer_.H, round_up(rows * layer_.H, granule) + granule};
       }
@@ -281,7 +282,7 @@ class Forward {
     const int64_t n = std::max<int64_t>(units.size(), 1);  // a thread may have none
     const int64_t pieces = (n + kUnits - 1) / kUnits;
     const int64_t at_once = round_up((n + pieces - 1) / pieces, granule);
-    return {row_block<T>(), at_once, at_once, row_block<T>() * at_once};
+    return {row_block<T>(layer_), at_once, at_once, row_block<T>(layer_) * at_once};
   }
 
   // A step for these rows and units: sums [4][rows][units] = W_hh h~ + b, + W_ih x~ where that is taken along; the

@@ -15,12 +15,20 @@
 
 namespace rnndrop::cpu {
 
-// Rows that go through GEMM and step kernel together, so that what one leaves is in the first cache for the other. On
-// AMX it is rather each piece of a weight that has to be there for many rows: that is read faster than it comes.
+// Whether W_hh is more than the second cache holds of it from step to step.
+template <class T>
+bool is_large(const LayerProblem& layer) {
+  return kGates * layer.H * layer.P * int64_t(sizeof(T)) >= 2 * kSecondCache;
+}
+
+// Rows that go through GEMM and step kernel together, so that what one leaves is in the first cache for the other. Of a
+// weight that is read from further away than it takes to multiply it, each panel has to be there for more rows: with
+// AVX-512, and on AMX any.
 constexpr int64_t kMostRowBlock = 128;
 template <class T>
-int64_t row_block() {
-  return amx::multiplies<T>() ? kMostRowBlock : 24;
+int64_t row_block(const LayerProblem& layer) {
+  if (amx::multiplies<T>()) return kMostRowBlock;
+  return rows_at_once<T>() >= 12 && is_large<T>(layer) ? 96 : 24;
 }
 // Rows of the input GEMM and of the weights' gradients that are taken together: enough to read W_ih seldom, few enough
 // for their gates to stay in the second cache.

@@ -86,9 +86,9 @@ class ForwardProjection {
     Member member{columns,
                   row_stride,
                   {weight, memory_, columns, rows_split ? 0 : team.rank, {row_stride, 0, columns.begin, true}},
-                  Buffer<Acc>(row_block<T>() * row_stride),
-                  Buffer<Acc>(row_block<T>() * columns.size()),
-                  Buffer<T>(weight.room_for_inputs(row_block<T>()))};
+                  Buffer<Acc>(row_block<T>(layer_) * row_stride),
+                  Buffer<Acc>(row_block<T>(layer_) * columns.size()),
+                  Buffer<T>(weight.room_for_inputs(row_block<T>(layer_)))};
     member.panels.pack(rows_split ? team : Team{0, 1});
     return member;
   }
@@ -184,8 +184,8 @@ class BackwardProjection {
             packs_    ? of_panels
             : by_rows ? Range{0, H}
                       : weight.share_of_columns(team),
-            Buffer<Acc>(row_block<T>() * layer_.P), Buffer<Acc>(row_block<T>() * layer_.P),
-            Buffer<T>(weight.room_for_gradients(row_block<T>()))};
+            Buffer<Acc>(row_block<T>(layer_) * layer_.P), Buffer<Acc>(row_block<T>(layer_) * layer_.P),
+            Buffer<T>(weight.room_for_gradients(row_block<T>(layer_)))};
   }
 
   // dL/dh of step t, the `place`th of its chunk, for M samples from b on and some columns. dh_tilde_next:
