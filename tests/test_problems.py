@@ -50,3 +50,13 @@ def test_a_thousandth_is_found_in_every_result(sizes, masks):
         for name, bound in rounding_bounds(problem, exact).items():
             assert bound < 1000 * eps, name
             assert bound > 2 * eps or not exact[name].any(), name
+
+
+def test_bounds_of_fewer_samples_are_smaller():
+    """So that what is within them is within those of all, and samples may be left out."""
+    problem = random_problem(9, 2, 21, 130, masks="both", dtype=torch.float32)
+    exact = problem.to(torch.float64).solve(reference.lstm_layer)
+    of_all, of_one = (rounding_bounds(problem, exact, errors=errors) for errors in (None, dict.fromkeys(exact, 0.0)))
+    assert all(of_one[name] < of_all[name] for name in exact)
+    beyond = {name: 2 * bound for name, bound in of_all.items()}
+    assert rounding_bounds(problem, exact, errors=beyond) == of_all

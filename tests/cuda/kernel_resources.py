@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -86,6 +86,31 @@ def sources_hash() -> str:
     return sha256.hexdigest()
 
 
+@functools.cache  # compiled once for both reports
+def compile_kernels(nvcc: str, source: Path, arch: str) -> tuple[bytes, str]:
+    """Machine code of a kernel file, and what the compiler said.
+
+    Raises:
+        RuntimeError: the file does not compile; the message is the compiler's output.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "out.cubin")
+        command = [nvcc, *flags([arch]), f"-I{REPO / 'csrc'}", "-cubin", source, "-o", cubin]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{source.name} does not compile:\n{done.stdout}")
+        return cubin.read_bytes(), done.stdout
+
+
+def for_each_file(
+    of_file: Callable[[Path, str], list[Row]], architectures: Sequence[str], files: str = "*.cu"
+) -> list[Row]:
+    """The rows of every kernel file, or of those of a pattern, for every one of the architectures, sorted."""
+    tasks = [(source, arch) for source in sorted((REPO / "csrc" / "cuda").glob(files)) for arch in architectures]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return sorted(row for rows in pool.map(lambda task: of_file(*task), tasks) for row in rows)
+
+
 def measure(nvcc: str, architectures: Sequence[str] = ARCHITECTURES, files: str = "*.cu") -> list[Resources]:
     """Compile every kernel file, or those of a pattern, for every one of the architectures.
 
@@ -93,17 +118,10 @@ def measure(nvcc: str, architectures: Sequence[str] = ARCHITECTURES, files: str 
         RuntimeError: a file does not compile; the message is the compiler's output.
     """
 
-    def of_file(source: Path) -> list[Resources]:
-        with tempfile.TemporaryDirectory() as folder:
-            command = [nvcc, *flags(architectures), f"-I{REPO / 'csrc'}", "-c", source, "-o", Path(folder, "out.o")]
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{source.name} does not compile:\n{done.stdout}")
-        return _parse(source.name, done.stdout)
+    def of_file(source: Path, arch: str) -> list[Resources]:
+        return _parse(source.name, compile_kernels(nvcc, source, arch)[1])
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reports = pool.map(of_file, sorted((REPO / "csrc" / "cuda").glob(files)))
-        return sorted(row for rows in reports for row in rows)
+    return for_each_file(of_file, architectures, files)
 
 
 def kernel_name(signature: str) -> str:

@@ -6,12 +6,10 @@ What a step costs beyond its work is in this code alone: neither the emulation n
 from __future__ import annotations
 
 import pytest
-from kernel_resources import ARCHITECTURES, find_nvcc, flags, nvcc_version, read_csv, sources_hash
-from time_loops import count, find_nvdisasm, innermost, loops, measure, parse, time_loop
+from kernel_resources import ARCHITECTURES, read_csv, sources_hash
+from time_loops import count, innermost, loops, parse, time_loop
 from time_loops import read_csv as read_loops
 
-ONE_FILE = "recurrence_bfloat16.cu"
-NEWEST = ARCHITECTURES[-1:]
 HOW = "run `python tests/cuda/time_loops.py` and commit bench/results/cuda_time_loops.csv"
 
 FENCES = {("grid", "80"): 1, ("grid", "90"): 1}
@@ -102,17 +100,6 @@ def test_only_what_is_handed_over_is_stored_before_the_fence(rows):
     assert [row for row in rows if row.fences != FENCES.get((engine_of(row), row.arch), 0)] == []
     expected = {"block": {}, "cluster": {}, "grid": STORES}
     assert [row for row in rows if row.stores_before_arrival != expected[engine_of(row)].get(way_of(row), 0)] == []
-
-
-def test_the_report_is_what_nvcc_says(rows):
-    nvcc, nvdisasm = find_nvcc(), find_nvdisasm()
-    if nvcc is None or nvdisasm is None:
-        pytest.skip("needs nvcc and nvdisasm: the CUDA toolkit, or `pip install nvidia-cuda-nvdisasm` beside nvcc")
-    facts, _ = read_loops()
-    if (facts["nvcc"], facts["flags"]) != (nvcc_version(nvcc), " ".join(flags())):
-        pytest.skip(f"the report was made by nvcc {facts['nvcc']} {facts['flags']}; that is not what compiles here")
-    measured = measure(nvcc, nvdisasm, NEWEST, ONE_FILE)
-    assert measured and [row for row in rows if row.arch in NEWEST and row.file == ONE_FILE] == measured, HOW
 
 
 def test_counts_of_a_loop_worked_by_hand():

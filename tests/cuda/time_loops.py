@@ -13,11 +13,19 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernel_resources import ARCHITECTURES, REPO, find_nvcc, flags, kernel_name, read_report, write_report
+from kernel_resources import (
+    ARCHITECTURES,
+    REPO,
+    compile_kernels,
+    find_nvcc,
+    for_each_file,
+    kernel_name,
+    read_report,
+    write_report,
+)
 
 CSV = REPO / "bench" / "results" / "cuda_time_loops.csv"
 FILES = "recurrence_*.cu"
@@ -198,12 +206,11 @@ def disassemble(nvcc: str, nvdisasm: str, source: Path, arch: str) -> dict[str, 
     """By kernel.
 
     Raises:
-        subprocess.CalledProcessError: the file does not compile.
+        RuntimeError: the file does not compile; the message is the compiler's output.
     """
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "out.cubin")
-        compile_it = [nvcc, *flags([arch]), f"-I{REPO / 'csrc'}", "-cubin", source, "-o", cubin]
-        subprocess.run(compile_it, check=True, capture_output=True)
+        cubin.write_bytes(compile_kernels(nvcc, source, arch)[0])
         listing = subprocess.run([nvdisasm, "-c", cubin], check=True, capture_output=True, text=True).stdout
     sections = re.split(r"^\s*\.section\s+\.text\.(\w+),.*$", listing, flags=re.MULTILINE)[1:]
     mangled = "\n".join(sections[::2])
@@ -216,14 +223,11 @@ def measure(
 ) -> list[TimeLoop]:
     """Every persistent kernel, or those of a pattern of files, for every one of the architectures."""
 
-    def of_file(task: tuple[Path, str]) -> list[TimeLoop]:
-        source, arch = task
+    def of_file(source: Path, arch: str) -> list[TimeLoop]:
         kernels = disassemble(nvcc, nvdisasm, source, arch)
         return [count(source.name, kernel, arch, code) for kernel, code in kernels.items()]
 
-    tasks = [(source, arch) for source in sorted((REPO / "csrc" / "cuda").glob(files)) for arch in architectures]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return sorted(row for rows in pool.map(of_file, tasks) for row in rows)
+    return for_each_file(of_file, architectures, files)
 
 
 def read_csv() -> tuple[dict[str, str], list[TimeLoop]]:
