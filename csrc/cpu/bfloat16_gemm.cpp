@@ -2,6 +2,7 @@
 // AVX512_BF16; compiled for it whatever the rest is compiled for, and called only where the processor has it.
 #include "cpu/bfloat16_gemm.h"
 
+#include <limits>
 #include <stdexcept>
 #include <string_view>
 
@@ -377,6 +378,17 @@ int64_t K_at_once<BFloat16>() {
   return amx::is_there() ? amx::kTileK : 2;
 }
 
+// Tiles take rows of a packed weight in so little time that packing is worth it for fewer.
+constexpr int64_t kFewForTiles = 6;
+template <>
+int64_t most_rows_unpacked<BFloat16>(int64_t /*elements*/) {
+  return amx::is_there() ? kFewForTiles : 64;
+}
+template <>
+int64_t least_rows_packed<BFloat16>() {
+  return amx::is_there() ? kFewForTiles : std::numeric_limits<int64_t>::max();
+}
+
 void multiply_panel(float* c, int64_t ldc, const Rows<BFloat16>& a, int64_t M, int64_t K, const BFloat16* panel) {
   if (amx::is_there()) return amx::multiply_panel_halves(c, ldc, kLanes, nullptr, {a, K, panel}, {a, 0, panel}, M);
   multiply_panel_rows({c, ldc, kLanes, nullptr}, {a.data, a.stride, 2, (K + 1) / 2, panel}, {a.data, 0, 0, 0, panel},
@@ -437,13 +449,28 @@ using c10::BFloat16;
 
 bool has_bfloat16_gemm() { return false; }
 
+template <>
+int64_t rows_at_once<BFloat16>() {
+  return 1;
+}
+template <>
+int64_t K_at_once<BFloat16>() {
+  return 1;
+}
+template <>
+int64_t most_rows_unpacked<BFloat16>(int64_t /*elements*/) {
+  return 0;
+}
+template <>
+int64_t least_rows_packed<BFloat16>() {
+  return 0;
+}
+
 #define NOT_HERE                                                      \
   {                                                                   \
     throw std::logic_error("bfloat16_gemm: this processor has none"); \
   }
-template <>
-int64_t rows_at_once<BFloat16>() NOT_HERE template <>
-int64_t K_at_once<BFloat16>() NOT_HERE void pack_panel(BFloat16*, const BFloat16* const*, int64_t, int64_t) NOT_HERE
+void pack_panel(BFloat16*, const BFloat16* const*, int64_t, int64_t) NOT_HERE
     void multiply_panel(float*, int64_t, const Rows<BFloat16>&, int64_t, int64_t, const BFloat16*) NOT_HERE
     void multiply_panel_halves(float*, int64_t, int64_t, const float*, const Product<BFloat16>&,
                                const Product<BFloat16>&, int64_t) NOT_HERE

@@ -35,6 +35,10 @@ template <>
 inline int64_t least_unpacked_K<c10::BFloat16>() {
   return 1;
 }
+template <>
+int64_t most_rows_unpacked<c10::BFloat16>(int64_t elements);
+template <>
+int64_t least_rows_packed<c10::BFloat16>();
 
 // As in packed_gemm.h; a.columns is null.
 void pack_panel(c10::BFloat16* panel, const c10::BFloat16* const* rows, int64_t n, int64_t K);

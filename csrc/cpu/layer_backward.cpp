@@ -83,8 +83,8 @@ class Backward {
   Acc* dh_tilde() const { return is_16_bits<S> ? dh_tilde_.data() : static_cast<Acc*>(layer_.dh_tilde); }
 
   bool could_read_unpacked(int64_t columns) const {
-    return layer_.T * layer_.B <= most_rows_unpacked() && columns >= unpacked_columns<T>() &&
-           Weight<T, S>::can_read_unpacked();
+    return layer_.T * layer_.B <= most_rows_unpacked<T>(kGates * layer_.H * columns) &&
+           columns >= unpacked_columns<T>() && Weight<T, S>::can_read_unpacked();
   }
   // Whether dx or dh is masked where the batch shares a mask, so that its weight can be read where it lies.
   bool masks_products(const InputMask& mask, int64_t columns) const {

@@ -96,7 +96,7 @@ class Forward {
     return weight.groups[0].K() * round_up(layer.H, ForwardPanels<T, S>::units_at_once()) <= pays * layer.H;
   }
   bool could_read_unpacked(int64_t columns, int64_t rows_at_once) const {
-    return too_few_to_pack_forward(layer_.T * layer_.B, rows_at_once, columns) && columns >= least_unpacked_K<T>() &&
+    return too_few_to_pack_forward<T>(layer_.T * layer_.B, rows_at_once, columns) && columns >= least_unpacked_K<T>() &&
            Weight<T, S>::can_read_unpacked();
   }
   // Whether x~ or h~ is formed for a mask that the batch shares, so that its weight can be read where it lies.
@@ -131,9 +131,9 @@ class Forward {
   Packing packing_of(const Weight<T, S>& weight, int64_t rows, bool together, bool once) const {
     const bool whole_batch = takes_whole_batch();
     const int64_t of_thread = whole_batch ? rows : rows / most_threads();
-    const bool pays = together && of_thread >= least_rows_packed() && !is_16_bits<T>;
+    const bool pays = together && of_thread >= least_rows_packed<T>();
     if (reads_unpacked(weight, rows)) {
-      const bool enough = std::is_same_v<S, T> || of_thread / 2 >= least_rows_packed();
+      const bool enough = std::is_same_v<S, T> || of_thread / 2 >= least_rows_packed<T>();
       return pays && enough ? Packing::as_multiplied : Packing::never;
     }
     return pays && once && whole_batch ? Packing::as_multiplied : Packing::before;

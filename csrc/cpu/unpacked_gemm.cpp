@@ -16,8 +16,10 @@ namespace {
 // Vectors of sums: AVX-512 and NEON have 32 registers, the others 16.
 constexpr int kSums_baseline = kBaselineRegisters / 2, kSums_AVX2 = 8, kSums_AVX512 = 16;
 
-// AVX-512's runs of a row of w are four cache lines, the others' are one: each four rows of a find more in the caches.
+// AVX-512's runs of a row of w are four cache lines, the others' are one: each four rows of a find more in the caches,
+// unless w is too large for these.
 constexpr int64_t kMostUnpacked_baseline = 32, kMostUnpacked_AVX2 = 32, kMostUnpacked_AVX512 = 64;
+constexpr int64_t kMostUnpackedOfLarge = 24;  // where it would be 64
 
 // AVX2's registers hold sums of so few rows of w that each row of a is soon loaded again. Of the other widths it was
 // not measured.
@@ -287,8 +289,16 @@ int64_t least_unpacked_K() {
   return kernels<acc_t>().lanes;
 }
 
-int64_t most_rows_unpacked() { return kernels<float>().most_unpacked; }
-int64_t least_rows_packed() { return kernels<float>().least_packed; }
+template <class acc_t>
+int64_t most_rows_unpacked(int64_t elements) {
+  const int64_t most = kernels<acc_t>().most_unpacked;
+  const bool is_large = elements * int64_t(sizeof(acc_t)) >= 2 * kSecondCache;
+  return is_large && most > kMostUnpacked_AVX2 ? kMostUnpackedOfLarge : most;
+}
+template <class acc_t>
+int64_t least_rows_packed() {
+  return kernels<acc_t>().least_packed;
+}
 
 template <class acc_t>
 void multiply_by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_t M, int64_t K, const acc_t* w,
@@ -306,6 +316,10 @@ template int64_t unpacked_columns<float>();
 template int64_t unpacked_columns<double>();
 template int64_t least_unpacked_K<float>();
 template int64_t least_unpacked_K<double>();
+template int64_t most_rows_unpacked<float>(int64_t);
+template int64_t most_rows_unpacked<double>(int64_t);
+template int64_t least_rows_packed<float>();
+template int64_t least_rows_packed<double>();
 #define INSTANTIATE(PRODUCT, acc_t) \
   template void PRODUCT(acc_t*, int64_t, const acc_t*, int64_t, int64_t, int64_t, const acc_t*, int64_t, int64_t);
 INSTANTIATE(multiply_by_rows, float)

@@ -15,8 +15,10 @@ int64_t unpacked_columns();
 template <class acc_t>
 int64_t least_unpacked_K();
 
-// With so few rows in all, of every step, multiply_by_rows is worth more than one pass over the weight to pack it.
-int64_t most_rows_unpacked();
+// With so few rows in all, of every step, multiply_by_rows is worth more than one pass over the weight, of so many
+// elements, to pack it.
+template <class T>
+int64_t most_rows_unpacked(int64_t elements);
 
 // c[M, n] = a[M, K] w[K, n] for row-major operands whose rows lie lda, ldw and ldc elements apart; n is a multiple of
 // unpacked_columns().
@@ -26,6 +28,7 @@ void multiply_by_rows(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64_
 
 // From so many rows on it is worth more to pack some rows of w than to multiply_by_columns, even if that is all that
 // they are packed for.
+template <class T>
 int64_t least_rows_packed();
 
 // c[M, n] = a[M, K] w[n, K]^T, with K >= least_unpacked_K().
