@@ -148,6 +148,15 @@ def test_equals_reference_where_few_rows_meet_a_large_weight(T, B, H, dtype):
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+@pytest.mark.parametrize("masks", ["none", "gal-batch", "all"])
+def test_equals_reference_where_many_rows_meet_a_large_weight(masks):
+    """More of them than are taken at a time, and so few that threads share out the units."""
+    for B in (50, 130):
+        assert_equals_reference(random_problem(2, B, 3, 260, masks=masks), cpu_layer)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("masks", [*MASK_KINDS])
 def test_equals_reference_where_rows_are_too_few_to_pack_a_weight_for(masks):
     """Weights are then read where they lie; widths that are no multiple of a vector, and of what is read at once."""

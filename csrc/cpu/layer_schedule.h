@@ -15,15 +15,15 @@
 
 namespace rnndrop::cpu {
 
-// Whether W_hh is more than the second cache holds of it from step to step.
+// Whether W_hh is too large to stay in the second cache from step to step.
 template <class T>
 bool is_large(const LayerProblem& layer) {
   return kGates * layer.H * layer.P * int64_t(sizeof(T)) >= 2 * kSecondCache;
 }
 
 // Rows that go through GEMM and step kernel together, so that what one leaves is in the first cache for the other. Of a
-// weight that is read from further away than it takes to multiply it, each panel has to be there for more rows: with
-// AVX-512, and on AMX any.
+// weight that comes more slowly than it is multiplied, each panel has to serve more rows: with AVX-512 a large one, on
+// AMX any.
 constexpr int64_t kMostRowBlock = 128;
 template <class T>
 int64_t row_block(const LayerProblem& layer) {
