@@ -6,7 +6,6 @@ Where the processor has AMX, the other tests run all of this; where it has not e
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
