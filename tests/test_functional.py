@@ -1,6 +1,7 @@
 """The layer as a function, on the CPU kernels against the reference: every output and gradient, mask kind and dtype."""
 
 import itertools
+import platform
 
 import pytest
 import torch
@@ -326,6 +327,16 @@ def test_states_equal_the_reference(masks, lengths, reverse, proj):
     assert torch.equal(ours.h, outputs[0])
     if not lengths:
         assert torch.equal(ours.c[0 if reverse else -1], outputs[2])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="others take no longer for such numbers")
+def test_gradients_too_small_to_be_normal_are_zero():
+    """They would take a hundred times as long, at every step that a vanishing gradient passes; and after it as before."""
+    problem = random_problem(4, 3, 5, 6, dtype=torch.float32)
+    problem.upstream = {name: torch.full_like(value, 1e-41) for name, value in problem.upstream.items()}
+    found = problem.solve(cpu_layer)
+    assert all(bool((found[name] == 0).all()) for name in ("dx", "dh_0", "dW_ih", "dW_hh"))
+    assert torch.tensor(1e-41) * 1 != 0
 
 
 def test_dropped_columns_get_no_gradient_and_no_nan():

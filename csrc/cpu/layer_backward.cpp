@@ -19,6 +19,7 @@
 #include "cpu/projection.h"
 #include "cpu/running_rows.h"
 #include "cpu/step_kernels.h"
+#include "cpu/subnormals.h"
 #include "cpu/threads.h"
 #include "cpu/widened_steps.h"
 
@@ -148,6 +149,7 @@ class Backward {
 
   void run_member(const Team& team, const Member& member) const {
     const amx::Session session;
+    const SubnormalsAreZero zeros;
     const int64_t B = layer_.B, H = layer_.H;
     const Cut& mine = member.cut;
     const Scratch& scratch = member.scratch;
