@@ -331,7 +331,7 @@ def test_states_equal_the_reference(masks, lengths, reverse, proj):
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="others take no longer for such numbers")
 def test_gradients_too_small_to_be_normal_are_zero():
-    """They would take a hundred times as long, at every step that a vanishing gradient passes; and after it as before."""
+    """They would take many times as long, at every step that a vanishing gradient passes; and after it as before."""
     problem = random_problem(4, 3, 5, 6, dtype=torch.float32)
     problem.upstream = {name: torch.full_like(value, 1e-41) for name, value in problem.upstream.items()}
     found = problem.solve(cpu_layer)

@@ -1,4 +1,4 @@
-// Numbers too small to be normal, which Intel's processors take a hundred times as long for.
+// Numbers too small to be normal, which Intel's processors take many times as long for.
 //
 // A gradient that nothing joins on its way back, of a unit that both dropouts drop or of a loss on the last state
 // alone, is halved at every step: after some hundred of them it is below 1e-38, and lingers there.
