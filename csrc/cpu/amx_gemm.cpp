@@ -4,11 +4,13 @@
 // the same.
 #include "cpu/amx_gemm.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 #include <string_view>
 
 #include "cpu/avx512.h"
+#include "cpu/bfloat16_columns.h"
 #include "cpu/vector_isa.h"
 
 #if defined(RNNDROP_AVX512) && defined(__linux__) && __has_include(<amxbf16intrin.h>)
@@ -134,7 +136,7 @@ KERNEL void multiply_tiles(const Halves& out, const Operand& x, const Operand& y
 
 // As few blocks as there can be, of nearly equal size.
 KERNEL void multiply_rows(Halves out, Operand x, Operand y, int64_t M) {
-  for (int64_t blocks = (M + kTwoTiles - 1) / (kTwoTiles); blocks > 0; --blocks) {
+  for (int64_t blocks = (M + kTwoTiles - 1) / kTwoTiles; blocks > 0; --blocks) {
     const int64_t n = (M + blocks - 1) / blocks;
     const bool two = n > kTileRows;
     const int64_t rows = two ? (n + 1) / 2 : n;
@@ -178,19 +180,6 @@ constexpr int64_t tiles_of(int64_t K) { return (K + kTileK - 1) / kTileK; }
 
 // ---------------------------------------------------------------- transposed
 
-// Lanes of two rows as pairs: (a0, b0), (a1, b1), ...
-KERNEL_INLINE __m512i interleave(__m256i a, __m256i b) {
-  return _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
-}
-
-// Elements of a row at M columns.
-KERNEL_INLINE __m256i load_columns(const BFloat16* row, const int32_t* columns, bool adjacent, int64_t M) {
-  if (adjacent) return _mm256_maskz_loadu_epi16(first_lanes(M), row + columns[0]);
-  alignas(32) BFloat16 lanes[kTileRows] = {};
-  for (int64_t m = 0; m < M; ++m) lanes[m] = row[columns[m]];
-  return _mm256_load_si256(reinterpret_cast<const __m256i*>(lanes));
-}
-
 // out[r] = lane r of each v.
 KERNEL_INLINE void store_transposed(BFloat16* out, const __m512i (&v)[16]) {
   __m512i fours[16];  // of each four vectors in turn, lanes 0, 1, 2 and 3 of every quarter
@@ -216,20 +205,9 @@ KERNEL_INLINE void store_transposed(BFloat16* out, const __m512i (&v)[16]) {
   }
 }
 
-// Rows k and k + 1 of K at M columns, as pairs; adds them to their sums.
-KERNEL_INLINE __m512i pair_of_rows(const Rows<BFloat16>& in, int64_t k, int64_t K, bool adjacent, int64_t M,
-                                   __m512& sum) {
-  const __m256i even = load_columns(in.data + k * in.stride, in.columns, adjacent, M);
-  __m256i odd = _mm256_setzero_si256();
-  if (k + 1 < K) odd = load_columns(in.data + (k + 1) * in.stride, in.columns, adjacent, M);
-  sum = _mm512_add_ps(sum, _mm512_add_ps(widen_bfloat16(even), widen_bfloat16(odd)));
-  return interleave(even, odd);
-}
-
 // Up to a tile's rows of out.
 KERNEL void pack_columns(BFloat16* out, int64_t first, const Rows<BFloat16>& in, int64_t M, int64_t K, float* sums) {
-  const bool adjacent = in.columns[M - 1] - in.columns[0] == M - 1;
-  __m512 sum = _mm512_setzero_ps();
+  ColumnPairs columns = column_pairs(in, M, K);
   const __m512i row_places = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
                                                 _mm512_set1_epi32(kTileK / 2));
   for (int64_t k = 0; k < K;) {
@@ -238,17 +216,15 @@ KERNEL void pack_columns(BFloat16* out, int64_t first, const Rows<BFloat16>& in,
     if (at % kTileK == 0 && k + kTileK <= K) {
       __m512i pairs[16];
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) pairs[i] = pair_of_rows(in, k + 2 * i, K, adjacent, M, sum);
+      for (int i = 0; i < 16; ++i) pairs[i] = load_columns(columns, k + 2 * i);
       store_transposed(tile, pairs);
       k += kTileK;
     } else {
-      _mm512_i32scatter_epi32(tile + at % kTileK, row_places, pair_of_rows(in, k, K, adjacent, M, sum), 4);
+      _mm512_i32scatter_epi32(tile + at % kTileK, row_places, load_columns(columns, k), 4);
       k += 2;
     }
   }
-  float lanes[kLanes];
-  _mm512_storeu_ps(lanes, sum);
-  for (int64_t m = 0; m < M; ++m) sums[in.columns[m]] += lanes[m];
+  add_sums(columns, sums);
 }
 
 // ---------------------------------------------------------------- what the processor has
@@ -298,7 +274,7 @@ void pack_transposed(BFloat16* out, int64_t first, const Rows<BFloat16>& in, int
 }
 
 void end_transposed(BFloat16* out, int64_t K) {
-  const int64_t begin = (K + 1) / 2 * 2 % kTileK;
+  const int64_t begin = round_up(K, 2) % kTileK;
   for (int64_t row = 0; begin > 0 && row < kTwoTiles; ++row) {
     BFloat16* of_row = out + K / kTileK * kTransposedTile + row * kTileK;
     std::fill(of_row + begin, of_row + kTileK, BFloat16(0.f));

@@ -2,12 +2,15 @@
 // AVX512_BF16; compiled for it whatever the rest is compiled for, and called only where the processor has it.
 #include "cpu/bfloat16_gemm.h"
 
+#include <algorithm>
 #include <limits>
 #include <stdexcept>
 #include <string_view>
 
 #include "cpu/amx_gemm.h"
 #include "cpu/avx512.h"
+#include "cpu/bfloat16_columns.h"
+#include "cpu/compute_type.h"
 #include "cpu/vector_isa.h"
 
 #ifdef RNNDROP_AVX512
@@ -136,31 +139,12 @@ KERNEL void multiply_transposed_rows(const Halves& out, const BFloat16* a, int64
   multiply_up_to<false, kRows>(M, out, product, none);
 }
 
-// Pairs of lanes of a and b: (a0, b0), (a1, b1), ...
-KERNEL_INLINE __m512i interleave(__m256i a, __m256i b) {
-  return _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
-}
-
-KERNEL_INLINE __m256i load_columns(const BFloat16* row, const int32_t* columns, bool adjacent, int64_t M) {
-  if (adjacent) return _mm256_maskz_loadu_epi16(first_lanes(M), row + columns[0]);
-  alignas(32) BFloat16 lanes[kLanes] = {};
-  for (int64_t m = 0; m < M; ++m) lanes[m] = row[columns[m]];
-  return _mm256_load_si256(reinterpret_cast<const __m256i*>(lanes));
-}
-
 KERNEL void pack_transposed_rows(BFloat16* out, const Rows<BFloat16>& in, int64_t M, int64_t K, float* sums) {
-  const bool adjacent = in.columns[M - 1] - in.columns[0] == M - 1;
-  __m512 sum = _mm512_setzero_ps();
+  ColumnPairs columns = column_pairs(in, M, K);
   for (int64_t k = 0; k < K; k += 2, out += 2 * kRows) {
-    const __m256i even = load_columns(in.data + k * in.stride, in.columns, adjacent, M);
-    __m256i odd = _mm256_setzero_si256();
-    if (k + 1 < K) odd = load_columns(in.data + (k + 1) * in.stride, in.columns, adjacent, M);
-    sum = _mm512_add_ps(sum, _mm512_add_ps(widen_bfloat16(even), widen_bfloat16(odd)));
-    _mm512_mask_storeu_epi32(out, __mmask16((1 << kRows) - 1), interleave(even, odd));
+    _mm512_mask_storeu_epi32(out, __mmask16((1 << kRows) - 1), load_columns(columns, k));
   }
-  float lanes[kLanes];
-  _mm512_storeu_ps(lanes, sum);
-  for (int64_t m = 0; m < M; ++m) sums[in.columns[m]] += lanes[m];
+  add_sums(columns, sums);
 }
 
 KERNEL void pack_pair_of_rows(BFloat16* panel, const BFloat16* even, const BFloat16* odd, int64_t n) {
@@ -168,8 +152,8 @@ KERNEL void pack_pair_of_rows(BFloat16* panel, const BFloat16* even, const BFloa
   const __m512i a = _mm512_maskz_loadu_epi16(lanes, even);
   const __m512i b = odd ? _mm512_maskz_loadu_epi16(lanes, odd) : _mm512_setzero_si512();
   for (int half = 0; half < 2; ++half) {
-    const __m512i pairs = half == 0 ? interleave(_mm512_castsi512_si256(a), _mm512_castsi512_si256(b))
-                                    : interleave(_mm512_extracti64x4_epi64(a, 1), _mm512_extracti64x4_epi64(b, 1));
+    const __m512i pairs = half == 0 ? pairs_of_lanes(_mm512_castsi512_si256(a), _mm512_castsi512_si256(b))
+                                    : pairs_of_lanes(_mm512_extracti64x4_epi64(a, 1), _mm512_extracti64x4_epi64(b, 1));
     _mm512_storeu_si512(panel + half * kWidth, pairs);
   }
 }
@@ -357,15 +341,17 @@ bool has_bfloat16_gemm() {
 void pack_panel(BFloat16* panel, const BFloat16* const* rows, int64_t n, int64_t K) {
   // A pair is moved as one number of 32 bits.
   pack_panel(reinterpret_cast<float*>(panel), reinterpret_cast<const float* const*>(rows), n, K / 2);
-  BFloat16* last = panel + K / 2 * 2 * kWidth;
-  for (int64_t lane = 0; K % 2 != 0 && lane < kWidth; ++lane) {
-    last[2 * lane] = lane < n ? rows[lane][K - 1] : BFloat16(0.f);
-    last[2 * lane + 1] = 0.f;
+  if (K % 2 != 0) {
+    BFloat16* last = panel + K / 2 * 2 * kWidth;
+    for (int64_t lane = 0; lane < kWidth; ++lane) {
+      last[2 * lane] = lane < n ? rows[lane][K - 1] : BFloat16(0.f);
+      last[2 * lane + 1] = 0.f;
+    }
   }
   end_panel(panel, K);
 }
 void end_panel(BFloat16* panel, int64_t K) {
-  const int64_t pairs = round_up(K, 2);
+  const int64_t pairs = round_up(K, kTogether<BFloat16>);
   std::fill_n(panel + pairs * kWidth, (padded<BFloat16>(K) - pairs) * kWidth, BFloat16(0.f));
 }
 
@@ -375,7 +361,7 @@ int64_t rows_at_once<BFloat16>() {
 }
 template <>
 int64_t K_at_once<BFloat16>() {
-  return amx::is_there() ? amx::kTileK : 2;
+  return amx::is_there() ? amx::kTileK : kTogether<BFloat16>;
 }
 
 // Tiles take rows of a packed weight in so little time that packing is worth it for fewer.
@@ -390,9 +376,7 @@ int64_t least_rows_packed<BFloat16>() {
 }
 
 void multiply_panel(float* c, int64_t ldc, const Rows<BFloat16>& a, int64_t M, int64_t K, const BFloat16* panel) {
-  if (amx::is_there()) return amx::multiply_panel_halves(c, ldc, kLanes, nullptr, {a, K, panel}, {a, 0, panel}, M);
-  multiply_panel_rows({c, ldc, kLanes, nullptr}, {a.data, a.stride, 2, (K + 1) / 2, panel}, {a.data, 0, 0, 0, panel},
-                      M);
+  multiply_panel_halves(c, ldc, kLanes, nullptr, {a, K, panel}, {a, 0, panel}, M);
 }
 void multiply_panel_halves(float* c, int64_t row_stride, int64_t half_stride, const float* first,
                            const Product<BFloat16>& x, const Product<BFloat16>& y, int64_t M) {

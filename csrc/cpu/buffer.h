@@ -10,6 +10,13 @@ constexpr int64_t round_up(int64_t n, int64_t granule) { return (n + granule - 1
 
 constexpr int64_t kCacheLine = 64;
 
+// n elements as an odd number of lines, which no few rows share the first cache's sets at.
+template <class T>
+constexpr int64_t odd_lines(int64_t n) {
+  constexpr int64_t kLine = kCacheLine / sizeof(T);
+  return ((n + kLine - 1) / kLine | 1) * kLine;
+}
+
 // What memory is counted in.
 struct alignas(kCacheLine) Line {
   char bytes[kCacheLine];

@@ -63,8 +63,7 @@ class CompactRows {
     if (gathers_) places_ = KeptColumns<T>(n, kept);
     stride_ = gathers_ ? padded<T>(n_kept) : n;
     is_long_ = stride_ * kRowsRead > kFirstCache / int64_t(sizeof(T));
-    // An odd number of lines, which no few rows share the first cache's sets at.
-    if (is_long_) stride_ = ((stride_ + kLine - 1) / kLine | 1) * kLine;
+    if (is_long_) stride_ = odd_lines<T>(stride_);
   }
 
   // Elements of a buffer for the copies of so many rows of S.
@@ -96,7 +95,6 @@ class CompactRows {
 
  private:
   static constexpr int64_t kRowsRead = 12;  // together, at most, but for AMX
-  static constexpr int64_t kLine = kCacheLine / sizeof(T);
   bool gathers_ = false, is_long_ = false;
   int64_t n_ = 0, stride_ = 0;
   KeptColumns<T> places_;

@@ -34,6 +34,7 @@ class Backward {
  public:
   explicit Backward(const LayerBackward& layer)
       : layer_(layer),
+        row_block_(row_block<T>(layer)),
         running_(layer),
         rows_(layer.H, shared_mask_g<S>(layer)),
         x_factor_mask_(layer.mask_x, layer.B, layer.I),
@@ -132,8 +133,8 @@ class Backward {
 
   // Packs the member's share of the weights too, and zeroes that of dh~.
   Member prepare(const Team& team) const {
-    const int64_t da_room = std::max(x_weight_.room_for_gradients(row_block<T>(layer_)),
-                                     h_weight_.room_for_gradients(row_block<T>(layer_)));
+    const int64_t da_room =
+        std::max(x_weight_.room_for_gradients(row_block_), h_weight_.room_for_gradients(row_block_));
     Member member{
         cut(team), weight_gradients_.prepare(team), {Buffer<Acc>(room_for_kept_rows()), Buffer<T>(da_room)}, {}};
     if (packs_x()) x_weight_.pack_backward(team);
@@ -165,7 +166,7 @@ class Backward {
           T* da = da_.data() + (t - begin) * B * kGates * H;
           const StepBackward step = step_at(t, t - first, da);
           if (mine.by_rows) {
-            for_each_walk(t, mine.rows, row_block<T>(layer_), [&](int64_t b, int64_t M, Walk walk) {
+            for_each_walk(t, mine.rows, row_block_, [&](int64_t b, int64_t M, Walk walk) {
               if (projection_) {
                 add_gradients_of_h(t, t - begin, b, M, member);
                 projection_->multiply(t - begin, b, M, walk, *member.projection);
@@ -177,7 +178,7 @@ class Backward {
             if (projection_) project_gradients(team, t, t - begin, member);
             step_backward(step, {0, B, mine.units.begin, mine.units.end}, acc_gradients(t, da));
             team.barrier();
-            for_each_walk(t, mine.rows, row_block<T>(layer_), [&](int64_t b, int64_t M, Walk walk) {
+            for_each_walk(t, mine.rows, row_block_, [&](int64_t b, int64_t M, Walk walk) {
               input_gradient_of_h(t, da, b, M, walk, mine, scratch);
             });
           }
@@ -191,7 +192,7 @@ class Backward {
         if (!packs_x()) {
           input_gradient_of_x_unpacked(team, rows, dx, scratch);
         } else {
-          for_each_block(team.share(rows, row_block<T>(layer_)), row_block<T>(layer_), [&](int64_t r, int64_t M) {
+          for_each_block(team.share(rows, row_block_), row_block_, [&](int64_t r, int64_t M) {
             running_.for_each_piece(begin, {r, r + M}, [&](int64_t first, int64_t running, int64_t ended) {
               if (running > 0) input_gradient_of_x(first, running, dx, scratch);
               std::fill_n(dx + (first + running) * layer_.I, ended * layer_.I, S(0));
@@ -218,10 +219,10 @@ class Backward {
                                     *member.projection);
   }
   void project_gradients(const Team& team, int64_t t, int64_t place, const Member& member) const {
-    for_each_block({0, layer_.B}, row_block<T>(layer_),
+    for_each_block({0, layer_.B}, row_block_,
                    [&](int64_t b, int64_t M) { add_gradients_of_h(t, place, b, M, member); });
     team.barrier();
-    for_each_walk(t, {0, layer_.B}, row_block<T>(layer_), [&](int64_t b, int64_t M, Walk walk) {
+    for_each_walk(t, {0, layer_.B}, row_block_, [&](int64_t b, int64_t M, Walk walk) {
       projection_->multiply(place, b, M, walk, *member.projection);
     });
   }
@@ -246,7 +247,7 @@ class Backward {
         }
       }
     }
-    return room * (row_block<T>(layer_) + 1) + (std::is_same_v<S, Acc> ? 0 : std::max(layer_.I, layer_.P));
+    return room * (row_block_ + 1) + (std::is_same_v<S, Acc> ? 0 : std::max(layer_.I, layer_.P));
   }
 
   // What dL/dh~ of the first step is where the weight has the mask, in whose place the step kernel had it.
@@ -331,7 +332,7 @@ class Backward {
     const bool shares_columns = x_factor().shares_columns(team);
     const Range mine = shares_columns ? Range{0, rows} : team.share(rows);
     const Range columns = shares_columns ? x_factor().share_of_columns(team) : Range{0, I};
-    for_each_block(mine, is_16_bits<S> ? row_block<T>(layer_) : rows, [&](int64_t r, int64_t M) {
+    for_each_block(mine, is_16_bits<S> ? row_block_ : rows, [&](int64_t r, int64_t M) {
       Acc* out = before_rounding(dx + r * I, scratch);
       x_factor().multiply_by_rows(da_.data() + r * kGates * layer_.H, M, columns, out);
       for (int64_t m = 0; m < M; ++m) {
@@ -400,6 +401,7 @@ class Backward {
   }
 
   const LayerBackward& layer_;
+  int64_t row_block_;
   RunningRows running_;
   KeptRows rows_;
   FactorMask<T, S> x_factor_mask_, h_factor_mask_;

@@ -36,6 +36,7 @@ class Forward {
  public:
   Forward(const LayerForward& layer, const PackedWeights& packed)
       : layer_(layer),
+        row_block_(row_block<T>(layer)),
         is_packed_(packed.W_hh),
         running_(layer),
         // Threads that share out the units could not also skip some of them.
@@ -52,7 +53,7 @@ class Forward {
         n_h_tilde_(mask_h_.mask.inputs_of_sample()),
         h_memory_(packed.W_hh ? memory_of(packed.W_hh)
                               : memory_for(h_weight_, packing_of(h_weight_, layer.B, true,
-                                                                 layer.T == 1 && layer.B <= row_block<T>(layer_)))),
+                                                                 layer.T == 1 && layer.B <= row_block_))),
         by_units_(packed.W_hh || (rows_.all() && h_weight_.groups.size() == 1 && h_memory_.packing == Packing::before)),
         takes_x_along_(by_units_ && takes_x_along()),
         x_order_(takes_x_along_ || packed.W_ih ? PanelOrder::units : PanelOrder::gates),
@@ -115,7 +116,7 @@ class Forward {
   bool reads_too_much_each(int64_t n) const {
     const bool takes_few = rows_at_once<T>() < kFewRows;
     const bool for_little = layer_.T == 1 ? is_packed_ || !takes_few : layer_.B <= n * (takes_few ? 1 : 4) * kFewRows;
-    return n > 1 && is_large<T>(layer_) && for_little;
+    return n > 1 && has_large_W_hh<T>(layer_) && for_little;
   }
   // Whether n threads share out the steps of the product with x, since there are too few rows of the batch for all.
   bool shares_steps_of_x(int64_t n) const {
@@ -201,13 +202,13 @@ class Forward {
                   {h_weight_, h_memory_, units, rank, from_h, by_units_ ? PanelOrder::units : PanelOrder::gates},
                   blocks,
                   steps,
-                  Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : row_block<T>(layer_) * from_h.row_stride),
+                  Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : row_block_ * from_h.row_stride),
                   by_units_ ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
-                  Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? row_block<T>(layer_) : steps * x_rows.size())),
-                  Buffer<T>(h_weight_.room_for_inputs(row_block<T>(layer_))),
+                  Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? row_block_ : steps * x_rows.size())),
+                  Buffer<T>(h_weight_.room_for_inputs(row_block_)),
                   Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * x_rows.size() * layer_.I : 0),
                   {}};
-    if (!rows_.all()) std::fill_n(member.from_h.data(), row_block<T>(layer_) * from_h.row_stride, Acc(0));
+    if (!rows_.all()) std::fill_n(member.from_h.data(), row_block_ * from_h.row_stride, Acc(0));
     const Team packers = rows_split ? team : Team{0, 1};
     member.x_panels.pack(packers);
     member.h_panels.pack(packers);
@@ -251,8 +252,7 @@ class Forward {
   void meet(const Team& team, int64_t t, const Member& mine) const {
     team.barrier();
     if (!projection_) return;
-    for_each_walk(t, mine.rows, row_block<T>(layer_),
-                  [&](int64_t b, int64_t M, Walk walk) { project(t, b, M, walk, mine); });
+    for_each_walk(t, mine.rows, row_block_, [&](int64_t b, int64_t M, Walk walk) { project(t, b, M, walk, mine); });
     team.barrier();
   }
 
@@ -262,7 +262,7 @@ class Forward {
     const Acc* from_x = becomes_gates() ? nullptr : gates;
     if (by_units_) return run_by_units(step, from_x, h_in, mine);
     const GatesLayout& layout = mine.from_h_layout;
-    for_each_walk(t, mine.rows, row_block<T>(layer_), [&](int64_t b, int64_t M, Walk walk) {
+    for_each_walk(t, mine.rows, row_block_, [&](int64_t b, int64_t M, Walk walk) {
       if (const int64_t running = running_.of(t, b, M)) multiply_h(h_in, b, running, walk, mine);
       step_forward(step, {b, b + M, mine.units.begin, mine.units.end},
                    {mine.from_h.data(), layout.row_stride, layout.gate_stride, false, from_x});
@@ -274,7 +274,7 @@ class Forward {
     constexpr int64_t kSums = kFirstCache / sizeof(Acc), kUnits = 64;
     const int64_t granule = std::max<int64_t>(kVectorUnits, ForwardPanels<T, S>::units_at_once());
     // Rows of all units without a gap between them, which the step kernel takes as one.
-    for (const int64_t rows : {row_block<T>(layer_), row_block<T>(layer_) / 2}) {
+    for (const int64_t rows : {row_block_, row_block_ / 2}) {
       if (units.size() == layer_.H && rows * kGates * layer_.H <= kSums) {
         return {rows, layer_.H, layer_.H, round_up(rows * layer_.H, granule) + granule};
       }
@@ -282,7 +282,7 @@ class Forward {
     const int64_t n = std::max<int64_t>(units.size(), 1);  // a thread may have none
     const int64_t pieces = (n + kUnits - 1) / kUnits;
     const int64_t at_once = round_up((n + pieces - 1) / pieces, granule);
-    return {row_block<T>(layer_), at_once, at_once, row_block<T>(layer_) * at_once};
+    return {row_block_, at_once, at_once, row_block_ * at_once};
   }
 
   // A step for these rows and units: sums [4][rows][units] = W_hh h~ + b, + W_ih x~ where that is taken along; the
@@ -471,6 +471,7 @@ class Forward {
   }
 
   const LayerForward& layer_;
+  int64_t row_block_;
   bool is_packed_;  // by an earlier call
   RunningRows running_;
   KeptRows rows_;

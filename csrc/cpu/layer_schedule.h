@@ -15,10 +15,9 @@
 
 namespace rnndrop::cpu {
 
-// Whether W_hh is too large to stay in the second cache from step to step.
 template <class T>
-bool is_large(const LayerProblem& layer) {
-  return kGates * layer.H * layer.P * int64_t(sizeof(T)) >= 2 * kSecondCache;
+bool has_large_W_hh(const LayerProblem& layer) {
+  return is_large(kGates * layer.H * layer.P * sizeof(T));
 }
 
 // Rows that go through GEMM and step kernel together, so that what one leaves is in the first cache for the other. Of a
@@ -28,7 +27,7 @@ constexpr int64_t kMostRowBlock = 128;
 template <class T>
 int64_t row_block(const LayerProblem& layer) {
   if (amx::multiplies<T>()) return kMostRowBlock;
-  return rows_at_once<T>() >= 12 && is_large<T>(layer) ? 96 : 24;
+  return rows_at_once<T>() >= 12 && has_large_W_hh<T>(layer) ? 96 : 24;
 }
 // Rows of the input GEMM and of the weights' gradients that are taken together: enough to read W_ih seldom, few enough
 // for their gates to stay in the second cache.

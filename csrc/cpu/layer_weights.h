@@ -219,11 +219,8 @@ struct Weight {
   }
 
   int64_t column_blocks(const Group<T>& group) const { return (group.K() + width - 1) / width; }
-  // Of rows that products with all of these blocks are put in: an odd number of lines, as in compact_rows.h.
-  int64_t stride_of_sums(const Group<T>& group) const {
-    constexpr int64_t kLine = kCacheLine / sizeof(acc_type<T>);
-    return ((column_blocks(group) * width + kLine - 1) / kLine | 1) * kLine;
-  }
+  // Of rows that products with all of these blocks are put in.
+  int64_t stride_of_sums(const Group<T>& group) const { return odd_lines<acc_type<T>>(column_blocks(group) * width); }
 
   // For da W: a panel holds `width` kept columns of the group's kept rows, [M, width].
   void allocate_backward() {

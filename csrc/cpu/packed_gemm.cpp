@@ -31,9 +31,7 @@ constexpr int kSums = 8;
 // every page. A panel that comes from memory is multiplied with few rows up to 1.4 times as fast; from a cache as
 // before (Zen 3). With AVX-512 layers of a thousand units are 1.2 times as fast (Xeon). With NEON it was not measured.
 template <int bytes>
-constexpr int kFetchAhead = bytes == 32   ? 2048
-                            : bytes == 64 ? 4096
-                                          : 0;
+constexpr int kFetchAhead = bytes >= 32 ? 64 * bytes : 0;
 
 // Where the first operand's elements are.
 template <class acc_t>

@@ -35,6 +35,8 @@ int64_t padded(int64_t K) {
 inline constexpr int64_t kFirstCache = 32 * 1024;
 // What is larger comes from further away than the second cache.
 inline constexpr int64_t kSecondCache = 512 * 1024;
+// Whether a weight of so many bytes is too large to stay there from one reading to the next.
+inline bool is_large(int64_t bytes) { return bytes >= 2 * kSecondCache; }
 
 // panel[K, panel_width] = rows[:][k]^T: lane l of each of its rows comes from rows[l], which are n; 0 where there is
 // none.

@@ -19,7 +19,7 @@ constexpr int kSums_baseline = kBaselineRegisters / 2, kSums_AVX2 = 8, kSums_AVX
 // AVX-512's runs of a row of w are four cache lines, the others' are one: each four rows of a find more in the caches,
 // unless w is too large for these.
 constexpr int64_t kMostUnpacked_baseline = 32, kMostUnpacked_AVX2 = 32, kMostUnpacked_AVX512 = 64;
-constexpr int64_t kMostUnpackedOfLarge = 24;  // where it would be 64
+constexpr int64_t kMostOfLarge_baseline = 32, kMostOfLarge_AVX2 = 32, kMostOfLarge_AVX512 = 24;
 
 // AVX2's registers hold sums of so few rows of w that each row of a is soon loaded again. Of the other widths it was
 // not measured.
@@ -250,7 +250,7 @@ INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64
 
 template <class acc_t>
 struct Kernels {
-  int64_t lanes, most_unpacked, least_packed;
+  int64_t lanes, most_unpacked, most_of_large, least_packed;
   void (*by_rows)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, int64_t, const acc_t*, int64_t, int64_t);
   void (*by_columns)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, int64_t, const acc_t*, int64_t, int64_t);
 };
@@ -262,12 +262,16 @@ struct Kernels {
     PRODUCT<kSums_##NAME, kVectorBytes_##NAME>(c, ldc, a, lda, M, K, w, ldw, n);                            \
   }
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                 \
-  DEFINE_PRODUCT(by_rows, NAME, ATTRIBUTE)                                                              \
-  DEFINE_PRODUCT(by_columns, NAME, ATTRIBUTE)                                                           \
-  template <class acc_t>                                                                                \
-  constexpr Kernels<acc_t> kernels_of_##NAME{kVectorBytes_##NAME / sizeof(acc_t), kMostUnpacked_##NAME, \
-                                             kLeastPacked_##NAME, by_rows_##NAME<acc_t>, by_columns_##NAME<acc_t>};
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                           \
+  DEFINE_PRODUCT(by_rows, NAME, ATTRIBUTE)                                        \
+  DEFINE_PRODUCT(by_columns, NAME, ATTRIBUTE)                                     \
+  template <class acc_t>                                                          \
+  constexpr Kernels<acc_t> kernels_of_##NAME{kVectorBytes_##NAME / sizeof(acc_t), \
+                                             kMostUnpacked_##NAME,                \
+                                             kMostOfLarge_##NAME,                 \
+                                             kLeastPacked_##NAME,                 \
+                                             by_rows_##NAME<acc_t>,               \
+                                             by_columns_##NAME<acc_t>};
 
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 
@@ -291,9 +295,8 @@ int64_t least_unpacked_K() {
 
 template <class acc_t>
 int64_t most_rows_unpacked(int64_t elements) {
-  const int64_t most = kernels<acc_t>().most_unpacked;
-  const bool is_large = elements * int64_t(sizeof(acc_t)) >= 2 * kSecondCache;
-  return is_large && most > kMostUnpacked_AVX2 ? kMostUnpackedOfLarge : most;
+  const Kernels<acc_t>& of_isa = kernels<acc_t>();
+  return is_large(elements * sizeof(acc_t)) ? of_isa.most_of_large : of_isa.most_unpacked;
 }
 template <class acc_t>
 int64_t least_rows_packed() {
