@@ -100,14 +100,14 @@ def test_equals_reference_where_rows_are_long(dtype, sizes, masks):
         assert_equals_reference(problem, cpu_layer)
 
 
-def test_equals_reference_on_more_threads_than_there_are_units_to_share():
-    """They share out the units by whole vectors: some of 16 threads have none of 100."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(16)
-    try:
-        assert_equals_reference(random_problem(3, 20, 5, 100, dtype=torch.float32), cpu_layer)
-    finally:
-        torch.set_num_threads(threads)
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [20], indirect=True)
+@pytest.mark.parametrize("masks", ["none", "gal-batch"])
+@pytest.mark.parametrize(("I", "H", "proj"), [(300, 100, 0), (5, 250, 0), (5, 250, 140)])
+def test_equals_reference_on_more_threads_than_there_are_units_to_share(I, H, proj, masks):
+    """They share out the units by whole vectors, in the backward by panels: some of the threads have none."""
+    problem = random_problem(40, 2, I, H, proj=proj, masks=masks, dtype=torch.float32)
+    assert_equals_reference(problem, cpu_layer)
 
 
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "semeniuta-step", "zoneout"])

@@ -104,10 +104,10 @@ class Backward {
   Cut cut(const Team& team) const {
     const Group<T>& group = h_weight_.groups[0];
     const int64_t n_panels = h_weight_.column_blocks(group), P = layer_.P;
-    // With a projection a member may have units and no columns.
-    const bool can_share_units = packs_h() ? h_weight_.groups.size() == 1 && n_panels >= (projection_ ? 1 : team.size)
-                                           : projection_ || h_factor().shares_columns(team);
-    if (!can_share_units || splits_rows(layer_, team.size)) {
+    const bool can_share_units =
+        packs_h() ? h_weight_.groups.size() == 1 && n_panels > 0 : projection_ || h_factor().shares_columns(team);
+    const int64_t at_once = packs_h() ? h_weight_.width : unpacked_columns<T>();
+    if (!can_share_units || splits_rows<T>(layer_, P, team.size, at_once)) {
       return {true, running_.share(team), {0, layer_.H}, {0, P}, {0, n_panels}};
     }
     const Range panels = packs_h() ? team.share(n_panels) : Range{0, 0};

@@ -108,14 +108,18 @@ class Forward {
   bool reads_unpacked(const Weight<T, S>& weight, int64_t rows_at_once) const {
     return could_read_unpacked(weight.columns, rows_at_once) && weight.is_whole();
   }
+  static bool splits_rows(const LayerProblem& layer, int64_t n) {
+    return cpu::splits_rows<T>(layer, layer.I + layer.P, n, ForwardPanels<T, S>::units_at_once());
+  }
   // Whether n threads share out the batch, else the units.
   bool splits_batch(int64_t n) const { return !rows_.all() || (splits_rows(layer_, n) && !reads_too_much_each(n)); }
   // Whether threads that share out the batch would each read all of a large W_hh for little: in a single step, or for
   // so few rows that the product waits for it. A kernel that takes six rows at once is not faster than the memory for
   // more than eight, and packs a weight for all threads sooner than each would its own.
   bool reads_too_much_each(int64_t n) const {
-    const bool takes_few = rows_at_once<T>() < kFewRows;
-    const bool for_little = layer_.T == 1 ? is_packed_ || !takes_few : layer_.B <= n * (takes_few ? 1 : 4) * kFewRows;
+    constexpr int64_t kRows = 8;
+    const bool takes_few = rows_at_once<T>() < kRows;
+    const bool for_little = layer_.T == 1 ? is_packed_ || !takes_few : layer_.B <= n * (takes_few ? 1 : 4) * kRows;
     return n > 1 && has_large_W_hh<T>(layer_) && for_little;
   }
   // Whether n threads share out the steps of the product with x, since there are too few rows of the batch for all.

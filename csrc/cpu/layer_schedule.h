@@ -10,6 +10,7 @@
 #include "cpu/buffer.h"
 #include "cpu/compute_type.h"
 #include "cpu/packed_gemm.h"
+#include "cpu/step_kernels.h"
 #include "cpu/threads.h"
 #include "params.h"
 
@@ -34,10 +35,11 @@ int64_t row_block(const LayerProblem& layer) {
 constexpr int64_t kChunkRows = 384;
 // Fewer multiplications than this are not worth waking the other threads for.
 constexpr int64_t kEnoughForSeveral = 1 << 19;
-// A thread with fewer rows of the batch than this shares out the units instead; a barrier is worth as many
-// multiplications a step.
-constexpr int64_t kFewRows = 8;
-constexpr int64_t kEnoughForABarrier = 1 << 15;
+// Threads with so many rows of the batch each would gain nothing by sharing out the units instead.
+constexpr int64_t kFewRows = 6;
+// Multiplications in the time that a barrier takes for each thread that comes to it. Measured with two, on AVX2; AMX
+// makes more of them in that time.
+constexpr int64_t kBarrierOfThread = 1 << 13;
 
 // A weight of which a mask drops columns is not packed for so few rows times the share that it drops.
 constexpr int64_t kTooFewToLeaveOut = 5;
@@ -111,19 +113,34 @@ bool too_few_to_pack_forward(int64_t rows, int64_t at_once, int64_t K) {
   return rows * pays <= K;
 }
 
-// Whether n threads share out the batch; else they share out the units.
-inline bool splits_rows(const LayerProblem& layer, int64_t n) {
-  return layer.B >= n * kFewRows || layer.B * kGates * layer.H * layer.P < kEnoughForABarrier * n;
+// How long a step's products with `columns` of the weights take, in multiplications, where n threads share out the
+// batch: each reads all of them, which takes as long as another row.
+inline int64_t step_by_rows(const LayerProblem& layer, int64_t columns, int64_t n) {
+  return kGates * layer.H * columns * ((layer.B + n - 1) / n + 1);
+}
+// The same where they share out the units, so many at least at a time, and wait for each other.
+inline int64_t step_by_units(const LayerProblem& layer, int64_t columns, int64_t n, int64_t at_once, int64_t barrier) {
+  const int64_t of_thread = (layer.H + n * at_once - 1) / (n * at_once) * at_once;
+  return kGates * std::min(layer.H, of_thread) * columns * layer.B + n * barrier;
+}
+// Whether n threads share out the batch; else the units.
+template <class T>
+bool splits_rows(const LayerProblem& layer, int64_t columns, int64_t n, int64_t at_once) {
+  const int64_t barrier = (amx::multiplies<T>() ? 4 : 1) * kBarrierOfThread;
+  const int64_t by_units = step_by_units(layer, columns, n, at_once, barrier);
+  return layer.B >= n * kFewRows || step_by_rows(layer, columns, n) <= by_units;
 }
 
 // Whether the two directions of a layer are better run at once, by a thread each, than one after the other by n: a
 // thread for each needs no barrier, packs and reads half of the weights, and multiplies all rows together. Not where
 // both W_hh, which are then read at once in every step, are more than the third cache may hold; nor for a single step,
-// which reads them once. With more than two threads, only where a step is so little that one of them alone would take
-// it.
+// which reads them once.
 inline bool runs_directions_at_once(const LayerProblem& layer, int64_t n) {
   constexpr int64_t kMostElements = 3 << 18;  // of a W_hh
-  const bool is_for_two = n == 2 || (layer.B < n * kFewRows && splits_rows(layer, n));
+  const int64_t columns = layer.I + layer.P;
+  const int64_t by_units = step_by_units(layer, columns, n, kVectorUnits, kBarrierOfThread);
+  const int64_t of_one = std::min(step_by_rows(layer, columns, n), by_units);
+  const bool is_for_two = n == 2 || step_by_rows(layer, columns, 1) <= 2 * of_one;
   return n > 1 && layer.T > 1 && kGates * layer.H * layer.P <= kMostElements && is_for_two && enough_for_several(layer);
 }
 
