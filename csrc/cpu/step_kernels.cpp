@@ -14,27 +14,91 @@
 namespace rnndrop::cpu {
 namespace {
 
+// A row past its end: the state stays as it is.
+template <class scalar_t>
+INLINE void carry_row(const StepForward& step, int64_t b, int64_t unit_begin, int64_t unit_end) {
+  using acc_t = acc_type<scalar_t>;
+  const int64_t at = b * step.H + unit_begin, n = unit_end - unit_begin;
+  scalar_t* gates = offset<scalar_t>(step.gates, kGates * b * step.H + unit_begin);
+  for (int64_t gate = 0; gates && gate < kGates; ++gate) std::fill_n(gates + gate * step.H, n, scalar_t(0));
+  std::fill_n(static_cast<scalar_t*>(step.y) + at, n, scalar_t(0));
+  std::copy_n(static_cast<const acc_t*>(step.c_prev) + at, n, static_cast<acc_t*>(step.c) + at);
+  if (!step.h_tilde_next) return;
+  Chunk<acc_t> h;
+  for_each_chunk(unit_begin, unit_end, [&](int64_t j, int64_t n_units) __attribute__((always_inline)) {
+    load(h, static_cast<const scalar_t*>(step.h_state) + b * step.H + j, n_units);
+    store_h_tilde<scalar_t>(step, b * step.H + j, h, n_units);
+  });
+}
+
+inline bool is_past_end(const int64_t* lengths, int64_t t, int64_t b) { return lengths && t >= lengths[b]; }
+
+// Of rows that lie together from b on, how many of at most n run like it, or have all ended.
+INLINE int64_t rows_alike(const int64_t* lengths, int64_t t, int64_t b, int64_t n) {
+  if (!lengths) return n;
+  int64_t alike = 1;
+  while (alike < n && is_past_end(lengths, t, b + alike) == is_past_end(lengths, t, b)) ++alike;
+  return alike;
+}
+
+// y of these rows where the next step and a sequence's end want it too.
+template <class scalar_t>
+INLINE void keep_h(const StepForward& step, const Part& part) {
+  const int64_t n = part.unit_end - part.unit_begin;
+  for (int64_t b = part.row_begin; b < part.row_end; ++b) {
+    const int64_t at = b * step.H + part.unit_begin;
+    const scalar_t* y = static_cast<const scalar_t*>(step.y) + at;
+    if (step.h_state) copy(static_cast<scalar_t*>(step.h_state) + at, y, n);
+    if (step.h_tilde_next) copy(static_cast<scalar_t*>(step.h_tilde_next) + at, y, n);
+  }
+}
+
+// Whether the cell takes strips of memory as they are; else it takes them a chunk at a time, with all that there may
+// be.
+template <class scalar_t>
+INLINE bool takes_strips(const StepForward& step, const PreActivations& pre) {
+  if (step.b_ih || step.b_hh || step.noise.on_state() || step.mask_h || step.n_h_tilde > 1) return false;
+  if (std::is_same_v<scalar_t, acc_type<scalar_t>>) return pre.data;
+  return (pre.complete || pre.from_x) && !step.noise.mask_g.data;
+}
+
+template <class scalar_t>
+INLINE void forward_in_strips(const StepForward& step, const Part& part, const PreActivations& pre) {
+  using acc_t = acc_type<scalar_t>;
+  for (int64_t b = part.row_begin, n; b < part.row_end; b += n) {
+    n = rows_alike(step.lengths, step.t, b, part.row_end - b);
+    const Part rows{b, b + n, part.unit_begin, part.unit_end};
+    if (is_past_end(step.lengths, step.t, b)) {
+      for (int64_t row = b; row < b + n; ++row) carry_row<scalar_t>(step, row, part.unit_begin, part.unit_end);
+      continue;
+    }
+    PreActivations of_rows = pre;
+    of_rows.data = static_cast<acc_t*>(pre.data) + (b - part.row_begin) * pre.row_stride;
+    if constexpr (std::is_same_v<scalar_t, acc_t>) {
+      forward_strips<acc_t>(step, rows, of_rows);
+    } else {
+      forward_narrow_strips<scalar_t>(step, rows, of_rows);
+    }
+    if (step.h_state || step.h_tilde_next) keep_h<scalar_t>(step, rows);
+  }
+}
+
 template <class scalar_t>
 INLINE void forward_part(const StepForward& step, const Part& part, const PreActivations& pre) {
   using acc_t = acc_type<scalar_t>;
+  if (takes_strips<scalar_t>(step, pre)) return forward_in_strips<scalar_t>(step, part, pre);
   const int64_t H = step.H;
   const auto* b_ih = static_cast<const scalar_t*>(step.b_ih);
   const auto* b_hh = static_cast<const scalar_t*>(step.b_hh);
   const bool noisy_state = step.noise.on_state();
-  const bool has_state = step.lengths || step.h_state || step.h_tilde_next || noisy_state;
-  if (!has_state && !b_ih && !b_hh) {
-    if constexpr (std::is_same_v<scalar_t, acc_t>) {
-      if (pre.data) return forward_strips<acc_t>(step, part, pre);
-    } else {
-      const bool in_acc = pre.complete || pre.from_x;
-      if (in_acc && !step.noise.mask_g.data) return forward_narrow_strips<scalar_t>(step, part, pre);
-    }
-  }
   const auto run_cell = cell_kernels<acc_t>().forward;
   ForwardChunks<acc_t> chunks;
   Chunk<acc_t>&c_prev = chunks.c_prev, &h_prev = chunks.h_prev, &c = chunks.c, &h = chunks.h;
   for (int64_t b = part.row_begin; b < part.row_end; ++b) {
-    const bool past_end = step.lengths && step.t >= step.lengths[b];
+    if (is_past_end(step.lengths, step.t, b)) {
+      carry_row<scalar_t>(step, b, part.unit_begin, part.unit_end);
+      continue;
+    }
     for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
       const int64_t at = b * H + j;
       scalar_t* gates = offset<scalar_t>(step.gates, 4 * b * H + j);
@@ -42,17 +106,6 @@ INLINE void forward_part(const StepForward& step, const Part& part, const PreAct
       acc_t* c_out = static_cast<acc_t*>(step.c) + at;
       scalar_t* h_state = offset<scalar_t>(step.h_state, at);
       load(c_prev, static_cast<const acc_t*>(step.c_prev) + at, n);
-
-      if (past_end) {
-        for (int64_t gate = 0; gates && gate < kGates; ++gate) std::fill_n(gates + gate * H, n, scalar_t(0));
-        std::fill_n(y, n, scalar_t(0));
-        store(c_out, c_prev, n);
-        if (step.h_tilde_next) {
-          load(h, h_state, n);
-          store_h_tilde<scalar_t>(step, at, h, n);
-        }
-        return;
-      }
 
       const acc_t* from_h = offset<const acc_t>(pre.data, (b - part.row_begin) * pre.row_stride + j - part.unit_begin);
       const acc_t* from_x = offset<acc_t>(pre.from_x, 4 * b * H + j);
@@ -75,13 +128,12 @@ INLINE void forward_part(const StepForward& step, const Part& part, const PreAct
   }
 }
 
-// How many rows fill a chunk, where each is whole, nothing but the gates lies between one and the next, and all have
-// the same to do.
-INLINE int64_t rows_together(int64_t H, const Part& part, const StepNoise& noise, const int64_t* lengths) {
+// How many rows fill a chunk, where each is whole and nothing but the gates lies between one and the next.
+INLINE int64_t rows_together(int64_t H, const Part& part, const StepNoise& noise) {
   const auto is_dense = [&](const RowNoise& of_row) { return !of_row.data || of_row.stride == H; };
   const bool dense =
       is_dense(noise.mask_g) && is_dense(noise.mask_c) && is_dense(noise.zone_c) && is_dense(noise.zone_h);
-  return dense && !lengths && part.unit_end - part.unit_begin == H ? std::max<int64_t>(1, kChunk / H) : 1;
+  return dense && part.unit_end - part.unit_begin == H ? std::max<int64_t>(1, kChunk / H) : 1;
 }
 
 template <class scalar_t>
@@ -92,10 +144,10 @@ INLINE void backward_part(const StepBackward& step, const Part& part, const AccG
   const auto run_cell = cell_kernels<acc_t>().backward;
   BackwardChunks<acc_t> chunks;
   Chunk<acc_t>&c_prev = chunks.c_prev, &c = chunks.c, &dy = chunks.dy, &dh = chunks.dh, &dc = chunks.dc;
-  const int64_t together = rows_together(H, part, step.noise, step.lengths);
+  const int64_t together = rows_together(H, part, step.noise);
   for (int64_t b = part.row_begin, M; b < part.row_end; b += M) {
-    M = std::min(together, part.row_end - b);
-    const bool past_end = step.lengths && step.t >= step.lengths[b];
+    const bool past_end = is_past_end(step.lengths, step.t, b);
+    M = past_end ? 1 : rows_alike(step.lengths, step.t, b, std::min(together, part.row_end - b));
     for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n_units) __attribute__((always_inline)) {
       const int64_t at = b * H + j, n = M * n_units;
       scalar_t* da = offset<scalar_t>(step.da, 4 * b * H + j);
