@@ -13,8 +13,12 @@ namespace {
 
 using at::Tensor;
 
-// Copying an element of x or y takes as long as so many multiplications, and the calls beside as so many.
-constexpr int64_t kCopy = 48, kCalls = 1 << 19;
+// In multiplications: to copy an element of x or y, and the calls beside.
+constexpr int64_t kCopy = 32, kCalls = 1 << 19;
+// The same: what a row that has ended costs the cell, which takes rows together that run.
+constexpr int64_t kEndedRow = 2500;
+// So many rows take as long as one: they wait for the weights.
+constexpr int64_t kFewRows = 4;
 
 Tensor int64s(int64_t n) { return at::empty({n}, at::kLong); }
 
@@ -52,12 +56,15 @@ void select_samples(StackInputs& in, const Tensor& order) {
 
 }  // namespace
 
-OptionalTensor longest_first(const Tensor& lengths, int64_t T, int64_t I, int64_t H, int64_t outputs) {
-  const int64_t B = lengths.size(0);
+OptionalTensor longest_first(const Tensor& lengths, const StackSizes& stack) {
+  const int64_t B = lengths.size(0), outputs = stack.directions * stack.P;
   const Tensor dense = lengths.contiguous();
   const int64_t* of = dense.const_data_ptr<int64_t>();
-  const int64_t left_out = (T * B - std::accumulate(of, of + B, int64_t(0))) * kGates * H * (I + H);
-  if (left_out <= kCopy * T * B * (I + outputs) + kCalls) return std::nullopt;
+  const int64_t ended = stack.T * B - std::accumulate(of, of + B, int64_t(0));
+  const auto of_layer = [&](int64_t inputs) { return kGates * stack.H * (inputs + stack.P) + kEndedRow; };
+  const int64_t of_row = stack.directions * (of_layer(stack.I) + (stack.layers - 1) * of_layer(outputs));
+  const int64_t left_out = ended * of_row / std::max<int64_t>(B, 1) * std::max<int64_t>(B - kFewRows, 0);
+  if (left_out <= kCopy * stack.T * B * (stack.I + outputs) + kCalls) return std::nullopt;
   if (std::is_sorted(of, of + B, std::greater<>())) return std::nullopt;
   const Tensor order = int64s(B);
   int64_t* samples = order.mutable_data_ptr<int64_t>();
@@ -99,8 +106,9 @@ SampleOrder unpack(const PackedBatch& packed, StackInputs& in) {
 
 SampleOrder sort_by_length(StackInputs& in) {
   const Tensor &W_hh = in.layers[0].W_hh, &x = in.x;
-  const int64_t H = W_hh.size(0) / kGates, outputs = in.directions * W_hh.size(1);
-  const OptionalTensor order = longest_first(*in.lengths, x.size(0), x.size(2), H, outputs);
+  const int64_t n_layers = in.layers.size();
+  const OptionalTensor order = longest_first(*in.lengths, {x.size(0), x.size(2), W_hh.size(0) / kGates, W_hh.size(1),
+                                                           n_layers / in.directions, in.directions});
   if (!order) return {};
   in.x = x.index_select(1, *order);
   in.lengths = in.lengths->index_select(0, *order);

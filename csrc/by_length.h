@@ -7,9 +7,13 @@
 
 namespace rnndrop {
 
+struct StackSizes {
+  int64_t T, I, H, P, layers, directions;
+};
+
 // The samples' order, int64 [B]; none where they have that order, or too little would be left out to pay for the
-// copies. lengths: int64 [B], on the CPU; outputs: features of y.
-OptionalTensor longest_first(const at::Tensor& lengths, int64_t T, int64_t I, int64_t H, int64_t outputs);
+// copies of x and y. lengths: int64 [B], on the CPU.
+OptionalTensor longest_first(const at::Tensor& lengths, const StackSizes& stack);
 
 // As torch.nn.utils.rnn.PackedSequence has it.
 struct PackedBatch {

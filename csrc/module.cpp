@@ -106,12 +106,13 @@ PyObject* lstm_layer_both_ways(PyObject* /*module*/, PyObject* const* args, Py_s
   END_HANDLE_TH_ERRORS
 }
 
-// longest_first(lengths, T, I, H, outputs): the order, or None.
+// longest_first(lengths, T, I, H, P, layers, directions): the order, or None.
 PyObject* longest_first(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(n == 5, "longest_first: expected 5 arguments, got ", n);
+  TORCH_CHECK_TYPE(n == 7, "longest_first: expected 7 arguments, got ", n);
   const auto size = [&](int k) { return PyLong_AsLongLong(args[k]); };
-  const auto order = rnndrop::longest_first(rnndrop::tensor_of(args[0]), size(1), size(2), size(3), size(4));
+  const rnndrop::StackSizes sizes{size(1), size(2), size(3), size(4), size(5), size(6)};
+  const auto order = rnndrop::longest_first(rnndrop::tensor_of(args[0]), sizes);
   if (!order) Py_RETURN_NONE;
   return THPVariable_Wrap(*order);
   END_HANDLE_TH_ERRORS
@@ -138,24 +139,27 @@ std::pair<std::string, std::string> explain_on_current_gpu(const std::string& dt
 }
 #endif
 
+template <class Function>
+PyCFunction fast(Function* function) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
+}
+
+// What small calls spend their time on: Python's own protocol, which is faster than pybind11.
+PyMethodDef fast_calls[] = {{"lstm_layer", fast(lstm_layer), METH_FASTCALL,
+                             "rnndrop::lstm_layer for eager calls, its derivative a node in C++."},
+                            {"lstm_layer_both_ways", fast(lstm_layer_both_ways), METH_FASTCALL,
+                             "The same in both directions, which may run at once."},
+                            {"plain_call", fast(rnndrop::plain_call), METH_FASTCALL,
+                             "A plain call of the module, all of it in C++; None for any other."},
+                            {"longest_first", fast(longest_first), METH_FASTCALL,
+                             "The order of samples in which the CPU leaves out what has ended."},
+                            {"pack_layers", rnndrop::pack_layers, METH_O, "Weights packed for plain_call."},
+                            {nullptr, nullptr, 0, nullptr}};
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  static PyMethodDef layer{"lstm_layer", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lstm_layer)),
-                           METH_FASTCALL, "rnndrop::lstm_layer for eager calls, its derivative a node in C++."};
-  m.attr("lstm_layer") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&layer, nullptr));
-  static PyMethodDef both_ways{"lstm_layer_both_ways",
-                               reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lstm_layer_both_ways)),
-                               METH_FASTCALL, "The same in both directions, which may run at once."};
-  m.attr("lstm_layer_both_ways") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&both_ways, nullptr));
-  static PyMethodDef plain{"plain_call", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(rnndrop::plain_call)),
-                           METH_FASTCALL, "A plain call of the module, all of it in C++; None for any other."};
-  m.attr("plain_call") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&plain, nullptr));
-  static PyMethodDef by_length{"longest_first", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(longest_first)),
-                               METH_FASTCALL, "The order of samples in which the CPU leaves out what has ended."};
-  m.attr("longest_first") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&by_length, nullptr));
-  static PyMethodDef pack{"pack_layers", rnndrop::pack_layers, METH_O, "Weights packed for plain_call."};
-  m.attr("pack_layers") = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&pack, nullptr));
+  PyModule_AddFunctions(m.ptr(), fast_calls);
   m.doc() = "Compiled kernels of rnndrop_cuda; the ops are in torch.ops.rnndrop.";
   m.def("build_facts_json", [] { return RNNDROP_BUILD_FACTS; }, "JSON object: what this extension was built with.");
   m.def("uses_amx", rnndrop::cpu::amx::is_there, "Whether the CPU kernels multiply bfloat16 by AMX's tiles.");

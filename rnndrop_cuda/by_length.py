@@ -25,7 +25,8 @@ def run_longest_first(
 ) -> tuple[Tensor, State, list[LayerStates]]:  # fmt: skip
     """run_stack, over samples in the order that longest_first gives; what comes in and goes out is in the caller's."""
     H, P = hx[1][0].shape[-1], hx[0][0].shape[-1]
-    order = longest_first(x, lengths, H, options["directions"] * P, backend)
+    directions = options["directions"]
+    order = longest_first(x, lengths, H, P, len(all_weights) // directions, directions, backend)
     if order is None or lengths is None:
         return run_stack(x, hx, lengths, all_weights, masks, backend=backend, **options)
     h_0, c_0 = ([state.index_select(0, order) for state in states] for states in hx)
@@ -38,15 +39,14 @@ def run_longest_first(
     return y.index_select(1, back), (h_n.index_select(1, back), c_n.index_select(1, back)), states
 
 
-def longest_first(x: Tensor, lengths: Tensor | None, H: int, outputs: int, backend: str) -> Tensor | None:
-    """The samples' order, [B], by csrc/by_length.h; None where they have it, or it would not pay.
-
-    x: [T, B, I]. outputs: features of y.
-    """
+def longest_first(
+    x: Tensor, lengths: Tensor | None, H: int, P: int, layers: int, directions: int, backend: str
+) -> Tensor | None:
+    """The samples' order, [B], by csrc/by_length.h; None where they have it, or it would not pay. x: [T, B, I]."""
     T, B, I = x.shape
     if lengths is None or lengths.shape != (B,) or not _runs_on_the_cpu(x, lengths, backend):
         return None
-    return ops.longest_first(lengths, T, I, H, outputs)
+    return ops.longest_first(lengths, T, I, H, P, layers, directions)
 
 
 def _runs_on_the_cpu(x: Tensor, lengths: Tensor, backend: str) -> bool:

@@ -17,7 +17,7 @@ DESCENDING = torch.arange(B, 0, -1) * T // B
 
 
 def order_of(lengths, x=None, backend="auto"):
-    return by_length.longest_first(torch.zeros(T, B, I) if x is None else x, lengths, H, H, backend)
+    return by_length.longest_first(torch.zeros(T, B, I) if x is None else x, lengths, H, H, 1, 1, backend)
 
 
 @needs_op
@@ -38,12 +38,13 @@ def test_samples_come_longest_first_and_those_alike_as_they_were():
         lambda: order_of(torch.arange(B - 1)),  # of another number of samples, for the checks to refuse
         lambda: order_of(DESCENDING.flip(0), backend="python"),
         lambda: order_of(DESCENDING.flip(0), torch.zeros(T, B, I, device="meta")),
-        lambda: by_length.longest_first(torch.zeros(T, B, I), DESCENDING.flip(0), 8, 8, "auto"),  # too narrow
+        lambda: by_length.longest_first(torch.zeros(T, B, I), DESCENDING.flip(0), 8, 8, 1, 1, "auto"),  # too narrow
+        lambda: order_of(torch.zeros(0, dtype=torch.int64), torch.zeros(T, 0, I)),
         lambda: (
             torch.func.vmap(lambda x: order_of(DESCENDING.flip(0), x) or x)(torch.zeros(1, T, B, I))[0, 0, 0, 0] or None
         ),
     ],
-    ids=["none", "ordered", "alike", "little", "wrong", "python", "meta", "narrow", "vmap"],
+    ids=["none", "ordered", "alike", "little", "wrong", "python", "meta", "narrow", "no samples", "vmap"],
 )
 def test_who_keeps_the_order(order):
     assert order() is None
