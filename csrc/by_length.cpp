@@ -8,6 +8,8 @@
 #include <functional>
 #include <numeric>
 
+#include "permute_samples.h"
+
 namespace rnndrop {
 namespace {
 
@@ -110,9 +112,10 @@ SampleOrder sort_by_length(StackInputs& in) {
   const OptionalTensor order = longest_first(*in.lengths, {x.size(0), x.size(2), W_hh.size(0) / kGates, W_hh.size(1),
                                                            n_layers / in.directions, in.directions});
   if (!order) return {};
-  in.x = x.index_select(1, *order);
+  const Tensor back = inverse(*order);
+  in.x = permute_samples(x, *order, back);
   in.lengths = in.lengths->index_select(0, *order);
-  return {order, inverse(*order), std::nullopt};
+  return {order, back, std::nullopt};
 }
 
 StackResult run_stack(StackInputs& in, const SampleOrder& samples, bool differentiated, const PackedLayers* packed) {
@@ -121,7 +124,7 @@ StackResult run_stack(StackInputs& in, const SampleOrder& samples, bool differen
   if (samples.places) {
     result.y = result.y.flatten(0, 1).index_select(0, *samples.places);
   } else if (samples.back) {
-    result.y = result.y.index_select(1, *samples.back);
+    result.y = permute_samples(result.y, *samples.back, *samples.order);
   }
   if (samples.back) {
     StackState& final = result.final;

@@ -65,6 +65,24 @@ def test_training_gives_what_the_long_way_gives(taken, run, lengths, dtype, opti
         assert relative_error(ours, wanted) <= BOUNDS[dtype]
 
 
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_samples_that_were_put_in_order_have_every_derivative(taken, batch_first):
+    """Once and twice, and for several upstream gradients at once."""
+    layer = LSTM(I, H, batch_first=batch_first, dtype=torch.float64)
+    x = torch.randn(*(40, 23) if batch_first else (23, 40), I, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(3, *x.shape[:2], H, dtype=torch.float64)
+    found, expected = [], []
+    for results, long_way in ((found, {}), (expected, {"return_masks": True})):
+        y = layer(x, lengths=MANY, **long_way)[0]
+        results += torch.autograd.grad(y, [x, layer.weight_ih_l0], upstream, is_grads_batched=True, retain_graph=True)
+        (dx,) = torch.autograd.grad(y, x, upstream[0], create_graph=True)
+        results += torch.autograd.grad(dx.square().sum(), [x, layer.weight_hh_l0])
+    assert taken == [True]
+    for ours, wanted in zip(found, expected, strict=True):
+        assert relative_error(ours, wanted) <= 1e-12
+
+
 @FORMS
 @pytest.mark.parametrize("lengths", [FEW, MANY], ids=["few", "many"])
 def test_inference_with_and_without_packed_weights(taken, run, lengths):

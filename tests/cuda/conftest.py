@@ -11,7 +11,7 @@ from tests.emulation import toolchain
 from tests.problems import CONSTANTS
 
 CSRC = toolchain.REPO / "csrc"
-NEEDS_PYTHON = ("module", "by_length", "layer_node", "layer_stack", "plain_call")
+NEEDS_PYTHON = ("module", "by_length", "layer_node", "layer_stack", "permute_samples", "plain_call")
 UNITS = {
     "host": [
         *sorted(path for path in CSRC.glob("*.cpp") if path.stem not in NEEDS_PYTHON),
