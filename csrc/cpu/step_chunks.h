@@ -160,12 +160,13 @@ INLINE void store_rows(scalar_t* out, Chunk<acc_t>& in, int64_t stride, int64_t 
   }
 }
 
+// out += M rows of n elements.
 template <class scalar_t, class acc_t>
-INLINE void add(Chunk<acc_t>& out, const scalar_t* in, int64_t n) {
+INLINE void add_rows(Chunk<acc_t>& out, const scalar_t* in, int64_t stride, int64_t M, int64_t n) {
   if (!in) return;
   Chunk<acc_t> addend;
-  load(addend, in, n);
-  for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { out[k] += addend[k]; });
+  load_rows(addend, in, stride, M, n);
+  for_each_element(M * n, [&](int64_t k) __attribute__((always_inline)) { out[k] += addend[k]; });
 }
 
 template <class T>
@@ -175,20 +176,6 @@ INLINE const T* offset(const void* base, int64_t elements) {
 template <class T>
 INLINE T* offset(void* base, int64_t elements) {
   return base ? static_cast<T*>(base) + elements : nullptr;
-}
-
-template <class scalar_t, class acc_t>
-INLINE void load_pre_activation(Chunk<acc_t>& pre, const scalar_t* gemm, const acc_t* from_x, const acc_t* recurrent,
-                                const scalar_t* b_ih, const scalar_t* b_hh, int64_t n) {
-  if (gemm) {
-    load(pre, gemm, n);
-    add(pre, recurrent, n);
-  } else {
-    load(pre, recurrent, n);
-    add(pre, from_x, n);
-  }
-  add(pre, b_ih, n);
-  add(pre, b_hh, n);
 }
 
 // The noise of n elements from (b, j) on; absent is 1 for a mask, 0 for zoneout.

@@ -83,6 +83,14 @@ INLINE void forward_in_strips(const StepForward& step, const Part& part, const P
   }
 }
 
+// How many rows fill a chunk, where each is whole and nothing but the gates lies between one and the next.
+INLINE int64_t rows_together(int64_t H, const Part& part, const StepNoise& noise) {
+  const auto is_dense = [&](const RowNoise& of_row) { return !of_row.data || of_row.stride == H; };
+  const bool dense =
+      is_dense(noise.mask_g) && is_dense(noise.mask_c) && is_dense(noise.zone_c) && is_dense(noise.zone_h);
+  return dense && part.unit_end - part.unit_begin == H ? std::max<int64_t>(1, kChunk / H) : 1;
+}
+
 template <class scalar_t>
 INLINE void forward_part(const StepForward& step, const Part& part, const PreActivations& pre) {
   using acc_t = acc_type<scalar_t>;
@@ -94,46 +102,46 @@ INLINE void forward_part(const StepForward& step, const Part& part, const PreAct
   const auto run_cell = cell_kernels<acc_t>().forward;
   ForwardChunks<acc_t> chunks;
   Chunk<acc_t>&c_prev = chunks.c_prev, &h_prev = chunks.h_prev, &c = chunks.c, &h = chunks.h;
-  for (int64_t b = part.row_begin; b < part.row_end; ++b) {
+  const int64_t together = b_ih || b_hh ? 1 : rows_together(H, part, step.noise);
+  for (int64_t b = part.row_begin, M; b < part.row_end; b += M) {
+    M = 1;
     if (is_past_end(step.lengths, step.t, b)) {
       carry_row<scalar_t>(step, b, part.unit_begin, part.unit_end);
       continue;
     }
-    for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
-      const int64_t at = b * H + j;
-      scalar_t* gates = offset<scalar_t>(step.gates, 4 * b * H + j);
-      scalar_t* y = static_cast<scalar_t*>(step.y) + at;
-      acc_t* c_out = static_cast<acc_t*>(step.c) + at;
+    M = rows_alike(step.lengths, step.t, b, std::min(together, part.row_end - b));
+    for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n_units) __attribute__((always_inline)) {
+      const int64_t at = b * H + j, of_gates = kGates * b * H + j, n = M * n_units;
+      scalar_t* gates = offset<scalar_t>(step.gates, of_gates);
       scalar_t* h_state = offset<scalar_t>(step.h_state, at);
-      load(c_prev, static_cast<const acc_t*>(step.c_prev) + at, n);
-
       const acc_t* from_h = offset<const acc_t>(pre.data, (b - part.row_begin) * pre.row_stride + j - part.unit_begin);
-      const acc_t* from_x = offset<acc_t>(pre.from_x, 4 * b * H + j);
+      const acc_t* from_x = offset<acc_t>(pre.from_x, of_gates);
       const scalar_t* in_gates = pre.complete || from_x ? nullptr : gates;
       for (int64_t gate = 0; gate < kGates; ++gate) {
-        const int64_t column = gate * H + j;
-        load_pre_activation(chunks.gates[gate], in_gates ? in_gates + gate * H : nullptr,
-                            from_x ? from_x + gate * H : nullptr, from_h ? from_h + gate * pre.gate_stride : nullptr,
-                            b_ih ? b_ih + column : nullptr, b_hh ? b_hh + column : nullptr, n);
+        Chunk<acc_t>& sums = chunks.gates[gate];
+        const acc_t* of_h = from_h ? from_h + gate * pre.gate_stride : nullptr;
+        if (in_gates) {
+          load_rows(sums, in_gates + gate * H, kGates * H, M, n_units);
+          add_rows(sums, of_h, pre.row_stride, M, n_units);
+        } else {
+          load_rows(sums, of_h, pre.row_stride, M, n_units);
+          add_rows(sums, from_x ? from_x + gate * H : nullptr, kGates * H, M, n_units);
+        }
+        for (const scalar_t* bias : {b_ih, b_hh}) add_rows(sums, bias ? bias + gate * H + j : nullptr, 0, 1, n_units);
       }
       load_noise<scalar_t>(chunks.noise, step.noise, b, j, n);
+      load(c_prev, static_cast<const acc_t*>(step.c_prev) + at, n);
       if (noisy_state) load_or(h_prev, static_cast<const scalar_t*>(h_state), acc_t(0), n);
       run_cell(chunks, n, noisy_state);
-      for (int64_t gate = 0; gates && gate < kGates; ++gate) store(gates + gate * H, chunks.gates[gate], n);
-      store(c_out, c, n);
-      store(y, h, n);
+      for (int64_t gate = 0; gates && gate < kGates; ++gate) {
+        store_rows(gates + gate * H, chunks.gates[gate], kGates * H, M, n_units);
+      }
+      store(static_cast<acc_t*>(step.c) + at, c, n);
+      store(static_cast<scalar_t*>(step.y) + at, h, n);
       if (h_state) store(h_state, h, n);
       store_h_tilde<scalar_t>(step, at, h, n);
     });
   }
-}
-
-// How many rows fill a chunk, where each is whole and nothing but the gates lies between one and the next.
-INLINE int64_t rows_together(int64_t H, const Part& part, const StepNoise& noise) {
-  const auto is_dense = [&](const RowNoise& of_row) { return !of_row.data || of_row.stride == H; };
-  const bool dense =
-      is_dense(noise.mask_g) && is_dense(noise.mask_c) && is_dense(noise.zone_c) && is_dense(noise.zone_h);
-  return dense && part.unit_end - part.unit_begin == H ? std::max<int64_t>(1, kChunk / H) : 1;
 }
 
 template <class scalar_t>
