@@ -27,7 +27,6 @@ void for_each_direction(int64_t n, const at::Tensor& x, const at::Tensor& W_hh, 
     for (int64_t k = 0; k < n; ++k) run(k);
     return;
   }
-  cpu::check_not_forked();
   const at::ThreadLocalState modes;
   cpu::parallel_for(n, 1, [&](int64_t begin, int64_t end) {
     const at::ThreadLocalStateGuard same_modes(modes);

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/from_torch.h"
 #include "cpu/threads.h"
+#include "plain_tensor.h"
 
 namespace rnndrop {
 namespace {
@@ -28,7 +28,6 @@ Tensor copy_of(const Tensor& x, const Tensor& order) {
   auto* to = static_cast<char*>(out.mutable_data_ptr());
   const int64_t* samples = order.const_data_ptr<int64_t>();
   const int64_t steps_at_once = kEnoughForSeveral / std::max<int64_t>(B * bytes, 1) + 1;
-  if (T > steps_at_once) cpu::check_not_forked();
   cpu::parallel_for(T, steps_at_once, [=](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       for (int64_t b = 0; b < B; ++b) {
@@ -39,13 +38,6 @@ Tensor copy_of(const Tensor& x, const Tensor& order) {
   return out;
 }
 
-// Whether memory is all that there is to a gradient: no mapping, and no derivative forward.
-bool is_all_in_memory(const Tensor& gradient) {
-  return gradient.key_set().has(c10::DispatchKey::CPU) && gradient.has_storage() &&
-         !gradient._fw_grad(/*level=*/0).defined() &&
-         !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
-}
-
 struct Permutation : torch::autograd::Function<Permutation> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& order, const Tensor& back) {
     ctx->save_for_backward({order, back});
@@ -54,7 +46,7 @@ struct Permutation : torch::autograd::Function<Permutation> {
   static variable_list backward(AutogradContext* ctx, const variable_list& upstream) {
     const variable_list saved = ctx->get_saved_variables();
     const Tensor &order = saved[0], &back = saved[1], &dy = upstream[0];
-    return {is_all_in_memory(dy) ? permute_samples(dy, back, order) : dy.index_select(1, back), Tensor(), Tensor()};
+    return {is_plain(dy) ? permute_samples(dy, back, order) : dy.index_select(1, back), Tensor(), Tensor()};
   }
 };
 

@@ -13,6 +13,7 @@
 
 #include "by_length.h"
 #include "layer_stack.h"
+#include "plain_tensor.h"
 #include "python_arguments.h"
 
 namespace rnndrop {
@@ -28,13 +29,6 @@ bool somebody_listens() {
          at::impl::torch_function_mode_enabled() ||
          // at::autocast::is_autocast_enabled, whose header takes the compiler as long as all others together.
          !c10::impl::tls_is_dispatch_key_excluded(DispatchKey::AutocastCPU);
-}
-
-// No subclass, none of torch's wrappers and views that are not what they hold.
-bool is_plain(const Tensor& tensor) {
-  constexpr DispatchKeySet kPlain(
-      {DispatchKey::CPU, DispatchKey::AutogradCPU, DispatchKey::ADInplaceOrView, DispatchKey::AutocastCPU});
-  return (tensor.key_set().raw_repr() & ~kPlain.raw_repr()) == 0 && !tensor._fw_grad(/*level=*/0).defined();
 }
 
 struct Options {

@@ -68,7 +68,7 @@ def test_training_gives_what_the_long_way_gives(taken, run, lengths, dtype, opti
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_samples_that_were_put_in_order_have_every_derivative(taken, batch_first):
-    """Once and twice, and for several upstream gradients at once."""
+    """Once and twice, for several upstream gradients at once, and for one that is not what its memory holds."""
     layer = LSTM(I, H, batch_first=batch_first, dtype=torch.float64)
     x = torch.randn(*(40, 23) if batch_first else (23, 40), I, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(3, *x.shape[:2], H, dtype=torch.float64)
@@ -77,7 +77,8 @@ def test_samples_that_were_put_in_order_have_every_derivative(taken, batch_first
         y = layer(x, lengths=MANY, **long_way)[0]
         results += torch.autograd.grad(y, [x, layer.weight_ih_l0], upstream, is_grads_batched=True, retain_graph=True)
         (dx,) = torch.autograd.grad(y, x, upstream[0], create_graph=True)
-        results += torch.autograd.grad(dx.square().sum(), [x, layer.weight_hh_l0])
+        results += torch.autograd.grad(dx.square().sum(), [x, layer.weight_hh_l0], retain_graph=True)
+        results += torch.autograd.grad(y, x, torch._neg_view(upstream[0]))
     assert taken == [True]
     for ours, wanted in zip(found, expected, strict=True):
         assert relative_error(ours, wanted) <= 1e-12

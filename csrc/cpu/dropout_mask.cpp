@@ -12,7 +12,6 @@
 #include <cstring>
 #include <mutex>
 
-#include "cpu/from_torch.h"
 #include "cpu/threads.h"
 #include "cpu/vector_isa.h"
 
@@ -95,7 +94,6 @@ void fill_run(const MaskRun& run, const int32_t* first_seed, int64_t entry_bytes
   const Piece common{nullptr, 0, run.drop, run.dropped, run.kept, nullptr, 0};
   // Waking a thread takes a few microseconds, as long as a piece.
   constexpr int64_t kPiecesPerTask = 4;
-  if (n_pieces > kPiecesPerTask) cpu::check_not_forked();
   cpu::parallel_for(n_pieces, kPiecesPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       const int64_t of_mask = k / pieces_of_mask, index = k % pieces_of_mask, at = index * kMaskPiece;

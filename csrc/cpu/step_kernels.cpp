@@ -104,12 +104,12 @@ INLINE void forward_part(const StepForward& step, const Part& part, const PreAct
   Chunk<acc_t>&c_prev = chunks.c_prev, &h_prev = chunks.h_prev, &c = chunks.c, &h = chunks.h;
   const int64_t together = b_ih || b_hh ? 1 : rows_together(H, part, step.noise);
   for (int64_t b = part.row_begin, M; b < part.row_end; b += M) {
-    M = 1;
-    if (is_past_end(step.lengths, step.t, b)) {
+    const bool past_end = is_past_end(step.lengths, step.t, b);
+    M = past_end ? 1 : rows_alike(step.lengths, step.t, b, std::min(together, part.row_end - b));
+    if (past_end) {
       carry_row<scalar_t>(step, b, part.unit_begin, part.unit_end);
       continue;
     }
-    M = rows_alike(step.lengths, step.t, b, std::min(together, part.row_end - b));
     for_each_chunk(part.unit_begin, part.unit_end, [&](int64_t j, int64_t n_units) __attribute__((always_inline)) {
       const int64_t at = b * H + j, of_gates = kGates * b * H + j, n = M * n_units;
       scalar_t* gates = offset<scalar_t>(step.gates, of_gates);

@@ -1,4 +1,4 @@
-// The forward of a strip, neighbours in memory, where there are neither lengths nor noise on h or the state.
+// The forward of a strip, neighbours in memory, of rows that run, where there is no noise on h or the state.
 #pragma once
 
 #include <algorithm>

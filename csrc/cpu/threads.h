@@ -79,6 +79,7 @@ template <class Work>
 void parallel_for(int64_t n, int64_t grain, const Work& work) {
   if (n <= 0) return;
   if (n <= grain || !has_threads()) return work(int64_t{0}, n);
+  check_not_forked();
   std::atomic_flag failed = ATOMIC_FLAG_INIT;
   std::exception_ptr error;
   run_team([&](const Team& team) {
