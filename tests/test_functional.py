@@ -90,6 +90,15 @@ def test_equals_reference_where_rows_and_units_come_in_blocks(dtype, sizes, mask
     assert_equals_reference(problem, cpu_layer)
 
 
+@pytest.mark.parametrize("masks", ["none", "gal-batch"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_reference_for_every_number_of_rows(dtype, masks):
+    """Each has a kernel of its own; more rows in all than are multiplied without packing, and columns that fill half
+    a panel, or one and a half."""
+    for B in range(1, 14):
+        assert_equals_reference(random_problem(70 // B + 1, B, 16, 48, masks=masks, dtype=dtype), cpu_layer)
+
+
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "untied-batch", "all"])
 @pytest.mark.parametrize("sizes", [(2, 26, 701, 30), (2, 26, 5, 699)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -40,11 +40,12 @@ void multiply_in_place(const Weight<T, S>& weight, const Rows<T>& in, int64_t M,
   const int64_t width = weight.width;
   acc_type<T> tile[kMostRowBlock * kWidestPanel];
   walk.for_each(blocks.size(), [&](int64_t i) {
-    const int64_t block = blocks.begin + i;
-    if ((block + 1) * width <= weight.columns) {
-      return multiply_panel(out + block * width, weight.columns, in, M, group.M(), weight.backward_panel(0, block));
+    const int64_t block = blocks.begin + i, n = std::min(width, weight.columns - block * width);
+    const T* panel = weight.backward_panel(0, block);
+    if (n == columns_multiplied<T>(n)) {
+      return multiply_panel(out + block * width, weight.columns, in, M, group.M(), panel, n);
     }
-    multiply_panel(tile, width, in, M, group.M(), weight.backward_panel(0, block));
+    multiply_panel(tile, width, in, M, group.M(), panel, n);
     put_columns(group, block, width, tile, M, static_cast<const T*>(nullptr), false, out, weight.columns);
   });
 }
@@ -61,7 +62,8 @@ void multiply_all_columns(const Weight<T, S>& weight, const T* da, int64_t M, Wa
     if (group.all) return multiply_in_place(weight, in, M, walk, {0, blocks}, out);
   }
   walk.for_each(blocks, [&](int64_t block) {
-    multiply_panel(rows + block * width, stride, in, M, group.M(), weight.backward_panel(0, block));
+    multiply_panel(rows + block * width, stride, in, M, group.M(), weight.backward_panel(0, block),
+                   group.K() - block * width);
   });
   if (!group.all) {
     return scatter_sums(group.places, rows, stride, M, static_cast<const T*>(nullptr), out, weight.columns,

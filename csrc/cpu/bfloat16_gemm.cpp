@@ -42,7 +42,7 @@ KERNEL_INLINE __m512bh broadcast_pair(const BFloat16* pair) {
 
 // ---------------------------------------------------------------- packed
 
-constexpr int chains_of(int rows) { return (kSums + 2 * rows - 1) / (2 * rows); }
+constexpr int chains_of(int sums) { return (kSums + sums - 1) / sums; }
 
 // The pair k of row m is at a + m * row + k * pair.
 struct Pairs {
@@ -51,60 +51,67 @@ struct Pairs {
   const BFloat16* panel;
 };
 
-template <int rows>
-KERNEL_INLINE void add_pair(__m512 (&sums)[rows][2], const BFloat16* a, int64_t row, const BFloat16* panel) {
-  const __m512bh b0 = load_pairs(panel), b1 = load_pairs(panel + kWidth);
+template <int rows, int vectors>
+KERNEL_INLINE void add_pair(__m512 (&sums)[rows][vectors], const BFloat16* a, int64_t row, const BFloat16* panel) {
+  __m512bh b0 = load_pairs(panel), b1 = vectors == 2 ? load_pairs(panel + kWidth) : b0;
+  keep_in_register(b0);
+  keep_in_register(b1);
 #pragma GCC unroll 16
   for (int m = 0; m < rows; ++m) {
     const __m512bh of_row = broadcast_pair(a + m * row);
     sums[m][0] = _mm512_dpbf16_ps(sums[m][0], of_row, b0);
-    sums[m][1] = _mm512_dpbf16_ps(sums[m][1], of_row, b1);
+    if constexpr (vectors == 2) sums[m][1] = _mm512_dpbf16_ps(sums[m][1], of_row, b1);
   }
 }
 
-// Few rows have few sums, so that these are split over `chains` of every chains-th pair.
-template <int rows, int chains>
-KERNEL_INLINE void add_product(__m512 (&sums)[chains][rows][2], const Pairs& x) {
+// Few sums are split over `chains` of every chains-th pair.
+template <int rows, int vectors, int chains>
+KERNEL_INLINE void add_product(__m512 (&sums)[chains][rows][vectors], const Pairs& x) {
   const BFloat16 *a = x.a, *panel = x.panel;
   int64_t k = 0;
   for (; k + chains <= x.n; k += chains) {
 #pragma GCC unroll 8
     for (int chain = 0; chain < chains; ++chain, a += x.pair, panel += 2 * kWidth) {
-      add_pair<rows>(sums[chain], a, x.row, panel);
+      add_pair<rows, vectors>(sums[chain], a, x.row, panel);
     }
   }
-  for (; k < x.n; ++k, a += x.pair, panel += 2 * kWidth) add_pair<rows>(sums[0], a, x.row, panel);
+  for (; k < x.n; ++k, a += x.pair, panel += 2 * kWidth) add_pair<rows, vectors>(sums[0], a, x.row, panel);
 }
 
-// Where half v of row m goes, and what all rows begin from: null is 0, or with `accumulate` what is there.
+// Where half v of row m goes, of `halves` that are wanted, and what all rows begin from: null is 0, or with
+// `accumulate` what is there.
 struct Halves {
   float* c;
   int64_t row_stride, half_stride;
   const float* first;
+  int64_t halves;
 };
 
-template <int rows, bool accumulate>
+template <int rows, int vectors, bool accumulate>
 KERNEL_INLINE void multiply_rows(const Halves& out, const Pairs& x, const Pairs& y) {
-  constexpr int chains = chains_of(rows);
-  __m512 sums[chains][rows][2];
+  constexpr int chains = chains_of(rows * vectors);
+  __m512 sums[chains][rows][vectors];
 #pragma GCC unroll 8
   for (int chain = 0; chain < chains; ++chain) {
 #pragma GCC unroll 16
-    for (int m = 0; m < rows; ++m) sums[chain][m][0] = sums[chain][m][1] = _mm512_setzero_ps();
+    for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) sums[chain][m][v] = _mm512_setzero_ps();
+    }
   }
   if (out.first) {
 #pragma GCC unroll 16
     for (int m = 0; m < rows; ++m) {
-      sums[0][m][0] = _mm512_loadu_ps(out.first);
-      sums[0][m][1] = _mm512_loadu_ps(out.first + kLanes);
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) sums[0][m][v] = _mm512_loadu_ps(out.first + v * kLanes);
     }
   }
-  add_product<rows, chains>(sums, x);
-  add_product<rows, chains>(sums, y);
+  add_product<rows, vectors, chains>(sums, x);
+  add_product<rows, vectors, chains>(sums, y);
 #pragma GCC unroll 16
   for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 2
-    for (int v = 0; v < 2; ++v) {
+    for (int v = 0; v < vectors; ++v) {
       __m512 sum = sums[0][m][v];
 #pragma GCC unroll 8
       for (int chain = 1; chain < chains; ++chain) sum = _mm512_add_ps(sum, sums[chain][m][v]);
@@ -117,7 +124,10 @@ KERNEL_INLINE void multiply_rows(const Halves& out, const Pairs& x, const Pairs&
 
 template <bool accumulate, int rows>
 KERNEL_INLINE void multiply_up_to(int64_t n, const Halves& out, const Pairs& x, const Pairs& y) {
-  if (n == rows) return multiply_rows<rows, accumulate>(out, x, y);
+  if (n == rows) {
+    if (out.halves == 1) return multiply_rows<rows, 1, accumulate>(out, x, y);
+    return multiply_rows<rows, 2, accumulate>(out, x, y);
+  }
   if constexpr (rows > 1) multiply_up_to<accumulate, rows - 1>(n, out, x, y);
 }
 
@@ -331,6 +341,11 @@ KERNEL void multiply_vectors(BFloat16* out, const BFloat16* a, const BFloat16* b
   }
 }
 
+Pairs pairs_of(const Product<BFloat16>& product) {
+  return {product.a.data, product.a.stride, 2, (product.K + 1) / 2, product.panel};
+}
+int64_t halves_of(int64_t columns) { return columns_multiplied<BFloat16>(columns) / kLanes; }
+
 }  // namespace
 
 bool has_bfloat16_gemm() {
@@ -363,6 +378,10 @@ template <>
 int64_t K_at_once<BFloat16>() {
   return amx::is_there() ? amx::kTileK : kTogether<BFloat16>;
 }
+template <>
+int64_t columns_multiplied<BFloat16>(int64_t columns) {
+  return columns > kLanes || amx::is_there() ? kWidth : kLanes;
+}
 
 // Tiles take rows of a packed weight in so little time that packing is worth it for fewer.
 constexpr int64_t kFewForTiles = 6;
@@ -375,16 +394,16 @@ int64_t least_rows_packed<BFloat16>() {
   return amx::is_there() ? kFewForTiles : std::numeric_limits<int64_t>::max();
 }
 
-void multiply_panel(float* c, int64_t ldc, const Rows<BFloat16>& a, int64_t M, int64_t K, const BFloat16* panel) {
-  multiply_panel_halves(c, ldc, kLanes, nullptr, {a, K, panel}, {a, 0, panel}, M);
+void multiply_panel(float* c, int64_t ldc, const Rows<BFloat16>& a, int64_t M, int64_t K, const BFloat16* panel,
+                    int64_t columns) {
+  const Product<BFloat16> x{a, K, panel}, y{a, 0, panel};
+  if (amx::is_there()) return amx::multiply_panel_halves(c, ldc, kLanes, nullptr, x, y, M);
+  multiply_panel_rows({c, ldc, kLanes, nullptr, halves_of(columns)}, pairs_of(x), pairs_of(y), M);
 }
 void multiply_panel_halves(float* c, int64_t row_stride, int64_t half_stride, const float* first,
                            const Product<BFloat16>& x, const Product<BFloat16>& y, int64_t M) {
   if (amx::is_there()) return amx::multiply_panel_halves(c, row_stride, half_stride, first, x, y, M);
-  const auto pairs_of = [](const Product<BFloat16>& product) -> Pairs {
-    return {product.a.data, product.a.stride, 2, (product.K + 1) / 2, product.panel};
-  };
-  multiply_panel_rows({c, row_stride, half_stride, first}, pairs_of(x), pairs_of(y), M);
+  multiply_panel_rows({c, row_stride, half_stride, first, 2}, pairs_of(x), pairs_of(y), M);
 }
 void pack_transposed(BFloat16* out, int64_t first, const Rows<BFloat16>& in, int64_t M, int64_t K, float* sums) {
   if (amx::is_there()) return amx::pack_transposed(out, first, in, M, K, sums);
@@ -394,9 +413,9 @@ void end_transposed(BFloat16* out, int64_t K) {
   if (amx::is_there()) amx::end_transposed(out, K);
 }
 void multiply_transposed(float* c, int64_t ldc, const BFloat16* a, int64_t M, int64_t K, const BFloat16* panel,
-                         bool add) {
+                         int64_t columns, bool add) {
   if (amx::is_there()) return amx::multiply_transposed(c, ldc, a, M, K, panel, add);
-  multiply_transposed_rows({c, ldc, kLanes, nullptr}, a, M, (K + 1) / 2, panel, add);
+  multiply_transposed_rows({c, ldc, kLanes, nullptr, halves_of(columns)}, a, M, (K + 1) / 2, panel, add);
 }
 void multiply_by_rows(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t M, int64_t K, const BFloat16* w,
                       int64_t ldw, int64_t n) {
@@ -442,6 +461,10 @@ int64_t K_at_once<BFloat16>() {
   return 1;
 }
 template <>
+int64_t columns_multiplied<BFloat16>(int64_t /*columns*/) {
+  return 1;
+}
+template <>
 int64_t most_rows_unpacked<BFloat16>(int64_t /*elements*/) {
   return 0;
 }
@@ -455,14 +478,14 @@ int64_t least_rows_packed<BFloat16>() {
     throw std::logic_error("bfloat16_gemm: this processor has none"); \
   }
 void pack_panel(BFloat16*, const BFloat16* const*, int64_t, int64_t) NOT_HERE
-    void multiply_panel(float*, int64_t, const Rows<BFloat16>&, int64_t, int64_t, const BFloat16*) NOT_HERE
+    void multiply_panel(float*, int64_t, const Rows<BFloat16>&, int64_t, int64_t, const BFloat16*, int64_t) NOT_HERE
     void multiply_panel_halves(float*, int64_t, int64_t, const float*, const Product<BFloat16>&,
                                const Product<BFloat16>&, int64_t) NOT_HERE
     void pack_transposed(BFloat16*, int64_t, const Rows<BFloat16>&, int64_t, int64_t, float*) NOT_HERE
     void end_transposed(BFloat16*, int64_t) NOT_HERE
-    void multiply_transposed(float*, int64_t, const BFloat16*, int64_t, int64_t, const BFloat16*, bool) NOT_HERE
-    void multiply_by_rows(float*, int64_t, const BFloat16*, int64_t, int64_t, int64_t, const BFloat16*, int64_t,
-                          int64_t) NOT_HERE
+    void multiply_transposed(float*, int64_t, const BFloat16*, int64_t, int64_t, const BFloat16*, int64_t,
+                             bool) NOT_HERE void multiply_by_rows(float*, int64_t, const BFloat16*, int64_t, int64_t,
+                                                                  int64_t, const BFloat16*, int64_t, int64_t) NOT_HERE
     void multiply_by_columns(float*, int64_t, const BFloat16*, int64_t, int64_t, int64_t, const BFloat16*, int64_t,
                              int64_t) NOT_HERE
     void pack_pair(BFloat16*, const BFloat16*, const BFloat16*, int64_t) NOT_HERE

@@ -27,6 +27,10 @@ int64_t rows_at_once<c10::BFloat16>();
 template <>
 int64_t K_at_once<c10::BFloat16>();
 
+// On AMX always all of them.
+template <>
+int64_t columns_multiplied<c10::BFloat16>(int64_t columns);
+
 template <>
 inline int64_t unpacked_columns<c10::BFloat16>() {
   return 32;
@@ -43,14 +47,14 @@ int64_t least_rows_packed<c10::BFloat16>();
 // As in packed_gemm.h; a.columns is null.
 void pack_panel(c10::BFloat16* panel, const c10::BFloat16* const* rows, int64_t n, int64_t K);
 void multiply_panel(float* c, int64_t ldc, const Rows<c10::BFloat16>& a, int64_t M, int64_t K,
-                    const c10::BFloat16* panel);
+                    const c10::BFloat16* panel, int64_t columns);
 void multiply_panel_halves(float* c, int64_t row_stride, int64_t half_stride, const float* first,
                            const Product<c10::BFloat16>& x, const Product<c10::BFloat16>& y, int64_t M);
 void pack_transposed(c10::BFloat16* out, int64_t first, const Rows<c10::BFloat16>& in, int64_t M, int64_t K,
                      float* sums);
 void end_transposed(c10::BFloat16* out, int64_t K);
 void multiply_transposed(float* c, int64_t ldc, const c10::BFloat16* a, int64_t M, int64_t K,
-                         const c10::BFloat16* panel, bool add);
+                         const c10::BFloat16* panel, int64_t columns, bool add);
 
 // As in unpacked_gemm.h; by rows K is even.
 void multiply_by_rows(float* c, int64_t ldc, const c10::BFloat16* a, int64_t lda, int64_t M, int64_t K,

@@ -129,11 +129,11 @@ class ForwardPanels {
       const int32_t* places = places_[g].data() + p * width;
       const bool adjacent = places[n - 1] - places[0] == n - 1;
       const T* packed = packed_panel(g, p);
-      if (adjacent && (n == width || layout_.has_room)) {
-        return multiply_panel(out + places[0], layout_.row_stride, in, M, K, packed);
+      if (adjacent && (n == columns_multiplied<T>(n) || layout_.has_room)) {
+        return multiply_panel(out + places[0], layout_.row_stride, in, M, K, packed, n);
       }
       for_each_block({0, M}, kMostRowBlock, [&](int64_t m, int64_t count) {
-        multiply_panel(tile, width, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, K, packed);
+        multiply_panel(tile, width, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, K, packed, n);
         for (int64_t r = 0; r < count; ++r) {
           acc_type<T>* row = out + (m + r) * layout_.row_stride;
           if (adjacent) {
@@ -208,7 +208,7 @@ class ForwardPanels {
       }
       for_each_block({0, M}, kMostRowBlock, [&](int64_t m, int64_t count) {
         multiply_panel(tile, 2 * at_once, Rows<T>{in.data + m * in.stride, in.stride, in.columns}, count, all.K,
-                       all.panel);
+                       all.panel, 2 * at_once);
         for (int64_t i = 0; i < 2 * count; ++i) {
           std::copy_n(tile + i * at_once, n, place + (m + i / 2) * layout_.row_stride + i % 2 * layout_.gate_stride);
         }

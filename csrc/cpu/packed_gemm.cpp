@@ -3,9 +3,11 @@
 #include "cpu/packed_gemm.h"
 
 #include <algorithm>
+#include <array>
 #include <type_traits>
 #include <utility>
 
+#include "cpu/strided_rows.h"
 #include "cpu/vector_isa.h"
 
 namespace rnndrop::cpu {
@@ -33,59 +35,85 @@ constexpr int kSums = 8;
 template <int bytes>
 constexpr int kFetchAhead = bytes >= 32 ? 64 * bytes : 0;
 
-// Where the first operand's elements are.
+// Where the first operand's elements are. A cursor finds those of all rows at k, which ascends by one.
 template <class acc_t>
 struct PlainRows {
   const acc_t* data;
   int64_t stride;
-  INLINE const acc_t* column(int64_t k) const { return data + k; }
-  INLINE acc_t row(const acc_t* column, int m) const { return column[m * stride]; }
+
+  template <int rows>
+  struct Cursor {
+    const PlainRows& a;
+    StridedRows<acc_t, rows> next;
+    INLINE explicit Cursor(const PlainRows& a) : a(a), next(a.data, a.stride) {}
+    INLINE StridedRows<acc_t, rows> at(int64_t k) {
+      if constexpr (rows > kFewRows) return next.take();
+      return {a.data + k, a.stride};
+    }
+  };
 };
 template <class acc_t>
 struct IndexedRows {
   const acc_t* data;
   int64_t stride;
   const int32_t* columns;
-  INLINE const acc_t* column(int64_t k) const { return data + columns[k]; }
-  INLINE acc_t row(const acc_t* column, int m) const { return column[m * stride]; }
+
+  template <int rows>
+  struct Cursor {
+    const IndexedRows& a;
+    INLINE explicit Cursor(const IndexedRows& a) : a(a) {}
+    INLINE StridedRows<acc_t, rows> at(int64_t k) { return {a.data + a.columns[k], a.stride}; }
+  };
 };
 template <class acc_t, int width>
 struct TransposedRows {
   const acc_t* data;
-  INLINE const acc_t* column(int64_t k) const { return data + k * width; }
-  INLINE acc_t row(const acc_t* column, int m) const { return column[m]; }
+
+  template <int rows>
+  struct Cursor {
+    const acc_t* data;
+    INLINE explicit Cursor(const TransposedRows& a) : data(a.data) {}
+    INLINE StridedRows<acc_t, 1> at(int64_t k) { return {data + k * width, 1}; }
+  };
 };
 
-// sums += a panel. Few rows have few sums, so that these are split over `chains` of every chains-th k.
-template <int rows, int bytes, int chains, class V, class acc_t, class A>
-INLINE void add_product(V (&sums)[chains][rows][kVectors], const A& a, int64_t K, const acc_t* panel) {
+// sums += the first `vectors` of a panel. Few have few sums, so that these are split over `chains` of every chains-th
+// k.
+template <int rows, int vectors, int bytes, int chains, class V, class acc_t, class A>
+INLINE void add_product(V (&sums)[chains][rows][vectors], const A& a, int64_t K, const acc_t* panel) {
   using InMemory = typename Vector<acc_t, bytes>::in_memory;
   constexpr int lanes = bytes / sizeof(acc_t), width = kVectors * lanes;
-  const auto multiply_add = [&](V(&sum)[rows][kVectors], int64_t k) __attribute__((always_inline)) {
-    const acc_t* column = a.column(k);
-    V b[kVectors];
+  typename A::template Cursor<rows> cursor(a);
+  const auto multiply_add = [&](V(&sum)[rows][vectors], int64_t k) __attribute__((always_inline)) {
+    const auto of_rows = cursor.at(k);
+    V b[vectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) b[v] = *reinterpret_cast<const InMemory*>(panel + k * width + v * lanes);
+    for (int v = 0; v < vectors; ++v) {
+      b[v] = *reinterpret_cast<const InMemory*>(panel + k * width + v * lanes);
+      if (rows > 1) keep_in_register(b[v]);
+    }
     if constexpr (kFetchAhead<bytes> > 0) {
-      for (int v = 0; v < kVectors * bytes; v += 64) {
+      for (int v = 0; v < vectors * bytes; v += 64) {
         __builtin_prefetch(reinterpret_cast<const char*>(panel + k * width) + kFetchAhead<bytes> + v);
       }
     }
 #pragma GCC unroll 16
     for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sum[m][v] += a.row(column, m) * b[v];
+      for (int v = 0; v < vectors; ++v) sum[m][v] += *of_rows[m] * b[v];
     }
   };
+  // With one at once 8 rows take 1.06 times as long (Zen 4).
+  constexpr int at_once = rows > kFewRows ? std::max(chains, 2) : chains;
   int64_t k = 0;
-  for (; k + chains <= K; k += chains) {
+  for (; k + at_once <= K; k += at_once) {
 #pragma GCC unroll 4
-    for (int chain = 0; chain < chains; ++chain) multiply_add(sums[chain], k + chain);
+    for (int i = 0; i < at_once; ++i) multiply_add(sums[i % chains], k + i);
   }
   for (; k < K; ++k) multiply_add(sums[0], k);
 }
 
-constexpr int chains_of(int rows) { return (kSums + kVectors * rows - 1) / (kVectors * rows); }
+constexpr int chains_of(int sums) { return (kSums + sums - 1) / sums; }
 
 // a[rows, K] panel, where a is PlainRows, IndexedRows or TransposedRows.
 template <class acc_t, class A>
@@ -103,26 +131,26 @@ struct Halves {
   const acc_t* first;
 };
 
-template <int rows, int bytes, bool accumulate, class acc_t, class A>
+template <int rows, int vectors, int bytes, bool accumulate, class acc_t, class A>
 INLINE void multiply_rows(const Halves<acc_t>& out, const ProductOf<acc_t, A>& x, const ProductOf<acc_t, A>& y) {
   using V = typename Vector<acc_t, bytes>::type;
   using InMemory = typename Vector<acc_t, bytes>::in_memory;
-  constexpr int lanes = bytes / sizeof(acc_t), chains = chains_of(rows);
-  V sums[chains][rows][kVectors] = {};
+  constexpr int lanes = bytes / sizeof(acc_t), chains = chains_of(rows * vectors);
+  V sums[chains][rows][vectors] = {};
   if (out.first) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < vectors; ++v) {
       const V first = *reinterpret_cast<const InMemory*>(out.first + v * lanes);
 #pragma GCC unroll 16
       for (int m = 0; m < rows; ++m) sums[0][m][v] = first;
     }
   }
-  add_product<rows, bytes>(sums, x.a, x.K, x.panel);
-  add_product<rows, bytes>(sums, y.a, y.K, y.panel);
+  add_product<rows, vectors, bytes>(sums, x.a, x.K, x.panel);
+  add_product<rows, vectors, bytes>(sums, y.a, y.K, y.panel);
 #pragma GCC unroll 16
   for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < vectors; ++v) {
       V sum = sums[0][m][v];
 #pragma GCC unroll 4
       for (int chain = 1; chain < chains; ++chain) sum += sums[chain][m][v];
@@ -132,19 +160,23 @@ INLINE void multiply_rows(const Halves<acc_t>& out, const ProductOf<acc_t, A>& x
   }
 }
 
-template <int bytes, bool accumulate, int rows, class acc_t, class A>
-INLINE void multiply_up_to(int64_t n, const Halves<acc_t>& out, const ProductOf<acc_t, A>& x,
-                           const ProductOf<acc_t, A>& y) {
-  if (n == rows) return multiply_rows<rows, bytes, accumulate>(out, x, y);
-  if constexpr (rows > 1) multiply_up_to<bytes, accumulate, rows - 1>(n, out, x, y);
+// The kernels for 1, 2 ... rows, each a function: in one for all of them GCC would run out of registers for pointers.
+template <class acc_t, class A>
+using RowsKernel = void (*)(const Halves<acc_t>&, const ProductOf<acc_t, A>&, const ProductOf<acc_t, A>&);
+template <class Isa, int vectors, bool accumulate, class acc_t, class A, int... row>
+constexpr std::array<RowsKernel<acc_t, A>, sizeof...(row)> kernels_up_to(std::integer_sequence<int, row...>) {
+  return {&Isa::template multiply<row + 1, vectors, accumulate, acc_t, A>...};
 }
+template <class Isa, int most, int vectors, bool accumulate, class acc_t, class A>
+constexpr auto kKernelsUpTo =
+    kernels_up_to<Isa, vectors, accumulate, acc_t, A>(std::make_integer_sequence<int, most>());
 
 // Rows in blocks of nearly equal size: 8 rows are 4 + 4 and not 6 + 2.
-template <int most, int bytes, class acc_t, class A>
+template <class Isa, int most, int vectors, class acc_t, class A>
 INLINE void multiply_blocks(Halves<acc_t> out, ProductOf<acc_t, A> x, ProductOf<acc_t, A> y, int64_t M) {
   for (int64_t blocks = (M + most - 1) / most; blocks > 0; --blocks) {
     const int64_t n = (M + blocks - 1) / blocks;
-    multiply_up_to<bytes, false, most>(n, out, x, y);
+    kKernelsUpTo<Isa, most, vectors, false, acc_t, A>[n - 1](out, x, y);
     out.c += n * out.row_stride;
     x.a.data += n * x.a.stride;
     y.a.data += n * y.a.stride;
@@ -262,10 +294,16 @@ INLINE void pack_vectors(acc_t* panel, const acc_t* const* rows, int64_t n_rows,
 template <class acc_t>
 struct Kernels {
   int64_t panel_width, rows;
-  void (*multiply)(const Halves<acc_t>&, const Product<acc_t>&, const Product<acc_t>&, int64_t);
   void (*pack_panel)(acc_t*, const acc_t* const*, int64_t, int64_t);
   void (*pack)(acc_t*, const Rows<acc_t>&, int64_t, int64_t, acc_t*);
-  void (*multiply_transposed)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, const acc_t*, bool);
+  // With the first vector of a panel, or both.
+  struct {
+    void (*multiply)(const Halves<acc_t>&, const Product<acc_t>&, const Product<acc_t>&, int64_t);
+    void (*multiply_transposed)(acc_t*, int64_t, const acc_t*, int64_t, int64_t, const acc_t*, bool);
+  } with_one, with_both;
+
+  int64_t lanes() const { return panel_width / kVectors; }
+  const auto& with(int64_t columns) const { return columns <= lanes() ? with_one : with_both; }
 };
 
 template <class A, class acc_t>
@@ -273,45 +311,53 @@ INLINE ProductOf<acc_t, A> product_of(const Product<acc_t>& product, const A& a)
   return {a, product.K, product.panel};
 }
 
-#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                      \
-  template <class acc_t>                                                                                     \
-  ATTRIBUTE void multiply_##NAME(const Halves<acc_t>& out, const Product<acc_t>& x, const Product<acc_t>& y, \
-                                 int64_t M) {                                                                \
-    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                          \
-    const Rows<acc_t>&a = x.a, &b = y.a;                                                                     \
-    if (a.columns || b.columns) {                                                                            \
-      multiply_blocks<indexed_at_once(rows), bytes>(                                                         \
-          out, product_of(x, IndexedRows<acc_t>{a.data, a.stride, a.columns}),                               \
-          product_of(y, IndexedRows<acc_t>{b.data, b.stride, b.columns}), M);                                \
-    } else {                                                                                                 \
-      multiply_blocks<rows, bytes>(out, product_of(x, PlainRows<acc_t>{a.data, a.stride}),                   \
-                                   product_of(y, PlainRows<acc_t>{b.data, b.stride}), M);                    \
-    }                                                                                                        \
-  }                                                                                                          \
-  template <class acc_t>                                                                                     \
-  ATTRIBUTE void pack_panel_##NAME(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {           \
-    pack_vectors<kVectorBytes_##NAME>(panel, rows, n, K);                                                    \
-  }                                                                                                          \
-  template <class acc_t>                                                                                     \
-  ATTRIBUTE void pack_##NAME(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {         \
-    pack_columns<kRows_##NAME>(out, in, M, K, sums);                                                         \
-  }                                                                                                          \
-  template <class acc_t>                                                                                     \
-  ATTRIBUTE void multiply_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K,     \
-                                            const acc_t* panel, bool add) {                                  \
-    constexpr int rows = kRows_##NAME, bytes = kVectorBytes_##NAME;                                          \
-    const ProductOf<acc_t, TransposedRows<acc_t, rows>> product{{a}, K, panel}, none{{a}, 0, panel};         \
-    const Halves<acc_t> out{c, ldc, bytes / sizeof(acc_t), nullptr};                                         \
-    if (add) return multiply_up_to<bytes, true, rows>(M, out, product, none);                                \
-    multiply_up_to<bytes, false, rows>(M, out, product, none);                                               \
-  }                                                                                                          \
-  template <class acc_t>                                                                                     \
-  constexpr Kernels<acc_t> kernels_of_##NAME{kVectors * kVectorBytes_##NAME / sizeof(acc_t),                 \
-                                             kRows_##NAME,                                                   \
-                                             multiply_##NAME<acc_t>,                                         \
-                                             pack_panel_##NAME<acc_t>,                                       \
-                                             pack_##NAME<acc_t>,                                             \
-                                             multiply_transposed_##NAME<acc_t>};
+#define DEFINE_KERNELS(NAME, ATTRIBUTE)                                                                              \
+  struct Isa_##NAME {                                                                                                \
+    template <int rows, int vectors, bool accumulate, class acc_t, class A>                                          \
+    ATTRIBUTE __attribute__((noinline)) static void multiply(const Halves<acc_t>& out, const ProductOf<acc_t, A>& x, \
+                                                             const ProductOf<acc_t, A>& y) {                         \
+      multiply_rows<rows, vectors, kVectorBytes_##NAME, accumulate>(out, x, y);                                      \
+    }                                                                                                                \
+  };                                                                                                                 \
+  template <int vectors, class acc_t>                                                                                \
+  void multiply_##NAME(const Halves<acc_t>& out, const Product<acc_t>& x, const Product<acc_t>& y, int64_t M) {      \
+    constexpr int rows = kRows_##NAME;                                                                               \
+    const Rows<acc_t>&a = x.a, &b = y.a;                                                                             \
+    if (a.columns || b.columns) {                                                                                    \
+      multiply_blocks<Isa_##NAME, indexed_at_once(rows), vectors>(                                                   \
+          out, product_of(x, IndexedRows<acc_t>{a.data, a.stride, a.columns}),                                       \
+          product_of(y, IndexedRows<acc_t>{b.data, b.stride, b.columns}), M);                                        \
+    } else {                                                                                                         \
+      multiply_blocks<Isa_##NAME, rows, vectors>(out, product_of(x, PlainRows<acc_t>{a.data, a.stride}),             \
+                                                 product_of(y, PlainRows<acc_t>{b.data, b.stride}), M);              \
+    }                                                                                                                \
+  }                                                                                                                  \
+  template <class acc_t>                                                                                             \
+  ATTRIBUTE void pack_panel_##NAME(acc_t* panel, const acc_t* const* rows, int64_t n, int64_t K) {                   \
+    pack_vectors<kVectorBytes_##NAME>(panel, rows, n, K);                                                            \
+  }                                                                                                                  \
+  template <class acc_t>                                                                                             \
+  ATTRIBUTE void pack_##NAME(acc_t* out, const Rows<acc_t>& in, int64_t M, int64_t K, acc_t* sums) {                 \
+    pack_columns<kRows_##NAME>(out, in, M, K, sums);                                                                 \
+  }                                                                                                                  \
+  template <int vectors, class acc_t>                                                                                \
+  void multiply_transposed_##NAME(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K, const acc_t* panel,   \
+                                  bool add) {                                                                        \
+    constexpr int rows = kRows_##NAME;                                                                               \
+    using A = TransposedRows<acc_t, rows>;                                                                           \
+    const ProductOf<acc_t, A> product{{a}, K, panel}, none{{a}, 0, panel};                                           \
+    const Halves<acc_t> out{c, ldc, kVectorBytes_##NAME / sizeof(acc_t), nullptr};                                   \
+    if (add) return kKernelsUpTo<Isa_##NAME, rows, vectors, true, acc_t, A>[M - 1](out, product, none);              \
+    kKernelsUpTo<Isa_##NAME, rows, vectors, false, acc_t, A>[M - 1](out, product, none);                             \
+  }                                                                                                                  \
+  template <class acc_t>                                                                                             \
+  constexpr Kernels<acc_t> kernels_of_##NAME{                                                                        \
+      kVectors * kVectorBytes_##NAME / sizeof(acc_t),                                                                \
+      kRows_##NAME,                                                                                                  \
+      pack_panel_##NAME<acc_t>,                                                                                      \
+      pack_##NAME<acc_t>,                                                                                            \
+      {multiply_##NAME<1, acc_t>, multiply_transposed_##NAME<1, acc_t>},                                             \
+      {multiply_##NAME<kVectors, acc_t>, multiply_transposed_##NAME<kVectors, acc_t>}};
 
 DEFINE_FOR_EVERY_ISA(DEFINE_KERNELS)
 
@@ -334,14 +380,16 @@ int64_t rows_at_once() {
 }
 
 template <class acc_t>
-void multiply_panel(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K, const acc_t* panel) {
-  multiply_panel_halves<acc_t>(c, ldc, panel_width<acc_t>() / kVectors, nullptr, {a, K, panel}, {a, 0, panel}, M);
+void multiply_panel(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K, const acc_t* panel,
+                    int64_t columns) {
+  const Kernels<acc_t>& all = kernels<acc_t>();
+  all.with(columns).multiply({c, ldc, all.lanes(), nullptr}, {a, K, panel}, {a, 0, panel}, M);
 }
 
 template <class acc_t>
 void multiply_panel_halves(acc_t* c, int64_t row_stride, int64_t half_stride, const acc_t* first,
                            const Product<acc_t>& product, const Product<acc_t>& second, int64_t M) {
-  kernels<acc_t>().multiply({c, row_stride, half_stride, first}, product, second, M);
+  kernels<acc_t>().with_both.multiply({c, row_stride, half_stride, first}, product, second, M);
 }
 
 template <class acc_t>
@@ -355,16 +403,17 @@ void pack_transposed(acc_t* out, int64_t first, const Rows<acc_t>& in, int64_t M
 }
 
 template <class acc_t>
-void multiply_transposed(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K, const acc_t* panel, bool add) {
-  kernels<acc_t>().multiply_transposed(c, ldc, a, M, K, panel, add);
+void multiply_transposed(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K, const acc_t* panel,
+                         int64_t columns, bool add) {
+  kernels<acc_t>().with(columns).multiply_transposed(c, ldc, a, M, K, panel, add);
 }
 
 template int64_t panel_width<float>();
 template int64_t panel_width<double>();
 template int64_t rows_at_once<float>();
 template int64_t rows_at_once<double>();
-template void multiply_panel(float*, int64_t, const Rows<float>&, int64_t, int64_t, const float*);
-template void multiply_panel(double*, int64_t, const Rows<double>&, int64_t, int64_t, const double*);
+template void multiply_panel(float*, int64_t, const Rows<float>&, int64_t, int64_t, const float*, int64_t);
+template void multiply_panel(double*, int64_t, const Rows<double>&, int64_t, int64_t, const double*, int64_t);
 template void multiply_panel_halves(float*, int64_t, int64_t, const float*, const Product<float>&,
                                     const Product<float>&, int64_t);
 template void multiply_panel_halves(double*, int64_t, int64_t, const double*, const Product<double>&,
@@ -373,7 +422,7 @@ template void pack_panel(float*, const float* const*, int64_t, int64_t);
 template void pack_panel(double*, const double* const*, int64_t, int64_t);
 template void pack_transposed(float*, int64_t, const Rows<float>&, int64_t, int64_t, float*);
 template void pack_transposed(double*, int64_t, const Rows<double>&, int64_t, int64_t, double*);
-template void multiply_transposed(float*, int64_t, const float*, int64_t, int64_t, const float*, bool);
-template void multiply_transposed(double*, int64_t, const double*, int64_t, int64_t, const double*, bool);
+template void multiply_transposed(float*, int64_t, const float*, int64_t, int64_t, const float*, int64_t, bool);
+template void multiply_transposed(double*, int64_t, const double*, int64_t, int64_t, const double*, int64_t, bool);
 
 }  // namespace rnndrop::cpu

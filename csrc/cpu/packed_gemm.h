@@ -16,6 +16,12 @@ template <class acc_t>
 int64_t panel_width();
 inline constexpr int64_t kWidestPanel = 32;
 
+// The products below with the first `columns` of a panel alone multiply and write as many as this: one vector or two.
+template <class T>
+int64_t columns_multiplied(int64_t columns) {
+  return columns <= panel_width<T>() / 2 ? panel_width<T>() / 2 : panel_width<T>();
+}
+
 // How many rows the kernel takes at once; multiples of it run fastest.
 template <class T>
 int64_t rows_at_once();
@@ -51,9 +57,10 @@ struct Rows {
   const int32_t* columns;
 };
 
-// c[M, panel_width] = a[M, K] panel; rows of c lie ldc elements apart.
+// c[M, columns_multiplied(columns)] = a[M, K] panel; rows of c lie ldc elements apart.
 template <class acc_t>
-void multiply_panel(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K, const acc_t* panel);
+void multiply_panel(acc_t* c, int64_t ldc, const Rows<acc_t>& a, int64_t M, int64_t K, const acc_t* panel,
+                    int64_t columns);
 
 // a[M, K] panel
 template <class acc_t>
@@ -78,9 +85,10 @@ void pack_transposed(acc_t* out, int64_t first, const Rows<acc_t>& in, int64_t M
 template <class T>
 void end_transposed(T* /*out*/, int64_t /*K*/) {}
 
-// c[M, panel_width] = a^T panel, or with `add` what is there and that, with M <= rows_at_once() and a as
-// pack_transposed leaves it.
+// c[M, columns_multiplied(columns)] = a^T panel, or with `add` what is there and that, with M <= rows_at_once() and a
+// as pack_transposed leaves it.
 template <class acc_t>
-void multiply_transposed(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K, const acc_t* panel, bool add);
+void multiply_transposed(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K, const acc_t* panel,
+                         int64_t columns, bool add);
 
 }  // namespace rnndrop::cpu

@@ -67,6 +67,16 @@ struct Vector {
   typedef T in_memory __attribute__((vector_size(bytes), aligned(1), may_alias));
 };
 
+// v is in a register from here on: a compiler would otherwise load it again where it is used.
+template <class V>
+INLINE void keep_in_register(V& v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+}
+
 // What GCC calls ivdep: no iteration reads what another has written.
 #ifdef __clang__
 #define INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")

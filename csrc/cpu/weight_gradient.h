@@ -96,9 +96,11 @@ struct WeightGradient {
     const T* panel = panels[g].data() + block * padded<T>(rows) * width;
     const int64_t stride = in_place ? weight.columns : width;
     Acc* out = sums_of(g, block, m);
-    if (!in_place || n == width) return multiply_transposed(out, stride, da_block, M, rows, panel, !first);
+    if (!in_place || n == columns_multiplied<T>(n)) {
+      return multiply_transposed(out, stride, da_block, M, rows, panel, n, !first);
+    }
     Acc tile[kMostRowsAtOnce * kWidestPanel];
-    multiply_transposed(tile, width, da_block, M, rows, panel, false);
+    multiply_transposed(tile, width, da_block, M, rows, panel, n, false);
     for (int64_t r = 0; r < M; ++r) {
       for (int64_t k = 0; k < n; ++k) {
         Acc& sum = out[r * stride + k];
@@ -119,7 +121,7 @@ struct WeightGradient {
         std::copy_n(sums_of(g, block, m + r), width, tile + r * stride + block * width);
       }
       multiply_transposed(tile + block * width, stride, da_block, M, rows,
-                          panels[g].data() + block * padded<T>(rows) * width, !first);
+                          panels[g].data() + block * padded<T>(rows) * width, group.K() - block * width, !first);
     }
     for (int64_t r = 0; r < M; ++r) {
       S* out = dW + dW_rows[r] * weight.columns;
