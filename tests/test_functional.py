@@ -93,8 +93,7 @@ def test_equals_reference_where_rows_and_units_come_in_blocks(dtype, sizes, mask
 @pytest.mark.parametrize("masks", ["none", "gal-batch"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equals_reference_for_every_number_of_rows(dtype, masks):
-    """Each has a kernel of its own; more rows in all than are multiplied without packing, and columns that fill half
-    a panel, or one and a half."""
+    """Each has a kernel of its own. More than are multiplied without packing; half a panel and one and a half."""
     for B in range(1, 14):
         assert_equals_reference(random_problem(70 // B + 1, B, 16, 48, masks=masks, dtype=dtype), cpu_layer)
 
