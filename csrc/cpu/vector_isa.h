@@ -67,12 +67,13 @@ struct Vector {
   typedef T in_memory __attribute__((vector_size(bytes), aligned(1), may_alias));
 };
 
-// v is in a register from here on: a compiler would otherwise load it again where it is used.
+// v is in a register from here on: GCC would otherwise load it again where it is used. Clang does not, and would refuse
+// a vector wider than what this function is compiled for.
 template <class V>
-INLINE void keep_in_register(V& v) {
-#if defined(__x86_64__)
+INLINE void keep_in_register([[maybe_unused]] V& v) {
+#if defined(__x86_64__) && !defined(__clang__)
   asm("" : "+v"(v));
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(__clang__)
   asm("" : "+w"(v));
 #endif
 }

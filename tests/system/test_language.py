@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from torch.utils import cpp_extension
 
+from build_backend.flags import compiler_flags
+
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 COMMAND = ["c++", "-std=c++17", "-fsyntax-only", "-Wall", "-Werror", f"-I{CSRC}"]
 
@@ -35,3 +37,14 @@ def test_what_needs_torch_is_cpp17(tmp_path):
 def test_threads_of_torchs_pool_are_cpp17():
     """What is built where torch has no libgomp, and so never here."""
     compile_as_cpp17((CSRC / "cpu" / "threads.cpp").read_text())
+
+
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="needs clang++: apt install clang")
+def test_the_engine_compiles_with_clang():
+    """The rest of the tests' compilers are GCC. Clang checks more of inline assembly and of vectors."""
+    banner = subprocess.run(["clang++", "--version"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
+    includes = [f"-I{CSRC}", *(f"-isystem{path}" for path in cpp_extension.include_paths())]
+    for source in sorted(CSRC.glob("cpu/*.cpp")):
+        command = ["clang++", "-std=c++20", "-fsyntax-only", *compiler_flags(banner), *includes, source]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
