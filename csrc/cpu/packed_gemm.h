@@ -85,8 +85,8 @@ void pack_transposed(acc_t* out, int64_t first, const Rows<acc_t>& in, int64_t M
 template <class T>
 void end_transposed(T* /*out*/, int64_t /*K*/) {}
 
-// c[M, columns_multiplied(columns)] = a^T panel, or with `add` what is there and that, with M <= rows_at_once() and a
-// as pack_transposed leaves it.
+// c[M, columns_multiplied(columns)] = a^T panel, or with `add` what is there and that, with 0 < M <= rows_at_once() and
+// a as pack_transposed leaves it.
 template <class acc_t>
 void multiply_transposed(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64_t K, const acc_t* panel,
                          int64_t columns, bool add);
