@@ -18,7 +18,7 @@ namespace rnndrop::cpu {
 template <class T>
 void put_columns(const Group<T>& group, int64_t block, int64_t width, const acc_type<T>* tile, int64_t M, const T* mask,
                  bool add, acc_type<T>* out, int64_t stride) {
-  const int64_t first = block * width, n = std::min(width, group.K() - first);
+  const int64_t first = block * width, n = group.columns_in(block, width);
   for (int64_t m = 0; m < M; ++m, tile += width, out += stride) {
     if (group.all && !mask && !add) {
       std::copy_n(tile, n, out + first);
@@ -40,7 +40,7 @@ void multiply_in_place(const Weight<T, S>& weight, const Rows<T>& in, int64_t M,
   const int64_t width = weight.width;
   acc_type<T> tile[kMostRowBlock * kWidestPanel];
   walk.for_each(blocks.size(), [&](int64_t i) {
-    const int64_t block = blocks.begin + i, n = std::min(width, weight.columns - block * width);
+    const int64_t block = blocks.begin + i, n = group.columns_in(block, width);
     const T* panel = weight.backward_panel(0, block);
     if (n == columns_multiplied<T>(n)) {
       return multiply_panel(out + block * width, weight.columns, in, M, group.M(), panel, n);
@@ -63,7 +63,7 @@ void multiply_all_columns(const Weight<T, S>& weight, const T* da, int64_t M, Wa
   }
   walk.for_each(blocks, [&](int64_t block) {
     multiply_panel(rows + block * width, stride, in, M, group.M(), weight.backward_panel(0, block),
-                   group.K() - block * width);
+                   group.columns_in(block, width));
   });
   if (!group.all) {
     return scatter_sums(group.places, rows, stride, M, static_cast<const T*>(nullptr), out, weight.columns,

@@ -341,8 +341,12 @@ KERNEL void multiply_vectors(BFloat16* out, const BFloat16* a, const BFloat16* b
   }
 }
 
-Pairs pairs_of(const Product<BFloat16>& product) {
-  return {product.a.data, product.a.stride, 2, (product.K + 1) / 2, product.panel};
+void multiply_halves(const Halves& out, const Product<BFloat16>& x, const Product<BFloat16>& y, int64_t M) {
+  if (amx::is_there()) return amx::multiply_panel_halves(out.c, out.row_stride, out.half_stride, out.first, x, y, M);
+  const auto pairs_of = [](const Product<BFloat16>& product) -> Pairs {
+    return {product.a.data, product.a.stride, 2, (product.K + 1) / 2, product.panel};
+  };
+  multiply_panel_rows(out, pairs_of(x), pairs_of(y), M);
 }
 int64_t halves_of(int64_t columns) { return columns_multiplied<BFloat16>(columns) / kLanes; }
 
@@ -396,14 +400,11 @@ int64_t least_rows_packed<BFloat16>() {
 
 void multiply_panel(float* c, int64_t ldc, const Rows<BFloat16>& a, int64_t M, int64_t K, const BFloat16* panel,
                     int64_t columns) {
-  const Product<BFloat16> x{a, K, panel}, y{a, 0, panel};
-  if (amx::is_there()) return amx::multiply_panel_halves(c, ldc, kLanes, nullptr, x, y, M);
-  multiply_panel_rows({c, ldc, kLanes, nullptr, halves_of(columns)}, pairs_of(x), pairs_of(y), M);
+  multiply_halves({c, ldc, kLanes, nullptr, halves_of(columns)}, {a, K, panel}, {a, 0, panel}, M);
 }
 void multiply_panel_halves(float* c, int64_t row_stride, int64_t half_stride, const float* first,
                            const Product<BFloat16>& x, const Product<BFloat16>& y, int64_t M) {
-  if (amx::is_there()) return amx::multiply_panel_halves(c, row_stride, half_stride, first, x, y, M);
-  multiply_panel_rows({c, row_stride, half_stride, first, 2}, pairs_of(x), pairs_of(y), M);
+  multiply_halves({c, row_stride, half_stride, first, 2}, x, y, M);
 }
 void pack_transposed(BFloat16* out, int64_t first, const Rows<BFloat16>& in, int64_t M, int64_t K, float* sums) {
   if (amx::is_there()) return amx::pack_transposed(out, first, in, M, K, sums);

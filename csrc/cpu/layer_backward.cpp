@@ -288,7 +288,8 @@ class Backward {
       Acc* of_group = dh_tilde() + ((separate ? g * B : 0) + b) * P;
       walk.for_each(blocks.size(), [&](int64_t i) {
         const int64_t block = blocks.begin + i;
-        multiply_panel(tile, width, in, M, group.M(), h_weight_.backward_panel(g, block), group.K() - block * width);
+        multiply_panel(tile, width, in, M, group.M(), h_weight_.backward_panel(g, block),
+                       group.columns_in(block, width));
         put_columns(group, block, width, tile, M, static_cast<const T*>(nullptr), n_groups > 1 && !separate, of_group,
                     P);
       });
@@ -310,7 +311,7 @@ class Backward {
       const Rows<T> in = group.gradients.of(x_weight_.da_rows(group, da), M, scratch.da_copies.data());
       for (int64_t block = 0; block < x_weight_.column_blocks(group); ++block) {
         multiply_panel(tile, x_weight_.width, in, M, group.M(), x_weight_.backward_panel(g, block),
-                       group.K() - block * x_weight_.width);
+                       group.columns_in(block, x_weight_.width));
         for (int64_t m = 0; m < M; ++m) {
           put_columns(group, block, x_weight_.width, tile + m * x_weight_.width, 1,
                       x_weight_.mask_of_sample(g, B, (r + m) % B), n_groups > 1, out + m * I, I);

@@ -98,6 +98,8 @@ struct Group {
   CompactRows<T> inputs, gradients;  // x or h at these columns, da at these rows
   int64_t K() const { return kept.size(); }
   int64_t M() const { return rows.size(); }
+  // Of the kept columns, how many are in a block of `width`, which the last may not fill.
+  int64_t columns_in(int64_t block, int64_t width) const { return std::min(width, K() - block * width); }
   int64_t padded_K() const { return padded<T>(K()); }
   int64_t padded_M() const { return padded<T>(M()); }
   const int32_t* columns() const { return all ? nullptr : kept.data(); }

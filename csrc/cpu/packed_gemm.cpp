@@ -47,7 +47,7 @@ struct PlainRows {
     StridedRows<acc_t, rows> next;
     INLINE explicit Cursor(const PlainRows& a) : a(a), next(a.data, a.stride) {}
     INLINE StridedRows<acc_t, rows> at(int64_t k) {
-      if constexpr (rows > kFewRows) return next.take();
+      if constexpr (rows > kMostPointers) return next.take();
       return {a.data + k, a.stride};
     }
   };
@@ -73,7 +73,7 @@ struct TransposedRows {
   struct Cursor {
     const acc_t* data;
     INLINE explicit Cursor(const TransposedRows& a) : data(a.data) {}
-    INLINE StridedRows<acc_t, 1> at(int64_t k) { return {data + k * width, 1}; }
+    INLINE StridedRows<acc_t, width, false> at(int64_t k) { return {data + k * width, 1}; }
   };
 };
 
@@ -104,7 +104,7 @@ INLINE void add_product(V (&sums)[chains][rows][vectors], const A& a, int64_t K,
     }
   };
   // With one at once 8 rows take 1.06 times as long (Zen 4).
-  constexpr int at_once = rows > kFewRows ? std::max(chains, 2) : chains;
+  constexpr int at_once = rows > kMostPointers ? std::max(chains, 2) : chains;
   int64_t k = 0;
   for (; k + at_once <= K; k += at_once) {
 #pragma GCC unroll 4
@@ -303,7 +303,8 @@ struct Kernels {
   } with_one, with_both;
 
   int64_t lanes() const { return panel_width / kVectors; }
-  const auto& with(int64_t columns) const { return columns <= lanes() ? with_one : with_both; }
+  int64_t columns_multiplied(int64_t columns) const { return columns <= lanes() ? lanes() : panel_width; }
+  const auto& with(int64_t columns) const { return columns_multiplied(columns) == lanes() ? with_one : with_both; }
 };
 
 template <class A, class acc_t>
@@ -375,6 +376,11 @@ int64_t panel_width() {
 }
 
 template <class acc_t>
+int64_t columns_multiplied(int64_t columns) {
+  return kernels<acc_t>().columns_multiplied(columns);
+}
+
+template <class acc_t>
 int64_t rows_at_once() {
   return kernels<acc_t>().rows;
 }
@@ -410,6 +416,8 @@ void multiply_transposed(acc_t* c, int64_t ldc, const acc_t* a, int64_t M, int64
 
 template int64_t panel_width<float>();
 template int64_t panel_width<double>();
+template int64_t columns_multiplied<float>(int64_t);
+template int64_t columns_multiplied<double>(int64_t);
 template int64_t rows_at_once<float>();
 template int64_t rows_at_once<double>();
 template void multiply_panel(float*, int64_t, const Rows<float>&, int64_t, int64_t, const float*, int64_t);

@@ -18,9 +18,7 @@ inline constexpr int64_t kWidestPanel = 32;
 
 // The products below with the first `columns` of a panel alone multiply and write as many as this: one vector or two.
 template <class T>
-int64_t columns_multiplied(int64_t columns) {
-  return columns <= panel_width<T>() / 2 ? panel_width<T>() / 2 : panel_width<T>();
-}
+int64_t columns_multiplied(int64_t columns);
 
 // How many rows the kernel takes at once; multiples of it run fastest.
 template <class T>

@@ -11,9 +11,9 @@
 
 namespace rnndrop::cpu {
 
-inline constexpr int kFewRows = 4;  // which have a pointer each
+inline constexpr int kMostPointers = 4;  // more rows than these have not one each
 
-template <class T, int rows, bool many = (rows > kFewRows)>
+template <class T, int rows, bool many = (rows > kMostPointers)>
 class StridedRows {
  public:
   INLINE StridedRows(const T* first, int64_t stride) : first_(first), stride_(stride) {}

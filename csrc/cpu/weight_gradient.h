@@ -92,7 +92,7 @@ struct WeightGradient {
 
   void add_block(int64_t g, int64_t m, int64_t M, int64_t block, const T* da_block, int64_t rows, bool first) const {
     const Group<T>& group = weight.groups[g];
-    const int64_t width = weight.width, n = std::min(width, group.K() - block * width);
+    const int64_t width = weight.width, n = group.columns_in(block, width);
     const T* panel = panels[g].data() + block * padded<T>(rows) * width;
     const int64_t stride = in_place ? weight.columns : width;
     Acc* out = sums_of(g, block, m);
@@ -121,7 +121,7 @@ struct WeightGradient {
         std::copy_n(sums_of(g, block, m + r), width, tile + r * stride + block * width);
       }
       multiply_transposed(tile + block * width, stride, da_block, M, rows,
-                          panels[g].data() + block * padded<T>(rows) * width, group.K() - block * width, !first);
+                          panels[g].data() + block * padded<T>(rows) * width, group.columns_in(block, width), !first);
     }
     for (int64_t r = 0; r < M; ++r) {
       S* out = dW + dW_rows[r] * weight.columns;

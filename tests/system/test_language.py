@@ -14,14 +14,14 @@ from torch.utils import cpp_extension
 from build_backend.flags import compiler_flags
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
-COMMAND = ["c++", "-std=c++17", "-fsyntax-only", "-Wall", "-Werror", f"-I{CSRC}"]
+INCLUDES = [f"-I{CSRC}", *(f"-isystem{path}" for path in cpp_extension.include_paths())]
+COMMAND = ["c++", "-std=c++17", "-fsyntax-only", "-Wall", "-Werror", *INCLUDES]
 
 pytestmark = [pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"), pytest.mark.slow]
 
 
 def compile_as_cpp17(source: str, *flags: str) -> None:
-    includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
-    command = [*COMMAND, *flags, *includes, "-x", "c++", "-"]
+    command = [*COMMAND, *flags, "-x", "c++", "-"]
     done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -43,8 +43,7 @@ def test_threads_of_torchs_pool_are_cpp17():
 def test_the_engine_compiles_with_clang():
     """The rest of the tests' compilers are GCC. Clang checks more of inline assembly and of vectors."""
     banner = subprocess.run(["clang++", "--version"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
-    includes = [f"-I{CSRC}", *(f"-isystem{path}" for path in cpp_extension.include_paths())]
     for source in sorted(CSRC.glob("cpu/*.cpp")):
-        command = ["clang++", "-std=c++20", "-fsyntax-only", *compiler_flags(banner), *includes, source]
+        command = ["clang++", "-std=c++20", "-fsyntax-only", *compiler_flags(banner), *INCLUDES, source]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
