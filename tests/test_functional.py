@@ -150,7 +150,7 @@ def test_equals_reference_however_threads_share_the_work(masks):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("T", "B", "H"), [(2, 4, 260), (1, 3, 515), (2, 5, 515)])
+@pytest.mark.parametrize(("T", "B", "H"), [(2, 4, 260), (1, 3, 515), (2, 5, 515), (2, 1, 650)])
 def test_equals_reference_where_few_rows_meet_a_large_weight(T, B, H, dtype):
     """Larger than caches that are near: its rows may be read from end to end, some of them at once."""
     assert_equals_reference(random_problem(T, B, 3, H, masks="none", dtype=dtype), cpu_layer)

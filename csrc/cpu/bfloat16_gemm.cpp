@@ -390,8 +390,9 @@ int64_t columns_multiplied<BFloat16>(int64_t columns) {
 // Tiles take rows of a packed weight in so little time that packing is worth it for fewer.
 constexpr int64_t kFewForTiles = 6;
 template <>
-int64_t most_rows_unpacked<BFloat16>(int64_t /*elements*/) {
-  return amx::is_there() ? kFewForTiles : 64;
+int64_t most_rows_unpacked<BFloat16>(int64_t elements) {
+  if (amx::is_there()) return kFewForTiles;
+  return is_far(elements * sizeof(BFloat16)) ? 8 : 64;
 }
 template <>
 int64_t least_rows_packed<BFloat16>() {

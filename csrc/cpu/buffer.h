@@ -27,6 +27,10 @@ struct Block {
   int64_t lines = 0;
 };
 
+// Asks the system for pages of 2 MB before the memory is first written to: without them the processor looks up where
+// each 4 KB of a large weight are at every reading, for which few rows wait up to half of their time.
+void prefer_huge_pages(void* memory, int64_t bytes);
+
 // At least so many lines, of this call's or of an earlier one's that was given back.
 Block take_memory(int64_t lines);
 void give_back_memory(const Block& block);

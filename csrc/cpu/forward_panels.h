@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "cpu/layer_schedule.h"
@@ -39,8 +40,11 @@ struct PanelMemory {
   const T* earlier = nullptr;     // of all rows, unit after unit
 };
 
-// Units of a gate that are multiplied together where the weight lies.
-constexpr int64_t kUnitsUnpacked = 64;
+// Units of a gate that are multiplied together where the weight lies: so many, which a walk back finds in the second
+// cache; or all of a weight that mostly comes from further away, so that more of it is fetched ahead.
+inline int64_t units_unpacked(int64_t bytes) {
+  return bytes < 12 * kSecondCache ? 64 : std::numeric_limits<int64_t>::max();
+}
 
 template <class T, class S = T>
 class ForwardPanels {
@@ -186,12 +190,14 @@ class ForwardPanels {
   }
 
   void multiply_unpacked(acc_type<T>* out, const Rows<T>& in, int64_t M, Walk walk) const {
-    const int64_t H = weight_.H, K = weight_.columns, pieces = (units_.size() + kUnitsUnpacked - 1) / kUnitsUnpacked;
+    const int64_t H = weight_.H, K = weight_.columns;
+    const int64_t at_once = std::clamp<int64_t>(units_.size(), 1, units_unpacked(weight_.n_rows * K * sizeof(S)));
+    const int64_t pieces = (units_.size() + at_once - 1) / at_once;
     walk.for_each(weight_.n_rows / H * pieces, [&](int64_t i) {
-      const int64_t gate = i / pieces, first = units_.begin + i % pieces * kUnitsUnpacked, row = gate * H + first;
+      const int64_t gate = i / pieces, first = units_.begin + i % pieces * at_once, row = gate * H + first;
       const int64_t place = gate * layout_.gate_stride + first - layout_.first_unit;
       multiply_by_columns(out + place, layout_.row_stride, in.data, in.stride, M, K, weight_.W + row * K, K,
-                          std::min(kUnitsUnpacked, units_.end - first));
+                          std::min(at_once, units_.end - first));
     });
   }
 

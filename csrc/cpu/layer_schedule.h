@@ -102,15 +102,16 @@ inline bool enough_for_several(const LayerProblem& layer) {
   return layer.T * layer.B * kGates * layer.H * (layer.I + layer.P) > kEnoughForSeveral;
 }
 
-// In the forward each of these rows pays for its sums across vectors, a packed weight for its K columns. Most of all
-// where `at_once` of them are multiplied at a time: at each reading rows of an unpacked weight begin within cache lines
-// again, and are widened again.
+// In the forward each of these rows pays for its sums across vectors, a packed weight for its K columns, as far as the
+// weight is then read again from a cache. Most of all where `at_once` of them are multiplied at a time: at each reading
+// rows of an unpacked weight begin within cache lines again, and are widened again.
 template <class T>
 bool too_few_to_pack_forward(int64_t rows, int64_t at_once, int64_t K) {
   // Tiles take rows of a packed weight in so little time that packing is most of the work.
   if (amx::multiplies<T>()) return (rows - 4) * 80 <= K;
+  constexpr int64_t kMostColumns = 640;
   const int64_t pays = at_once > 4 && at_once < rows ? 16 : 9;
-  return rows * pays <= K;
+  return rows * pays <= std::min(K, kMostColumns);
 }
 
 // How long a step's products with `columns` of the weights take, in multiplications, where n threads share out the

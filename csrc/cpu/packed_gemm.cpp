@@ -29,11 +29,13 @@ constexpr int indexed_at_once(int rows) { return rows; }
 // An addition takes about 4 cycles and two can start in each: fewer sums than that would wait for one another.
 constexpr int kSums = 8;
 
-// Bytes from what is multiplied to what is fetched of a panel: the processor's own fetching starts anew at
-// every page. A panel that comes from memory is multiplied with few rows up to 1.4 times as fast; from a cache as
-// before (Zen 3). With AVX-512 layers of a thousand units are 1.2 times as fast (Xeon). With NEON it was not measured.
-template <int bytes>
-constexpr int kFetchAhead = bytes >= 32 ? 64 * bytes : 0;
+// Bytes from what is multiplied to what is fetched of a panel, or 0: the processor's own fetching starts anew at every
+// page. On AVX2 a panel that comes from memory is multiplied with few rows up to 1.4 times as fast; from a cache as
+// before (Zen 3). With AVX-512 it is many rows that gain, at a thousand units a fifth (Xeon, Zen 4), while the fetching
+// for few would take longer than their product: without it they are a fifth faster (Zen 4). With NEON it was not
+// measured.
+template <int rows, int bytes>
+constexpr int kFetchAhead = bytes == 32 || (bytes == 64 && rows > 6) ? 64 * bytes : 0;
 
 // Where the first operand's elements are. A cursor finds those of all rows at k, which ascends by one.
 template <class acc_t>
@@ -92,9 +94,9 @@ INLINE void add_product(V (&sums)[chains][rows][vectors], const A& a, int64_t K,
       b[v] = *reinterpret_cast<const InMemory*>(panel + k * width + v * lanes);
       if (rows > 1) keep_in_register(b[v]);
     }
-    if constexpr (kFetchAhead<bytes> > 0) {
+    if constexpr (kFetchAhead<rows, bytes> > 0) {
       for (int v = 0; v < vectors * bytes; v += 64) {
-        __builtin_prefetch(reinterpret_cast<const char*>(panel + k * width) + kFetchAhead<bytes> + v);
+        __builtin_prefetch(reinterpret_cast<const char*>(panel + k * width) + kFetchAhead<rows, bytes> + v);
       }
     }
 #pragma GCC unroll 16

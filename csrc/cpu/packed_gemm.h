@@ -41,6 +41,8 @@ inline constexpr int64_t kFirstCache = 32 * 1024;
 inline constexpr int64_t kSecondCache = 512 * 1024;
 // Whether a weight of so many bytes is too large to stay there from one reading to the next.
 inline bool is_large(int64_t bytes) { return bytes >= 2 * kSecondCache; }
+// Whether the third cache, of which other threads and what else a step reads have a share, is no place for it either.
+inline bool is_far(int64_t bytes) { return bytes >= 24 * kSecondCache; }
 
 // panel[K, panel_width] = rows[:][k]^T: lane l of each of its rows comes from rows[l], which are n; 0 where there is
 // none.

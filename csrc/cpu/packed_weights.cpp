@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "cpu/buffer.h"
 #include "cpu/forward_panels.h"
 #include "cpu/layer_weights.h"
 #include "cpu/types_of.h"
@@ -17,6 +18,7 @@ int64_t packed_bytes(Dtype dtype, int64_t H, int64_t K) {
 void pack_weight(void* panels, Dtype dtype, const void* W, int64_t H, int64_t K) {
   in_types_of(dtype, [&]<class S, class T>(Types<S, T>) {
     const KeptRows rows(H);
+    prefer_huge_pages(panels, packed_bytes(dtype, H, K));
     const Weight<T, S> weight(W, {}, rows, K);
     PanelMemory<T> memory{Packing::before, {}};
     memory.before.emplace_back(ForwardPanels<T, S>::storage_for(weight, weight.groups[0], /*threads=*/1));

@@ -28,10 +28,14 @@
 
 namespace rnndrop::cpu {
 
-// By rows of w, on AVX2: whether w[K, n], so many bytes in the type that is multiplied, is read from end to end. Each
-// four rows of a read it anew: more of them want it to be large.
-inline bool by_whole_rows_of_w(int64_t M, int64_t bytes) {
-  return bytes >= (M <= 3 ? 0 : M == 4 ? kSecondCache : 8 * kSecondCache);
+// By rows of w: whether w[K, n], of so many bytes in the type that is multiplied, is read from end to end by vectors of
+// `bytes`. Each four rows of a read it anew: more of them want it to be large.
+template <int bytes>
+bool by_whole_rows_of_w(int64_t M, int64_t bytes_of_w) {
+  static_assert(bytes >= 32, "of NEON it was not measured");
+  constexpr int64_t kFar = 8 * kSecondCache;
+  if (bytes == 64) return M <= 2 || bytes_of_w >= kFar;
+  return bytes_of_w >= (M <= 3 ? 0 : M == 4 ? kSecondCache : kFar);
 }
 
 // By columns of w^T: rows of a that stay in the first cache for all of some rows of w, which stay in the second, in the

@@ -103,7 +103,7 @@ AVX2_INLINE void by_whole_rows(float* c, int64_t ldc, const float* a, int64_t ld
 template <class T>
 AVX2_KERNEL void all_by_rows(float* c, int64_t ldc, const float* a, int64_t lda, int64_t M, int64_t K, const T* w,
                              int64_t ldw, int64_t n) {
-  if (by_whole_rows_of_w(M, K * n * int64_t(sizeof(float)))) {
+  if (by_whole_rows_of_w<32>(M, K * n * int64_t(sizeof(float)))) {
     return for_each_four(M, [=](int64_t m, auto rows) __attribute__((AVX2_TARGET, always_inline)) {
       by_whole_rows<rows.value, rows.value == 4 ? 2 : 4>(c + m * ldc, ldc, a + m * lda, lda, K, w, ldw, n);
     });

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,6 +65,32 @@ for H in (512, 640, 768, 896, 1024, 1152, 1280, 1408):
 print(resident() - before)
 """)
     assert 50 < float(kept) < 128 + 20
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a system without huge pages")
+def test_huge_pages_are_asked_for_where_a_weight_is_large():
+    """Of 16 MB that the engine packs for a call, and of 32 that pack_weights keeps, all but what fills no such page."""
+    for_a_call, kept = run("""
+from rnndrop_cuda import pack_weights
+
+def advised():
+    size, total = 0, 0
+    for line in open("/proc/self/smaps"):
+        if line.startswith("Size:"):
+            size = int(line.split()[1])
+        elif line.startswith("VmFlags:") and "hg" in line.split():
+            total += size
+    return total / 1024
+
+layer, x = LSTM(1024, 1024).eval(), torch.zeros(2, 96, 1024)
+nothing = advised()
+layer(x)
+for_a_call = advised()
+pack_weights(layer)
+print(for_a_call - nothing, advised() - for_a_call)
+""").split()
+    assert float(for_a_call) >= 14
+    assert float(kept) >= 28
 
 
 @pytest.mark.parametrize("dropped", [{}, {"input_dropout": 0.5, "hidden_dropout": 0.5, "candidate_dropout": 0.25}])
