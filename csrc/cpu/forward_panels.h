@@ -105,18 +105,24 @@ class ForwardPanels {
   // b_ih + b_hh in that order.
   static Buffer<acc_type<T>> bias_unit_after_unit(const LayerForward& layer, const Range& units) {
     using Acc = acc_type<T>;
-    const int64_t at_once = units_at_once(), rows = kGates * layer.H;
-    const Buffer<Acc> sums(rows), addends(layer.b_hh ? rows : 0);
-    std::fill_n(sums.data(), rows, Acc(0));
-    if (layer.b_ih) convert(sums.data(), static_cast<const S*>(layer.b_ih), rows);
-    if (layer.b_hh) convert(addends.data(), static_cast<const S*>(layer.b_hh), rows);
-    for (int64_t r = 0; layer.b_hh && r < rows; ++r) sums.data()[r] += addends.data()[r];
+    const int64_t at_once = units_at_once(), H = layer.H;
     Buffer<Acc> bias(kGates * round_up(units.size(), at_once));
     Acc* out = bias.data();
+    Acc addends[2][kWidestPanel];
+    const auto load = [&](Acc* to, const void* b, int64_t first, int64_t n) {
+      if (b) {
+        convert(to, static_cast<const S*>(b) + first, n);
+      } else {
+        std::fill_n(to, n, Acc(0));
+      }
+    };
     for (int64_t first = units.begin; first < units.end; first += at_once) {
-      for (int64_t gate = 0; gate < kGates; ++gate) {
-        const Acc* of_gate = sums.data() + gate * layer.H;
-        for (int64_t unit = first; unit < first + at_once; ++unit) *out++ = of_gate[std::min(unit, units.end - 1)];
+      const int64_t n = std::min(at_once, units.end - first);
+      for (int64_t gate = 0; gate < kGates; ++gate, out += at_once) {
+        load(addends[0], layer.b_ih, gate * H + first, n);
+        load(addends[1], layer.b_hh, gate * H + first, n);
+        for (int64_t i = 0; i < n; ++i) out[i] = addends[0][i] + addends[1][i];
+        std::fill_n(out + n, at_once - n, out[n - 1]);
       }
     }
     return bias;

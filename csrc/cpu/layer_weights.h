@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -32,19 +33,31 @@ struct Units {
   int64_t size() const { return kept.size(); }
 };
 
+// Those of n elements that are not 0, or all where there is no mask.
+template <class T>
+std::vector<int32_t> indices(int64_t n, const T* mask) {
+  std::vector<int32_t> kept(n);
+  if (!mask) {
+    std::iota(kept.begin(), kept.end(), 0);
+    return kept;
+  }
+  int64_t n_kept = 0;
+  for (int64_t k = 0; k < n; ++k) {  // no branch, which would be mispredicted for every other element
+    kept[n_kept] = k;
+    n_kept += mask[k] != 0;
+  }
+  kept.resize(n_kept);
+  return kept;
+}
+
 // Rows of the weights that are multiplied. Where a mask_g that all steps and samples share drops a unit, i * (m_g * g)
 // is 0 whatever i and g are, and so are both their gradients.
 class KeptRows {
  public:
   template <class T>
   KeptRows(int64_t H, const T* mask_g) : H(H) {
-    for (Units* units : {&every_unit_, &with_candidate_}) units->kept.resize(H);
-    int64_t n_kept = 0;
-    for (int64_t j = 0; j < H; ++j) {
-      every_unit_.kept[j] = with_candidate_.kept[n_kept] = j;
-      n_kept += !mask_g || mask_g[j] != 0;
-    }
-    with_candidate_.kept.resize(n_kept);
+    every_unit_.kept = indices(H, static_cast<const T*>(nullptr));
+    with_candidate_.kept = indices(H, mask_g);
     every_unit_.all = true;
     with_candidate_.all = with_candidate_.size() == H;
   }
@@ -62,6 +75,13 @@ class KeptRows {
     // No branch and no push_back: for one step of a small layer they took a third as long as the step.
     std::vector<int32_t> rows(n * of_units.size() + 1);
     int64_t n_rows = 0;
+    if (all()) {
+      for (int64_t gate = 0; gate < n; ++gate, n_rows += of_units.size()) {
+        std::iota(rows.begin() + n_rows, rows.begin() + n_rows + of_units.size(), gate * H + of_units.begin);
+      }
+      rows.pop_back();
+      return rows;
+    }
     for (int64_t gate = 0; gate < n; ++gate) {
       for (const int32_t unit : units(first + gate).kept) {
         rows[n_rows] = gate * H + unit;
@@ -113,15 +133,9 @@ std::vector<Group<T>> groups_of(const InputMask& mask, int64_t K, const KeptRows
   std::vector<Group<T>> groups;
   for (int64_t g = 0; g < n; ++g) {
     const T* shared = mask.data && !mask.per_sample ? static_cast<const T*>(mask.data) + g * K : nullptr;
-    Group<T> group{g, gates / n, {}, shared, {}, true, rows.rows_of_gates(g, gates / n), rows.all(), {}, {}};
-    group.kept.resize(K);
-    int64_t n_kept = 0;
-    for (int64_t k = 0; k < K; ++k) {  // no branch, which would be mispredicted for every other column
-      group.kept[n_kept] = k;
-      n_kept += !shared || shared[k] != 0;
-    }
-    group.kept.resize(n_kept);
-    group.all = n_kept == K;
+    Group<T> group{g,  gates / n, indices(K, shared), shared, {}, true, rows.rows_of_gates(g, gates / n), rows.all(),
+                   {}, {}};
+    group.all = group.K() == K;
     if (shared) group.places = KeptColumns<T>(K, group.kept);
     group.inputs = CompactRows<T>(K, group.kept);
     group.gradients = CompactRows<T>(gates / n * rows.H, group.rows);
