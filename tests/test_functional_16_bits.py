@@ -62,6 +62,17 @@ def test_error_where_rows_of_a_weight_are_too_long_to_widen_several(dtype, B):
     assert_error_at_most_twice_that_of_plain_torch(random_problem(1, B, 4107, 70, masks="none", dtype=dtype))
 
 
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("B", [1, 3, 9])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_where_few_rows_meet_a_weight_from_far_away(dtype, B):
+    """Larger than caches are, so that it is fetched ahead, and packed for fewer rows than others."""
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        assert_error_at_most_twice_that_of_plain_torch(random_problem(1, B, 3, 1261, masks="none", dtype=dtype))
+
+
 @pytest.mark.parametrize(
     "sizes", [(1, 1, 257, 96), (1, 13, 257, 98), (2, 3, 130, 65), (3, 5, 64, 128), (2, 40, 31, 33)]
 )

@@ -11,6 +11,7 @@
 #include "cpu/avx512.h"
 #include "cpu/bfloat16_columns.h"
 #include "cpu/compute_type.h"
+#include "cpu/rows_of_a.h"
 #include "cpu/vector_isa.h"
 
 #ifdef RNNDROP_AVX512
@@ -217,6 +218,10 @@ KERNEL_INLINE int64_t by_rows_from(int64_t column, float* c, int64_t ldc, const 
     for (; m + 4 <= M && blocks <= 2; m += 4) {
       by_rows<4, blocks <= 2 ? blocks : 1>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
     }
+    if (M - m == 3 && blocks <= 2) {
+      by_rows<3, blocks <= 2 ? blocks : 1>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
+      continue;
+    }
     for (; m + 2 <= M; m += 2) by_rows<2, blocks>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
     if (m < M) by_rows<1, blocks>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
   }
@@ -233,8 +238,9 @@ KERNEL void all_by_rows(float* c, int64_t ldc, const BFloat16* a, int64_t lda, i
 
 // ---------------------------------------------------------------- unpacked, by columns of w^T
 
-// rows * w_rows <= 16. Of the rows of w, n are there; the last stands in for the others.
-template <int rows, int w_rows>
+// rows * w_rows <= 16. Of the rows of w, n are there; the last stands in for the others. With `fetches` as many after
+// them are fetched.
+template <int rows, int w_rows, bool fetches>
 KERNEL_INLINE void by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t K, const BFloat16* w,
                               int64_t ldw, int64_t n) {
   __m512 sums[16];
@@ -251,6 +257,7 @@ KERNEL_INLINE void by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t 
 #pragma GCC unroll 16
     for (int r = 0; r < w_rows; ++r) {
       const __m512bh b = load_pairs(w + offset[r] + k, lanes);
+      if (fetches) _mm_prefetch(w + offset[r] + w_rows * ldw + k, _MM_HINT_T1);
 #pragma GCC unroll 4
       for (int m = 0; m < rows; ++m) sums[m * w_rows + r] = _mm512_dpbf16_ps(sums[m * w_rows + r], of_rows[m], b);
     }
@@ -266,14 +273,16 @@ KERNEL_INLINE void by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t 
   }
 }
 
-template <int rows>
+template <int rows, bool fetches>
 KERNEL_INLINE void of_rows_by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t K,
                                       const BFloat16* w, int64_t ldw, int64_t n) {
   constexpr int w_rows = 16 / rows;
-  for (int64_t r = 0; r < n; r += w_rows) by_columns<rows, w_rows>(c + r, ldc, a, lda, K, w + r * ldw, ldw, n - r);
+  for (int64_t r = 0; r < n; r += w_rows)
+    by_columns<rows, w_rows, fetches>(c + r, ldc, a, lda, K, w + r * ldw, ldw, n - r);
 }
 
 // As many rows of w as stay in the first cache for all rows of a.
+template <bool fetches>
 KERNEL void all_by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t M, int64_t K,
                            const BFloat16* w, int64_t ldw, int64_t n) {
   constexpr int64_t kAtOnce = 16;
@@ -281,10 +290,10 @@ KERNEL void all_by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda
     const int64_t n_rows = n - r < kAtOnce ? n - r : kAtOnce;
     int64_t m = 0;
     for (; m + 4 <= M; m += 4)
-      of_rows_by_columns<4>(c + m * ldc + r, ldc, a + m * lda, lda, K, w + r * ldw, ldw, n_rows);
+      of_rows_by_columns<4, fetches>(c + m * ldc + r, ldc, a + m * lda, lda, K, w + r * ldw, ldw, n_rows);
     for (; m + 2 <= M; m += 2)
-      of_rows_by_columns<2>(c + m * ldc + r, ldc, a + m * lda, lda, K, w + r * ldw, ldw, n_rows);
-    if (m < M) of_rows_by_columns<1>(c + m * ldc + r, ldc, a + m * lda, lda, K, w + r * ldw, ldw, n_rows);
+      of_rows_by_columns<2, fetches>(c + m * ldc + r, ldc, a + m * lda, lda, K, w + r * ldw, ldw, n_rows);
+    if (m < M) of_rows_by_columns<1, fetches>(c + m * ldc + r, ldc, a + m * lda, lda, K, w + r * ldw, ldw, n_rows);
   }
 }
 
@@ -425,7 +434,10 @@ void multiply_by_rows(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int
 }
 void multiply_by_columns(float* c, int64_t ldc, const BFloat16* a, int64_t lda, int64_t M, int64_t K, const BFloat16* w,
                          int64_t ldw, int64_t n) {
-  all_by_columns(c, ldc, a, lda, M, K, w, ldw, n);
+  if (is_fetched_ahead(n * K * int64_t(sizeof(BFloat16)))) {
+    return all_by_columns<true>(c, ldc, a, lda, M, K, w, ldw, n);
+  }
+  all_by_columns<false>(c, ldc, a, lda, M, K, w, ldw, n);
 }
 void pack_pair(BFloat16* panel, const BFloat16* even, const BFloat16* odd, int64_t n) {
   pack_pair_of_rows(panel, even, odd, n);
