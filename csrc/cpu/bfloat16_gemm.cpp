@@ -220,7 +220,7 @@ KERNEL_INLINE int64_t by_rows_from(int64_t column, float* c, int64_t ldc, const 
     }
     if (M - m == 3 && blocks <= 2) {
       by_rows<3, blocks <= 2 ? blocks : 1>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
-      continue;
+      m += 3;
     }
     for (; m + 2 <= M; m += 2) by_rows<2, blocks>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);
     if (m < M) by_rows<1, blocks>(c + m * ldc + column, ldc, a + m * lda, lda, K, w + column, ldw);

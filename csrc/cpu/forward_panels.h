@@ -108,7 +108,7 @@ class ForwardPanels {
     const int64_t at_once = units_at_once(), H = layer.H;
     Buffer<Acc> bias(kGates * round_up(units.size(), at_once));
     Acc* out = bias.data();
-    Acc addends[2][kWidestPanel];
+    Acc addends[kWidestPanel];
     const auto load = [&](Acc* to, const void* b, int64_t first, int64_t n) {
       if (b) {
         convert(to, static_cast<const S*>(b) + first, n);
@@ -119,9 +119,9 @@ class ForwardPanels {
     for (int64_t first = units.begin; first < units.end; first += at_once) {
       const int64_t n = std::min(at_once, units.end - first);
       for (int64_t gate = 0; gate < kGates; ++gate, out += at_once) {
-        load(addends[0], layer.b_ih, gate * H + first, n);
-        load(addends[1], layer.b_hh, gate * H + first, n);
-        for (int64_t i = 0; i < n; ++i) out[i] = addends[0][i] + addends[1][i];
+        load(out, layer.b_ih, gate * H + first, n);
+        load(addends, layer.b_hh, gate * H + first, n);
+        for (int64_t i = 0; i < n; ++i) out[i] += addends[i];
         std::fill_n(out + n, at_once - n, out[n - 1]);
       }
     }

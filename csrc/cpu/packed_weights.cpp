@@ -16,14 +16,15 @@ int64_t packed_bytes(Dtype dtype, int64_t H, int64_t K) {
 }
 
 void pack_weight(void* panels, Dtype dtype, const void* W, int64_t H, int64_t K) {
+  const int64_t bytes = packed_bytes(dtype, H, K);
+  prefer_huge_pages(panels, bytes);
   in_types_of(dtype, [&]<class S, class T>(Types<S, T>) {
     const KeptRows rows(H);
-    prefer_huge_pages(panels, packed_bytes(dtype, H, K));
     const Weight<T, S> weight(W, {}, rows, K);
     PanelMemory<T> memory{Packing::before, {}};
     memory.before.emplace_back(ForwardPanels<T, S>::storage_for(weight, weight.groups[0], /*threads=*/1));
     ForwardPanels<T, S>(weight, memory, {0, H}, /*rank=*/0, {}, PanelOrder::units).pack(Team{0, 1});
-    std::memcpy(panels, memory.before[0].data(), packed_bytes(dtype, H, K));
+    std::memcpy(panels, memory.before[0].data(), bytes);
   });
 }
 

@@ -33,9 +33,15 @@ namespace rnndrop::cpu {
 template <int bytes>
 bool by_whole_rows_of_w(int64_t M, int64_t bytes_of_w) {
   static_assert(bytes >= 32, "of NEON it was not measured");
-  constexpr int64_t kFar = 8 * kSecondCache;
-  if (bytes == 64) return M <= 2 || bytes_of_w >= kFar;
-  return bytes_of_w >= (M <= 3 ? 0 : M == 4 ? kSecondCache : kFar);
+  constexpr int64_t kForMany = 8 * kSecondCache;
+  if (bytes == 64) return M <= 2 || bytes_of_w >= kForMany;
+  return bytes_of_w >= (M <= 3 ? 0 : M == 4 ? kSecondCache : kForMany);
+}
+// How many of its rows are read side by side then: as many as their factors leave registers for.
+template <int bytes>
+constexpr int whole_rows_at_once(int rows) {
+  if (bytes == 64) return rows <= 2 ? 8 : 4;
+  return rows == 4 ? 2 : 4;
 }
 
 // By columns of w^T: rows of a that stay in the first cache for all of some rows of w, which stay in the second, in the

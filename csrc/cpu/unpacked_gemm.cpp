@@ -65,13 +65,6 @@ INLINE int64_t by_rows_from(int64_t column, acc_t* c, int64_t ldc, const acc_t* 
   return column;
 }
 
-// Rows of w that are read side by side: as many as their factors leave registers for.
-template <int bytes>
-constexpr int whole_rows_at_once(int rows) {
-  if (bytes == 64) return rows <= 2 ? 8 : 4;
-  return rows == 4 ? 2 : 4;
-}
-
 // Few rows of c, in the first cache, while some rows of w at once are read from end to end: from a far cache or memory
 // that is up to twice as fast as runs of their columns. Adds up in the order in which those do.
 template <int rows, int w_rows, int bytes, class acc_t>
@@ -266,7 +259,7 @@ INLINE void by_columns(acc_t* c, int64_t ldc, const acc_t* a, int64_t lda, int64
         by_columns_block<sums, bytes, ahead.value>(c + m * ldc + r, ldc, a + m * lda, lda, std::min(M - m, a_rows), K,
                                                    w + r * ldw, ldw, std::min(n - r, w_rows));
       };
-      if (fetches && m == 0) {
+      if (fetches && m == 0) {  // for the other rows of a too
         multiply(std::integral_constant<int, kAhead>());
       } else {
         multiply(std::integral_constant<int, 0>());

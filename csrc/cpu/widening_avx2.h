@@ -105,7 +105,7 @@ AVX2_KERNEL void all_by_rows(float* c, int64_t ldc, const float* a, int64_t lda,
                              int64_t ldw, int64_t n) {
   if (by_whole_rows_of_w<32>(M, K * n * int64_t(sizeof(float)))) {
     return for_each_four(M, [=](int64_t m, auto rows) __attribute__((AVX2_TARGET, always_inline)) {
-      by_whole_rows<rows.value, rows.value == 4 ? 2 : 4>(c + m * ldc, ldc, a + m * lda, lda, K, w, ldw, n);
+      by_whole_rows<rows.value, whole_rows_at_once<32>(rows.value)>(c + m * ldc, ldc, a + m * lda, lda, K, w, ldw, n);
     });
   }
   int64_t column = 0;
