@@ -7,6 +7,7 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
+#include <c10/util/SmallVector.h>
 
 namespace rnndrop {
 
@@ -34,7 +35,42 @@ void weight_gradient(const Primitives& backend, const Tensor& dW, const Tensor& 
   }
 }
 
+// All rows of `in` times a mask on its columns.
+MaskedRows times(const Tensor& in, const OptionalTensor& mask, const Tensor& out) {
+  MaskedRows matrix;
+  matrix.in = in.const_data_ptr();
+  matrix.out = out.data_ptr();
+  matrix.columns = in.size(-1);
+  matrix.rows = matrix.columns > 0 ? in.numel() / matrix.columns : 0;
+  matrix.mask = pointer(mask);
+  if (per_gate(mask)) {
+    matrix.masks = kGates;
+    matrix.rows_of_mask = matrix.rows / kGates;
+  } else if (per_sample(mask)) {
+    matrix.masks = mask->size(0);
+  }
+  return matrix;
+}
+
+// x~ = m_x * x [T,B,I] where each sample has a mask of its own; [4,T,B,I] where also each gate has one. Else x. Dense.
+Tensor masked_input(const Tensor& x, const OptionalTensor& mask) {
+  if (!per_sample(mask)) return x.contiguous();
+  return (x * (per_gate(mask) ? mask->unsqueeze(1) : *mask)).contiguous();
+}
+
+// A dx that is masked behind its product is read and written once more; W_ih before it would be one more launch, which
+// takes as long as some megabytes.
+constexpr size_t kSmallBytes = size_t{8} << 20;
+
 }  // namespace
+
+Tensor masked_columns(const Primitives& backend, const Tensor& W, const OptionalTensor& mask, Dtype dtype) {
+  const Tensor dense = W.contiguous();
+  if (!mask || per_sample(mask)) return dense;
+  const Tensor masked = at::empty(dense.sizes(), dense.options());
+  backend.mask_rows(times(dense, mask, masked), dtype);
+  return masked;
+}
 
 Tensor rows_of(const Tensor& sequence, const Steps& steps) {
   const Tensor part = steps.n == sequence.size(-3) ? sequence : sequence.narrow(-3, steps.begin, steps.n);
@@ -57,7 +93,9 @@ void input_gradient(const Primitives& backend, const Tensor& din, const Tensor& 
 }
 
 InputProjection::InputProjection(const CheckedInputs& in, const Primitives& backend)
-    : backend_(backend), x_tilde_(masked_input(in.x, in.mask_x)), W_ih_(masked_columns(in.W_ih, in.mask_x)) {}
+    : backend_(backend),
+      x_tilde_(masked_input(in.x, in.mask_x)),
+      W_ih_(masked_columns(backend, in.W_ih, in.mask_x, in.dtype)) {}
 
 void InputProjection::project(const Steps& steps, const Tensor& from_x) const {
   multiply_gates(backend_, rows_of(from_x, {0, steps.n}), rows_of(x_tilde_, steps), W_ih_, false);
@@ -65,8 +103,12 @@ void InputProjection::project(const Steps& steps, const Tensor& from_x) const {
 
 SequenceGradients::SequenceGradients(const BackwardCall& call, const Primitives& backend)
     : call_(call), backend_(backend) {
-  if (call.need_dW) x_tilde_ = masked_input(call.in.x, call.in.mask_x);
-  if (call.need_dx) W_ih_ = masked_columns(call.in.W_ih, call.in.mask_x);
+  const CheckedInputs& in = call.in;
+  if (call.need_dW) x_tilde_ = masked_input(in.x, in.mask_x);
+  if (!call.need_dx) return;
+  const bool is_small = call.dx.nbytes() <= kSmallBytes;
+  masks_dx_ = in.mask_x && !per_gate(in.mask_x) && (per_sample(in.mask_x) || is_small);
+  W_ih_ = masks_dx_ ? in.W_ih.contiguous() : masked_columns(backend, in.W_ih, in.mask_x, in.dtype);
 }
 
 void SequenceGradients::add(const Steps& steps, const Tensor& da) {
@@ -75,7 +117,9 @@ void SequenceGradients::add(const Steps& steps, const Tensor& da) {
   if (!call_.need_dW) return;
   weight_gradient(backend_, call_.dW_ih, da_rows, rows_of(x_tilde_, steps), accumulate_);
   add_dW_hh(steps, da);
-  if (accumulate_) {
+  if (!call_.need_db()) {
+    // There is none to add up.
+  } else if (accumulate_) {
     call_.db.add_(da_rows.sum(0, /*keepdim=*/false, call_.db.scalar_type()));
   } else {
     Tensor db = call_.db;
@@ -96,11 +140,14 @@ void SequenceGradients::add_dx(const Steps& steps, const Tensor& da_rows) const 
 
 void SequenceGradients::finish() const {
   const CheckedInputs& in = call_.in;
-  if (call_.need_dx && per_sample(in.mask_x) && !in.x_tilde_per_gate()) call_.dx.mul_(*in.mask_x);
+  c10::SmallVector<MaskedRows, 4> matrices;
+  if (masks_dx_) matrices.push_back(times(call_.dx, in.mask_x, call_.dx));
   if (call_.need_dW) {
-    mask_columns(call_.dW_ih, in.mask_x);
-    mask_columns(call_.dW_hh, in.mask_h);
+    if (in.mask_x && !per_sample(in.mask_x)) matrices.push_back(times(call_.dW_ih, in.mask_x, call_.dW_ih));
+    if (in.mask_h && !per_sample(in.mask_h)) matrices.push_back(times(call_.dW_hh, in.mask_h, call_.dW_hh));
+    if (call_.db_hh.defined()) matrices.push_back(times(call_.db, std::nullopt, call_.db_hh));
   }
+  if (!matrices.empty()) backend_.mask_rows(matrices, in.dtype);
 }
 
 // h~ of all steps but the first is y of the step before: where it is no more than that, it is multiplied where it lies.
@@ -111,11 +158,14 @@ void SequenceGradients::add_dW_hh(const Steps& steps, const Tensor& da) const {
   }
   const auto [has_first, first, others] = places_of(steps);
   bool accumulate = accumulate_;
-  if (has_first) {
-    weight_gradient(backend_, call_.dW_hh, da.select(0, first), in.h_0, accumulate);
+  if (has_first && in.h_0) {
+    weight_gradient(backend_, call_.dW_hh, da.select(0, first), *in.h_0, accumulate);
     accumulate = true;
   }
-  if (others.n == 0) return;
+  if (others.n == 0) {
+    if (!accumulate) call_.dW_hh.zero_();
+    return;
+  }
   const Steps before{in.order.before(steps.begin + others.begin), others.n};
   weight_gradient(backend_, call_.dW_hh, rows_of(da, others), rows_of(call_.y, before), accumulate);
 }
@@ -144,11 +194,13 @@ Tensor SequenceGradients::h_tilde(const Steps& steps) const {
   Tensor h_prev = at::empty({steps.n, in.sizes.B, in.sizes.P}, in.options());
   const int64_t before = in.order.before(steps.begin + others.begin);
   put(h_prev.narrow(0, others.begin, others.n), call_.y.narrow(0, before, others.n));
-  if (has_first) put(h_prev.select(0, first), in.h_0);
+  if (has_first && in.h_0) put(h_prev.select(0, first), *in.h_0);
+  if (has_first && !in.h_0) h_prev.select(0, first).zero_();
   if (begins_at_ends) {
     // Backwards in time a sample begins at its own end; y is 0 past it.
     const Tensor next = at::arange(steps.begin + 1, steps.begin + steps.n + 1, in.lengths->options());
-    h_prev = at::where((next.unsqueeze(1) == *in.lengths).unsqueeze(2), in.h_0, h_prev);
+    const Tensor begins = (next.unsqueeze(1) == *in.lengths).unsqueeze(2);
+    h_prev = in.h_0 ? at::where(begins, *in.h_0, h_prev) : h_prev.masked_fill(begins, 0);
   }
   if (!mask_h || masked_at_once) return h_prev.flatten(0, 1);
   return in.h_tilde_per_gate() ? (h_prev * mask_h->unsqueeze(1)).flatten(1, 2) : (h_prev * *mask_h).flatten(0, 1);

@@ -7,6 +7,11 @@
 
 namespace rnndrop {
 
+// A mask that the batch shares (m_x[I], m_h[P]) multiplies the columns of the weight instead: the same product, and
+// neither x nor h is touched; so does one for each gate (m_x[4,1,I]), on the rows of its gate. W [4H,K] so masked;
+// without such a mask W itself. Dense.
+at::Tensor masked_columns(const Primitives& backend, const at::Tensor& W, const OptionalTensor& mask, Dtype dtype);
+
 // Rows [n*B,K] of these steps in a tensor [T,B,K], or [4,n*B,K] in one [4,T,B,K].
 at::Tensor rows_of(const at::Tensor& sequence, const Steps& steps);
 
@@ -35,7 +40,7 @@ class SequenceGradients {
   SequenceGradients(const BackwardCall& call, const Primitives& backend);
   // What da [n,B,4H] of these steps adds to them.
   void add(const Steps& steps, const at::Tensor& da);
-  // When all steps are there: the masks that the products leave out.
+  // When all steps are there: the masks that the products leave out, and the second bias' gradient.
   void finish() const;
 
  private:
@@ -53,6 +58,7 @@ class SequenceGradients {
   const BackwardCall& call_;
   const Primitives& backend_;
   at::Tensor x_tilde_, W_ih_;
+  bool masks_dx_ = false;  // behind its product, and not W_ih before it
   bool accumulate_ = false;
 };
 

@@ -5,6 +5,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <cstring>
+
 namespace rnndrop {
 namespace {
 
@@ -61,6 +63,16 @@ void put(const Tensor& all, int64_t k, const Tensor& in, HostCopy host_copy) {
   copy(host_copy, all, k * in.numel(), in, 0, in.numel());
 }
 
+// all[k] = 0
+void put_zeros(const Tensor& all, int64_t k, HostCopy host_copy) {
+  if (!host_copy) {
+    all.select(0, k).zero_();
+    return;
+  }
+  const int64_t bytes = all.size(0) > 0 ? all.nbytes() / all.size(0) : 0;
+  if (bytes > 0) std::memset(static_cast<char*>(all.data_ptr()) + k * bytes, 0, bytes);
+}
+
 // A copy of all[k] in the type of `options`.
 Tensor taken(const Tensor& all, int64_t k, const at::TensorOptions& options, HostCopy host_copy) {
   const Tensor out = at::empty(all.sizes().slice(1), options);
@@ -89,8 +101,13 @@ ForwardCall::ForwardCall(const LayerInputs& given, bool reverse, bool save) : in
 }
 
 void ForwardCall::put_initial_state() {
-  put(c, c_index(in.order.slot_before(in.order.first())), in.c_0, host_copy);
-  if (in.lengths || in.zone_h) h_n = in.h_0.clone();
+  const int64_t slot = c_index(in.order.slot_before(in.order.first()));
+  if (in.c_0) {
+    put(c, slot, *in.c_0, host_copy);
+  } else {
+    put_zeros(c, slot, host_copy);
+  }
+  if (in.lengths || in.zone_h) h_n = in.h_0 ? in.h_0->clone() : in.initial_h(/*by_host=*/host_copy != nullptr);
 }
 
 ForwardResult ForwardCall::result() const {
@@ -136,14 +153,33 @@ void BackwardCall::make_accumulators() {
 }
 
 BackwardResult BackwardCall::result() const {
-  if (dh_0.defined()) return {dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr};
+  const auto nothing = [&] { return at::empty({0}, in.options()); };
+  // Not one tensor twice: what scales or clips gradients in place would do so twice.
+  const auto of_second_bias = [&] {
+    if (db_hh.defined()) return db_hh;
+    return in.b_ih ? copy_of(db, in.options(), host_copy) : in_type_of(in.options(), db, host_copy);
+  };
+  const Tensor of_b_ih = need_dW && in.b_ih ? in_type_of(in.options(), db, host_copy) : nothing();
+  const Tensor of_b_hh = need_dW && in.b_hh ? of_second_bias() : nothing();
+  if (dh_0.defined()) return {dx, dh_0, dc_0, dW_ih, dW_hh, of_b_ih, of_b_hh, dW_hr};
+  return {dx,
+          gradient_of_h_0(),
+          in.c_0 ? in_type_of(in.options(), dc, host_copy) : nothing(),
+          dW_ih,
+          dW_hh,
+          of_b_ih,
+          of_b_hh,
+          dW_hr};
+}
+
+Tensor BackwardCall::gradient_of_h_0() const {
+  if (!in.h_0) return at::empty({0}, in.options());
   const at::ScalarType dtype = in.x.scalar_type();
   const Tensor* const mask_h = in.mask_h_of_samples();
   Tensor dh = mask_h ? dh_tilde * *mask_h : dh_tilde;
   if (in.h_tilde_per_gate()) dh = dh.sum(0);
   if (in.lengths || in.zone_h) dh = (dh.to(acc_type_of(in.x)) + dh_carry).to(dtype);
-  const auto narrowed = [&](const Tensor& wide) { return in_type_of(in.options(), wide, host_copy); };
-  return {dx, dh, narrowed(dc), dW_ih, dW_hh, narrowed(db), dW_hr};
+  return dh;
 }
 
 }  // namespace rnndrop

@@ -12,8 +12,9 @@ namespace rnndrop {
 //   c       acc [T+1,B,H]    c_0 in front of the c_t in time order; behind them where reverse
 //   h_full  scalar [T,B,H]   o * tanh(c), what W_hr projects to y; [0] also without a projection
 using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
-// (dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr); [0] in place of what was not asked for; db serves both biases
-using BackwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+// (dx, dh_0, dc_0, dW_ih, dW_hh, db_ih, db_hh, dW_hr); [0] in place of what was not asked for or has no input
+using BackwardResult =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 // out[n] = in, each of its own type: for a backend whose tensors the host may read and write. ATen takes longer to find
 // out how to copy than a small layer for a step.
@@ -21,7 +22,7 @@ using HostCopy = void (*)(void* out, at::ScalarType out_type, const void* in, at
 
 struct ForwardCall {
   ForwardCall(const LayerInputs& given, bool reverse, bool save);
-  // For a backend that does not read h_0 and c_0 itself: c_0 goes to its slot of c, and h_n begins as h_0.
+  // For a backend that does not read h_0 and c_0 itself: c_0, or zeros, go to their slot of c, and h_n begins as h_0.
   void put_initial_state();
   ForwardResult result() const;
   // The state in slot s of time. Without `save` only the last two are kept, in turn.
@@ -50,7 +51,10 @@ struct BackwardCall {
   BackwardCall(const LayerInputs& given, bool reverse, const BackwardInputs& saved);
   // For a backend that does not make dh_0 and dc_0 of dh_n and dc_n itself: dh_carry, dc, dh_tilde and an acc db.
   void make_accumulators();
+  bool need_db() const { return need_dW && (in.b_ih || in.b_hh); }
   BackwardResult result() const;
+  // From the accumulators; [0] without h_0.
+  at::Tensor gradient_of_h_0() const;
 
   CheckedInputs in;
   bool need_dx, need_dW;
@@ -60,8 +64,8 @@ struct BackwardCall {
   OptionalTensor dy;             // scalar [T,B,P], with any strides; dense beside the accumulators
   OptionalTensor dh_n;           // scalar [B,P], dense
   OptionalTensor dc_n;           // scalar [B,H], dense
-  at::Tensor dh_0;               // scalar [B,P] out; undefined: it is made of the accumulators. A backend's own
-  at::Tensor dc_0;               // scalar [B,H] out; likewise
+  at::Tensor dh_0;      // scalar [B,P] out, [0] without h_0; undefined: it is made of the accumulators. A backend's own
+  at::Tensor dc_0;      // scalar [B,H] out, [0] without c_0; likewise
   at::Tensor dh_carry;  // acc [B,P] in: dL/dh_n, out: what reaches h_0 past every GEMM, where lengths or zone_h
   at::Tensor dc;        // acc [B,H] in: dL/dc_n, out: dL/dc_0
   at::Tensor dh_tilde;  // scalar [B,P] out, [4,B,P] with a mask_h [4,B,P]: dL/dh~ of the first step
@@ -69,7 +73,8 @@ struct BackwardCall {
   at::Tensor dW_ih;     // scalar [4H,I] out, where need_dW; else [0]; so are all below
   at::Tensor dW_hh;     // scalar [4H,P] out
   at::Tensor dW_hr;     // scalar [P,H] out; [0] also without W_hr
-  at::Tensor db;        // acc [4H] out; scalar where it is a backend's own
+  at::Tensor db;        // acc [4H] out, of either bias; scalar where it is a backend's own
+  at::Tensor db_hh;     // scalar [4H] out, where there are two biases; undefined: a copy of db. A backend's own
 };
 
 }  // namespace rnndrop

@@ -1,9 +1,9 @@
 #include "layer_inputs.h"
 
 #define AT_PER_OPERATOR_HEADERS  // else the operators alone take the compiler half a minute
-#include <ATen/TensorOperators.h>
-#include <ATen/ops/mul.h>
+#include <ATen/ops/empty.h>
 
+#include <cstring>
 #include <sstream>
 
 namespace rnndrop {
@@ -72,11 +72,6 @@ SequenceNoise sequence_noise(const OptionalTensor& noise) {
   return sequence;
 }
 
-// W [4H,K] in the shape that a mask of the batch multiplies: [K], or [4,1,K] with a row for each gate.
-Tensor as_masked(const Tensor& W, const Tensor& mask) {
-  return mask.dim() == 1 ? W : W.reshape({kGates, W.size(0) / kGates, W.size(1)});
-}
-
 }  // namespace
 
 void check_tensor(const char* name, const Tensor& tensor, const Tensor& x, at::ScalarType dtype,
@@ -106,10 +101,10 @@ CheckedInputs::CheckedInputs(const LayerInputs& in, bool reverse)
       order{sizes.T, reverse},
       dtype(dtype_of(in.x)),
       x(in.x),
-      c_0(in.c_0),
       W_ih(in.W_ih),
       W_hh(in.W_hh),
-      h_0(in.h_0.contiguous()),
+      c_0(in.c_0),
+      h_0(contiguous(in.h_0)),
       b_ih(contiguous(in.b_ih)),
       b_hh(contiguous(in.b_hh)),
       W_hr(contiguous(in.W_hr)),
@@ -128,6 +123,15 @@ LayerNoise CheckedInputs::noise() const {
 const Tensor* CheckedInputs::mask_h_of_samples() const { return per_sample(mask_h) ? &*mask_h : nullptr; }
 bool CheckedInputs::x_tilde_per_gate() const { return per_sample(mask_x) && per_gate(mask_x); }
 bool CheckedInputs::h_tilde_per_gate() const { return per_sample(mask_h) && per_gate(mask_h); }
+
+Tensor CheckedInputs::initial_h(bool by_host) const {
+  if (h_0) return *h_0;
+  const Tensor zeros = at::empty({sizes.B, sizes.P}, options());  // at::zeros dispatches three times
+  if (!by_host) return zeros.zero_();
+  if (zeros.numel() > 0) std::memset(zeros.data_ptr(), 0, zeros.nbytes());
+  return zeros;
+}
+
 at::TensorOptions CheckedInputs::acc_options() const { return x.options().dtype(acc_type_of(x)); }
 
 InputMask input_mask(const OptionalTensor& mask) { return {pointer(mask), per_sample(mask), per_gate(mask)}; }
@@ -136,20 +140,5 @@ bool per_sample(const OptionalTensor& mask) {
   return mask && (mask->dim() == 2 || (mask->dim() == 3 && mask->size(1) != 1));
 }
 bool per_gate(const OptionalTensor& mask) { return mask && mask->dim() == 3; }
-
-Tensor masked_columns(const Tensor& W, const OptionalTensor& mask) {
-  if (!mask || per_sample(mask)) return W.contiguous();
-  const Tensor masked = as_masked(W, *mask) * *mask;
-  return mask->dim() == 1 ? masked : masked.view(W.sizes());
-}
-
-void mask_columns(const Tensor& dW, const OptionalTensor& mask) {
-  if (mask && !per_sample(mask)) as_masked(dW, *mask).mul_(*mask);
-}
-
-Tensor masked_input(const Tensor& x, const OptionalTensor& mask) {
-  if (!per_sample(mask)) return x.contiguous();
-  return (x * (per_gate(mask) ? mask->unsqueeze(1) : *mask)).contiguous();
-}
 
 }  // namespace rnndrop

@@ -14,7 +14,8 @@ using OptionalTensor = std::optional<at::Tensor>;
 
 // What both ops take alike, unchecked. Sizes: T, B, I, H, and P, the width of h: that of the projection W_hr, else H.
 struct LayerInputs {
-  const at::Tensor &x, &h_0, &c_0;                 // [T,B,I], [B,P], [B,H]
+  const at::Tensor& x;                             // [T,B,I]
+  const OptionalTensor &h_0, &c_0;                 // [B,P], [B,H]; zeros where there is none
   const at::Tensor &W_ih, &W_hh;                   // [4H,I], [4H,P]
   const OptionalTensor &b_ih, &b_hh, &W_hr;        // [4H], [4H], [P,H]
   const OptionalTensor &mask_x, &mask_h;           // [I] or [B,I], and [P] or [B,P]; one a gate: [4,1 or B,I or P]
@@ -38,14 +39,17 @@ struct CheckedInputs {
   // Whether a mask is both a gate's and a sample's own, so that there are four x~, or four h~.
   bool x_tilde_per_gate() const;
   bool h_tilde_per_gate() const;
+  // h_0, or zeros [B,P] for a backend that reads it in any case: filled by the host, where it may, or on the stream.
+  at::Tensor initial_h(bool by_host) const;
   at::TensorOptions options() const { return x.options(); }
   at::TensorOptions acc_options() const;
 
   Sizes sizes;
   TimeOrder order;
   Dtype dtype;
-  at::Tensor x, c_0, W_ih, W_hh;  // as given, with any strides
-  at::Tensor h_0;                 // this and all below: dense
+  at::Tensor x, W_ih, W_hh;  // as given, with any strides
+  OptionalTensor c_0;        // likewise
+  OptionalTensor h_0;        // this and all below: dense
   OptionalTensor b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths;
 };
 
@@ -63,20 +67,8 @@ inline const int64_t* lengths_pointer(const CheckedInputs& in) {
 }
 InputMask input_mask(const OptionalTensor& mask);
 
-// ---------------------------------------------------------------- masks on the inputs of the GEMMs
-// A mask that the batch shares (m_x[I], m_h[P]) multiplies the columns of the weight instead: the same product, and
-// neither x nor h is touched; so does one for each gate (m_x[4,1,I]), on the rows of its gate.
-
+// Of a mask on x or h.
 bool per_sample(const OptionalTensor& mask);
 bool per_gate(const OptionalTensor& mask);
-
-// W [4H,K] with the columns of dropped units zeroed, and the others scaled, where the batch shares the mask. It may
-// have the strides of W; without such a mask it is dense.
-at::Tensor masked_columns(const at::Tensor& W, const OptionalTensor& mask);
-// The same on a gradient of W, in place.
-void mask_columns(const at::Tensor& dW, const OptionalTensor& mask);
-
-// x~ = m_x * x [T,B,I] where each sample has a mask of its own; [4,T,B,I] where also each gate has one. Else x. Dense.
-at::Tensor masked_input(const at::Tensor& x, const OptionalTensor& mask);
 
 }  // namespace rnndrop

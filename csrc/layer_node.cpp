@@ -78,7 +78,7 @@ struct LayerNode : torch::autograd::Function<LayerNode> {
     for (size_t k = 0; k < directions.size(); ++k) {
       const LayerInputs& in = directions[k].in;
       const auto& [y, h_n, c_n, gates, c, h_full] = results[k];
-      saved.insert(saved.end(), {in.h_0, in.c_0, in.W_ih, in.W_hh});
+      saved.insert(saved.end(), {in.h_0.value_or(Tensor()), in.c_0.value_or(Tensor()), in.W_ih, in.W_hh});
       for (const OptionalTensor* tensor :
            {&in.b_ih, &in.b_hh, &in.W_hr, &in.mask_x, &in.mask_h, &in.mask_g, &in.mask_c, &in.zone_c, &in.zone_h}) {
         saved.push_back(tensor->value_or(Tensor()));
@@ -131,17 +131,13 @@ struct LayerNode : torch::autograd::Function<LayerNode> {
       if (!of.dy && !of.dh_n && !of.dc_n) return;
       const bool need_dW = std::any_of(of.needs.begin() + kWih, of.needs.end(), [](bool need) { return need; });
       const auto maybe = [&](int i) { return optional(of.saved[i]); };
-      Tensor db;
-      std::tie(of.dx, of.gradients[kH0], of.gradients[kC0], of.gradients[kWih], of.gradients[kWhh], db,
-               of.gradients[kWhr]) =
-          backward_op().call(x, of.saved[kH0], of.saved[kC0], of.saved[kWih], of.saved[kWhh], maybe(kBih), maybe(kBhh),
+      std::tie(of.dx, of.gradients[kH0], of.gradients[kC0], of.gradients[kWih], of.gradients[kWhh], of.gradients[kBih],
+               of.gradients[kBhh], of.gradients[kWhr]) =
+          backward_op().call(x, maybe(kH0), maybe(kC0), of.saved[kWih], of.saved[kWhh], maybe(kBih), maybe(kBhh),
                              maybe(kWhr), maybe(kInputs), maybe(kInputs + 1), maybe(kInputs + 2), maybe(kInputs + 3),
                              maybe(kInputs + 4), maybe(kInputs + 5), optional(lengths), of.reverse, of.saved[kY],
                              of.saved[kGatesSaved], of.saved[kCSaved], of.saved[kHFull], of.dy, of.dh_n, of.dc_n,
                              need_dx, need_dW);
-      of.gradients[kBih] = db;
-      // Not db twice: what scales or clips gradients in place would do so twice.
-      of.gradients[kBhh] = of.needs[kBih] && of.needs[kBhh] ? db.clone() : db;
     };
     // Where the gradients are to be differentiated again, or mapped, the op knows how; that takes a detour by Python.
     std::optional<at::AutoDispatchBelowAutograd> below;
@@ -176,10 +172,8 @@ struct LayerNode : torch::autograd::Function<LayerNode> {
 
 bool may_be_differentiated(const LayerInputs& in) {
   if (!at::GradMode::is_enabled()) return false;
-  for (const Tensor* tensor : {&in.x, &in.h_0, &in.c_0, &in.W_ih, &in.W_hh}) {
-    if (tensor->requires_grad()) return true;
-  }
-  for (const OptionalTensor* tensor : {&in.b_ih, &in.b_hh, &in.W_hr}) {
+  if (in.x.requires_grad() || in.W_ih.requires_grad() || in.W_hh.requires_grad()) return true;
+  for (const OptionalTensor* tensor : {&in.h_0, &in.c_0, &in.b_ih, &in.b_hh, &in.W_hr}) {
     if (*tensor && (*tensor)->requires_grad()) return true;
   }
   return false;
@@ -192,8 +186,9 @@ std::array<ForwardResult, 2> lstm_layer_with_node(c10::ArrayRef<LayerDirection> 
   edges.reserve(1 + directions.size() * kInputs);
   for (const LayerDirection& direction : directions) {
     const LayerInputs& in = direction.in;
-    edges.insert(edges.end(), {in.h_0, in.c_0, in.W_ih, in.W_hh});
-    for (const OptionalTensor* tensor : {&in.b_ih, &in.b_hh, &in.W_hr}) {
+    // In the order of Input.
+    const OptionalTensor W_ih = in.W_ih, W_hh = in.W_hh;
+    for (const OptionalTensor* tensor : {&in.h_0, &in.c_0, &W_ih, &W_hh, &in.b_ih, &in.b_hh, &in.W_hr}) {
       if (*tensor) edges.push_back(**tensor);
     }
   }

@@ -17,22 +17,11 @@ namespace {
 
 using at::Tensor;
 
-// The initial states of each layer and direction.
-struct States {
-  std::vector<Tensor> h, c;
-};
-
-Tensor zeros(int64_t B, int64_t columns, const at::TensorOptions& options) {
-  const Tensor zeros = at::empty({B, columns}, options);  // at::zeros dispatches three times
-  std::fill_n(static_cast<char*>(zeros.data_ptr()), zeros.nbytes(), char(0));
-  return zeros;
-}
-
-States initial_states(const StackInputs& in) {
-  if (in.hx) return {in.hx->h.unbind(), in.hx->c.unbind()};
-  const int64_t B = in.x.size(1), H = in.layers[0].W_hh.size(0) / kGates, P = in.layers[0].W_hh.size(1);
-  const Tensor c_0 = zeros(B, H, in.x.options()), h_0 = P == H ? c_0 : zeros(B, P, in.x.options());
-  return {std::vector<Tensor>(in.layers.size(), h_0), std::vector<Tensor>(in.layers.size(), c_0)};
+// Of each layer and direction; none begins with zeros.
+std::vector<OptionalTensor> initial_states(const std::optional<StackState>& hx, Tensor StackState::* of, size_t runs) {
+  if (!hx) return std::vector<OptionalTensor>(runs);
+  const std::vector<Tensor> states = ((*hx).*of).unbind();
+  return {states.begin(), states.end()};
 }
 
 // [layers and directions, B, ...], without a copy of a single one.
@@ -42,7 +31,7 @@ Tensor stacked(const std::vector<Tensor>& states) {
 
 // One layer in all its directions, each with the states of the same place.
 std::array<ForwardResult, 2> run_layer(const StackLayer* layers, const Tensor& x, const OptionalTensor& lengths,
-                                       const Tensor* h_0, const Tensor* c_0, int64_t n_directions) {
+                                       const OptionalTensor* h_0, const OptionalTensor* c_0, int64_t n_directions) {
   std::array<Tensor, 2> W_hh;
   c10::SmallVector<LayerDirection, 2> directions;
   bool save = false;
@@ -59,7 +48,7 @@ std::array<ForwardResult, 2> run_layer(const StackLayer* layers, const Tensor& x
 
 // The same with weights that were packed before.
 std::array<ForwardResult, 2> run_packed(const StackLayer* layers, const cpu::PackedLayer* packed, const Tensor& x,
-                                        const Tensor* h_0, const Tensor* c_0, int64_t n_directions) {
+                                        const OptionalTensor* h_0, const OptionalTensor* c_0, int64_t n_directions) {
   std::array<ForwardResult, 2> results;
   for_each_direction(n_directions, x, layers[0].W_hh, [&](int64_t k) {
     const StackLayer& of = layers[k];
@@ -73,13 +62,14 @@ std::array<ForwardResult, 2> run_packed(const StackLayer* layers, const cpu::Pac
 StackResult run_stack(const StackInputs& in, bool differentiated, const PackedLayers* packed) {
   std::optional<at::AutoDispatchBelowADInplaceOrView> no_views;
   if (!differentiated) no_views.emplace();
-  const States initial = initial_states(in);
   Tensor x = in.x;
   const int64_t runs = in.layers.size(), directions = in.directions;
+  const auto initial_h = initial_states(in.hx, &StackState::h, runs);
+  const auto initial_c = initial_states(in.hx, &StackState::c, runs);
   std::vector<Tensor> final_h(runs), final_c(runs);
   for (int64_t first = 0; first < runs; first += directions) {
     const StackLayer* layers = in.layers.data() + first;
-    const Tensor *h_0 = initial.h.data() + first, *c_0 = initial.c.data() + first;
+    const OptionalTensor *h_0 = initial_h.data() + first, *c_0 = initial_c.data() + first;
     auto results = packed ? run_packed(layers, packed->data() + first, x, h_0, c_0, directions)
                           : run_layer(layers, x, in.lengths, h_0, c_0, directions);
     std::array<Tensor, 2> outputs;

@@ -1,5 +1,5 @@
-// The stack of layers and directions in C++: rnndrop_cuda/stack.py for plain tensors of the CPU, where nothing but the
-// layers has a say. Without Python, which takes longer over a small layer than the kernels do.
+// The stack of layers and directions in C++: rnndrop_cuda/stack.py for plain tensors, where nothing but the layers has
+// a say. Without Python, which takes longer over a small layer than the kernels do.
 #pragma once
 
 #include <ATen/core/Tensor.h>

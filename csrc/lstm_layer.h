@@ -9,16 +9,18 @@
 namespace rnndrop {
 
 inline constexpr const char* kLayerSchema =
-    "lstm_layer(Tensor x, Tensor h_0, Tensor c_0, Tensor W_ih, Tensor W_hh, Tensor? b_ih, Tensor? b_hh, Tensor? W_hr, "
+    "lstm_layer(Tensor x, Tensor? h_0, Tensor? c_0, Tensor W_ih, Tensor W_hh, Tensor? b_ih, Tensor? b_hh, Tensor? "
+    "W_hr, "
     "Tensor? mask_x, Tensor? mask_h, Tensor? mask_g, Tensor? mask_c, Tensor? zone_c, Tensor? zone_h, "
     "Tensor? lengths, bool reverse, bool save) "
     "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor c, Tensor h_full)";
 inline constexpr const char* kLayerBackwardSchema =
-    "lstm_layer_backward(Tensor x, Tensor h_0, Tensor c_0, Tensor W_ih, Tensor W_hh, Tensor? b_ih, Tensor? b_hh, "
+    "lstm_layer_backward(Tensor x, Tensor? h_0, Tensor? c_0, Tensor W_ih, Tensor W_hh, Tensor? b_ih, Tensor? b_hh, "
     "Tensor? W_hr, Tensor? mask_x, Tensor? mask_h, Tensor? mask_g, Tensor? mask_c, Tensor? zone_c, Tensor? zone_h, "
     "Tensor? lengths, bool reverse, Tensor y, Tensor gates, Tensor c, Tensor h_full, Tensor? dy, Tensor? dh_n, "
     "Tensor? dc_n, bool need_dx, bool need_dW) "
-    "-> (Tensor dx, Tensor dh_0, Tensor dc_0, Tensor dW_ih, Tensor dW_hh, Tensor db, Tensor dW_hr)";
+    "-> (Tensor dx, Tensor dh_0, Tensor dc_0, Tensor dW_ih, Tensor dW_hh, Tensor db_ih, "
+    "Tensor db_hh, Tensor dW_hr)";
 
 // A device's way to fill the outputs of a call: on its engine where it has one for the call, else step by step.
 class Backend {
@@ -28,17 +30,17 @@ class Backend {
   virtual void backward(BackwardCall& call) const = 0;
 };
 
-ForwardResult lstm_layer_forward(const Backend& backend, const at::Tensor& x, const at::Tensor& h_0,
-                                 const at::Tensor& c_0, const at::Tensor& W_ih, const at::Tensor& W_hh,
+ForwardResult lstm_layer_forward(const Backend& backend, const at::Tensor& x, const OptionalTensor& h_0,
+                                 const OptionalTensor& c_0, const at::Tensor& W_ih, const at::Tensor& W_hh,
                                  const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& W_hr,
                                  const OptionalTensor& mask_x, const OptionalTensor& mask_h,
                                  const OptionalTensor& mask_g, const OptionalTensor& mask_c,
                                  const OptionalTensor& zone_c, const OptionalTensor& zone_h,
                                  const OptionalTensor& lengths, bool reverse, bool save);
 
-// c_0, b_ih and b_hh enter no formula here: they are there for the double backward, which starts from all inputs.
-BackwardResult lstm_layer_backward(const Backend& backend, const at::Tensor& x, const at::Tensor& h_0,
-                                   const at::Tensor& c_0, const at::Tensor& W_ih, const at::Tensor& W_hh,
+// c_0 and what b_ih and b_hh hold enter no formula here: the double backward starts from all inputs.
+BackwardResult lstm_layer_backward(const Backend& backend, const at::Tensor& x, const OptionalTensor& h_0,
+                                   const OptionalTensor& c_0, const at::Tensor& W_ih, const at::Tensor& W_hh,
                                    const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& W_hr,
                                    const OptionalTensor& mask_x, const OptionalTensor& mask_h,
                                    const OptionalTensor& mask_g, const OptionalTensor& mask_c,

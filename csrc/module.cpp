@@ -41,8 +41,8 @@ struct GivenTensors {
   static constexpr Py_ssize_t kTensors = 15;
   explicit GivenTensors(PyObject* const* args)
       : x(rnndrop::tensor_of(args[0])),
-        h_0(rnndrop::tensor_of(args[1])),
-        c_0(rnndrop::tensor_of(args[2])),
+        h_0(rnndrop::optional_of(args[1])),
+        c_0(rnndrop::optional_of(args[2])),
         W_ih(rnndrop::tensor_of(args[3])),
         W_hh(rnndrop::tensor_of(args[4])),
         b_ih(rnndrop::optional_of(args[5])),
@@ -61,7 +61,9 @@ struct GivenTensors {
             reverse};
   }
 
-  const at::Tensor &x, &h_0, &c_0, &W_ih, &W_hh;
+  const at::Tensor& x;
+  rnndrop::OptionalTensor h_0, c_0;
+  const at::Tensor &W_ih, &W_hh;
   rnndrop::OptionalTensor b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths;
 };
 

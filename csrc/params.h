@@ -134,6 +134,20 @@ struct StepBackward {
   void* da = nullptr;            // scalar [B,4H] out: dL/d(pre-activations), 0 past the end
 };
 
+// ---------------------------------------------------------------- rows times masks
+
+// out = in times a mask, row by row; scalar, dense, and out may be in. Neighbouring rows share a row of the mask, and
+// behind its last the first one follows: of [4H,K] all have a mask [K], those of a gate a mask [4,1,K], and of [T,B,K]
+// those of a sample a mask [B,K].
+struct MaskedRows {
+  const void* in = nullptr;
+  void* out = nullptr;
+  int64_t rows = 0, columns = 0;
+  const void* mask = nullptr;  // [masks, columns] or null, which copies
+  int64_t rows_of_mask = 1;    // neighbouring rows with the same row of it
+  int64_t masks = 1;
+};
+
 // ---------------------------------------------------------------- the recurrence alone
 // A mask on h for each gate is folded into the columns of W_hh where the batch shares it, and has no contract here
 // where each sample has its own.
@@ -153,15 +167,15 @@ struct RecurrenceForward : Recurrence {
   const void* b_ih = nullptr;  // scalar [4H] or null
   const void* b_hh = nullptr;  // scalar [4H] or null
   // scalar [B,H]: h before the first of the steps. Not h_n, which some blocks may write before others have read this.
-  const void* h_begin = nullptr;
-  const void* c_begin =
-      nullptr;  // scalar [B,H]: c_0, which goes to its slot of c; null: c has what the steps begin with
-  const void* from_x = nullptr;  // scalar [T,B,4H]: W_ih x~; may be gates
-  void* gates = nullptr;         // scalar [T,B,4H] out, or null where no backward will ask for them
-  void* c = nullptr;             // acc, as in LayerForward
-  void* y = nullptr;             // scalar [T,B,H] out
-  void* h_n = nullptr;           // scalar [B,H] out: h after the last of the steps, or null
-  void* c_n = nullptr;           // scalar [B,H] out: c after them, or null
+  const void* h_begin = nullptr;  // null: zeros
+  const void* c_begin = nullptr;  // scalar [B,H]: c_0, which goes to its slot of c. null: zeros do
+  bool continues = false;         // the steps follow on others: c has what they begin with, in its slot
+  const void* from_x = nullptr;   // scalar [T,B,4H]: W_ih x~; may be gates
+  void* gates = nullptr;          // scalar [T,B,4H] out, or null where no backward will ask for them
+  void* c = nullptr;              // acc, as in LayerForward
+  void* y = nullptr;              // scalar [T,B,H] out
+  void* h_n = nullptr;            // scalar [B,H] out: h after the last of the steps, or null
+  void* c_n = nullptr;            // scalar [B,H] out: c after them, or null
   HOST_DEVICE int64_t c_slot(int64_t slot) const { return gates ? slot : slot % 2; }
 };
 
@@ -172,8 +186,8 @@ struct RecurrenceBackward : Recurrence {
   int64_t dy_stride = 0;  // elements from one sample of dy to the next: more than H where it is a part of wider rows
   const void* dh_n = nullptr;  // scalar [B,H] or null
   const void* dc_n = nullptr;  // scalar [B,H] or null
-  void* dh_0 = nullptr;        // scalar [B,H] out
-  void* dc_0 = nullptr;        // scalar [B,H] out
+  void* dh_0 = nullptr;        // scalar [B,H] out, or null
+  void* dc_0 = nullptr;        // scalar [B,H] out, or null
   void* da = nullptr;          // scalar [T,B,4H] out
 };
 

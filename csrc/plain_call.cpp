@@ -22,13 +22,22 @@ namespace {
 using at::Tensor;
 using c10::DispatchKey, c10::DispatchKeySet;
 
+// Whether the ops run on tensors of a device.
+bool has_kernels(const c10::Device& device) {
+#ifdef RNNDROP_WITH_CUDA
+  if (device.is_cuda()) return true;
+#endif
+  return device.is_cpu();
+}
+
 // Tracers, torch.func, modes and autocast see what the layer does step by step.
-bool somebody_listens() {
+bool somebody_listens(const c10::Device& device) {
   const DispatchKeySet listening = c10::impl::tls_local_dispatch_key_set().included_;
   return (listening.raw_repr() & ~c10::default_included_set.raw_repr()) != 0 ||
          at::impl::torch_function_mode_enabled() ||
          // at::autocast::is_autocast_enabled, whose header takes the compiler as long as all others together.
-         !c10::impl::tls_is_dispatch_key_excluded(DispatchKey::AutocastCPU);
+         !c10::impl::tls_is_dispatch_key_excluded(device.is_cpu() ? DispatchKey::AutocastCPU
+                                                                  : DispatchKey::AutocastCUDA);
 }
 
 struct Options {
@@ -36,23 +45,30 @@ struct Options {
   bool bidirectional, batch_first;
 };
 
+// What x and all that has its type have in common.
+struct Kind {
+  explicit Kind(const Tensor& x) : dtype(x.scalar_type()), device(x.device()) {}
+  at::ScalarType dtype;
+  c10::Device device;
+};
+
 // A plain tensor like x. It is held, since others may run and put something else into its place.
-std::optional<Tensor> plain_tensor(PyObject* object, at::ScalarType dtype, at::IntArrayRef shape) {
+std::optional<Tensor> plain_tensor(PyObject* object, const Kind& kind, at::IntArrayRef shape) {
   if (!object || !THPVariable_CheckExact(object)) return std::nullopt;
   const Tensor& tensor = THPVariable_Unpack(object);
-  if (!is_plain(tensor) || tensor.scalar_type() != dtype || tensor.sizes() != shape) return std::nullopt;
-  return tensor;
+  const bool fits = is_plain(tensor) && tensor.scalar_type() == kind.dtype && tensor.device() == kind.device;
+  return fits && tensor.sizes() == shape ? std::optional(tensor) : std::nullopt;
 }
 
 // K: features of the layer's input.
-std::optional<StackLayer> layer_of(PyObject* parameters, PyObject* names, at::ScalarType dtype, int64_t K,
+std::optional<StackLayer> layer_of(PyObject* parameters, PyObject* names, const Kind& kind, int64_t K,
                                    const Options& of) {
   const Py_ssize_t n = PyList_Check(names) ? PyList_GET_SIZE(names) : 0, of_projection = of.proj_size ? 1 : 0;
   const bool has_bias = n == 4 + of_projection;
   if (!has_bias && n != 2 + of_projection) return std::nullopt;
   const int64_t H = of.hidden_size, P = of.proj_size ? of.proj_size : H;
   const auto find = [&](Py_ssize_t k, at::IntArrayRef shape) {
-    return plain_tensor(PyDict_GetItem(parameters, PyList_GET_ITEM(names, k)), dtype, shape);
+    return plain_tensor(PyDict_GetItem(parameters, PyList_GET_ITEM(names, k)), kind, shape);
   };
   const OptionalTensor W_ih = find(0, {4 * H, K}), W_hh = find(1, {4 * H, P});
   if (!W_ih || !W_hh) return std::nullopt;
@@ -70,11 +86,10 @@ std::optional<StackLayer> layer_of(PyObject* parameters, PyObject* names, at::Sc
 }
 
 // hx's pair; nullopt where it is none that fits.
-std::optional<StackState> state_of(PyObject* hx, at::ScalarType dtype, at::IntArrayRef h_shape,
-                                   at::IntArrayRef c_shape) {
+std::optional<StackState> state_of(PyObject* hx, const Kind& kind, at::IntArrayRef h_shape, at::IntArrayRef c_shape) {
   if (!PyTuple_Check(hx) || PyTuple_GET_SIZE(hx) != 2) return std::nullopt;
-  const OptionalTensor h = plain_tensor(PyTuple_GET_ITEM(hx, 0), dtype, h_shape);
-  const OptionalTensor c = plain_tensor(PyTuple_GET_ITEM(hx, 1), dtype, c_shape);
+  const OptionalTensor h = plain_tensor(PyTuple_GET_ITEM(hx, 0), kind, h_shape);
+  const OptionalTensor c = plain_tensor(PyTuple_GET_ITEM(hx, 1), kind, c_shape);
   if (!h || !c) return std::nullopt;
   return StackState{*h, *c};
 }
@@ -85,35 +100,39 @@ std::optional<Tensor> floats(PyObject* object) {
   const Tensor& tensor = THPVariable_Unpack(object);
   const at::ScalarType dtype = tensor.scalar_type();
   const bool fits = dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf;
-  return fits && is_plain(tensor) ? std::optional(tensor) : std::nullopt;
+  return fits && is_plain(tensor) && has_kernels(tensor.device()) ? std::optional(tensor) : std::nullopt;
 }
 
-// A tensor of integers, or None.
-bool read_int64s(PyObject* object, OptionalTensor& out) {
+// A tensor of integers on a device, or None.
+bool read_int64s(PyObject* object, const c10::Device& device, OptionalTensor& out) {
   if (object == Py_None) return true;
   if (!THPVariable_CheckExact(object)) return false;
   const Tensor& tensor = THPVariable_Unpack(object);
-  if (!is_plain(tensor) || tensor.scalar_type() != at::kLong) return false;
+  if (!is_plain(tensor) || tensor.scalar_type() != at::kLong || tensor.device() != device) return false;
   out = tensor;
   return true;
 }
 
+// Of the CPU: a GPU's is unpacked by rnndrop_cuda.packing.
 std::optional<PackedBatch> packed_batch(PyObject* input) {
   if (!PyTuple_Check(input) || PyTuple_GET_SIZE(input) != 4) return std::nullopt;
   const std::optional<Tensor> data = floats(PyTuple_GET_ITEM(input, 0));
   OptionalTensor batch_sizes, sorted, unsorted;
-  if (!data || !read_int64s(PyTuple_GET_ITEM(input, 1), batch_sizes) || !batch_sizes ||
-      !read_int64s(PyTuple_GET_ITEM(input, 2), sorted) || !read_int64s(PyTuple_GET_ITEM(input, 3), unsorted)) {
-    return std::nullopt;
-  }
+  if (!data || !data->is_cpu()) return std::nullopt;
+  const auto read = [&](Py_ssize_t k, OptionalTensor& out) {
+    return read_int64s(PyTuple_GET_ITEM(input, k), data->device(), out);
+  };
+  if (!read(1, batch_sizes) || !batch_sizes || !read(2, sorted) || !read(3, unsorted)) return std::nullopt;
   const PackedBatch packed{*data, *batch_sizes, sorted, unsorted};
   return is_consistent(packed) ? std::optional(packed) : std::nullopt;
 }
 
-// Whether `lengths` is None, or B numbers from 0 to T: a tensor or a list.
-bool read_lengths(PyObject* lengths, int64_t T, int64_t B, OptionalTensor& out) {
+// Whether `lengths` is None, or B numbers from 0 to T: a tensor or a list. For a GPU a tensor there, in which they are
+// what they are: nobody waits to see them.
+bool read_lengths(PyObject* lengths, const c10::Device& device, int64_t T, int64_t B, OptionalTensor& out) {
   if (lengths == Py_None) return true;
   if (PyList_Check(lengths)) {
+    if (!device.is_cpu()) return false;
     if (PyList_GET_SIZE(lengths) != B) return false;
     out = at::empty({B}, at::kLong);
     for (int64_t b = 0; b < B; ++b) {
@@ -123,12 +142,18 @@ bool read_lengths(PyObject* lengths, int64_t T, int64_t B, OptionalTensor& out) 
       out->mutable_data_ptr<int64_t>()[b] = PyLong_AsLongLongAndOverflow(length, &overflows);
       if (overflows) return false;
     }
-  } else if (!read_int64s(lengths, out) || out->dim() != 1 || out->size(0) != B) {
+  } else if (!read_int64s(lengths, device, out) || out->dim() != 1 || out->size(0) != B) {
     return false;
   }
+  if (!device.is_cpu()) return true;
   const Tensor dense = out->contiguous();
   const int64_t* of = dense.const_data_ptr<int64_t>();
   return std::all_of(of, of + B, [&](int64_t length) { return 0 <= length && length <= T; });
+}
+
+bool is_backend(PyObject* name, const c10::Device& device) {
+  const auto is = [name](const char* other) { return PyUnicode_CompareWithASCIIString(name, other) == 0; };
+  return PyUnicode_Check(name) && (is("auto") || is(device.is_cpu() ? "cpu" : "cuda"));
 }
 
 enum class Form { packed, unbatched, batch_first, time_first };
@@ -140,42 +165,47 @@ struct Call {
 };
 
 std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject* lengths, PyObject* parameters,
-                         PyObject* names, const Options& of) {
-  if (somebody_listens() || !PyDict_Check(parameters) || !PyList_Check(names)) return std::nullopt;
+                         PyObject* names, PyObject* backend, const Options& of) {
+  if (!PyDict_Check(parameters) || !PyList_Check(names)) return std::nullopt;
   Call call;
   StackInputs& in = call.in;
   in.directions = of.bidirectional ? 2 : 1;
   std::optional<PackedBatch> packed;  // unpacked when all else fits
   if (is_packed) {
     packed = packed_batch(input);
-    if (!packed || lengths != Py_None) return std::nullopt;
+    if (!packed || lengths != Py_None || somebody_listens(packed->data.device())) return std::nullopt;
     call.form = Form::packed;
   } else {
     const std::optional<Tensor> x = floats(input);
-    if (!x || (x->dim() != 2 && x->dim() != 3)) return std::nullopt;
+    if (!x || (x->dim() != 2 && x->dim() != 3) || somebody_listens(x->device())) return std::nullopt;
+    // Both directions of a layer at once are rnndrop_cuda.streams' on a GPU.
+    if (!x->is_cpu() && of.bidirectional) return std::nullopt;
     call.form = x->dim() == 2 ? Form::unbatched : of.batch_first ? Form::batch_first : Form::time_first;
     in.x = call.form == Form::unbatched ? x->unsqueeze(1) : of.batch_first ? x->transpose(0, 1) : *x;
   }
   const Tensor& x = packed ? packed->data : in.x;
   const int64_t T = packed ? packed->T() : x.size(0), B = packed ? packed->B() : x.size(1);
-  if (T == 0 || x.size(-1) != of.input_size || !read_lengths(lengths, T, B, in.lengths)) return std::nullopt;
-  const at::ScalarType dtype = x.scalar_type();
+  const Kind kind(x);
+  if (T == 0 || x.size(-1) != of.input_size || !is_backend(backend, kind.device) ||
+      !read_lengths(lengths, kind.device, T, B, in.lengths)) {
+    return std::nullopt;
+  }
   const int64_t runs = PyList_GET_SIZE(names), P = of.proj_size ? of.proj_size : of.hidden_size;
   if (hx != Py_None) {
     const int64_t H = of.hidden_size;
-    in.hx = call.form == Form::unbatched ? state_of(hx, dtype, {runs, P}, {runs, H})
-                                         : state_of(hx, dtype, {runs, B, P}, {runs, B, H});
+    in.hx = call.form == Form::unbatched ? state_of(hx, kind, {runs, P}, {runs, H})
+                                         : state_of(hx, kind, {runs, B, P}, {runs, B, H});
     if (!in.hx) return std::nullopt;
     if (call.form == Form::unbatched) in.hx = StackState{in.hx->h.unsqueeze(1), in.hx->c.unsqueeze(1)};
   }
   in.layers.reserve(runs);
   for (Py_ssize_t k = 0; k < runs; ++k) {
     const int64_t K = k < in.directions ? of.input_size : in.directions * P;
-    auto layer = layer_of(parameters, PyList_GET_ITEM(names, k), dtype, K, of);
+    auto layer = layer_of(parameters, PyList_GET_ITEM(names, k), kind, K, of);
     if (!layer) return std::nullopt;
     in.layers.push_back(std::move(*layer));
   }
-  if (packed || in.lengths) {
+  if (packed || (in.lengths && kind.device.is_cpu())) {
     const pybind11::gil_scoped_release others_run;
     call.samples = packed ? unpack(*packed, in) : sort_by_length(in);
   }
@@ -192,7 +222,7 @@ bool is_differentiated(const StackInputs& in) {
   });
 }
 
-// Puts the masks that `draw(T, B)` gives into the layers. False where one is no plain tensor, or is to be
+// Puts the masks that `draw(T, B)` gives into the layers. False where one is no plain tensor on x's device, or is to be
 // differentiated; throws what `draw` raises.
 bool draw_masks(PyObject* draw, StackInputs& in) {
   const auto drawn = pybind11::reinterpret_steal<pybind11::object>(
@@ -211,7 +241,8 @@ bool draw_masks(PyObject* draw, StackInputs& in) {
       if (mask == Py_None) continue;
       if (!THPVariable_CheckExact(mask)) return false;
       *fields[f] = THPVariable_Unpack(mask);
-      if (!is_plain(**fields[f]) || (*fields[f])->requires_grad()) return false;
+      const Tensor& of_field = **fields[f];
+      if (!is_plain(of_field) || of_field.device() != in.x.device() || of_field.requires_grad()) return false;
     }
   }
   return true;
@@ -228,13 +259,13 @@ bool are_of(const PackedLayers& packed, const std::vector<StackLayer>& layers) {
 
 PyObject* plain_call(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
   HANDLE_TH_ERRORS
-  constexpr Py_ssize_t kArguments = 13;
+  constexpr Py_ssize_t kArguments = 14;
   TORCH_CHECK_TYPE(n == kArguments, "plain_call: expected ", kArguments, " arguments, got ", n);
   const Options of{PyLong_AsLongLong(args[6]), PyLong_AsLongLong(args[7]), PyLong_AsLongLong(args[8]),
                    PyObject_IsTrue(args[9]) == 1, PyObject_IsTrue(args[10]) == 1};
   if (PyErr_Occurred()) return nullptr;
   const bool is_packed = args[1] == Py_True;
-  std::optional<Call> call = read(args[0], is_packed, args[2], args[3], args[4], args[5], of);
+  std::optional<Call> call = read(args[0], is_packed, args[2], args[3], args[4], args[5], args[13], of);
   if (!call) Py_RETURN_NONE;
   StackInputs& in = call->in;
   const bool differentiated = is_differentiated(in), draws = args[11] != Py_None;

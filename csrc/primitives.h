@@ -15,6 +15,8 @@ class Primitives {
   virtual void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) const = 0;
   virtual void step_forward(const StepForward& step) const = 0;
   virtual void step_backward(const StepBackward& step) const = 0;
+  // Of as many matrices as a call has weights and gradients.
+  virtual void mask_rows(c10::ArrayRef<MaskedRows> matrices, Dtype dtype) const = 0;
 };
 
 }  // namespace rnndrop

@@ -67,7 +67,8 @@ class ForwardLoop {
         backend_(backend),
         steps_per_chunk_(steps_per_chunk),
         noise_(noise_of_kernel(call.in)),
-        W_hh_(masked_columns(in_.W_hh, in_.mask_h)),
+        h_0_(in_.initial_h(/*by_host=*/false)),
+        W_hh_(masked_columns(backend, in_.W_hh, in_.mask_h, in_.dtype)),
         W_hr_t_(in_.W_hr ? in_.W_hr->t() : Tensor()),
         input_(in_, backend),
         projected_(in_) {
@@ -75,9 +76,9 @@ class ForwardLoop {
     if (!call.save) gates_of_chunk_ = at::empty({steps_per_chunk, B, 4 * H}, in_.options());
     const Tensor* const mask_h = in_.mask_h_of_samples();
     if (mask_h) {
-      h_tilde_ = (in_.h_0 * *mask_h).contiguous();
+      h_tilde_ = (h_0_ * *mask_h).contiguous();
     } else if (in_.lengths && in_.order.reverse) {
-      h_tilde_ = in_.h_0.clone();
+      h_tilde_ = h_0_.clone();
     }
   }
 
@@ -107,7 +108,7 @@ class ForwardLoop {
   // What the recurrent GEMM multiplies: h~ where it is kept, else h as it is.
   Tensor h_in(int64_t t) const {
     if (h_tilde_.defined()) return h_tilde_;
-    return t == in_.order.first() ? in_.h_0 : call_.y.select(0, in_.order.before(t));
+    return t == in_.order.first() ? h_0_ : call_.y.select(0, in_.order.before(t));
   }
 
   StepForward step_at(int64_t t, const Tensor& gates, const Tensor& h_full) const {
@@ -130,7 +131,7 @@ class ForwardLoop {
   const Primitives& backend_;
   int64_t steps_per_chunk_;
   LayerNoise noise_;
-  Tensor W_hh_, W_hr_t_;
+  Tensor h_0_, W_hh_, W_hr_t_;
   InputProjection input_;
   ProjectedState projected_;
   Tensor gates_of_chunk_;  // where they are not saved
@@ -150,7 +151,7 @@ class BackwardLoop {
         steps_per_chunk_(steps_per_chunk),
         backwards_{in_.order.T, !in_.order.reverse},
         noise_(noise_of_kernel(call.in)),
-        W_hh_(masked_columns(in_.W_hh, in_.mask_h)),
+        W_hh_(masked_columns(backend, in_.W_hh, in_.mask_h, in_.dtype)),
         projected_(in_),
         gradients_(call, backend) {
     const auto [T, B, I, H, P] = in_.sizes;

@@ -22,7 +22,6 @@ from rnndrop_cuda.noises import CONSTANTS, INPUTS
 KERNEL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 N_INPUTS = len(INPUTS)
 N_TENSORS = N_INPUTS + len(CONSTANTS)
-B_IH, B_HH = (list(INPUTS).index(name) for name in ("b_ih", "b_hh"))
 
 
 def _why_not_built() -> tuple[str, str]:
@@ -94,8 +93,8 @@ def acc_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _lstm_layer_fake(
-    x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
-    W_hr: Tensor | None, *constants_and_flags: Any,
+    x: Tensor, h_0: Tensor | None, c_0: Tensor | None, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None,
+    b_hh: Tensor | None, W_hr: Tensor | None, *constants_and_flags: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     *constants, _, save = constants_and_flags
     # Tensors on the meta device run this in place of a kernel, others beside them or not.
@@ -103,7 +102,7 @@ def _lstm_layer_fake(
         if tensor is not None and tensor.device != x.device:
             raise RuntimeError(f"expected all tensors on {x.device} like x, got one on {tensor.device}")
     T, B, _ = x.shape
-    H, P = c_0.shape[1], h_0.shape[1]
+    H, P = W_hh.shape[0] // 4, W_hh.shape[1]
     return (
         x.new_empty(T, B, P),
         x.new_empty(B, P),
@@ -115,19 +114,16 @@ def _lstm_layer_fake(
 
 
 def _lstm_layer_backward_fake(
-    x: Tensor, h_0: Tensor, c_0: Tensor, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None,
-    W_hr: Tensor | None, *constants_saved_and_flags: Any,
+    x: Tensor, h_0: Tensor | None, c_0: Tensor | None, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor | None,
+    b_hh: Tensor | None, W_hr: Tensor | None, *constants_saved_and_flags: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     *_, need_dx, need_dW = constants_saved_and_flags
-    return (
-        x.new_empty(x.shape) if need_dx else x.new_empty(0),
-        x.new_empty(h_0.shape),
-        x.new_empty(c_0.shape),
-        x.new_empty(W_ih.shape) if need_dW else x.new_empty(0),
-        x.new_empty(W_hh.shape) if need_dW else x.new_empty(0),
-        x.new_empty(W_hh.shape[0]) if need_dW else x.new_empty(0),
-        x.new_empty(W_hr.shape) if need_dW and W_hr is not None else x.new_empty(0),
-    )
+
+    def of(input: Tensor | None, wanted: bool) -> Tensor:
+        return x.new_empty(input.shape if wanted and input is not None else 0)
+
+    weights = (W_ih, W_hh, b_ih, b_hh, W_hr)
+    return of(x, need_dx), of(h_0, True), of(c_0, True), *(of(weight, need_dW) for weight in weights)
 
 
 def _expand_dropout_mask_fake(
@@ -183,12 +179,9 @@ def _backward(
     needs = ctx.needs_input_grad
     if dy is None and dh_n is None and dc_n is None:
         return (None,) * len(needs)
-    dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr = lstm_layer_backward(
+    gradients = lstm_layer_backward(
         *inputs, ctx.reverse, *saved, dy, dh_n, dc_n, needs[0], any(needs[3:N_INPUTS])
     )
-    # Not db twice: what scales or clips gradients in place would do so twice.
-    db_hh = db.clone() if needs[B_IH] and needs[B_HH] else db
-    gradients = (dx, dh_0, dc_0, dW_ih, dW_hh, db, db_hh, dW_hr)
     wanted = [gradient if need else None for gradient, need in zip(gradients, needs, strict=False)]
     return *wanted, *[None] * (len(needs) - len(wanted))
 
@@ -211,10 +204,7 @@ def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
     saved = ctx.saved_tensors
     differentiable, constants = saved[:N_INPUTS], saved[N_INPUTS:N_TENSORS]
     incoming = saved[N_TENSORS:]
-    # db is the gradient of either bias.
-    other_bias = B_IH if differentiable[B_IH] is None else B_HH
-    of = [k for k in range(N_INPUTS) if k != other_bias]
-    wanted = [(k, dd) for k, dd in zip(of, upstream, strict=True) if differentiable[k] is not None and dd is not None]
+    wanted = [(k, dd) for k, dd in enumerate(upstream) if differentiable[k] is not None and dd is not None]
     if not wanted:
         return (None,) * len(ctx.needs_input_grad)
 

@@ -70,8 +70,8 @@ def _masked_linear(x: Tensor, W: Tensor, b: Tensor | None, mask: Tensor | None) 
 
 def lstm_layer(
     x: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     W_ih: Tensor,
     W_hh: Tensor,
     b_ih: Tensor | None = None,
@@ -81,7 +81,12 @@ def lstm_layer(
     reverse: bool = False,
     **others: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as :func:`rnndrop_cuda.functional.lstm_layer`, without its checks; ``others`` are W_hr and the masks."""
+    """The same as :func:`rnndrop_cuda.functional.lstm_layer`, without its checks; ``others`` are W_hr and the masks.
+
+    Where there is no h_0 or c_0 it is zeros.
+    """
+    h_0 = x.new_zeros(x.shape[1], W_hh.shape[1]) if h_0 is None else h_0
+    c_0 = x.new_zeros(x.shape[1], W_hh.shape[0] // 4) if c_0 is None else c_0
     steps, h_n, c_n = lstm_steps(x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, lengths=lengths, reverse=reverse, **others)
     return torch.stack([step.h for step in steps]), h_n, c_n
 

@@ -19,9 +19,9 @@ PLACES = [LayerMasks._fields.index(row.field) for row in MASKS.values()]
 
 
 def plain_call(layer: Any, input: Any, hx: Any, lengths: Any) -> tuple[Any, State] | None:
-    """An LSTM's forward on plain tensors of the CPU, packed too, where nothing listens; None if this is not one.
+    """An LSTM's forward on plain tensors where nothing listens; None if this is not one.
 
-    All but the drawing of masks is in C++ (csrc/plain_call.h): Python takes longer over a small layer than the kernels.
+    On the CPU they may be packed; on CUDA it runs in one direction only (:mod:`rnndrop_cuda.streams`). All but the drawing of masks is in C++ (csrc/plain_call.h): Python takes longer over a small layer than the kernels.
     It keeps nothing from call to call but what pack_weights did, and what does not fit it leaves to the way of every
     other call.
     """
@@ -30,8 +30,8 @@ def plain_call(layer: Any, input: Any, hx: Any, lengths: Any) -> tuple[Any, Stat
         torch.compiler.is_compiling()
         or (not draws and (layer.cell_zoneout or layer.hidden_zoneout))
         or layer.learn_initial_state
-        or layer.backend not in ("auto", "cpu")
-        or not ops.HAS_CPU_KERNELS
+        or layer.backend == "python"
+        or ops.WHY_NOT_LOADED
     ):
         return None
     is_packed = type(input) is PackedSequence
@@ -40,6 +40,7 @@ def plain_call(layer: Any, input: Any, hx: Any, lengths: Any) -> tuple[Any, Stat
         layer.input_size, layer.hidden_size, layer.proj_size, layer.bidirectional, layer.batch_first,
         layer.draw_masks if draws else None,
         layer._packed and layer._packed.layers,
+        layer.backend,
     )  # fmt: skip
     if is_packed and result is not None:
         return input._replace(data=result[0]), result[1]

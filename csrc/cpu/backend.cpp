@@ -22,8 +22,11 @@ using at::Tensor;
 // The inputs that only the engine wants dense, for as long as it runs.
 struct DenseInputs {
   explicit DenseInputs(const CheckedInputs& in)
-      : x(in.x.contiguous()), W_ih(in.W_ih.contiguous()), W_hh(in.W_hh.contiguous()) {}
-  Tensor x, W_ih, W_hh;
+      : x(in.x.contiguous()),
+        h_0(in.initial_h(/*by_host=*/true)),
+        W_ih(in.W_ih.contiguous()),
+        W_hh(in.W_hh.contiguous()) {}
+  Tensor x, h_0, W_ih, W_hh;
 };
 
 // What the engine is told of a layer in either way.
@@ -38,7 +41,7 @@ Layer layer_of(const CheckedInputs& in, const DenseInputs& dense) {
   layer.P = in.sizes.P;
   layer.order = in.order;
   layer.x = dense.x.const_data_ptr();
-  layer.h_0 = in.h_0.const_data_ptr();
+  layer.h_0 = dense.h_0.const_data_ptr();
   layer.W_ih = dense.W_ih.const_data_ptr();
   layer.W_hh = dense.W_hh.const_data_ptr();
   layer.W_hr = pointer(in.W_hr);
@@ -134,9 +137,9 @@ PackedLayer::Weight::Weight(const Tensor& W)
 
 PackedLayer::PackedLayer(const Tensor& W_ih, const Tensor& W_hh) : ih_(W_ih), hh_(W_hh) {}
 
-ForwardResult PackedLayer::forward(const Tensor& x, const Tensor& h_0, const Tensor& c_0, const Tensor& W_ih,
-                                   const Tensor& W_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-                                   bool reverse) const {
+ForwardResult PackedLayer::forward(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                                   const Tensor& W_ih, const Tensor& W_hh, const OptionalTensor& b_ih,
+                                   const OptionalTensor& b_hh, bool reverse) const {
   RECORD_FUNCTION("rnndrop::lstm_layer", c10::ArrayRef<const c10::IValue>());
   check_not_forked();
   const CpuBackend backend({ih_.panels(), hh_.panels()});

@@ -20,9 +20,9 @@ class PackedLayer {
 
   // rnndrop::lstm_layer without masks, lengths and what a backward wants; below all dispatch. These weights are its
   // own.
-  ForwardResult forward(const at::Tensor& x, const at::Tensor& h_0, const at::Tensor& c_0, const at::Tensor& W_ih,
-                        const at::Tensor& W_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-                        bool reverse) const;
+  ForwardResult forward(const at::Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                        const at::Tensor& W_ih, const at::Tensor& W_hh, const OptionalTensor& b_ih,
+                        const OptionalTensor& b_hh, bool reverse) const;
 
  private:
   class Weight {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cuda/gemm_arguments.h"
+#include "cuda/masked_rows.h"
 #include "cuda/step_kernels.h"
 #include "stepwise.h"
 
@@ -79,8 +80,8 @@ std::vector<Steps> parts_of(const TimeOrder& order, int64_t n_parts) {
 }
 
 // Dense, and with the mask of a gate that the batch shares: the product of the two has the strides of W_hh.
-Tensor dense_W_hh(const CheckedInputs& in) {
-  return per_gate(in.mask_h) ? masked_columns(in.W_hh, in.mask_h).contiguous() : in.W_hh.contiguous();
+Tensor dense_W_hh(const CheckedInputs& in, const Primitives& backend) {
+  return masked_columns(backend, in.W_hh, per_gate(in.mask_h) ? in.mask_h : std::nullopt, in.dtype);
 }
 
 // From row to row of a sequence [T,B,H], as is_matrix has it; the stride of one sample alone may be anything.
@@ -183,6 +184,9 @@ void CudaBackend::gemm(const Tensor& out, const Tensor& a, const Tensor& b, bool
 
 void CudaBackend::step_forward(const StepForward& step) const { C10_CUDA_CHECK(cuda::step_forward(step, stream_)); }
 void CudaBackend::step_backward(const StepBackward& step) const { C10_CUDA_CHECK(cuda::step_backward(step, stream_)); }
+void CudaBackend::mask_rows(c10::ArrayRef<MaskedRows> matrices, Dtype dtype) const {
+  C10_CUDA_CHECK(cuda::mask_rows(matrices.data(), matrices.size(), dtype, stream_));
+}
 
 Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
   const auto [T, B, I, H, P] = in.sizes;
@@ -223,14 +227,15 @@ Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
 void CudaBackend::run_recurrence(ForwardCall& call, const Plan& plan) const {
   const CheckedInputs& in = call.in;
   const auto [T, B, I, H, P] = in.sizes;
-  const Tensor W_hh = dense_W_hh(in), c_0 = in.c_0.contiguous();
+  const Tensor W_hh = dense_W_hh(in, *this);
+  const OptionalTensor c_0 = contiguous(in.c_0);
   const InputProjection input(in, *this);
   const Tensor from_x = call.save ? call.gates : at::empty({T, B, 4 * H}, in.options());
   auto r = recurrence_of<RecurrenceForward>(in, W_hh);
   r.b_ih = pointer(in.b_ih);
   r.b_hh = pointer(in.b_hh);
-  r.h_begin = in.h_0.const_data_ptr();
-  r.c_begin = c_0.const_data_ptr();
+  r.h_begin = pointer(in.h_0);
+  r.c_begin = pointer(c_0);
   r.from_x = from_x.const_data_ptr();
   if (call.save) r.gates = call.gates.data_ptr();
   r.c = call.c.data_ptr();
@@ -279,7 +284,7 @@ void CudaBackend::run_overlapped(RecurrenceForward r, const RecurrenceLaunch& la
       r.c_n = last ? c_n : nullptr;
       launch_forward(r, launch);
       r.h_begin = r.h_n;
-      r.c_begin = nullptr;
+      r.continues = true;
     }
   } catch (...) {
     // What is queued there writes to from_x, which is given back to the caller's stream.
@@ -293,7 +298,7 @@ void CudaBackend::run_overlapped(RecurrenceForward r, const RecurrenceLaunch& la
 void CudaBackend::run_recurrence(BackwardCall& call, const Plan& plan) const {
   const CheckedInputs& in = call.in;
   const auto [T, B, I, H, P] = in.sizes;
-  const Tensor W_hh = dense_W_hh(in);
+  const Tensor W_hh = dense_W_hh(in, *this);
   const Tensor da = at::empty({T, B, 4 * H}, in.options());
   auto r = recurrence_of<RecurrenceBackward>(in, W_hh);
   r.gates = call.gates.const_data_ptr();
@@ -305,16 +310,21 @@ void CudaBackend::run_recurrence(BackwardCall& call, const Plan& plan) const {
   if (call.dy) r.dy_stride = stride_of_rows(*call.dy);
   r.dh_n = pointer(call.dh_n);
   r.dc_n = pointer(call.dc_n);
-  call.dh_0 = at::empty({B, H}, in.options());
-  call.dc_0 = at::empty({B, H}, in.options());
-  r.dh_0 = call.dh_0.data_ptr();
-  r.dc_0 = call.dc_0.data_ptr();
+  // [0] where there is no such input: nobody has use for its gradient.
+  const auto gradient_of = [&](const OptionalTensor& input, void*& pointer) {
+    const Tensor gradient = input ? at::empty({B, H}, in.options()) : at::empty({0}, in.options());
+    if (input) pointer = gradient.data_ptr();
+    return gradient;
+  };
+  call.dh_0 = gradient_of(in.h_0, r.dh_0);
+  call.dc_0 = gradient_of(in.c_0, r.dc_0);
   r.da = da.data_ptr();
   const Tensor scratch = scratch_for(plan, in);
   launch_backward(r, launch_of(plan, scratch, stream_));
 
   // One sum over all steps, which is rounded only at its end.
-  call.db = at::empty({call.need_dW ? 4 * H : 0}, in.options());
+  if (call.need_db()) call.db = at::empty({4 * H}, in.options());
+  if (call.need_dW && in.b_ih && in.b_hh) call.db_hh = at::empty({4 * H}, in.options());
 
   SequenceGradients gradients(call, *this);
   gradients.add({0, T}, da);

@@ -34,6 +34,7 @@ class CudaBackend final : public Backend, public Primitives {
   void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) const override;
   void step_forward(const StepForward& step) const override;
   void step_backward(const StepBackward& step) const override;
+  void mask_rows(c10::ArrayRef<MaskedRows> matrices, Dtype dtype) const override;
 
   // Of engine stepwise where no other runs this call.
   Plan plan_for(const CheckedInputs& in, bool backward) const;

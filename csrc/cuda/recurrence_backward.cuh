@@ -129,8 +129,8 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     if (!cells.inside[k]) continue;
     acc_t dh_tilde[1] = {};
     if (!general || has_product) sum_of_splits(dh_tilde, s, shared.partial, cells.b[k], cells.u[k], 0);
-    from_acc(offset<scalar_t>(r.dh_0, first)[cells.at[k]], carry[k] + m_h[k] * dh_tilde[0]);
-    from_acc(offset<scalar_t>(r.dc_0, first)[cells.at[k]], dc[k]);
+    if (r.dh_0) from_acc(offset<scalar_t>(r.dh_0, first)[cells.at[k]], carry[k] + m_h[k] * dh_tilde[0]);
+    if (r.dc_0) from_acc(offset<scalar_t>(r.dc_0, first)[cells.at[k]], dc[k]);
   }
 }
 

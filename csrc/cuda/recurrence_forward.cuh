@@ -50,10 +50,14 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
 #pragma unroll
   for (int k = 0; k < kCellsOfThread; ++k) {
     if (!cells.inside[k]) continue;
-    c[k] = c_begin ? acc_t(to_acc(c_begin[cells.at[k]])) : c_before[cells.at[k]];
-    // The backward reads it there.
-    if (c_begin && r.gates) c_before[cells.at[k]] = c[k];
-    h[k] = to_acc(h_begin[cells.at[k]]);
+    h[k] = h_begin ? acc_t(to_acc(h_begin[cells.at[k]])) : acc_t(0);
+    if (r.continues) {
+      c[k] = c_before[cells.at[k]];
+    } else {
+      c[k] = c_begin ? acc_t(to_acc(c_begin[cells.at[k]])) : acc_t(0);
+      // The backward reads it there.
+      if (r.gates) c_before[cells.at[k]] = c[k];
+    }
     if (general) end[k] = end_of(r, b_0 + cells.b[k]);
   }
   sync_group_after_set_up<engine>();

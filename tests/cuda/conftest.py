@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.emulation import toolchain
-from tests.problems import CONSTANTS
+from tests.problems import CONSTANTS, INPUTS
 
 CSRC = toolchain.REPO / "csrc"
 NEEDS_PYTHON = ("module", "by_length", "layer_node", "layer_stack", "permute_samples", "plain_call")
@@ -21,6 +21,7 @@ UNITS = {
     ],
     "recurrences": sorted(CSRC.glob("cuda/recurrence_*.cu")),
     "masks": [CSRC / "cuda/mask_kernel.cu"],
+    "rows": [CSRC / "cuda/masked_rows.cu"],
     "steps": [CSRC / "cuda/step_kernels.cu"],
 }
 
@@ -56,12 +57,12 @@ class EmulatedLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy, dh_n, dc_n):
-        _, _, _, _, _, b_ih, b_hh, W_hr, *masks = ctx.args
-        dx, dh_0, dc_0, dW_ih, dW_hh, db, dW_hr = torch.ops.rnndrop_emulated.lstm_layer_backward(
+        inputs, constants = ctx.args[: len(INPUTS) + 1], ctx.args[len(INPUTS) + 1 :]
+        gradients = torch.ops.rnndrop_emulated.lstm_layer_backward(
             *ctx.args, *ctx.saved, dy, dh_n, dc_n, True, True
         )
-        db_ih, db_hh = (db if bias is not None else None for bias in (b_ih, b_hh))
-        return dx, dh_0, dc_0, dW_ih, dW_hh, db_ih, db_hh, dW_hr if W_hr is not None else None, *[None] * len(masks)
+        of_given = [None if given is None else gradient for given, gradient in zip(inputs, gradients, strict=True)]
+        return *of_given, *[None] * len(constants)
 
 
 @pytest.fixture(scope="session")

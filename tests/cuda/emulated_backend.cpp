@@ -42,11 +42,40 @@ std::vector<at::Tensor> draw_dropout_masks(at::IntArrayRef dims, at::IntArrayRef
   return cuda::draw_dropout_masks(kDevice, at::TensorOptions(dtype), dims, sizes, drop, dropped, kept, std::nullopt);
 }
 
-void begin_late_streams(const std::string& order, bool capture, int64_t forget) {
-  late::begin(order, capture, forget);
+// As long as they are here, the ops of `torch.ops.rnndrop` on CPU tensors are these.
+std::vector<torch::Library> in_place_of_cpu;
+
+void take_over(bool now) {
+  in_place_of_cpu.clear();
+  if (!now) return;
+  const auto library = [](c10::DispatchKey key) -> torch::Library& {
+    return in_place_of_cpu.emplace_back(torch::Library::IMPL, "rnndrop", key, __FILE__, __LINE__);
+  };
+  torch::Library& cpu = library(c10::DispatchKey::CPU);
+  cpu.impl("lstm_layer", OpKernel<lstm_layer_forward, make_backend>::call);
+  cpu.impl("lstm_layer_backward", OpKernel<lstm_layer_backward, make_backend>::call);
+  cpu.impl("expand_dropout_mask", expand_dropout_mask);
+  library(c10::DispatchKey::CompositeExplicitAutograd).impl("draw_dropout_masks", draw_dropout_masks);
+}
+
+void launch_to_late_streams() {
   emu::later = [](cudaStream_t stream, std::function<void()> work) {
     late::enqueue(late::number_of(stream), std::move(work));
   };
+}
+
+void begin_late_streams(const std::string& order, bool capture, int64_t forget) {
+  late::begin(order, capture, forget);
+  launch_to_late_streams();
+}
+
+void drop_launches(bool now) {
+  late::dropping = now;
+  if (now) {
+    launch_to_late_streams();
+  } else {
+    emu::later = nullptr;
+  }
 }
 
 void end_late_streams() {
@@ -103,6 +132,8 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def("streams_from_pool() -> int", [] { return c10::cuda::streams_from_pool; });
   m.def("begin_late_streams(str order, bool capture, int forget) -> ()", begin_late_streams);
   m.def("end_late_streams() -> ()", end_late_streams);
+  m.def("drop_launches(bool now) -> ()", drop_launches);
+  m.def("take_over(bool now) -> ()", take_over);
   m.def("host_waits() -> ()", late::host_waits);
   m.def("read_on_side_stream_after_free(bool waits) -> float", read_on_side_stream_after_free);
   m.def("fail_gemm(int from_now) -> ()",
