@@ -1,7 +1,10 @@
 // The Python module rnndrop_cuda._C: loading it registers the ops; it says what was built and what runs.
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/util/SmallVector.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/Generator.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/library.h>
 
@@ -120,6 +123,47 @@ PyObject* longest_first(PyObject* /*module*/, PyObject* const* args, Py_ssize_t 
   END_HANDLE_TH_ERRORS
 }
 
+// The items of a Python list, each of them read by `read`.
+template <class Item>
+c10::SmallVector<Item, 8> items_of(PyObject* list, Item (*read)(PyObject*)) {
+  TORCH_CHECK_TYPE(PyList_Check(list), "expected a list, got ", Py_TYPE(list)->tp_name);
+  c10::SmallVector<Item, 8> items;
+  for (Py_ssize_t k = 0; k < PyList_GET_SIZE(list); ++k) items.push_back(read(PyList_GET_ITEM(list, k)));
+  if (PyErr_Occurred()) throw python_error();
+  return items;
+}
+
+// draw_dropout_masks(dims, sizes, drop, dropped, kept, like, generator): the op, for the dtype and device of `like`.
+PyObject* draw_dropout_masks(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
+  HANDLE_TH_ERRORS
+  using Draw = std::vector<at::Tensor>(at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, at::ArrayRef<double>,
+                                       at::ArrayRef<double>, at::ScalarType, std::optional<c10::Device>,
+                                       std::optional<at::Generator>);
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("rnndrop::draw_dropout_masks", "").typed<Draw>();
+  TORCH_CHECK_TYPE(n == 7, "draw_dropout_masks: expected 7 arguments, got ", n);
+  const auto integers = [&](int k) {
+    return items_of<int64_t>(args[k], [](PyObject* item) -> int64_t { return PyLong_AsLongLong(item); });
+  };
+  const auto dims = integers(0), sizes = integers(1), drop = integers(2);
+  const auto dropped = items_of<double>(args[3], PyFloat_AsDouble), kept = items_of<double>(args[4], PyFloat_AsDouble);
+  const at::Tensor& like = rnndrop::tensor_of(args[5]);
+  std::optional<at::Generator> generator;
+  if (args[6] != Py_None) {
+    TORCH_CHECK_TYPE(THPGenerator_Check(args[6]), "expected a Generator, got ", Py_TYPE(args[6])->tp_name);
+    generator = THPGenerator_Unwrap(args[6]);
+  }
+  const std::vector<at::Tensor> masks = [&] {
+    const pybind11::gil_scoped_release others_run;
+    return op.call(dims, sizes, drop, dropped, kept, like.scalar_type(), like.device(), std::move(generator));
+  }();
+  PyObject* const list = PyList_New(masks.size());
+  if (!list) throw python_error();
+  for (size_t k = 0; k < masks.size(); ++k) PyList_SET_ITEM(list, k, THPVariable_Wrap(masks[k]));
+  return list;
+  END_HANDLE_TH_ERRORS
+}
+
 // What the forward and the backward would run, and why; also in a build without CUDA.
 std::pair<std::string, std::string> explain_cuda_engine(const std::string& dtype, bool tf32, int64_t T, int64_t B,
                                                         int64_t H, int major, int64_t n_sm, int64_t shared_memory) {
@@ -147,16 +191,18 @@ PyCFunction fast(Function* function) {
 }
 
 // What small calls spend their time on: Python's own protocol, which is faster than pybind11.
-PyMethodDef fast_calls[] = {{"lstm_layer", fast(lstm_layer), METH_FASTCALL,
-                             "rnndrop::lstm_layer for eager calls, its derivative a node in C++."},
-                            {"lstm_layer_both_ways", fast(lstm_layer_both_ways), METH_FASTCALL,
-                             "The same in both directions, which may run at once."},
-                            {"plain_call", fast(rnndrop::plain_call), METH_FASTCALL,
-                             "A plain call of the module, all of it in C++; None for any other."},
-                            {"longest_first", fast(longest_first), METH_FASTCALL,
-                             "The order of samples in which the CPU leaves out what has ended."},
-                            {"pack_layers", rnndrop::pack_layers, METH_O, "Weights packed for plain_call."},
-                            {nullptr, nullptr, 0, nullptr}};
+PyMethodDef fast_calls[] = {
+    {"lstm_layer", fast(lstm_layer), METH_FASTCALL,
+     "rnndrop::lstm_layer for eager calls, its derivative a node in C++."},
+    {"lstm_layer_both_ways", fast(lstm_layer_both_ways), METH_FASTCALL,
+     "The same in both directions, which may run at once."},
+    {"plain_call", fast(rnndrop::plain_call), METH_FASTCALL,
+     "A plain call of the module, all of it in C++; None for any other."},
+    {"draw_dropout_masks", fast(draw_dropout_masks), METH_FASTCALL, "rnndrop::draw_dropout_masks for eager calls."},
+    {"longest_first", fast(longest_first), METH_FASTCALL,
+     "The order of samples in which the CPU leaves out what has ended."},
+    {"pack_layers", rnndrop::pack_layers, METH_O, "Weights packed for plain_call."},
+    {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace
 

@@ -161,10 +161,10 @@ def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[
     if not as_written:
         onnx.refuse_drawing()
     like = layer.weight_hh_l0
-    device = None if like.is_cpu else like.device
-    if as_written and what.at_once and ops.have_kernels("cpu" if device is None else device.type, like.dtype):
-        # The bits of one by one, on the CPU; three calls of torch a mask are a sixth of a small layer's training step.
-        masks = ops.draw_dropout_masks(*what.at_once, like.dtype, device, generator)
+    if as_written and what.at_once and ops.have_kernels("cpu" if like.is_cpu else like.device.type, like.dtype):
+        # The bits of one by one, on the CPU; three calls of torch a mask are a sixth of a small layer's training step,
+        # and reading the op's arguments by its schema takes as long as a small forward.
+        masks = ops.draw_dropout_masks(*what.at_once, like, generator)
     else:
         masks = [
             noise(shape, p, dropped=dropped, kept=kept, dtype=like.dtype, device=like.device, generator=generator)

@@ -241,12 +241,12 @@ if not WHY_NOT_LOADED:
     expand_dropout_mask = torch.ops.rnndrop.expand_dropout_mask.default
     torch.library.register_fake("rnndrop::expand_dropout_mask")(_expand_dropout_mask_fake)
     torch.library.register_vmap("rnndrop::expand_dropout_mask", _expand_dropout_mask_map)
-    draw_dropout_masks = torch.ops.rnndrop.draw_dropout_masks.default
     torch.library.register_fake("rnndrop::draw_dropout_masks")(_draw_dropout_masks_fake)
     lstm_layer = transformable("lstm_layer", _backward, _setup_context, eager=_C.lstm_layer, record=_record)
     lstm_layer_both_ways = _C.lstm_layer_both_ways
     plain_call = _C.plain_call
     pack_layers = _C.pack_layers
+    draw_dropout_masks = _C.draw_dropout_masks
     longest_first = _C.longest_first
     lstm_layer_backward = transformable("lstm_layer_backward", _double_backward, _backward_setup_context)
     flops.register()
