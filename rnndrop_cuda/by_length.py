@@ -14,22 +14,22 @@ from torch import Tensor
 from rnndrop_cuda import ops
 from rnndrop_cuda.functional import LayerStates
 from rnndrop_cuda.noises import NOISES, LayerMasks
-from rnndrop_cuda.stack import State, run_stack
+from rnndrop_cuda.stack import InitialStates, State, run_stack
 
 FIELDS_OF_SAMPLES = {row.field for row in NOISES if any("B" in shape for shape in row.shapes)}
 
 
 def run_longest_first(
-    x: Tensor, hx: tuple[Sequence[Tensor], Sequence[Tensor]], lengths: Tensor | None,
+    x: Tensor, hx: InitialStates, lengths: Tensor | None,
     all_weights: Sequence[Sequence[Tensor]], masks: Sequence[LayerMasks], *, backend: str, **options: Any,
 ) -> tuple[Tensor, State, list[LayerStates]]:  # fmt: skip
     """run_stack, over samples in the order that longest_first gives; what comes in and goes out is in the caller's."""
-    H, P = hx[1][0].shape[-1], hx[0][0].shape[-1]
+    H, P = all_weights[0][1].shape[0] // 4, all_weights[0][1].shape[1]
     directions = options["directions"]
     order = longest_first(x, lengths, H, P, len(all_weights) // directions, directions, backend)
     if order is None or lengths is None:
         return run_stack(x, hx, lengths, all_weights, masks, backend=backend, **options)
-    h_0, c_0 = ([state.index_select(0, order) for state in states] for states in hx)
+    h_0, c_0 = ([None if state is None else state.index_select(0, order) for state in states] for states in hx)
     masks = [select_masks(of_layer, order) for of_layer in masks]
     y, (h_n, c_n), states = run_stack(
         x.index_select(1, order), (h_0, c_0), lengths[order], all_weights, masks, backend=backend, **options

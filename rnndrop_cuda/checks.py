@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rnndrop_cuda.noises import CONSTANTS, INPUTS, NOISES, LayerMasks, Shape, Sizes, sizes_by_name
 
-REQUIRED = ("x", "h_0", "c_0", "W_ih", "W_hh")
+REQUIRED = ("x", "W_ih", "W_hh")
 SHAPES: dict[str, tuple[Shape, ...]] = {**{name: (shape,) for name, shape in INPUTS.items()}, **CONSTANTS}
 AROUND_THE_LAYER = tuple(row for row in NOISES if row.argument is None)
 

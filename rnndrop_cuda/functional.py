@@ -70,8 +70,8 @@ class LayerOptions(TypedDict, total=False):
 @overload
 def lstm_layer(
     x: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     W_ih: Tensor,
     W_hh: Tensor,
     b_ih: Tensor | None = None,
@@ -85,8 +85,8 @@ def lstm_layer(
 @overload
 def lstm_layer(
     x: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     W_ih: Tensor,
     W_hh: Tensor,
     b_ih: Tensor | None = None,
@@ -99,8 +99,8 @@ def lstm_layer(
 
 def lstm_layer(
     x: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     W_ih: Tensor,
     W_hh: Tensor,
     b_ih: Tensor | None = None,
@@ -141,7 +141,8 @@ def lstm_layer(
 
     Args:
         x: ``[T, B, I]``, time first; T >= 1, B may be 0.
-        h_0, c_0: ``[B, P]`` and ``[B, H]``, the initial state. P, the width of h, is H without a projection.
+        h_0, c_0: ``[B, P]`` and ``[B, H]``, the initial state; zeros where None, which costs less. P, the width of h,
+            is H without a projection.
         W_ih, W_hh: ``[4H, I]`` and ``[4H, P]``, rows in the gate order i, f, g, o, as nn.LSTM's ``weight_ih_l0`` ...
         b_ih, b_hh: ``[4H]`` or None.
         W_hr: ``[P, H]`` or None: the projection of h, as nn.LSTM's ``weight_hr_l0`` (Sak et al., arXiv 1402.1128).

@@ -18,7 +18,7 @@ from rnndrop_cuda.initialisation import INITS, initialise
 from rnndrop_cuda.like_torch import LikeTorch, Shown
 from rnndrop_cuda.masks import draw, masks_in_eval
 from rnndrop_cuda.noises import CANDIDATE_MASKS, GATE_MASKS, MASK_SCOPES, LayerMasks, sizes_by_name
-from rnndrop_cuda.stack import State, plain_call
+from rnndrop_cuda.stack import InitialStates, State, plain_call
 
 if TYPE_CHECKING:
     from rnndrop_cuda.options import Backend, CandidateMask, GateMasks, Init, MaskScope
@@ -375,17 +375,11 @@ class LSTM(LikeTorch):
         )  # fmt: skip
         return y, final, list(masks), states
 
-    def _initial_states(self, x: Tensor, hx: State | None, runs: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """h_0 and c_0 of each layer and direction, [B, P or H]."""
+    def _initial_states(self, x: Tensor, hx: State | None, runs: int) -> InitialStates:
         B = x.shape[1]
         if hx is None and self.learn_initial_state:
             hx = self.h_0.expand(-1, B, -1), self.c_0.expand(-1, B, -1)
-        if hx is not None:
-            return hx[0].unbind(), hx[1].unbind()
-        h_0 = c_0 = x.new_zeros(B, self.hidden_size)
-        if self.proj_size:
-            h_0 = x.new_zeros(B, self.proj_size)
-        return [h_0] * runs, [c_0] * runs
+        return ([None] * runs, [None] * runs) if hx is None else (hx[0].unbind(), hx[1].unbind())
 
     def _weights(self) -> list[list[Any]]:
         """all_weights, without asking nn.Module for each: what is no parameter, but parametrized, say, it does give."""

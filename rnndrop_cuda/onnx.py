@@ -34,8 +34,8 @@ is_wanted._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def lstm_layer(
     x: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     W_ih: Tensor,
     W_hh: Tensor,
     b_ih: Tensor | None,
@@ -70,6 +70,8 @@ def lstm_layer(
         W_ih = _masked("input_dropout", W_ih, mask_x)
     if mask_h is not None:
         W_hh = _masked("hidden_dropout", W_hh, mask_h)
+    h_0 = x.new_zeros(x.shape[1], W_hh.shape[1]) if h_0 is None else h_0
+    c_0 = x.new_zeros(x.shape[1], W_hh.shape[1]) if c_0 is None else c_0
     order = _in_onnx_order(_constant(W_hh.shape[1]), x.device)
     biases = [b.index_select(0, order) for b in (b_ih, b_hh) if b is not None]
     y, h_n, c_n = _node(

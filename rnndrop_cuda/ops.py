@@ -179,9 +179,7 @@ def _backward(
     needs = ctx.needs_input_grad
     if dy is None and dh_n is None and dc_n is None:
         return (None,) * len(needs)
-    gradients = lstm_layer_backward(
-        *inputs, ctx.reverse, *saved, dy, dh_n, dc_n, needs[0], any(needs[3:N_INPUTS])
-    )
+    gradients = lstm_layer_backward(*inputs, ctx.reverse, *saved, dy, dh_n, dc_n, needs[0], any(needs[3:N_INPUTS]))
     wanted = [gradient if need else None for gradient, need in zip(gradients, needs, strict=False)]
     return *wanted, *[None] * (len(needs) - len(wanted))
 

@@ -81,12 +81,7 @@ def lstm_layer(
     reverse: bool = False,
     **others: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as :func:`rnndrop_cuda.functional.lstm_layer`, without its checks; ``others`` are W_hr and the masks.
-
-    Where there is no h_0 or c_0 it is zeros.
-    """
-    h_0 = x.new_zeros(x.shape[1], W_hh.shape[1]) if h_0 is None else h_0
-    c_0 = x.new_zeros(x.shape[1], W_hh.shape[0] // 4) if c_0 is None else c_0
+    """The same as :func:`rnndrop_cuda.functional.lstm_layer`, without its checks; ``others`` are W_hr and the masks."""
     steps, h_n, c_n = lstm_steps(x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, lengths=lengths, reverse=reverse, **others)
     return torch.stack([step.h for step in steps]), h_n, c_n
 
@@ -97,8 +92,8 @@ BY_STEP = ("mask_g", "zone_c", "zone_h")
 
 def lstm_steps(
     x: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     W_ih: Tensor,
     W_hh: Tensor,
     b_ih: Tensor | None,
@@ -111,8 +106,9 @@ def lstm_steps(
     """Every step in the order of t, all zero past a sample's end; then h_n and c_n."""
     by_step = [(name, others.get(name)) for name in BY_STEP]
     new_each_step = {name: mask for name, mask in by_step if mask is not None and mask.dim() == 3}
-    T = x.shape[0]
-    h, c = h_0, c_0
+    T, B, _ = x.shape
+    h = x.new_zeros(B, W_hh.shape[1]) if h_0 is None else h_0
+    c = x.new_zeros(B, W_hh.shape[0] // 4) if c_0 is None else c_0
     steps: dict[int, Step] = {}
     for t in reversed(range(T)) if reverse else range(T):
         of_step = {**others, **{name: mask[t] for name, mask in new_each_step.items()}}

@@ -15,6 +15,8 @@ from rnndrop_cuda.functional import LayerStates, run_both_ways, run_layer
 from rnndrop_cuda.noises import MASKS, LayerMasks
 
 State = tuple[Tensor, Tensor]
+InitialStates = tuple[Sequence[Tensor | None], Sequence[Tensor | None]]
+"""h_0 and c_0 of each layer and direction, ``[B, P]`` and ``[B, H]``; zeros where None."""
 PLACES = [LayerMasks._fields.index(row.field) for row in MASKS.values()]
 
 
@@ -48,7 +50,7 @@ def plain_call(layer: Any, input: Any, hx: Any, lengths: Any) -> tuple[Any, Stat
 
 
 def run_stack(
-    x: Tensor, hx: tuple[Sequence[Tensor], Sequence[Tensor]], lengths: Tensor | None,
+    x: Tensor, hx: InitialStates, lengths: Tensor | None,
     all_weights: Sequence[Sequence[Tensor]], masks: Sequence[LayerMasks],
     *, directions: int, projected: bool, backend: str, return_states: bool, packed: bool = False,
 ) -> tuple[Tensor, State, list[LayerStates]]:  # fmt: skip
@@ -60,12 +62,12 @@ def run_stack(
     dtype = _autocast_dtype(x, projected, packed)
 
     def given(k: int, x: Tensor) -> tuple[Any, ...]:
-        tensors = (x, hx[0][k], hx[1][k], *all_weights[k])
+        tensors: tuple[Any, ...] = (x, hx[0][k], hx[1][k], *all_weights[k])
         m = masks[k]
         if m.w is not None or m.y is not None:
             checks.check_masks_around(k, m, x, cast=dtype is not None)
         if dtype is not None:
-            tensors = tuple(tensor.to(dtype) for tensor in tensors)
+            tensors = tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
             m = LayerMasks(*(mask if mask is None else mask.to(dtype) for mask in m))
         x, h_0, c_0, W_ih, W_hh, *others = tensors
         W_hr = others.pop() if projected else None
@@ -77,6 +79,7 @@ def run_stack(
     def run(k: int, x: Tensor) -> tuple[Any, ...]:
         return run_layer(given(k, x), k % directions == 1, backend, return_states)
 
+    of_zeros = x.dtype
     final_h: list[Tensor] = []
     final_c: list[Tensor] = []
     states: list[LayerStates] = []
@@ -93,7 +96,8 @@ def run_stack(
         outputs = []
         for k, (y, h_n, c_n, *of_layer) in enumerate(results, first):
             if projected and dtype is not None and x.is_cpu:  # nn.LSTM's c comes of a sum with c_0
-                c_n = c_n.to(torch.promote_types(hx[1][k].dtype, dtype))
+                c_0 = hx[1][k]
+                c_n = c_n.to(torch.promote_types(of_zeros if c_0 is None else c_0.dtype, dtype))
             mask = masks[k].y
             outputs.append(y if mask is None else mask.to(y.dtype) * y)
             final_h.append(h_n)

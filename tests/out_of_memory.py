@@ -52,7 +52,9 @@ def plain_calls(sizes: tuple[int, ...], dtype: torch.dtype) -> Iterator[Call]:
     def call(packed: object, lengths: object = None, sequences: object = x) -> list[Tensor]:
         weights = layer._parameters, layer._all_weights
         is_packed = sequences is not x
-        y, hx = ops.plain_call(sequences, is_packed, None, lengths, *weights, I, H, 0, True, False, None, packed, "auto")
+        y, hx = ops.plain_call(
+            sequences, is_packed, None, lengths, *weights, I, H, 0, True, False, None, packed, "auto"
+        )
         return [y, *hx]
 
     weights = [weight for of_run in layer._weights() for weight in of_run[:2]]

@@ -58,9 +58,7 @@ class EmulatedLayer(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy, dh_n, dc_n):
         inputs, constants = ctx.args[: len(INPUTS) + 1], ctx.args[len(INPUTS) + 1 :]
-        gradients = torch.ops.rnndrop_emulated.lstm_layer_backward(
-            *ctx.args, *ctx.saved, dy, dh_n, dc_n, True, True
-        )
+        gradients = torch.ops.rnndrop_emulated.lstm_layer_backward(*ctx.args, *ctx.saved, dy, dh_n, dc_n, True, True)
         of_given = [None if given is None else gradient for given, gradient in zip(inputs, gradients, strict=True)]
         return *of_given, *[None] * len(constants)
 

@@ -21,6 +21,18 @@ void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool 
   make_backend(out).gemm(out, a, b, accumulate);
 }
 
+// Matrix after matrix, in one launch.
+void mask_rows(at::TensorList in, at::TensorList out, const c10::List<OptionalTensor>& masks,
+               at::IntArrayRef rows_of_mask) {
+  std::vector<MaskedRows> matrices;
+  for (size_t k = 0; k < in.size(); ++k) {
+    const OptionalTensor mask = masks.get(k);
+    matrices.push_back({in[k].const_data_ptr(), out[k].data_ptr(), in[k].size(0), in[k].size(1), pointer(mask),
+                        rows_of_mask[k], mask ? mask->size(0) : 1});
+  }
+  make_backend(in[0]).mask_rows(matrices, dtype_of(in[0]));
+}
+
 std::string engine_of(const at::Tensor& x, const at::Tensor& state, const at::Tensor& W_ih, const at::Tensor& W_hh,
                       bool backward) {
   const OptionalTensor none;
@@ -40,6 +52,13 @@ std::vector<at::Tensor> draw_dropout_masks(at::IntArrayRef dims, at::IntArrayRef
                                            std::optional<at::Generator> /*generator*/) {
   // No generator of a test's is a CUDA generator: the default one is.
   return cuda::draw_dropout_masks(kDevice, at::TensorOptions(dtype), dims, sizes, drop, dropped, kept, std::nullopt);
+}
+
+// Of kernels whose names begin so.
+int64_t launches_of(const std::string& name) {
+  int64_t launches = 0;
+  for (const auto& [kernel, n] : emu::stats.launches_by_name) launches += kernel.rfind(name, 0) == 0 ? n : 0;
+  return launches;
 }
 
 // As long as they are here, the ops of `torch.ops.rnndrop` on CPU tensors are these.
@@ -110,6 +129,7 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def(kDropoutMaskSchema);
   m.def(kDrawDropoutMasksSchema);
   m.def("gemm(Tensor(a!) out, Tensor a, Tensor b, bool accumulate) -> ()");
+  m.def("mask_rows(Tensor[] matrices, Tensor(a!)[] out, Tensor?[] masks, int[] rows_of_mask) -> ()");
   m.def("engine_of(Tensor x, Tensor state, Tensor W_ih, Tensor W_hh, bool backward) -> str");
   m.def("set_schedule(str name) -> ()", [](const std::string& name) { emu::config.set_schedule(name); });
   m.def("set_engine(str name) -> ()", [](const std::string& name) { cuda::wanted_engine = cuda::engine_named(name); });
@@ -140,6 +160,7 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
         [](int64_t from_now) { fake_cublas::failing = fake_cublas::gemms + from_now; });
   m.def("gemms() -> int", [] { return fake_cublas::gemms; });
   m.def("driver_questions() -> int", [] { return int64_t{emu::stats.driver_questions}; });
+  m.def("launches_of(str name) -> int", launches_of);
   m.def("launches() -> int", [] { return int64_t{emu::stats.launches}; });
 }
 
@@ -147,6 +168,7 @@ TORCH_LIBRARY_IMPL(rnndrop_emulated, CPU, m) {
   m.impl("lstm_layer", OpKernel<lstm_layer_forward, make_backend>::call);
   m.impl("lstm_layer_backward", OpKernel<lstm_layer_backward, make_backend>::call);
   m.impl("gemm", gemm);
+  m.impl("mask_rows", mask_rows);
   m.impl("engine_of", engine_of);
   m.impl("expand_dropout_mask", expand_dropout_mask);
 }

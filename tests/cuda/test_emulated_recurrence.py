@@ -59,17 +59,22 @@ def engine(use, request):
     return request.param
 
 
-def launches_of(op, solve):
-    before = op.launches()
+def recurrences_of(op, solve):
+    """What it gives, and how many launches of the engines' kernels or of the step's it takes."""
+
+    def launches():
+        return op.launches() - op.launches_of("masked_rows_kernel")
+
+    before = launches()
     result = solve()
-    return result, op.launches() - before
+    return result, launches() - before
 
 
 @pytest.mark.parametrize("features", FEATURES)
 def test_equals_the_reference_in_one_launch_each_way(op, emulated, engine, features):
     for dtype in DTYPES:
         problem = make_problem(4, 5, 3, 19, dtype=dtype, **FEATURES[features])
-        _, launches = launches_of(op, lambda problem=problem: problem.solve(emulated))
+        _, launches = recurrences_of(op, lambda problem=problem: problem.solve(emulated))
         assert launches == 2
         assert_equals_reference(problem, emulated)
 
@@ -96,9 +101,19 @@ def test_rows_of_the_gradient_may_be_further_apart_than_32_bits_count(emulated, 
     assert_same_bits(far.solve(emulated), problem.solve(emulated))
 
 
+@pytest.mark.parametrize("absent", [("h_0", "c_0"), ("h_0",), ("c_0",)], ids="+".join)
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("name", ["stepwise", "block", "cluster", "grid"])
+def test_without_an_initial_state_it_is_zeros(emulated, use, name, features, absent):
+    use(name, H100 if name in ("stepwise", "block") else SMALL)
+    options = FEATURES[features] | {"without": (*absent, *FEATURES[features].get("without", ()))}
+    for T in (4, 1):
+        assert_equals_reference(make_problem(T, 5, 3, 19, **options), emulated)
+
+
 @pytest.mark.parametrize("features", ["plain", "Gal", "untied"])
 def test_strides_of_the_weights_do_not_matter(emulated, engine, features):
-    """A mask that the batch shares is multiplied into a weight, whose result has the weight's strides."""
+    """A mask that the batch shares is multiplied into a dense weight."""
 
     def on_transposed_weights(x, h_0, c_0, W_ih, W_hh, *others, **options):
         W_ih, W_hh = (W.mT.contiguous().mT for W in (W_ih, W_hh))
@@ -165,7 +180,7 @@ def in_parts(op):
 def test_a_long_sequence_is_projected_and_run_at_once_unless_asked_otherwise(op, emulated, use):
     use("block")
     problem = make_problem(64, 2, 3, 5)
-    assert launches_of(op, lambda: problem.solve(emulated))[1] == 2
+    assert recurrences_of(op, lambda: problem.solve(emulated))[1] == 2
 
 
 @pytest.mark.usefixtures("in_parts")
@@ -174,9 +189,11 @@ def test_a_long_sequence_is_projected_and_run_at_once_unless_asked_otherwise(op,
 def test_a_long_sequence_is_projected_and_run_in_parts(op, emulated, use, features, reverse):
     use("block")
     problem = make_problem(64, 2, 3, 5, **FEATURES[features] | {"reverse": reverse})
-    _, launches = launches_of(op, lambda: problem.solve(emulated))
+    _, launches = recurrences_of(op, lambda: problem.solve(emulated))
     assert launches == 4 + 1  # forward in four parts, backward in one
     assert_equals_reference(problem, emulated)
+    without_a_state = make_problem(64, 2, 3, 5, **FEATURES[features] | {"reverse": reverse, "without": ("h_0", "c_0")})
+    assert_equals_reference(without_a_state, emulated)
 
 
 def test_there_are_no_more_parts_than_steps(op, use, in_parts):
@@ -186,7 +203,7 @@ def test_there_are_no_more_parts_than_steps(op, use, in_parts):
     given = [problem.inputs[name] for name in INPUTS] + [None] + [problem.options.get(name) for name in CONSTANTS]
     in_four = op.lstm_layer(*given, False, False)[0]
     op.set_input_parts(100)
-    y, launches = launches_of(op, lambda: op.lstm_layer(*given, False, False)[0])
+    y, launches = recurrences_of(op, lambda: op.lstm_layer(*given, False, False)[0])
     assert launches == 64
     assert torch.equal(y, in_four)
 
@@ -223,7 +240,7 @@ def test_inference_saves_nothing_and_gives_the_same(op, emulated, engine):
 def test_goes_step_by_step_where_the_engine_cannot_run(op, emulated, use, engine, gpu, options):
     use(engine, gpu)
     problem = make_problem(3, 4, 5, 40, **options)
-    _, launches = launches_of(op, lambda: problem.solve(emulated))
+    _, launches = recurrences_of(op, lambda: problem.solve(emulated))
     assert launches == 2 * 3
     assert_equals_reference(problem, emulated)
 
@@ -234,7 +251,7 @@ def test_no_cluster_of_kernels_that_were_compiled_without(op, emulated, use, ptx
     use("cluster", (9, 132, 20000 + ptx_version))  # a GPU for itself: plans are remembered
     op.set_ptx_version(ptx_version)
     problem = make_problem(3, 4, 5, 40)
-    _, found = launches_of(op, lambda: problem.solve(emulated))
+    _, found = recurrences_of(op, lambda: problem.solve(emulated))
     op.set_ptx_version(90)
     assert found == launches
 
@@ -246,7 +263,7 @@ def test_memory_that_the_driver_lacks_for_once_is_not_remembered(op, emulated, e
     def launches(out_of_memory):
         op.set_out_of_memory(out_of_memory)
         try:
-            return launches_of(op, lambda: problem.solve(emulated))[1]
+            return recurrences_of(op, lambda: problem.solve(emulated))[1]
         finally:
             op.set_out_of_memory(False)
 
@@ -269,7 +286,7 @@ def test_more_steps_than_a_kernel_counts_go_step_by_step_whatever_went_before(op
 
 def test_an_empty_batch_launches_nothing(op, emulated, use):
     use("auto")
-    _, launches = launches_of(op, lambda: make_problem(3, 0, 5, 8, **ALL_FEATURES).solve(emulated))
+    _, launches = recurrences_of(op, lambda: make_problem(3, 0, 5, 8, **ALL_FEATURES).solve(emulated))
     assert launches == 0
 
 

@@ -43,6 +43,7 @@ class Scheduler {
     grid_.body = std::move(body);
     grid_.scheduler.tsan = tsan_current_fiber();
     grid_.dice = grid_.schedule.seed * 7919u + ++stats.launches;
+    ++stats.launches_by_name[launch.name];
     random_.seed(grid_.dice);
     weak::memory = {};
     weak::memory.dice = grid_.dice;
