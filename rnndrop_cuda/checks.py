@@ -84,6 +84,32 @@ def check_input(input: Tensor) -> None:
         raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
 
 
+def check_orders(order: Tensor | None, back: Tensor | None, B: int) -> None:
+    """A PackedSequence's sorted_indices and unsorted_indices; their values where no device has to be waited for."""
+    if order is None and back is None:
+        return
+    expected = (
+        f"input: expected sorted_indices and unsorted_indices to be permutations of its {B} samples, each the other's "
+        "inverse"
+    )
+    for name, indices in {"sorted_indices": order, "unsorted_indices": back}.items():
+        if not isinstance(indices, Tensor):
+            raise ValueError(f"{expected}, got {name} {indices}")
+        if indices.shape != (B,) or indices.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"{expected}, got {name} of shape {list(indices.shape)} and {indices.dtype}")
+    assert order is not None and back is not None
+    if not (order.is_cpu and back.is_cpu and type(order) is type(back) is Tensor):
+        return
+    places = order.clamp(0, B - 1)
+    wrong = ((order != places) | (back[places] != torch.arange(B))).nonzero()
+    if len(wrong):
+        b = int(wrong[0])
+        got, place = f"sorted_indices[{b}] = {order[b]}", int(places[b])
+        if place == order[b]:
+            got += f" and unsorted_indices[{place}] = {back[place]}"
+        raise ValueError(f"{expected}, got {got}")
+
+
 def check_hx(hx: Any, dim: int) -> None:
     """That hx is a pair of tensors with as many dimensions as the input; nn.LSTM's own checks see to the sizes."""
     if hx is None:

@@ -272,7 +272,7 @@ class LSTM(LikeTorch):
 
         Args:
             input: ``[T, B, I]``, ``[B, T, I]`` with batch_first, ``[T, I]`` for a single unbatched sequence, or a
-                PackedSequence.
+                PackedSequence. On CUDA its indices are not checked, since that would wait: wrong ones mix samples up.
             hx: ``(h_0, c_0)``, each ``[D * num_layers, B, H]`` (``[D * num_layers, H]`` unbatched), D=2 where
                 bidirectional, else 1, and P for H in h_0 where there is a projection; zeros, or the learned state,
                 when absent. In the caller's order also where the input is packed.
@@ -294,8 +294,8 @@ class LSTM(LikeTorch):
 
         Raises:
             TypeError: an argument is not of a type said above.
-            ValueError: input is not 2-D or 3-D, dtypes differ, a length is out of range, or masks has the wrong number
-                of entries.
+            ValueError: input is not 2-D or 3-D, or its sorted_indices and unsorted_indices do not invert each other,
+                dtypes differ, a length is out of range, or masks has the wrong number of entries.
             RuntimeError: a size or a device does not fit.
         """
         no_options = masks is generator is None and not (return_masks or return_states)

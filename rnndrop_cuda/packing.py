@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from rnndrop_cuda import checks, ops
+
 
 def time_first(input: Tensor, batched: bool, batch_first: bool) -> Tensor:
     """``[T, B, ...]`` from ``[B, T, ...]`` with batch_first, from ``[T, ...]`` without a batch."""
@@ -27,10 +29,15 @@ def padded(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
     """``[T, B, ...]`` with zeros past the ends, in the caller's order; the lengths; each row's place among the T * B.
 
     By index, since pad_packed_sequence's backward goes over the whole batch at every change of length.
+
+    Raises:
+        ValueError: sorted_indices and unsorted_indices are not each other's inverse, on the CPU.
     """
     if torch._C._get_tracing_state():
         return _padded_in_a_trace(packed)
     data, T, B = packed.data, len(packed.batch_sizes), int(packed.batch_sizes[0])
+    if ops.runs_as_written():
+        checks.check_orders(packed.sorted_indices, packed.unsorted_indices, B)
     running = torch.arange(B) < packed.batch_sizes.unsqueeze(1)  # [T, B], longest first
     places, lengths = (on_device(t, data.device) for t in (running.flatten().nonzero().squeeze(1), running.sum(0)))
     if packed.sorted_indices is not None and packed.unsorted_indices is not None:

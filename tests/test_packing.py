@@ -105,3 +105,62 @@ def test_the_host_waits_for_no_copy_to_a_gpu(monkeypatch):
     assert len(pinned) == 1 and moved == [{"non_blocking": True}]
     packing.on_device(values, torch.device("cpu"))
     assert len(pinned) == 1
+
+
+def packed_in(*orders):
+    """Four samples of the lengths 2, 6, 5 and 6: sorted, their order is ORDER, and BACK undoes it."""
+    packed = pack_padded_sequence(torch.randn(6, 4, I), torch.tensor([2, 6, 5, 6]), enforce_sorted=False)
+    order, back = (None if indices is None else torch.as_tensor(indices) for indices in orders)
+    return packed._replace(sorted_indices=order, unsorted_indices=back)
+
+
+ORDER, BACK = [1, 3, 2, 0], [3, 0, 2, 1]
+WRONG_ORDERS = {
+    "one twice": ([0, 0, 1, 2], BACK, r"sorted_indices\[0\] = 0 and unsorted_indices\[0\] = 3"),
+    "one twice on the way back": (ORDER, [0, 0, 2, 1], r"sorted_indices\[3\] = 0 and unsorted_indices\[0\] = 0"),
+    "of other samples": ([0, 1, 2, 3], BACK, r"sorted_indices\[0\] = 0 and unsorted_indices\[0\] = 3"),
+    "one too high": ([1, 3, 2, 4], BACK, r"sorted_indices\[3\] = 4"),
+    "negative": ([1, -1, 2, 0], BACK, r"sorted_indices\[1\] = -1"),
+    "int32": (torch.tensor([0, 0, 1, 2], dtype=torch.int32), BACK, r"sorted_indices\[0\] = 0 and"),
+    "one way alone": (ORDER, None, "unsorted_indices None"),
+    "the way back alone": (None, BACK, "sorted_indices None"),
+    "too few": ([1, 0, 2], [1, 0, 2], r"sorted_indices of shape \[3\] and torch\.int64"),
+    "too few on the way back": (ORDER, [1, 0, 2], r"unsorted_indices of shape \[3\] and torch\.int64"),
+    "a matrix": ([ORDER], BACK, r"sorted_indices of shape \[1, 4\] and torch\.int64"),
+    "floats": (ORDER, [3.0, 0.0, 2.0, 1.0], r"unsorted_indices of shape \[4\] and torch\.float32"),
+    "bools": ([True, True, True, False], BACK, r"sorted_indices of shape \[4\] and torch\.bool"),
+}
+ORDERS_EXPECTED = (
+    "^input: expected sorted_indices and unsorted_indices to be permutations of its 4 samples, each the other's inverse"
+)
+
+
+@pytest.mark.parametrize("backend", ["auto", "python"])
+@pytest.mark.parametrize("options", [{}, {"return_states": True}], ids=["plain", "with states"])
+@pytest.mark.parametrize("wrong", WRONG_ORDERS)
+def test_orders_that_do_not_undo_each_other_are_refused(wrong, options, backend):
+    *orders, got = WRONG_ORDERS[wrong]
+    with pytest.raises(ValueError, match=f"{ORDERS_EXPECTED}, got {got}"):
+        LSTM(I, H, backend=backend)(packed_in(*orders), **options)
+
+
+def test_orders_of_32_bits_are_taken_by_every_way():
+    """nn.LSTM takes them, though PackedSequence promises 64."""
+    theirs = nn.LSTM(I, H, dtype=torch.float64)
+    ours, hx = LSTM.from_torch(theirs), tuple(torch.randn(1, 4, H, dtype=torch.float64) for _ in "hc")
+    packed = packed_in(torch.tensor(ORDER, dtype=torch.int32), torch.tensor(BACK, dtype=torch.int32))
+    packed = packed._replace(data=packed.data.double())
+    for options in ({}, {"return_states": True}):
+        assert_same(ours(packed, hx, **options)[:2], theirs(packed, hx))
+
+
+def test_orders_on_a_device_are_not_read():
+    """Values there are none on the meta device: to read one raises, as on CUDA it would wait."""
+
+    def run(packed):
+        data, order, back = (t.to("meta") for t in (packed.data, packed.sorted_indices, packed.unsorted_indices))
+        return LSTM(I, H, device="meta")(packed._replace(data=data, sorted_indices=order, unsorted_indices=back))
+
+    assert run(packed_in([0, 0, 1, 2], BACK))[0].data.shape == (19, H)
+    with pytest.raises(ValueError, match=ORDERS_EXPECTED):
+        run(packed_in([0, 0, 1], BACK))
