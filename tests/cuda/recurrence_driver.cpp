@@ -4,8 +4,10 @@
 // the contract's sizes. What is expected is computed in double from the definition; gradients are finite differences of
 // it, at places drawn at random. Where W_hh is in registers, the bits are those of the same tiling with it in shared
 // memory.
-//   recurrence_driver <recurrences of each dtype> [<samples at most>]
-// Of a build for an A100 (EMULATED_SM=80), on the engines that it has.
+//   recurrence_driver <recurrences of each dtype> [<samples at most> [<anything: stop at a failure>]]
+//   recurrence_driver drawn <seed>
+// The second is for one of each, of any sizes, and prints the bits of what comes out, which neither the order of the
+// threads nor a weak memory may change. Of a build for an A100 (EMULATED_SM=80), on the engines that it has.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -24,7 +26,7 @@ using namespace rnndrop;
 using cuda::Engine;
 
 int64_t max_B = 11;
-bool stops_at_first = false;
+bool stops_at_first = false, is_drawn = false;
 // With W_hh in registers, and of those the ones in which a warp has several tiles of rows, by engine.
 long launches_in_registers = 0, with_more_tiles[5] = {};
 
@@ -42,8 +44,12 @@ struct Array {
   std::vector<T> elements;
 };
 
+int64_t size_among(const std::vector<int64_t>& awkward, int64_t most) {
+  return is_drawn ? 1 + dice() % most : one_of(awkward);
+}
+
 struct Shape {
-  int64_t T = one_of({1, 2, 5}), B = one_of({1, 3, max_B}), H = one_of({1, 5, 8, 19, 40, 64});
+  int64_t T = size_among({1, 2, 5}, 6), B = size_among({1, 3, max_B}, 5), H = size_among({1, 5, 8, 19, 40, 64}, 48);
   bool reverse = coin(), per_step = coin(), per_row = coin();
   TimeOrder order() const { return {T, reverse}; }
 };
@@ -167,14 +173,17 @@ struct Context {
   const Shape& shape;
 };
 
+void print(const Context& in) {
+  std::printf(" (%s, %ld blocks, %ld samples each, %ld pieces, in registers %d; T %ld, B %ld, H %ld, reverse %d)\n",
+              name_of(in.engine), in.tiling.blocks, in.tiling.batch, in.tiling.pieces(), in.tiling.in_registers,
+              in.shape.T, in.shape.B, in.shape.H, in.shape.reverse);
+}
+
 void expect(const char* what, const Context& in, int64_t at, double actual, double expected, double tolerance) {
   if (std::fabs(actual - expected) <= tolerance * std::fmax(1, std::fabs(expected))) return;
   if (++failures > 20) return;
-  std::printf(
-      "FAIL %s[%ld]: %.9g, expected %.9g (%s, %ld blocks, %ld samples each, %ld pieces, in registers %d; T %ld, B %ld, "
-      "H %ld, reverse %d)\n",
-      what, at, actual, expected, name_of(in.engine), in.tiling.blocks, in.tiling.batch, in.tiling.pieces(),
-      in.tiling.in_registers, in.shape.T, in.shape.B, in.shape.H, in.shape.reverse);
+  std::printf("FAIL %s[%ld]: %.9g, expected %.9g", what, at, actual, expected);
+  print(in);
 }
 
 template <class Values>
@@ -190,6 +199,20 @@ void expect_same_bits(const char* what, const Context& in, const Array<T>& in_re
     if (std::memcmp(&a[at], &b[at], sizeof(T)) == 0) continue;
     expect(what, in, at, in_registers[at], in_shared[at], -1);
   }
+}
+
+// Of a drawn recurrence: a hash of the arrays' bytes (FNV-1a).
+template <class... T>
+void print_bits(const char* what, const Context& in, const Array<T>&... arrays) {
+  if (!is_drawn) return;
+  uint64_t hash = 0xcbf29ce484222325;
+  const auto add = [&](const auto& elements) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(elements.data());
+    for (size_t k = 0; k < elements.size() * sizeof elements[0]; ++k) hash = (hash ^ bytes[k]) * 0x100000001b3;
+  };
+  (add(arrays.elements), ...);
+  std::printf("bits of the %s: %016lx", what, hash);
+  print(in);
 }
 
 struct Kind {
@@ -306,6 +329,7 @@ void check_forward(Problem<scalar_t>& p, const Kind& kind, const Result& expecte
   const int64_t n_first = coin() ? T : (T + 1) / 2;
   ForwardOutputs<scalar_t> out(T, B * H, save);
   run_forward(out, p, kind, launch.get(), save, n_first);
+  print_bits("forward", in, out.y, out.h_n, out.c_n, out.c, out.gates);
 
   expect_all("y", in, out.y, expected.y, kind.tolerance);
   expect_all("h_n", in, out.h_n, expected.h_n, kind.tolerance);
@@ -364,6 +388,7 @@ void check_backward(Problem<scalar_t>& p, const Kind& kind, const Result& forwar
     return out;
   };
   const BackwardOutputs<scalar_t> out = run(launch.get());
+  print_bits("backward", in, out.da, out.dh_0, out.dc_0);
   if (in.tiling.in_registers) {
     launch.count_in_registers(kind);
     const BackwardOutputs<scalar_t> other = run(launch.in_shared_memory(kind));
@@ -441,13 +466,18 @@ void check_clusters_are_known() {
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(
-        stderr,
-        "usage: recurrence_driver <recurrences of each dtype> [<samples at most> [<anything: stop at a failure>]]\n");
+    std::fprintf(stderr,
+                 "usage: recurrence_driver <recurrences of each dtype> [<samples at most> [<anything: stop at a "
+                 "failure>]]\n       recurrence_driver drawn <seed>\n");
     return 2;
   }
-  const int count = std::atoi(argv[1]);
-  if (argc > 2) max_B = std::atoi(argv[2]);
+  is_drawn = argc == 3 && std::strcmp(argv[1], "drawn") == 0;
+  const int count = is_drawn ? 1 : std::atoi(argv[1]);
+  if (is_drawn) {
+    dice.seed(std::atoi(argv[2]));
+  } else if (argc > 2) {
+    max_B = std::atoi(argv[2]);
+  }
   stops_at_first = argc > 3;
   check<float>({Dtype::float32, false, 1e-5}, count);
   check<float>({Dtype::float32, true, 8e-3}, count);
@@ -456,6 +486,7 @@ int main(int argc, char** argv) {
   check<double>({Dtype::float64, false, 1e-12}, count);
   check<__half>({Dtype::float16, false, 4e-3}, count);
 #endif
+  if (is_drawn) return failures != 0;
   check_what_has_no_kernel();
   check_clusters_are_known();
   constexpr int kEnough = 20;  // for chance to draw each way

@@ -1,7 +1,8 @@
 """Whole layers drawn at random, through the emulated CUDA backend, against the reference in float64.
 
 What the other tests take in turn is mixed here: engine, GPU, sizes, dtype, TF32, noises, lengths, and where each tensor
-lies in memory. Around every tensor is NaN, so that what is read past its ends is seen in the results.
+lies in memory. Around every tensor is NaN, so that what is read past its ends is seen in the results. Recurrences alone
+run where memory is weak, too, and their results are to be the same bits as where it is not.
 For longer: RNNDROP_FUZZ_CASES=2000 RNNDROP_FUZZ_SEED=1 python -m pytest tests/cuda/test_emulated_fuzz.py
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from layer_checks import Layer, leaving_unused, map_tensors
+from test_recurrence_kernels import bits_on_plain_memory, bits_printed, build_weak, run_recurrences
 from torch import Tensor
 
 from rnndrop_cuda import reference
@@ -138,3 +140,11 @@ def test_a_layer_that_takes_a_tensor_for_a_dense_one_is_found(op, emulated, name
         return False
 
     assert any(map(is_found, range(100)))
+
+
+@pytest.mark.skipif(bool(toolchain.why_unusable()), reason=toolchain.why_unusable())
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + CASES // 4))
+def test_drawn_recurrences_under_weak_memory(seed):
+    done = run_recurrences(build_weak(), seed)
+    assert done.returncode == 0, done.stdout
+    assert bits_printed(done) == bits_on_plain_memory(seed)

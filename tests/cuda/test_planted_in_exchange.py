@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from test_recurrence_kernels import CUDA, DEFINES, DRIVER
+from test_recurrence_kernels import CUDA, DEFINES, DRIVER, bits_on_plain_memory, bits_printed, run_recurrences
 
 from tests.emulation import toolchain
 
@@ -76,8 +76,14 @@ ABOUT_TO_WRAP = [
     Mistake("the flag", CLEARED, TWO_LESS, "recurrence_kernels.cuh"),
     Mistake("what is waited for", "arrivals - arrived_", "arrivals - (arrived_ - 2)"),
 ]
+# What is stored is there at once where memory is not weak.
+UNDER_WEAK_MEMORY = [
+    Mistake("nothing is released", "red_release_add(flag_, 1)", "(void)atomicAdd(flag_, 1u)"),
+    Mistake("nothing is acquired behind the poll", "\n        ld_acquire(flag_)", "0u"),
+]
 # Each with the numbers that choose it.
 ALTERNATIVES = [(mistake, (number,)) for number, mistake in enumerate(MISTAKES, 1)]
+ALTERNATIVES += [(mistake, (number,)) for number, mistake in enumerate(UNDER_WEAK_MEMORY, WRAPS + 1)]
 ALTERNATIVES += [(change, (WRAPS - 1, WRAPS)) for change in ABOUT_TO_WRAP]
 
 
@@ -126,3 +132,16 @@ def test_the_flag_may_wrap(status, schedule):
 def test_a_mistake_is_found(status, number):
     for schedule in MISTAKES[number - 1].schedules:
         assert status(number, schedule) != 0, schedule
+
+
+@pytest.mark.parametrize("program", ["weak"], indirect=True)
+@pytest.mark.parametrize("mistake", UNDER_WEAK_MEMORY, ids=lambda mistake: mistake.name)
+def test_recurrences_drawn_at_random_find_it_under_weak_memory(program, monkeypatch, mistake):
+    """By both that the fuzz test looks at: the error, and the bits."""
+    monkeypatch.setenv(toolchain.PLANTED, str(WRAPS + 1 + UNDER_WEAK_MEMORY.index(mistake)))
+
+    def is_found(seed):
+        done = run_recurrences(program[1], seed)
+        return done.returncode != 0 and bits_printed(done) != bits_on_plain_memory(seed)
+
+    assert any(map(is_found, range(10)))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tests.emulation import toolchain
@@ -13,20 +17,48 @@ ALL = [*sorted(CUDA.glob("recurrence_*.cu")), DRIVER]
 # The other two differ by a type alone, and a sanitized build takes its time.
 ONE_DTYPE_A_TILE = [*(CUDA / f"recurrence_{kind}.cu" for kind in ("float32", "tf32", "bfloat16")), DRIVER]
 DEFINES = {"ONE_DTYPE_A_TILE": 1}
+LAUNCHES_DRAWN = 6  # of these three, forward and backward
 
 pytestmark = pytest.mark.skipif(bool(toolchain.why_unusable()), reason=toolchain.why_unusable())
 
 
+def build_plain() -> Path:
+    return toolchain.build_program("recurrence_driver", ALL)
+
+
+def build_weak() -> Path:
+    return toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, sanitize="weak", defines=DEFINES)
+
+
+def run_recurrences(program: Path, seed: int) -> subprocess.CompletedProcess[str]:
+    """Recurrences, and a schedule, drawn from the seed."""
+    schedule = random.Random(seed).choice(("fifo", "lifo", f"rand{seed}"))
+    return toolchain.run(program, "drawn", str(seed), schedule=schedule)
+
+
+def bits_printed(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """A line a launch, of the dtypes that all builds have."""
+    return [line for line in done.stdout.splitlines() if line.startswith("bits ")][:LAUNCHES_DRAWN]
+
+
+def bits_on_plain_memory(seed: int) -> list[str]:
+    """What the same recurrences print where a store is there at once, as they do first in, first out."""
+    done = toolchain.run(build_plain(), "drawn", str(seed))
+    assert done.returncode == 0, done.stdout
+    bits = bits_printed(done)
+    assert len(bits) == LAUNCHES_DRAWN
+    return bits
+
+
 @pytest.mark.parametrize("schedule", toolchain.SCHEDULES)
 def test_definition(schedule):
-    done = toolchain.run(toolchain.build_program("recurrence_driver", ALL), "60", schedule=schedule)
+    done = toolchain.run(build_plain(), "60", schedule=schedule)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("schedule", toolchain.SCHEDULES)
 def test_definition_under_weak_memory(schedule):
-    program = toolchain.build_program("recurrence_driver", ONE_DTYPE_A_TILE, sanitize="weak", defines=DEFINES)
-    done = toolchain.run(program, "12", "5", schedule=schedule)
+    done = toolchain.run(build_weak(), "12", "5", schedule=schedule)
     assert done.returncode == 0, done.stdout
 
 

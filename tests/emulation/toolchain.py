@@ -210,7 +210,9 @@ def _instrument_flags(sanitize: str | None, coverage: bool) -> list[str]:
 
 
 def _compile_flags(defines: Mapping[str, str | int] | None, opt: str, include_dirs: Sequence[Path]) -> list[str]:
-    flags = [opt, "-g1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-tsan", "-DRNNDROP_EMULATE_CUDA"]
+    # The same bits in every build: on aarch64 it is the optimizer's choice what becomes one fused operation.
+    flags = [opt, "-g1", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-tsan"]
+    flags += ["-DRNNDROP_EMULATE_CUDA"]
     flags += [f"-D{key}={value}" for key, value in (defines or {}).items()]
     own = [REPO / "csrc", REPO / "csrc" / "cuda", Path(__file__).resolve().parent, *include_dirs]
     flags += [f"-I{folder}" for folder in own]
