@@ -20,16 +20,18 @@ HOW = "run `python tests/cuda/kernel_resources.py` and commit bench/results/cuda
 
 
 def expected_kernels():
-    """(file, kernel): masks by an entry's width; steps by dtype, vector and noise; recurrences by engine and noise.
+    """(file, kernel): masks by an entry's width; masked rows by dtype; steps by dtype, vector and noise; recurrences by
+    engine and noise.
 
     On tensor cores another recurrence keeps 32 k-steps of W_hh in a warp's registers.
     """
     for bits in ("unsigned short", "unsigned int", "unsigned long"):
         yield "mask_kernel.cu", f"masks_kernel<{bits}>"
     ways, noises = ("forward", "backward"), ("false", "true")
-    for (scalar, size), way, noise in product(
-        {"double": 8, "float": 4, "__nv_bfloat16": 2, "__half": 2}.items(), ways, noises
-    ):
+    scalars = {"double": 8, "float": 4, "__nv_bfloat16": 2, "__half": 2}
+    for scalar in scalars:
+        yield "masked_rows.cu", f"masked_rows_kernel<{scalar}>"
+    for (scalar, size), way, noise in product(scalars.items(), ways, noises):
         for width in (16 // size, 1):
             yield "step_kernels.cu", f"{way}_kernel<{scalar}, {width}, {noise}>"
     for math, way, engine, noise in product(

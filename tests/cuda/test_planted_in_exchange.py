@@ -112,7 +112,7 @@ def status(program, monkeypatch):
 
     def run(number: int, schedule: str) -> int:
         monkeypatch.setenv(toolchain.PLANTED, str(number))
-        return toolchain.run(program[1], "12", "5", "stop", schedule=schedule).returncode
+        return toolchain.run(program[1], "20", "5", "stop", schedule=schedule).returncode
 
     return run
 
