@@ -110,9 +110,9 @@ def program(request, tmp_path_factory):
 def status(program, monkeypatch):
     """status(number, schedule): the exit status with that mistake."""
 
-    def run(number: int, schedule: str) -> int:
+    def run(number: int, schedule: str, recurrences: int = 12) -> int:
         monkeypatch.setenv(toolchain.PLANTED, str(number))
-        return toolchain.run(program[1], "20", "5", "stop", schedule=schedule).returncode
+        return toolchain.run(program[1], str(recurrences), "5", "stop", schedule=schedule).returncode
 
     return run
 
@@ -131,7 +131,7 @@ def test_the_flag_may_wrap(status, schedule):
 @pytest.mark.parametrize("number", range(1, len(MISTAKES) + 1), ids=lambda number: MISTAKES[number - 1].name)
 def test_a_mistake_is_found(status, number):
     for schedule in MISTAKES[number - 1].schedules:
-        assert status(number, schedule) != 0, schedule
+        assert status(number, schedule, recurrences=20) != 0, schedule
 
 
 @pytest.mark.parametrize("program", ["weak"], indirect=True)

@@ -1,0 +1,79 @@
+"""How long the host takes over a short call on CUDA until all is launched, without what the driver takes for it.
+
+`PYTHONPATH=. python tests/cuda/host_time.py` writes bench/results/host_time.csv. The backend is the real one, behind
+the emulation's headers; what it launches is dropped, and so are cuBLAS' products. So this is Python, torch's dispatcher
+and autograd, and our own code: what a change of ours can make less. Memory comes from the CPU's allocator, and what ATen
+launches itself, a sum and fills, is computed, on tensors of a few bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from host_calls import CASES, CSV, B, H, I, T, on_emulated_cuda
+
+from bench.machine import machine_facts
+from rnndrop_cuda import LSTM
+
+OUT = CSV.with_name("host_time.csv")
+CALLS, SAMPLES = 100, 31
+
+
+def microseconds(work: Callable[[], object]) -> float:
+    """Of one call: the median of samples."""
+    work()
+    samples = []
+    for _ in range(SAMPLES):
+        begin = time.perf_counter()
+        for _ in range(CALLS):
+            work()
+        samples.append((time.perf_counter() - begin) / CALLS * 1e6)
+    return statistics.median(samples)
+
+
+def measure(dropout: str) -> dict[str, Any]:
+    """A row of the table, of the layer on the emulated backend."""
+    layer = LSTM(I, H, **CASES[dropout])
+    x, dy = torch.randn(T, B, I, requires_grad=True), torch.randn(T, B, H * (2 if layer.bidirectional else 1))
+    leaves = [x, *layer.parameters()]
+
+    def forward() -> torch.Tensor:
+        return layer(x)[0]
+
+    def both() -> None:
+        torch.autograd.grad(forward(), leaves, dy)
+
+    with torch.no_grad():
+        inference = microseconds(forward)
+    times = {"inference": inference, "forward": microseconds(forward), "forward+backward": microseconds(both)}
+    return {"dropout": dropout} | {phase: f"{time:.0f}" for phase, time in times.items()}
+
+
+def main() -> None:
+    """Write the times."""
+    import conftest  # beside this file
+
+    torch.set_num_threads(1)
+    op = conftest.load_op()
+    with on_emulated_cuda(op):
+        op.drop_launches(True)
+        rows = [measure(dropout) for dropout in CASES]
+        op.drop_launches(False)
+    with OUT.open("w", newline="") as file:
+        for key, value in machine_facts(torch.device("cpu"), shlex.join(["PYTHONPATH=. python", *sys.argv])).items():
+            file.write(f"# {key}: {value}\n")
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(OUT.read_text())
+
+
+if __name__ == "__main__":
+    main()
