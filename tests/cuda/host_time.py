@@ -67,7 +67,9 @@ def main() -> None:
         rows = [measure(dropout) for dropout in CASES]
         op.drop_launches(False)
     with OUT.open("w", newline="") as file:
-        for key, value in machine_facts(torch.device("cpu"), shlex.join(["PYTHONPATH=. python", *sys.argv])).items():
+        for key, value in machine_facts(
+            torch.device("cpu"), "PYTHONPATH=. " + shlex.join(["python", *sys.argv])
+        ).items():
             file.write(f"# {key}: {value}\n")
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -71,6 +71,72 @@ def test_packed_input_waits_for_nothing():
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_layers": 2, "dropout": 0.5}, {"input_dropout": 0.5, "hidden_dropout": 0.5, "candidate_dropout": 0.3},
+     {"mask_scope": "sample", "input_dropout": 0.5}, {"batch_first": True, "proj_size": 8}, {"weight_dropout": 0.5}],
+    ids=str,
+)  # fmt: skip
+def test_a_plain_call_gives_what_the_long_way_gives(taken, options, dtype):
+    layer = rnndrop_cuda.LSTM(6, 16, device="cuda", dtype=dtype, **options)
+    x = torch.randn(7, 4, 6, device="cuda", dtype=dtype, requires_grad=True)
+    lengths = torch.tensor([3, 7, 1, 7], device="cuda")
+
+    def results(call):
+        torch.manual_seed(5)
+        y, (h_n, c_n) = call(x)[:2]
+        gradients = torch.autograd.grad(y.sum() + h_n.sum() + c_n.sum(), [x, *layer.parameters()])
+        return [y, h_n, c_n, *gradients]
+
+    ways = [{}] if layer.batch_first else [{}, {"lengths": lengths}]
+    for given in ways:
+        plain = results(lambda x, given=given: layer(x, **given))
+        assert taken == [True]
+        long = results(lambda x, given=given: layer(x, **given, return_masks=True))
+        assert all(map(torch.equal, plain, long))
+        taken.clear()
+    layer.eval()
+    with torch.no_grad():
+        _, hx = layer(x)
+        plain, long = layer(x, hx), layer(x, hx, return_masks=True)
+    assert taken == [True] * 2
+    assert torch.equal(plain[0], long[0]) and all(map(torch.equal, plain[1], long[1]))
+
+
+def test_what_is_no_plain_call_on_cuda(taken):
+    x, lengths = torch.randn(7, 4, 6, device="cuda"), torch.tensor([3, 7, 1, 7])
+    rnndrop_cuda.LSTM(6, 16, bidirectional=True, device="cuda")(x)
+    layer = rnndrop_cuda.LSTM(6, 16, device="cuda")
+    layer(x, lengths=lengths)
+    layer(x, lengths=lengths.tolist())
+    layer(torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False))
+    with torch.autocast("cuda"):
+        assert layer(x)[0].dtype == torch.float16
+    assert taken == [False] * 5
+    with pytest.raises(RuntimeError, match="on cuda:0"):
+        layer(x.cpu())
+
+
+def test_a_plain_call_waits_for_nothing_and_can_be_captured(taken):
+    layer = rnndrop_cuda.LSTM(6, 8, 2, hidden_dropout=0.5, device="cuda")
+    x = torch.randn(7, 4, 6, device="cuda")
+    layer(x)[0].sum().backward()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        layer(x)[0].sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        y = layer.eval()(x)[0]
+    graph.replay()
+    with torch.no_grad():
+        assert torch.equal(y, layer(x)[0])
+    assert all(taken)
+
+
 def test_the_op_refuses_x_on_the_cpu():
     problem = make_problem(2, 3, 4, 8, device="cuda")
     x, *others = (problem.inputs[name] for name in INPUTS)
