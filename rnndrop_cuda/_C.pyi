@@ -1,6 +1,6 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 def lstm_layer(*args: Tensor | bool | None) -> tuple[Tensor, ...]: ...
 def lstm_layer_both_ways(
@@ -20,8 +20,19 @@ def plain_call(
     batch_first: bool,
     draw: Callable[[int, int], object] | None,
     packed: object,
+    backend: str,
     /,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None: ...
+def draw_dropout_masks(
+    dims: Sequence[int],
+    sizes: Sequence[int],
+    drop: Sequence[int],
+    dropped: Sequence[float],
+    kept: Sequence[float],
+    like: Tensor,
+    generator: Generator | None,
+    /,
+) -> list[Tensor]: ...
 def longest_first(
     lengths: Tensor, T: int, I: int, H: int, P: int, layers: int, directions: int, /
 ) -> Tensor | None: ...

@@ -165,8 +165,9 @@ ROUNDED: dict[Any, Callable[..., Tensor]] = {
 }
 # Operations that move numbers and compute none; another one has to be put into one of the two.
 EXACT = {
-    aten.cat, aten.clone, aten.detach, aten.expand, aten.gt, aten.new_zeros, aten.scalar_tensor, aten.select, aten.select_backward,
-    aten.slice, aten.split, aten.stack, aten.t, aten.unbind, aten.unsqueeze, aten.view, aten.where, aten.zeros_like,
+    aten.cat, aten.clone, aten.detach, aten.expand, aten.gt, aten.new_zeros, aten.scalar_tensor, aten.select,
+    aten.select_backward, aten.slice, aten.split, aten.stack, aten.t, aten.unbind, aten.unsqueeze, aten.view,
+    aten.where, aten.zeros_like,
 }  # fmt: skip
 
 

@@ -20,10 +20,9 @@ HOW = "run `python tests/cuda/kernel_resources.py` and commit bench/results/cuda
 
 
 def expected_kernels():
-    """(file, kernel): masks by an entry's width; masked rows by dtype; steps by dtype, vector and noise; recurrences by
-    engine and noise.
+    """(file, kernel): masks by an entry's width; rows by dtype; steps by dtype, vector, noise; recurrences by engine.
 
-    On tensor cores another recurrence keeps 32 k-steps of W_hh in a warp's registers.
+    The last also by noise. On tensor cores another recurrence keeps 32 k-steps of W_hh in a warp's registers.
     """
     for bits in ("unsigned short", "unsigned int", "unsigned long"):
         yield "mask_kernel.cu", f"masks_kernel<{bits}>"
