@@ -108,7 +108,7 @@ class Plan(NamedTuple):
     """Of each mask, in order: its shape, the probability p, and its values with p and otherwise."""
     places: list[list[int | None]]
     """Which of them each layer and direction has in each field of LayerMasks."""
-    at_once: tuple[Sequence[Any], ...] | None
+    at_once: tuple[list[int], list[int], list[int], list[float], list[float]] | None
     """How many dimensions each has, their sizes, and what it drops, for the op that draws all of them; None where a p
     rounds to 0 or 1 and nothing is drawn."""
 
