@@ -1,4 +1,5 @@
-// The two directions of a layer, neither of which waits for the other: one after the other, or each on a thread.
+// The two directions of a layer, neither of which waits for the other: on the CPU one after the other, or each on a
+// thread, on a GPU each on a stream.
 #pragma once
 
 #include <ATen/ThreadLocalState.h>
@@ -6,6 +7,9 @@
 #include "cpu/layer_schedule.h"
 #include "cpu/threads.h"
 #include "layer_inputs.h"
+#ifdef RNNDROP_WITH_CUDA
+#include "cuda/two_streams.h"
+#endif
 
 namespace rnndrop {
 
@@ -20,9 +24,19 @@ inline bool runs_directions_at_once(const at::Tensor& x, const at::Tensor& W_hh)
   return x.is_cpu() && cpu::runs_directions_at_once(layer, cpu::most_threads());
 }
 
-// run(k) for each of n directions of a layer.
-template <class Run>
-void for_each_direction(int64_t n, const at::Tensor& x, const at::Tensor& W_hh, const Run& run) {
+// run(k) for each of n directions of a layer; made(k) is what it has made then.
+template <class Run, class Made>
+void for_each_direction(int64_t n, const at::Tensor& x, const at::Tensor& W_hh, const Run& run,
+                        [[maybe_unused]] const Made& made) {
+#ifdef RNNDROP_WITH_CUDA
+  if (n == 2 && x.is_cuda()) {
+    const auto second = [&] {
+      run(1);
+      return made(1);
+    };
+    return cuda::at_once(x.device(), [&] { run(0); }, second);
+  }
+#endif
   if (n < 2 || !runs_directions_at_once(x, W_hh)) {
     for (int64_t k = 0; k < n; ++k) run(k);
     return;

@@ -92,6 +92,10 @@ Tensor empty_if(bool wanted, at::IntArrayRef shape, const at::TensorOptions& opt
 
 }  // namespace
 
+std::vector<Tensor> tensors_of(const ForwardResult& result) {
+  return std::apply([](const auto&... tensors) { return std::vector<Tensor>{tensors...}; }, result);
+}
+
 ForwardCall::ForwardCall(const LayerInputs& given, bool reverse, bool save) : in(given, reverse), save(save) {
   const auto [T, B, I, H, P] = in.sizes;
   y = at::empty({T, B, P}, in.options());

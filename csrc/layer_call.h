@@ -2,6 +2,7 @@
 #pragma once
 
 #include <tuple>
+#include <vector>
 
 #include "layer_inputs.h"
 
@@ -12,6 +13,7 @@ namespace rnndrop {
 //   c       acc [T+1,B,H]    c_0 in front of the c_t in time order; behind them where reverse
 //   h_full  scalar [T,B,H]   o * tanh(c), what W_hr projects to y; [0] also without a projection
 using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+std::vector<at::Tensor> tensors_of(const ForwardResult& result);
 // (dx, dh_0, dc_0, dW_ih, dW_hh, db_ih, db_hh, dW_hr); [0] in place of what was not asked for or has no input
 using BackwardResult =
     std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;

@@ -62,8 +62,9 @@ std::array<ForwardResult, 2> call_ops(c10::ArrayRef<LayerDirection> directions, 
   const at::AutoDispatchBelowAutograd below;
   std::array<ForwardResult, 2> results;
   const LayerInputs& first = directions[0].in;
-  for_each_direction(directions.size(), first.x, first.W_hh,
-                     [&](int64_t k) { results[k] = call_op(directions[k], save); });
+  for_each_direction(
+      directions.size(), first.x, first.W_hh, [&](int64_t k) { results[k] = call_op(directions[k], save); },
+      [&](int64_t k) { return tensors_of(results[k]); });
   return results;
 }
 
@@ -145,7 +146,11 @@ struct LayerNode : torch::autograd::Function<LayerNode> {
       for (size_t k = 0; k < n; ++k) run(k);
     } else {
       below.emplace();
-      for_each_direction(n, x, directions[0].saved[kWhh], run);
+      for_each_direction(n, x, directions[0].saved[kWhh], run, [&](int64_t k) {
+        variable_list made(directions[k].gradients.begin(), directions[k].gradients.end());
+        made.push_back(directions[k].dx);
+        return made;
+      });
     }
 
     variable_list gradients(edge + 1);  // and one for `directions`

@@ -50,10 +50,11 @@ std::array<ForwardResult, 2> run_layer(const StackLayer* layers, const Tensor& x
 std::array<ForwardResult, 2> run_packed(const StackLayer* layers, const cpu::PackedLayer* packed, const Tensor& x,
                                         const OptionalTensor* h_0, const OptionalTensor* c_0, int64_t n_directions) {
   std::array<ForwardResult, 2> results;
-  for_each_direction(n_directions, x, layers[0].W_hh, [&](int64_t k) {
+  const auto run = [&](int64_t k) {
     const StackLayer& of = layers[k];
     results[k] = packed[k].forward(x, h_0[k], c_0[k], of.W_ih, of.W_hh, of.b_ih, of.b_hh, /*reverse=*/k == 1);
-  });
+  };
+  for_each_direction(n_directions, x, layers[0].W_hh, run, [&](int64_t k) { return tensors_of(results[k]); });
   return results;
 }
 

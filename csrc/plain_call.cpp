@@ -178,8 +178,6 @@ std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject
   } else {
     const std::optional<Tensor> x = floats(input);
     if (!x || (x->dim() != 2 && x->dim() != 3) || somebody_listens(x->device())) return std::nullopt;
-    // Both directions of a layer at once are rnndrop_cuda.streams' on a GPU.
-    if (!x->is_cpu() && of.bidirectional) return std::nullopt;
     call.form = x->dim() == 2 ? Form::unbatched : of.batch_first ? Form::batch_first : Form::time_first;
     in.x = call.form == Form::unbatched ? x->unsqueeze(1) : of.batch_first ? x->transpose(0, 1) : *x;
   }

@@ -197,13 +197,12 @@ def run_layer(tensors: tuple[Any, ...], reverse: bool, backend: str, return_stat
 def run_both_ways(
     forwards: tuple[Any, ...], backwards: tuple[Any, ...], backend: str, return_states: bool
 ) -> list[tuple[Any, ...]]:
-    """:func:`run_layer` of both directions of a layer, which the CPU may run at once. They share x and lengths."""
+    """:func:`run_layer` of both directions of a layer, which may run at once. They share x and lengths."""
     both = forwards, backwards
     at_once = (
         not torch.compiler.is_compiling()
         and not torch._C._get_tracing_state()
         and not return_states
-        and forwards[0].is_cpu
         and forward_ad._current_level < 0
         and all(_op_checks_all(tensors, backend) and not has_torch_function(tensors) for tensors in both)
     )

@@ -1,8 +1,7 @@
-"""The stack of layers and directions as a function of tensors: autocast, streams, the masks outside of a layer."""
+"""The stack of layers and directions as a function of tensors: autocast, the masks outside of a layer."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnndrop_cuda import checks, ops, streams
+from rnndrop_cuda import checks, ops
 from rnndrop_cuda.functional import LayerStates, run_both_ways, run_layer
 from rnndrop_cuda.noises import MASKS, LayerMasks
 
@@ -23,9 +22,9 @@ PLACES = [LayerMasks._fields.index(row.field) for row in MASKS.values()]
 def plain_call(layer: Any, input: Any, hx: Any, lengths: Any) -> tuple[Any, State] | None:
     """An LSTM's forward on plain tensors where nothing listens; None if this is not one.
 
-    On the CPU they may be packed; on CUDA it runs in one direction only (:mod:`rnndrop_cuda.streams`). All but the
-    drawing of masks is in C++ (csrc/plain_call.h): Python takes longer over a small layer than the kernels. It keeps
-    nothing from call to call but what pack_weights did, and what does not fit it leaves to the way of every other call.
+    On the CPU they may be packed. All but the drawing of masks is in C++ (csrc/plain_call.h): Python takes longer over a
+    small layer than the kernels. It keeps nothing from call to call but what pack_weights did, and what does not fit it
+    leaves to the way of every other call.
     """
     draws = layer.training or layer.mc_dropout
     if (
@@ -76,23 +75,15 @@ def run_stack(
             W_hh = m.w * W_hh
         return x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, *(m[place] for place in PLACES), lengths
 
-    def run(k: int, x: Tensor) -> tuple[Any, ...]:
-        return run_layer(given(k, x), k % directions == 1, backend, return_states)
-
     of_zeros = x.dtype
     final_h: list[Tensor] = []
     final_c: list[Tensor] = []
     states: list[LayerStates] = []
     for first in range(0, len(all_weights), directions):
-        if directions == 2 and streams.has_streams(x):
-            second = first + 1
-            used = [x, hx[0][second], hx[1][second], lengths, *masks[second], *all_weights[second]]
-            runs = functools.partial(run, first, x), functools.partial(run, second, x)
-            results = streams.at_once(*runs, x.device, used)
-        elif directions == 2:
+        if directions == 2:
             results = run_both_ways(given(first, x), given(first + 1, x), backend, return_states)
         else:
-            results = [run(first, x)]
+            results = [run_layer(given(first, x), False, backend, return_states)]
         outputs = []
         for k, (y, h_n, c_n, *of_layer) in enumerate(results, first):
             if projected and dtype is not None and x.is_cpu:  # nn.LSTM's c comes of a sum with c_0

@@ -14,6 +14,7 @@
 #include "cuda/gemm_arguments.h"
 #include "cuda/masked_rows.h"
 #include "cuda/step_kernels.h"
+#include "cuda/two_streams.h"
 #include "stepwise.h"
 
 namespace rnndrop::cuda {
@@ -58,15 +59,6 @@ cublasHandle_t cublas_of_current_stream() {
 Gpu current_gpu() {
   const cudaDeviceProp* gpu = at::cuda::getCurrentDeviceProperties();
   return {gpu->major, gpu->multiProcessorCount, static_cast<int64_t>(gpu->sharedMemPerBlockOptin)};
-}
-
-// One for each device and thread: every further stream would cost cuBLAS a workspace.
-c10::cuda::CUDAStream side_stream(c10::DeviceIndex device) {
-  thread_local std::map<c10::DeviceIndex, c10::cuda::CUDAStream> streams;
-  const auto known = streams.find(device);
-  if (known != streams.end()) return known->second;
-  // Looked for first: torch has 32 streams to give, and then gives the same again.
-  return streams.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device)).first->second;
 }
 
 // The sequence in n parts, in the order of time.

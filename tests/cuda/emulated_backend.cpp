@@ -6,6 +6,7 @@
 
 #include "cuda/backend.h"
 #include "cuda/mask_ops.h"
+#include "cuda/two_streams.h"
 #include "cuda_emulation.h"
 #include "dropout_mask.h"
 #include "lstm_layer.h"
@@ -102,6 +103,23 @@ void end_late_streams() {
   late::end();
 }
 
+// (y, y of the second) of a layer in both directions, each on a stream.
+std::tuple<at::Tensor, at::Tensor> both_ways(const at::Tensor& x, const at::Tensor& W_ih, const at::Tensor& W_hh) {
+  const OptionalTensor none;
+  const auto y = [&](bool reverse) {
+    return std::get<0>(lstm_layer_forward(make_backend(x), x, none, none, W_ih, W_hh, none, none, none, none, none,
+                                          none, none, none, none, none, reverse, /*save=*/false));
+  };
+  at::Tensor forwards, backwards;
+  cuda::at_once(
+      kDevice, [&] { forwards = y(false); },
+      [&] {
+        backwards = y(true);
+        return std::vector<at::Tensor>{backwards, at::Tensor()};
+      });
+  return {forwards, backwards};
+}
+
 // Memory of the caller's stream that the side stream has yet to read when it is freed: what it reads there. 1 was
 // written; it stays while the caller's stream waits for the side stream first.
 double read_on_side_stream_after_free(bool waits) {
@@ -154,6 +172,7 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def("end_late_streams() -> ()", end_late_streams);
   m.def("drop_launches(bool now) -> ()", drop_launches);
   m.def("take_over(bool now) -> ()", take_over);
+  m.def("both_ways(Tensor x, Tensor W_ih, Tensor W_hh) -> (Tensor, Tensor)", both_ways);
   m.def("host_waits() -> ()", late::host_waits);
   m.def("read_on_side_stream_after_free(bool waits) -> float", read_on_side_stream_after_free);
   m.def("fail_gemm(int from_now) -> ()",

@@ -14,14 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from rnndrop_cuda import LSTM, ops, stack
-from rnndrop_cuda.functional import run_in_turn
+from rnndrop_cuda import LSTM
 
 CSV = Path(__file__).resolve().parents[2] / "bench" / "results" / "host_calls.csv"
 T, B, I, H = 3, 2, 4, 8
@@ -58,24 +56,18 @@ class Count:
 def on_emulated_cuda(op: Any) -> Iterator[None]:
     """The ops on CPU tensors are those of the CUDA backend, emulated, on the engine for a whole recurrence.
 
-    What Python leaves to C++ on the CPU alone goes the way of CUDA's tensors.
+    Both directions of a layer run on one thread, one after the other: two streams are for CUDA's tensors alone.
     """
-    plain_call, bidirectional = ops.plain_call, 9
-
-    def in_one_direction(*args: Any) -> Any:
-        return None if args[bidirectional] else plain_call(*args)
-
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     op.take_over(True)
     op.set_engine("block")
     try:
-        with (
-            mock.patch.object(ops, "plain_call", in_one_direction),
-            mock.patch.object(stack, "run_both_ways", run_in_turn),
-        ):
-            yield
+        yield
     finally:
         op.set_engine("stepwise")
         op.take_over(False)
+        torch.set_num_threads(threads)
 
 
 def _events(work: Callable[[], object]) -> list[Any]:

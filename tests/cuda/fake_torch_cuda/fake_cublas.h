@@ -4,6 +4,7 @@
 #pragma once
 
 #include <ATen/Context.h>
+#include <c10/core/Allocator.h>
 #include <c10/core/Device.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Exception.h>
@@ -58,6 +59,10 @@ inline CUDAStream getStreamFromPool(bool, c10::DeviceIndex) {
   return {1};
 }
 }  // namespace c10::cuda
+
+namespace c10::cuda::CUDACachingAllocator {
+inline void recordStream(const c10::DataPtr& memory, CUDAStream stream) { late::used_on(memory.get(), stream.number); }
+}  // namespace c10::cuda::CUDACachingAllocator
 
 namespace at::cuda {
 struct CUDAEvent {

@@ -107,6 +107,12 @@ struct Block {
 };
 inline std::map<void*, Block> blocks;
 
+// Another stream uses it, too, and has by then come to wait for all that its own has: it is given away behind that.
+inline void used_on(const void* memory, int stream) {
+  const auto found = blocks.find(const_cast<void*>(memory));
+  if (found != blocks.end()) found->second.stream = stream;
+}
+
 inline void free_late(void* memory) {
   const auto found = blocks.find(memory);
   if (found == blocks.end()) return;

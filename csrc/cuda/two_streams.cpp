@@ -1,0 +1,48 @@
+#include "cuda/two_streams.h"
+
+#include <ATen/cuda/CUDAEvent.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+
+#include <map>
+
+namespace rnndrop::cuda {
+namespace {
+
+// Whatever was queued on `stream` is waited for by `waiting`.
+void join(const c10::cuda::CUDAStream& stream, const c10::cuda::CUDAStream& waiting) {
+  at::cuda::CUDAEvent queued;
+  queued.record(stream);
+  queued.block(waiting);
+}
+
+}  // namespace
+
+c10::cuda::CUDAStream side_stream(c10::DeviceIndex device) {
+  thread_local std::map<c10::DeviceIndex, c10::cuda::CUDAStream> streams;
+  const auto known = streams.find(device);
+  if (known != streams.end()) return known->second;
+  // Looked for first: torch has 32 streams to give, and then gives the same again.
+  return streams.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device)).first->second;
+}
+
+void at_once(c10::Device device, const std::function<void()>& first,
+             const std::function<std::vector<at::Tensor>()>& second) {
+  const c10::cuda::CUDAGuard guard(device);
+  const c10::cuda::CUDAStream here = c10::cuda::getCurrentCUDAStream(), side = side_stream(here.device_index());
+  join(here, side);  // before the first is launched, or the second would wait for that as well
+  try {
+    first();
+    const c10::cuda::CUDAStreamGuard on_side(side);
+    for (const at::Tensor& made : second()) {
+      if (made.defined()) c10::cuda::CUDACachingAllocator::recordStream(made.storage().data_ptr(), here);
+    }
+  } catch (...) {
+    // What is queued there uses memory that may be given back to the caller's stream.
+    join(side, here);
+    throw;
+  }
+  join(side, here);
+}
+
+}  // namespace rnndrop::cuda
