@@ -74,7 +74,8 @@ def test_packed_input_waits_for_nothing():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_layers": 2, "dropout": 0.5, "bidirectional": True}, {"input_dropout": 0.5, "hidden_dropout": 0.5, "candidate_dropout": 0.3},
+    [{}, {"num_layers": 2, "dropout": 0.5, "bidirectional": True},
+     {"input_dropout": 0.5, "hidden_dropout": 0.5, "candidate_dropout": 0.3},
      {"mask_scope": "sample", "input_dropout": 0.5}, {"batch_first": True, "proj_size": 8}, {"weight_dropout": 0.5}],
     ids=str,
 )  # fmt: skip
