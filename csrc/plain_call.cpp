@@ -3,6 +3,7 @@
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <pybind11/pybind11.h>
+#include <torch/csrc/Dtype.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -30,14 +31,14 @@ bool has_kernels(const c10::Device& device) {
   return device.is_cpu();
 }
 
-// Tracers, torch.func, modes and autocast see what the layer does step by step.
-bool somebody_listens(const c10::Device& device) {
+// Tracers, torch.func, modes and, unless the call casts as it would, autocast see what the layer does step by step.
+bool somebody_listens(const c10::Device& device, bool casts) {
   const DispatchKeySet listening = c10::impl::tls_local_dispatch_key_set().included_;
   return (listening.raw_repr() & ~c10::default_included_set.raw_repr()) != 0 ||
          at::impl::torch_function_mode_enabled() ||
          // at::autocast::is_autocast_enabled, whose header takes the compiler as long as all others together.
-         !c10::impl::tls_is_dispatch_key_excluded(device.is_cpu() ? DispatchKey::AutocastCPU
-                                                                  : DispatchKey::AutocastCUDA);
+         (!casts && !c10::impl::tls_is_dispatch_key_excluded(device.is_cpu() ? DispatchKey::AutocastCPU
+                                                                             : DispatchKey::AutocastCUDA));
 }
 
 struct Options {
@@ -45,18 +46,24 @@ struct Options {
   bool bidirectional, batch_first;
 };
 
-// What x and all that has its type have in common.
+bool is_float(at::ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf;
+}
+
+// What x and all that is like it have in common; the type only where nothing is cast.
 struct Kind {
-  explicit Kind(const Tensor& x) : dtype(x.scalar_type()), device(x.device()) {}
+  Kind(const Tensor& x, bool casts) : dtype(x.scalar_type()), device(x.device()), casts(casts) {}
+  bool has(at::ScalarType other) const { return casts ? is_float(other) : other == dtype; }
   at::ScalarType dtype;
   c10::Device device;
+  bool casts;
 };
 
 // A plain tensor like x. It is held, since others may run and put something else into its place.
 std::optional<Tensor> plain_tensor(PyObject* object, const Kind& kind, at::IntArrayRef shape) {
   if (!object || !THPVariable_CheckExact(object)) return std::nullopt;
   const Tensor& tensor = THPVariable_Unpack(object);
-  const bool fits = is_plain(tensor) && tensor.scalar_type() == kind.dtype && tensor.device() == kind.device;
+  const bool fits = is_plain(tensor) && kind.has(tensor.scalar_type()) && tensor.device() == kind.device;
   return fits && tensor.sizes() == shape ? std::optional(tensor) : std::nullopt;
 }
 
@@ -98,9 +105,8 @@ std::optional<StackState> state_of(PyObject* hx, const Kind& kind, at::IntArrayR
 std::optional<Tensor> floats(PyObject* object) {
   if (!THPVariable_CheckExact(object)) return std::nullopt;
   const Tensor& tensor = THPVariable_Unpack(object);
-  const at::ScalarType dtype = tensor.scalar_type();
-  const bool fits = dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf;
-  return fits && is_plain(tensor) && has_kernels(tensor.device()) ? std::optional(tensor) : std::nullopt;
+  return is_float(tensor.scalar_type()) && is_plain(tensor) && has_kernels(tensor.device()) ? std::optional(tensor)
+                                                                                            : std::nullopt;
 }
 
 // A tensor of integers on a device, or None.
@@ -165,7 +171,7 @@ struct Call {
 };
 
 std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject* lengths, PyObject* parameters,
-                         PyObject* names, PyObject* backend, const Options& of) {
+                         PyObject* names, PyObject* backend, bool casts, const Options& of) {
   if (!PyDict_Check(parameters) || !PyList_Check(names)) return std::nullopt;
   Call call;
   StackInputs& in = call.in;
@@ -173,17 +179,19 @@ std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject
   std::optional<PackedBatch> packed;  // unpacked when all else fits
   if (is_packed) {
     packed = packed_batch(input);
-    if (!packed || lengths != Py_None || somebody_listens(packed->data.device())) return std::nullopt;
+    if (!packed || lengths != Py_None || somebody_listens(packed->data.device(), casts)) return std::nullopt;
     call.form = Form::packed;
   } else {
     const std::optional<Tensor> x = floats(input);
-    if (!x || (x->dim() != 2 && x->dim() != 3) || somebody_listens(x->device())) return std::nullopt;
+    if (!x || (x->dim() != 2 && x->dim() != 3) || somebody_listens(x->device(), casts)) return std::nullopt;
     call.form = x->dim() == 2 ? Form::unbatched : of.batch_first ? Form::batch_first : Form::time_first;
     in.x = call.form == Form::unbatched ? x->unsqueeze(1) : of.batch_first ? x->transpose(0, 1) : *x;
   }
   const Tensor& x = packed ? packed->data : in.x;
   const int64_t T = packed ? packed->T() : x.size(0), B = packed ? packed->B() : x.size(1);
-  const Kind kind(x);
+  const Kind kind(x, casts);
+  // There nn.LSTM's c is of another type than its h.
+  if (casts && of.proj_size && kind.device.is_cpu()) return std::nullopt;
   if (T == 0 || x.size(-1) != of.input_size || !is_backend(backend, kind.device) ||
       !read_lengths(lengths, kind.device, T, B, in.lengths)) {
     return std::nullopt;
@@ -246,6 +254,26 @@ bool draw_masks(PyObject* draw, StackInputs& in) {
   return true;
 }
 
+// All tensors in one type.
+void cast(StackInputs& in, at::ScalarType dtype) {
+  const auto cast = [&](Tensor& tensor) {
+    if (tensor.scalar_type() != dtype) tensor = tensor.to(dtype);
+  };
+  cast(in.x);
+  if (in.hx) {
+    cast(in.hx->h);
+    cast(in.hx->c);
+  }
+  for (StackLayer& of : in.layers) {
+    cast(of.W_ih);
+    cast(of.W_hh);
+    for (OptionalTensor* tensor : {&of.b_ih, &of.b_hh, &of.W_hr, &of.mask_x, &of.mask_h, &of.mask_g, &of.mask_w,
+                                   &of.mask_y, &of.mask_c, &of.zone_c, &of.zone_h}) {
+      if (*tensor) cast(**tensor);
+    }
+  }
+}
+
 constexpr const char* kPackedLayers = "rnndrop_cuda.PackedLayers";  // of the capsule
 
 bool are_of(const PackedLayers& packed, const std::vector<StackLayer>& layers) {
@@ -257,26 +285,29 @@ bool are_of(const PackedLayers& packed, const std::vector<StackLayer>& layers) {
 
 PyObject* plain_call(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
   HANDLE_TH_ERRORS
-  constexpr Py_ssize_t kArguments = 14;
+  constexpr Py_ssize_t kArguments = 15;
   TORCH_CHECK_TYPE(n == kArguments, "plain_call: expected ", kArguments, " arguments, got ", n);
   const Options of{PyLong_AsLongLong(args[6]), PyLong_AsLongLong(args[7]), PyLong_AsLongLong(args[8]),
                    PyObject_IsTrue(args[9]) == 1, PyObject_IsTrue(args[10]) == 1};
   if (PyErr_Occurred()) return nullptr;
-  const bool is_packed = args[1] == Py_True;
-  std::optional<Call> call = read(args[0], is_packed, args[2], args[3], args[4], args[5], args[13], of);
+  const bool is_packed = args[1] == Py_True, casts = args[14] != Py_None;
+  TORCH_CHECK_TYPE(!casts || THPDtype_Check(args[14]), "plain_call: expected a dtype, got ",
+                   Py_TYPE(args[14])->tp_name);
+  std::optional<Call> call = read(args[0], is_packed, args[2], args[3], args[4], args[5], args[13], casts, of);
   if (!call) Py_RETURN_NONE;
   StackInputs& in = call->in;
   const bool differentiated = is_differentiated(in), draws = args[11] != Py_None;
   if (draws && !draw_masks(args[11], in)) Py_RETURN_NONE;
   const auto held = pybind11::reinterpret_borrow<pybind11::object>(args[12]);  // as the weights are
   const PackedLayers* packed = nullptr;
-  if (!held.is_none() && !differentiated && !draws && !in.lengths) {
+  if (!held.is_none() && !differentiated && !draws && !casts && !in.lengths) {
     packed = static_cast<const PackedLayers*>(PyCapsule_GetPointer(held.ptr(), kPackedLayers));
     if (!packed) return nullptr;
     if (!are_of(*packed, in.layers)) packed = nullptr;
   }
   const StackResult result = [&] {
     const pybind11::gil_scoped_release others_run;
+    if (casts) cast(in, reinterpret_cast<THPDtype*>(args[14])->scalar_type);
     StackResult result = run_stack(in, call->samples, differentiated, packed);
     if (call->form == Form::batch_first) result.y = result.y.transpose(0, 1);
     if (call->form != Form::unbatched) return result;

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Sequence
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, dtype
 
 def lstm_layer(*args: Tensor | bool | None) -> tuple[Tensor, ...]: ...
 def lstm_layer_both_ways(
@@ -21,6 +21,7 @@ def plain_call(
     draw: Callable[[int, int], object] | None,
     packed: object,
     backend: str,
+    dtype: dtype | None,
     /,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None: ...
 def draw_dropout_masks(

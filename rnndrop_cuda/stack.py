@@ -36,12 +36,16 @@ def plain_call(layer: Any, input: Any, hx: Any, lengths: Any) -> tuple[Any, Stat
     ):
         return None
     is_packed = type(input) is PackedSequence
+    dtype = None
+    if torch._C._is_any_autocast_enabled():
+        x = input.data if is_packed else input
+        dtype = _autocast_dtype(x, layer.proj_size > 0, is_packed) if isinstance(x, Tensor) else None
     result = ops.plain_call(
         input, is_packed, hx, lengths, layer._parameters, layer._all_weights,
         layer.input_size, layer.hidden_size, layer.proj_size, layer.bidirectional, layer.batch_first,
         layer.draw_masks if draws else None,
         layer._packed and layer._packed.layers,
-        layer.backend,
+        layer.backend, dtype,
     )  # fmt: skip
     if is_packed and result is not None:
         return input._replace(data=result[0]), result[1]

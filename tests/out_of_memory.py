@@ -53,7 +53,7 @@ def plain_calls(sizes: tuple[int, ...], dtype: torch.dtype) -> Iterator[Call]:
         weights = layer._parameters, layer._all_weights
         is_packed = sequences is not x
         y, hx = ops.plain_call(
-            sequences, is_packed, None, lengths, *weights, I, H, 0, True, False, None, packed, "auto"
+            sequences, is_packed, None, lengths, *weights, I, H, 0, True, False, None, packed, "auto", None
         )
         return [y, *hx]
 

@@ -111,9 +111,11 @@ def test_what_is_no_plain_call_on_cuda(taken):
     layer(x, lengths=lengths)
     layer(x, lengths=lengths.tolist())
     layer(torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False))
+    assert taken == [False] * 3
     with torch.autocast("cuda"):
-        assert layer(x)[0].dtype == torch.float16
-    assert taken == [False] * 4
+        plain, long = layer(x)[0], layer(x, return_masks=True)[0]
+    assert taken == [False] * 3 + [True]
+    assert plain.dtype == torch.float16 and torch.equal(plain, long)
     with pytest.raises(RuntimeError, match="on cuda:0"):
         layer(x.cpu())
 
