@@ -3,8 +3,8 @@
 `PYTHONPATH=. python tests/cuda/host_time.py` writes bench/results/host_time.csv. The backend is the real one behind the
 emulation's headers; what it launches is dropped, and so are cuBLAS' products. So this is Python, torch's dispatcher and
 autograd, and our own code: what a change of ours can make less. Memory comes from the CPU's allocator, and what ATen
-launches itself, a sum and fills, is computed, on tensors of a few bytes. Two directions run one after the other, without
-a second stream and its events.
+launches itself, a sum and fills, is computed, on tensors of a few bytes. Two directions run one after the other,
+without a second stream and its events.
 """
 
 from __future__ import annotations
