@@ -117,15 +117,17 @@ void SequenceGradients::add(const Steps& steps, const Tensor& da) {
   if (!call_.need_dW) return;
   weight_gradient(backend_, call_.dW_ih, da_rows, rows_of(x_tilde_, steps), accumulate_);
   add_dW_hh(steps, da);
-  if (!call_.need_db()) {
-    // There is none to add up.
-  } else if (accumulate_) {
-    call_.db.add_(da_rows.sum(0, /*keepdim=*/false, call_.db.scalar_type()));
+  if (call_.need_db()) add_db(da_rows);
+  accumulate_ = true;
+}
+
+void SequenceGradients::add_db(const Tensor& da_rows) const {
+  Tensor db = call_.db;
+  if (accumulate_) {
+    db.add_(da_rows.sum(0, /*keepdim=*/false, db.scalar_type()));
   } else {
-    Tensor db = call_.db;
     at::sum_out(db, da_rows, at::IntArrayRef({0}), /*keepdim=*/false, db.scalar_type());
   }
-  accumulate_ = true;
 }
 
 void SequenceGradients::add_dx(const Steps& steps, const Tensor& da_rows) const {

@@ -53,6 +53,7 @@ class SequenceGradients {
   Places places_of(const Steps& steps) const;
   void add_dx(const Steps& steps, const at::Tensor& da_rows) const;
   void add_dW_hh(const Steps& steps, const at::Tensor& da) const;
+  void add_db(const at::Tensor& da_rows) const;
   at::Tensor h_tilde(const Steps& steps) const;
 
   const BackwardCall& call_;

@@ -2,11 +2,9 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
 #include <c10/util/SmallVector.h>
 
-#include <algorithm>
 #include <array>
 
 #include "directions.h"

@@ -71,7 +71,7 @@ std::vector<Steps> parts_of(const TimeOrder& order, int64_t n_parts) {
   return parts;
 }
 
-// Dense, and with the mask of a gate that the batch shares: the product of the two has the strides of W_hh.
+// Dense, and with the mask of a gate that the batch shares.
 Tensor dense_W_hh(const CheckedInputs& in, const Primitives& backend) {
   return masked_columns(backend, in.W_hh, per_gate(in.mask_h) ? in.mask_h : std::nullopt, in.dtype);
 }
