@@ -25,8 +25,12 @@ constexpr int64_t kFewRows = 4;
 Tensor int64s(int64_t n) { return at::empty({n}, at::kLong); }
 
 bool are_int64s(const Tensor& tensor, int64_t n) {
-  return tensor.is_cpu() && tensor.scalar_type() == at::kLong && tensor.dim() == 1 && tensor.size(0) == n &&
-         tensor.is_contiguous();
+  return tensor.scalar_type() == at::kLong && tensor.dim() == 1 && tensor.size(0) == n && tensor.is_contiguous();
+}
+
+// What the host has written, on a device. It does not wait for the copy, as from memory that is not pinned it would.
+Tensor on_device(const Tensor& written, const c10::Device& device) {
+  return device.is_cpu() ? written : written.pin_memory().to(device, written.scalar_type(), /*non_blocking=*/true);
 }
 
 Tensor inverse(const Tensor& order) {
@@ -77,7 +81,9 @@ OptionalTensor longest_first(const Tensor& lengths, const StackSizes& stack) {
 
 bool is_consistent(const PackedBatch& packed) {
   const int64_t T = packed.batch_sizes.dim() == 1 ? packed.T() : 0;
-  if (T == 0 || !are_int64s(packed.batch_sizes, T) || packed.data.dim() != 2) return false;
+  if (T == 0 || !packed.batch_sizes.is_cpu() || !are_int64s(packed.batch_sizes, T) || packed.data.dim() != 2) {
+    return false;
+  }
   const int64_t *running = packed.batch_sizes.const_data_ptr<int64_t>(), B = packed.B();
   const bool shrinks = std::is_sorted(running, running + T, std::greater<>()) && running[T - 1] > 0;
   if (!shrinks || std::accumulate(running, running + T, int64_t(0)) != packed.data.size(0)) return false;
@@ -86,14 +92,14 @@ bool is_consistent(const PackedBatch& packed) {
   if (!order) return true;
   // Autograd would not save what inference mode made.
   const bool may_be_saved = !order->is_inference() || c10::InferenceMode::is_enabled();
-  return may_be_saved && are_int64s(*order, B) && are_int64s(*back, B) && are_inverse(*order, *back);
+  if (!may_be_saved || !are_int64s(*order, B) || !are_int64s(*back, B)) return false;
+  return !order->is_cpu() || are_inverse(*order, *back);  // nobody waits for a GPU to see them
 }
 
 SampleOrder unpack(const PackedBatch& packed, StackInputs& in) {
   const int64_t T = packed.T(), B = packed.B(), *running = packed.batch_sizes.const_data_ptr<int64_t>();
-  const SampleOrder samples{packed.sorted_indices, packed.unsorted_indices, int64s(packed.data.size(0))};
-  const Tensor lengths = at::zeros({B}, at::kLong);
-  int64_t *place = samples.places->mutable_data_ptr<int64_t>(), *length = lengths.mutable_data_ptr<int64_t>();
+  const Tensor places = int64s(packed.data.size(0)), lengths = at::zeros({B}, at::kLong);
+  int64_t *place = places.mutable_data_ptr<int64_t>(), *length = lengths.mutable_data_ptr<int64_t>();
   for (int64_t t = 0; t < T; ++t) {
     for (int64_t b = 0; b < running[t]; ++b) {
       *place++ = t * B + b;
@@ -101,8 +107,10 @@ SampleOrder unpack(const PackedBatch& packed, StackInputs& in) {
     }
   }
   const int64_t I = packed.data.size(1);
+  const c10::Device device = packed.data.device();
+  const SampleOrder samples{packed.sorted_indices, packed.unsorted_indices, on_device(places, device)};
   in.x = at::zeros({T * B, I}, packed.data.options()).index_copy_(0, *samples.places, packed.data).view({T, B, I});
-  in.lengths = lengths;
+  in.lengths = on_device(lengths, device);
   return samples;
 }
 

@@ -119,16 +119,15 @@ bool read_int64s(PyObject* object, const c10::Device& device, OptionalTensor& ou
   return true;
 }
 
-// Of the CPU: a GPU's is unpacked by rnndrop_cuda.packing.
 std::optional<PackedBatch> packed_batch(PyObject* input) {
   if (!PyTuple_Check(input) || PyTuple_GET_SIZE(input) != 4) return std::nullopt;
   const std::optional<Tensor> data = floats(PyTuple_GET_ITEM(input, 0));
   OptionalTensor batch_sizes, sorted, unsorted;
-  if (!data || !data->is_cpu()) return std::nullopt;
-  const auto read = [&](Py_ssize_t k, OptionalTensor& out) {
-    return read_int64s(PyTuple_GET_ITEM(input, k), data->device(), out);
-  };
-  if (!read(1, batch_sizes) || !batch_sizes || !read(2, sorted) || !read(3, unsorted)) return std::nullopt;
+  if (!data || !read_int64s(PyTuple_GET_ITEM(input, 1), at::kCPU, batch_sizes) || !batch_sizes ||
+      !read_int64s(PyTuple_GET_ITEM(input, 2), data->device(), sorted) ||
+      !read_int64s(PyTuple_GET_ITEM(input, 3), data->device(), unsorted)) {
+    return std::nullopt;
+  }
   const PackedBatch packed{*data, *batch_sizes, sorted, unsorted};
   return is_consistent(packed) ? std::optional(packed) : std::nullopt;
 }

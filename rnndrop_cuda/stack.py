@@ -22,9 +22,9 @@ PLACES = [LayerMasks._fields.index(row.field) for row in MASKS.values()]
 def plain_call(layer: Any, input: Any, hx: Any, lengths: Any) -> tuple[Any, State] | None:
     """An LSTM's forward on plain tensors where nothing listens; None if this is not one.
 
-    On the CPU they may be packed. All but the drawing of masks is in C++ (csrc/plain_call.h): Python takes longer over
-    a small layer than the kernels. It keeps nothing from call to call but what pack_weights did, and what does not fit
-    it leaves to the way of every other call.
+    They may be packed. All but the drawing of masks is in C++ (csrc/plain_call.h): Python takes longer over a small
+    layer than the kernels. It keeps nothing from call to call but what pack_weights did; what does not fit it goes the
+    way of every other call.
     """
     draws = layer.training or layer.mc_dropout
     if (

@@ -69,6 +69,9 @@ def drawn_problem(draw: random.Random) -> tuple[Problem, tuple[str, ...]]:
     )  # fmt: skip
     if problem.inputs["b_ih"] is not None and draw.random() < 0.3:
         problem.inputs[draw.choice(("b_ih", "b_hh"))] = None
+    for state in ("h_0", "c_0"):
+        if draw.random() < 0.25:
+            problem.inputs[state] = None
     unused = draw.choice(((), (), (), ("y",), ("h_n",), ("c_n",), ("h_n", "c_n")))
     return map_tensors(problem.to(dtype), lambda tensor: laid_out(draw, tensor)), unused
 
