@@ -101,8 +101,9 @@ def test_a_plain_call_gives_what_the_long_way_gives(taken, options, dtype):
     layer.eval()
     with torch.no_grad():
         _, hx = layer(x)
-        for plain, long in zip(layer(packed)[0], layer(packed, return_masks=True)[0], strict=True):
-            assert torch.equal(plain, long)
+        plain, long = layer(packed)[0], layer(packed, return_masks=True)[0]
+        torch.testing.assert_close(plain.data, long.data)  # samples in another order: another rounding
+        assert all(map(torch.equal, plain[1:], long[1:]))
         assert taken == [True] * 2
         taken.clear()
         plain, long = layer(x, hx), layer(x, hx, return_masks=True)
