@@ -2,8 +2,10 @@
 // allocated here (cpu/dropout_mask.cpp, cuda/mask_ops.cpp), by the arithmetic of mask_bits.h.
 #pragma once
 
+#include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <vector>
 
 #include "mask_bits.h"
@@ -22,6 +24,11 @@ inline constexpr const char* kDropoutMaskSchema =
 inline constexpr const char* kDrawDropoutMasksSchema =
     "draw_dropout_masks(int[] dims, int[] sizes, int[] drop, float[] dropped, float[] kept, ScalarType dtype, "
     "Device? device=None, Generator? generator=None) -> Tensor[]";
+
+using DrawDropoutMasks = std::vector<at::Tensor>(at::IntArrayRef dims, at::IntArrayRef sizes, at::IntArrayRef drop,
+                                                 at::ArrayRef<double> dropped, at::ArrayRef<double> kept,
+                                                 at::ScalarType dtype, std::optional<c10::Device> device,
+                                                 std::optional<at::Generator> generator);
 
 // What expand_dropout_mask returns, to be filled; checked.
 struct MaskOfSeeds {

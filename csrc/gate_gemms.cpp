@@ -196,8 +196,10 @@ Tensor SequenceGradients::h_tilde(const Steps& steps) const {
   Tensor h_prev = at::empty({steps.n, in.sizes.B, in.sizes.P}, in.options());
   const int64_t before = in.order.before(steps.begin + others.begin);
   put(h_prev.narrow(0, others.begin, others.n), call_.y.narrow(0, before, others.n));
-  if (has_first && in.h_0) put(h_prev.select(0, first), *in.h_0);
-  if (has_first && !in.h_0) h_prev.select(0, first).zero_();
+  if (has_first) {
+    const Tensor of_first = h_prev.select(0, first);
+    in.h_0 ? put(of_first, *in.h_0) : void(of_first.zero_());
+  }
   if (begins_at_ends) {
     // Backwards in time a sample begins at its own end; y is 0 past it.
     const Tensor next = at::arange(steps.begin + 1, steps.begin + steps.n + 1, in.lengths->options());

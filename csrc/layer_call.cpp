@@ -157,22 +157,20 @@ void BackwardCall::make_accumulators() {
 }
 
 BackwardResult BackwardCall::result() const {
+  const auto narrowed = [&](const Tensor& wide) { return in_type_of(in.options(), wide, host_copy); };
   const auto nothing = [&] { return at::empty({0}, in.options()); };
-  // Not one tensor twice: what scales or clips gradients in place would do so twice.
   const auto of_second_bias = [&] {
     if (db_hh.defined()) return db_hh;
-    return in.b_ih ? copy_of(db, in.options(), host_copy) : in_type_of(in.options(), db, host_copy);
+    // Not one tensor twice: what scales or clips gradients in place would do so twice.
+    return in.b_ih ? copy_of(db, in.options(), host_copy) : narrowed(db);
   };
-  const Tensor of_b_ih = need_dW && in.b_ih ? in_type_of(in.options(), db, host_copy) : nothing();
-  const Tensor of_b_hh = need_dW && in.b_hh ? of_second_bias() : nothing();
-  if (dh_0.defined()) return {dx, dh_0, dc_0, dW_ih, dW_hh, of_b_ih, of_b_hh, dW_hr};
   return {dx,
-          gradient_of_h_0(),
-          in.c_0 ? in_type_of(in.options(), dc, host_copy) : nothing(),
+          dh_0.defined() ? dh_0 : gradient_of_h_0(),
+          dc_0.defined() ? dc_0 : in.c_0 ? narrowed(dc) : nothing(),
           dW_ih,
           dW_hh,
-          of_b_ih,
-          of_b_hh,
+          need_dW && in.b_ih ? narrowed(db) : nothing(),
+          need_dW && in.b_hh ? of_second_bias() : nothing(),
           dW_hr};
 }
 

@@ -136,11 +136,9 @@ c10::SmallVector<Item, 8> items_of(PyObject* list, Item (*read)(PyObject*)) {
 // draw_dropout_masks(dims, sizes, drop, dropped, kept, like, generator): the op, for the dtype and device of `like`.
 PyObject* draw_dropout_masks(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
   HANDLE_TH_ERRORS
-  using Draw = std::vector<at::Tensor>(at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, at::ArrayRef<double>,
-                                       at::ArrayRef<double>, at::ScalarType, std::optional<c10::Device>,
-                                       std::optional<at::Generator>);
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("rnndrop::draw_dropout_masks", "").typed<Draw>();
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("rnndrop::draw_dropout_masks", "")
+                             .typed<rnndrop::DrawDropoutMasks>();
   TORCH_CHECK_TYPE(n == 7, "draw_dropout_masks: expected 7 arguments, got ", n);
   const auto integers = [&](int k) {
     return items_of<int64_t>(args[k], [](PyObject* item) -> int64_t { return PyLong_AsLongLong(item); });

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_cuda.noises import MASKS
+from rnndrop_cuda.reference import initial_state
 
 IOFC = (0, 3, 1, 2)
 """The gates of an LSTM node, as places among i, f, g, o; its c is g."""
@@ -70,8 +71,7 @@ def lstm_layer(
         W_ih = _masked("input_dropout", W_ih, mask_x)
     if mask_h is not None:
         W_hh = _masked("hidden_dropout", W_hh, mask_h)
-    h_0 = x.new_zeros(x.shape[1], W_hh.shape[1]) if h_0 is None else h_0
-    c_0 = x.new_zeros(x.shape[1], W_hh.shape[1]) if c_0 is None else c_0
+    h_0, c_0 = initial_state(x, h_0, c_0, W_hh)
     order = _in_onnx_order(_constant(W_hh.shape[1]), x.device)
     biases = [b.index_select(0, order) for b in (b_ih, b_hh) if b is not None]
     y, h_n, c_n = _node(

@@ -86,6 +86,12 @@ def lstm_layer(
     return torch.stack([step.h for step in steps]), h_n, c_n
 
 
+def initial_state(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, W_hh: Tensor) -> tuple[Tensor, Tensor]:
+    """h_0 and c_0, zeros where there is none."""
+    B, H, P = x.shape[1], W_hh.shape[0] // 4, W_hh.shape[1]
+    return x.new_zeros(B, P) if h_0 is None else h_0, x.new_zeros(B, H) if c_0 is None else c_0
+
+
 # The masks that may have one for each step: [T, B, ...].
 BY_STEP = ("mask_g", "zone_c", "zone_h")
 
@@ -106,9 +112,8 @@ def lstm_steps(
     """Every step in the order of t, all zero past a sample's end; then h_n and c_n."""
     by_step = [(name, others.get(name)) for name in BY_STEP]
     new_each_step = {name: mask for name, mask in by_step if mask is not None and mask.dim() == 3}
-    T, B, _ = x.shape
-    h = x.new_zeros(B, W_hh.shape[1]) if h_0 is None else h_0
-    c = x.new_zeros(B, W_hh.shape[0] // 4) if c_0 is None else c_0
+    T = x.shape[0]
+    h, c = initial_state(x, h_0, c_0, W_hh)
     steps: dict[int, Step] = {}
     for t in reversed(range(T)) if reverse else range(T):
         of_step = {**others, **{name: mask[t] for name, mask in new_each_step.items()}}

@@ -140,7 +140,7 @@ std::vector<at::Tensor> draw(at::IntArrayRef dims, at::IntArrayRef sizes, at::In
     return draw_on_cpu(dims, sizes, drop, dropped, kept, dtype, device, std::move(generator));
   }
   static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("rnndrop::draw_dropout_masks", "").typed<decltype(draw)>();
+      c10::Dispatcher::singleton().findSchemaOrThrow("rnndrop::draw_dropout_masks", "").typed<DrawDropoutMasks>();
   const c10::DispatchKeySet key(c10::computeDispatchKey(dtype, at::kStrided, *device));
   return op.redispatch(key, dims, sizes, drop, dropped, kept, dtype, device, std::move(generator));
 }

@@ -254,9 +254,7 @@ void CudaBackend::run_overlapped(RecurrenceForward r, const RecurrenceLaunch& la
   // The side stream begins when the caller's has come here, which waits for each part and so in the end for all.
   const c10::cuda::CUDAStream side = side_stream(stream_.device_index());
   std::vector<at::cuda::CUDAEvent> projected(n_parts);
-  at::cuda::CUDAEvent here;
-  here.record(stream_);
-  here.block(side);
+  wait_for(stream_, side);
   try {
     {
       const c10::cuda::CUDAStreamGuard on_side(side);
@@ -280,9 +278,7 @@ void CudaBackend::run_overlapped(RecurrenceForward r, const RecurrenceLaunch& la
     }
   } catch (...) {
     // What is queued there writes to from_x, which is given back to the caller's stream.
-    at::cuda::CUDAEvent queued;
-    queued.record(side);
-    queued.block(stream_);
+    wait_for(side, stream_);
     throw;
   }
 }

@@ -7,16 +7,6 @@
 #include <map>
 
 namespace rnndrop::cuda {
-namespace {
-
-// Whatever was queued on `stream` is waited for by `waiting`.
-void join(const c10::cuda::CUDAStream& stream, const c10::cuda::CUDAStream& waiting) {
-  at::cuda::CUDAEvent queued;
-  queued.record(stream);
-  queued.block(waiting);
-}
-
-}  // namespace
 
 c10::cuda::CUDAStream side_stream(c10::DeviceIndex device) {
   thread_local std::map<c10::DeviceIndex, c10::cuda::CUDAStream> streams;
@@ -26,11 +16,17 @@ c10::cuda::CUDAStream side_stream(c10::DeviceIndex device) {
   return streams.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device)).first->second;
 }
 
+void wait_for(const c10::cuda::CUDAStream& queued_on, const c10::cuda::CUDAStream& stream) {
+  at::cuda::CUDAEvent queued;
+  queued.record(queued_on);
+  queued.block(stream);
+}
+
 void at_once(c10::Device device, const std::function<void()>& first,
              const std::function<std::vector<at::Tensor>()>& second) {
   const c10::cuda::CUDAGuard guard(device);
   const c10::cuda::CUDAStream here = c10::cuda::getCurrentCUDAStream(), side = side_stream(here.device_index());
-  join(here, side);  // before the first is launched, or the second would wait for that as well
+  wait_for(here, side);  // before the first is launched, or the second would wait for that as well
   try {
     first();
     const c10::cuda::CUDAStreamGuard on_side(side);
@@ -39,10 +35,10 @@ void at_once(c10::Device device, const std::function<void()>& first,
     }
   } catch (...) {
     // What is queued there uses memory that may be given back to the caller's stream.
-    join(side, here);
+    wait_for(side, here);
     throw;
   }
-  join(side, here);
+  wait_for(side, here);
 }
 
 }  // namespace rnndrop::cuda

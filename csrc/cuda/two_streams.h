@@ -12,6 +12,9 @@ namespace rnndrop::cuda {
 // One for each device and thread: every further stream would cost cuBLAS a workspace.
 c10::cuda::CUDAStream side_stream(c10::DeviceIndex device);
 
+// Whatever `stream` gets from here on is behind all that `queued_on` has by now.
+void wait_for(const c10::cuda::CUDAStream& queued_on, const c10::cuda::CUDAStream& stream);
+
 // first() on the caller's stream, second() on the side stream, both behind all that the caller's has by now, and
 // whatever it gets later behind both. Only events order the two, so that a CUDA graph can capture them, and two
 // launches that want all multiprocessors run one after the other and cannot block each other half started: a

@@ -62,6 +62,14 @@ int64_t launches_of(const std::string& name) {
   return launches;
 }
 
+// The ops that `torch.ops.rnndrop` has, too.
+void register_on_cpu(torch::Library& m) {
+  m.impl("lstm_layer", OpKernel<lstm_layer_forward, make_backend>::call);
+  m.impl("lstm_layer_backward", OpKernel<lstm_layer_backward, make_backend>::call);
+  m.impl("expand_dropout_mask", expand_dropout_mask);
+}
+void register_everywhere(torch::Library& m) { m.impl("draw_dropout_masks", draw_dropout_masks); }
+
 // As long as they are here, the ops of `torch.ops.rnndrop` on CPU tensors are these.
 std::vector<torch::Library> in_place_of_cpu;
 
@@ -71,11 +79,8 @@ void take_over(bool now) {
   const auto library = [](c10::DispatchKey key) -> torch::Library& {
     return in_place_of_cpu.emplace_back(torch::Library::IMPL, "rnndrop", key, __FILE__, __LINE__);
   };
-  torch::Library& cpu = library(c10::DispatchKey::CPU);
-  cpu.impl("lstm_layer", OpKernel<lstm_layer_forward, make_backend>::call);
-  cpu.impl("lstm_layer_backward", OpKernel<lstm_layer_backward, make_backend>::call);
-  cpu.impl("expand_dropout_mask", expand_dropout_mask);
-  library(c10::DispatchKey::CompositeExplicitAutograd).impl("draw_dropout_masks", draw_dropout_masks);
+  register_on_cpu(library(c10::DispatchKey::CPU));
+  register_everywhere(library(c10::DispatchKey::CompositeExplicitAutograd));
 }
 
 void launch_to_late_streams() {
@@ -184,14 +189,12 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
 }
 
 TORCH_LIBRARY_IMPL(rnndrop_emulated, CPU, m) {
-  m.impl("lstm_layer", OpKernel<lstm_layer_forward, make_backend>::call);
-  m.impl("lstm_layer_backward", OpKernel<lstm_layer_backward, make_backend>::call);
+  register_on_cpu(m);
   m.impl("gemm", gemm);
   m.impl("mask_rows", mask_rows);
   m.impl("engine_of", engine_of);
-  m.impl("expand_dropout_mask", expand_dropout_mask);
 }
 
-TORCH_LIBRARY_IMPL(rnndrop_emulated, CompositeExplicitAutograd, m) { m.impl("draw_dropout_masks", draw_dropout_masks); }
+TORCH_LIBRARY_IMPL(rnndrop_emulated, CompositeExplicitAutograd, m) { register_everywhere(m); }
 
 }  // namespace rnndrop

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -126,17 +126,22 @@ def read_csv() -> list[Count]:
     ]
 
 
+def write_csv(path: Path, facts: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> None:
+    """As bench.records has them: a line a fact, then the table. Shows the file."""
+    with path.open("w", newline="") as file:
+        file.writelines(f"# {key}: {value}\n" for key, value in facts.items())
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(path.read_text())
+
+
 def main() -> None:
     """Write the counts."""
     import conftest  # beside this file
 
-    rows = count_all(conftest.load_op())
-    with CSV.open("w", newline="") as file:
-        file.write(f"# command: PYTHONPATH=. python tests/cuda/host_calls.py\n# torch: {torch.__version__}\n")
-        writer = csv.DictWriter(file, [f.name for f in fields(Count)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
-    print(CSV.read_text())
+    facts = {"command": "PYTHONPATH=. python tests/cuda/host_calls.py", "torch": torch.__version__}
+    write_csv(CSV, facts, [asdict(row) for row in count_all(conftest.load_op())])
 
 
 if __name__ == "__main__":

@@ -9,17 +9,16 @@ without a second stream and its events.
 
 from __future__ import annotations
 
-import csv
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from host_calls import CASES, CSV, B, H, I, T, on_emulated_cuda
+from host_calls import CASES, CSV, B, H, I, T, on_emulated_cuda, write_csv
 
 from bench.machine import machine_facts
+from bench.stopwatch import cpu_milliseconds
 from rnndrop_cuda import LSTM
 
 OUT = CSV.with_name("host_time.csv")
@@ -29,13 +28,7 @@ CALLS, SAMPLES = 100, 31
 def microseconds(work: Callable[[], object]) -> float:
     """Of one call, undisturbed: the least of the samples."""
     work()
-    samples = []
-    for _ in range(SAMPLES):
-        begin = time.perf_counter()
-        for _ in range(CALLS):
-            work()
-        samples.append((time.perf_counter() - begin) / CALLS * 1e6)
-    return min(samples)
+    return min(cpu_milliseconds(work, CALLS) for _ in range(SAMPLES)) * 1e3
 
 
 def measure(dropout: str) -> dict[str, Any]:
@@ -67,12 +60,7 @@ def main() -> None:
         op.drop_launches(True)
         rows = [measure(dropout) for dropout in CASES]
         op.drop_launches(False)
-    with OUT.open("w", newline="") as file:
-        file.writelines(f"# {key}: {value}\n" for key, value in facts.items())
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(OUT.read_text())
+    write_csv(OUT, facts, rows)
 
 
 if __name__ == "__main__":
