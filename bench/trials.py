@@ -41,12 +41,10 @@ TRIALS: dict[str, dict[str, Any]] = {
     "prefetch 1": {"prefetch": 1},
     "prefetch 2": {"prefetch": 2},
     "prefetch 4": {"prefetch": 4},
-    "polls acquire": {"acquire_polls": True},
     "2 pieces": {"pieces": 2},
     "4 pieces": {"pieces": 4},
-    "prefetch 2, polls acquire": {"prefetch": 2, "acquire_polls": True},
-    "registers, prefetch 2, polls acquire": {"registers": True, "prefetch": 2, "acquire_polls": True},
-    "2 pieces, prefetch 2, polls acquire": {"pieces": 2, "prefetch": 2, "acquire_polls": True},
+    "registers, prefetch 2": {"registers": True, "prefetch": 2},
+    "2 pieces, prefetch 2": {"pieces": 2, "prefetch": 2},
 }
 KERNELS = ("recurrence_forward_kernel", "recurrence_backward_kernel")
 Call = Callable[[], list[Tensor]]

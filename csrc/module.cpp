@@ -220,14 +220,13 @@ PYBIND11_MODULE(_C, m) {
       "In how many parts long sequences are projected beside the recurrence, in the whole process: 1 until measured.");
   m.def(
       "set_cuda_trials",
-      [](bool registers, bool acquire_polls, int64_t prefetch, int64_t pieces) {
+      [](bool registers, int64_t prefetch, int64_t pieces) {
         rnndrop::cuda::wants_registers = registers;
-        rnndrop::cuda::wants_acquire_polls = acquire_polls;
-        rnndrop::cuda::wanted_prefetch = std::max<int64_t>(prefetch, 0);
+        rnndrop::cuda::wanted_prefetch = std::clamp<int64_t>(prefetch, 0, rnndrop::cuda::kMaxPrefetch);
         rnndrop::cuda::wanted_pieces = std::clamp<int64_t>(pieces, 1, rnndrop::cuda::kMaxPieces);
       },
-      pybind11::kw_only(), pybind11::arg("registers") = false, pybind11::arg("acquire_polls") = false,
-      pybind11::arg("prefetch") = 0, pybind11::arg("pieces") = 1,
+      pybind11::kw_only(), pybind11::arg("registers") = false, pybind11::arg("prefetch") = 0,
+      pybind11::arg("pieces") = 1,
       "What is right but has not been measured, in the whole process; all else is off: see Trials in "
       "recurrence_plan.h.");
 #ifdef RNNDROP_WITH_CUDA

@@ -13,9 +13,12 @@ DROPOUT = {"dropout": 0.3, "input_dropout": 0.5, "hidden_dropout": 0.5, "candida
 
 
 def backends(*names):
-    return [
-        pytest.param(name, marks=pytest.mark.skipif(bool(NOT_USABLE[name]), reason=NOT_USABLE[name])) for name in names
-    ]
+    def marks_of(name):
+        yield pytest.mark.skipif(bool(NOT_USABLE[name]), reason=NOT_USABLE[name])
+        if name == "cuda":
+            yield pytest.mark.gpu
+
+    return [pytest.param(name, marks=list(marks_of(name))) for name in names]
 
 
 BACKENDS = backends("cuda", "cpu", "python")

@@ -13,6 +13,7 @@
 #ifdef RNNDROP_EMULATE_CUDA
 
 using emu::Bits128;
+using emu::ld_relaxed;
 using emu::ld_relaxed128;
 using emu::st_relaxed128;
 
@@ -39,6 +40,12 @@ using emu::st_async;
 struct alignas(16) Bits128 {
   uint64_t low, high;
 };
+
+__device__ inline unsigned ld_relaxed(const unsigned* address) {
+  unsigned value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
 
 // 16 bytes of global memory at once: no other thread sees a part of them. Past the first cache, and in no order with
 // any other access, so that what is loaded must tell by itself whether it is what was waited for. (.v4.b32 would be

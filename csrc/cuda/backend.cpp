@@ -189,10 +189,11 @@ Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
   const Gpu gpu = current_gpu();
   const RecurrenceShape shape{in.dtype, tf32_, T, B, H, backward};
   // Remembered, for all other lengths of the sequence that a kernel counts: what a kernel may have and how many of its
-  // blocks fit is asked of the driver.
-  using Key = std::tuple<int, int64_t, int64_t, Dtype, bool, bool, int64_t, int64_t, bool, bool, Engine, bool, bool,
-                         int64_t, int64_t>;
-  const Key key{gpu.major,
+  // blocks fit is asked of the driver, whose answer may differ between two GPUs of a kind.
+  using Key = std::tuple<c10::DeviceIndex, int, int64_t, int64_t, Dtype, bool, bool, int64_t, int64_t, bool, bool,
+                         Engine, bool, int64_t, int64_t>;
+  const Key key{stream_.device_index(),
+                gpu.major,
                 gpu.n_sm,
                 gpu.shared_memory,
                 in.dtype,
@@ -204,7 +205,6 @@ Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
                 general,
                 wanted,
                 trials.registers,
-                trials.acquire_polls,
                 trials.prefetch,
                 trials.pieces};
   thread_local std::map<Key, Plan> plans;

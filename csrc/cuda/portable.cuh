@@ -20,7 +20,6 @@
 #define DYN_SHARED(T, name) T* name = static_cast<T*>(::emu::dynamic_shared())
 
 using emu::ld_acquire;
-using emu::ld_relaxed;
 using emu::ldmatrix_x2;
 using emu::ldmatrix_x4;
 using emu::mma_m16n8k16_bf16;
@@ -63,12 +62,7 @@ using shared_type = T;
   T* name = reinterpret_cast<T*>(dyn_shared_bytes)
 
 // Ordering between blocks comes from ld_acquire and red_release_add alone: the race checker does not follow a fence
-// with a relaxed atomic. A relaxed load only says that it is time to acquire.
-__device__ inline unsigned ld_relaxed(const unsigned* address) {
-  unsigned value;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
-  return value;
-}
+// with a relaxed atomic.
 __device__ inline unsigned ld_acquire(const unsigned* address) {
   unsigned value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");

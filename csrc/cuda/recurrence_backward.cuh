@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
   ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, tile.group, kGates, unit_0, cells});
   int64_t t = r.steps.first(backwards);
-  acc_t c[kCellsOfThread], dc[kCellsOfThread], carry[kCellsOfThread], m_h[kCellsOfThread];
+  acc_t c[kCellsOfThread] = {}, dc[kCellsOfThread], carry[kCellsOfThread], m_h[kCellsOfThread];
   int end[kCellsOfThread];
   const scalar_t *dh_n = offset<scalar_t>(r.dh_n, first), *dc_n = offset<scalar_t>(r.dc_n, first);
   load_mask_h<scalar_t>(m_h, r.mask_h, cells, tile);
@@ -48,6 +48,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     carry[k] = dh_n ? acc_t(to_acc(dh_n[cells.at[k]])) : acc_t(0);
     if (general) end[k] = end_of(r, b_0 + cells.b[k]);
   }
+  read_once(c);
   sync_group_after_set_up<engine>();
 
   scalar_t gates[kCellsOfThread][kGates], dy[kCellsOfThread];
@@ -105,6 +106,10 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
 
     scalar_t* da_t = offset<scalar_t>(r.da, t * kGates * state + first_row);
     t = backwards.next(t);
+    write_once(gates);
+    write_once(dy);
+    write_once(c_prev);
+    write_once<general>(noise);
     if (!last) read_step(t, Load());
     // Not in the general kernels, which have no registers left for it.
     if (!general && s.prefetch > 0 && left > s.prefetch + 1) {

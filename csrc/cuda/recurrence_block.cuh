@@ -8,11 +8,13 @@
 namespace rnndrop::cuda {
 namespace {
 
+constexpr unsigned kAllLanes = 0xffffffff;
+
 // Sizes as a block computes with them: 32 bits are enough for what lies in shared memory.
 struct Sizes {
   int blocks, units, batch, rows, rows_padded, K, ld, piece, pieces, ld_in, buffers, splits, steps, at_once, ld_partial,
       padded_units, prefetch;
-  bool in_registers, acquire_polls;
+  bool in_registers;
   __device__ Sizes(const Tiling& t, Engine engine)
       : blocks(t.blocks),
         units(t.units),
@@ -31,8 +33,7 @@ struct Sizes {
         ld_partial(t.ld_partial()),
         padded_units(t.padded_units()),
         prefetch(t.prefetch),
-        in_registers(t.in_registers),
-        acquire_polls(t.acquire_polls) {}
+        in_registers(t.in_registers) {}
 };
 
 // Which samples and units a block has.
@@ -221,11 +222,43 @@ struct Prefetch {
   }
 };
 
+// A thread waits for a load by a counter, one of six, which counts other loads too. Where only some threads load and
+// read, nvcc cannot see that a load is long over: whoever reads or fills its register next waits for the counter, and
+// so for all that this counts by then, such as what the next step reads. Therefore all threads do two things when there
+// is nothing to wait for. After loads from memory that are not a step's, before the first of those:
+template <class T>
+__device__ __forceinline__ void read_once(T (&loaded)[kCellsOfThread]) {
+#pragma unroll
+  for (int k = 0; k < kCellsOfThread; ++k) loaded[k] = __shfl_sync(kAllLanes, loaded[k], threadIdx.x % 32);
+}
+// And before the loads of a step, to the registers that they fill:
+template <class T>
+__device__ __forceinline__ void write_once(T& register_) {
+  register_ = rounded<T>(acc_type<T>(0));
+}
+template <class T, int n>
+__device__ __forceinline__ void write_once(T (&registers)[n]) {
+#pragma unroll
+  for (int k = 0; k < n; ++k) write_once(registers[k]);
+}
+
 // As it lies in memory: it is converted where it is used, which is when it has come.
 template <class scalar_t>
 struct FetchedNoise {
   scalar_t m_g, m_c, z_c, z_h;
 };
+
+template <bool general, class scalar_t>
+__device__ __forceinline__ void write_once(FetchedNoise<scalar_t> (&noise)[kCellsOfThread]) {
+#pragma unroll
+  for (int k = 0; k < kCellsOfThread; ++k) {
+    write_once(noise[k].m_g);
+    if (!general) continue;
+    write_once(noise[k].m_c);
+    write_once(noise[k].z_c);
+    write_once(noise[k].z_h);
+  }
+}
 
 // The noise of step t, of all of a thread's cells.
 template <bool general, class scalar_t, class Read>

@@ -23,8 +23,6 @@ struct ExchangeSetUp {
   const Cells& cells;
 };
 
-constexpr unsigned kAllLanes = 0xffffffff;
-
 // The elements of kVector neighbouring lanes side by side, which are neighbouring units of a sample: each of these
 // lanes gets them. The whole warp takes part.
 template <class T>
@@ -193,13 +191,8 @@ class GridExchange {
 
   __device__ void wait() {
     if (threadIdx.x == 0) {
-      if (s_.acquire_polls) {
-        while (is_early(ld_acquire(flag_))) spin_pause();
-      } else {
-        // Each acquire empties the first cache, a relaxed load does not.
-        while (is_early(ld_relaxed(flag_))) spin_pause();
-        ld_acquire(flag_);
-      }
+      // Not relaxed ones and an acquire behind the last: that one would wait for all that the thread has asked for.
+      while (is_early(ld_acquire(flag_))) spin_pause();
     }
     __syncthreads();
     pull(0);

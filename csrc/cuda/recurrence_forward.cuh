@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
   ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, tile.group, 1, unit_0, cells});
   int64_t t = r.steps.first(order);
-  acc_t c[kCellsOfThread], h[kCellsOfThread], m_h[kCellsOfThread];
+  acc_t c[kCellsOfThread] = {}, h[kCellsOfThread], m_h[kCellsOfThread];
   int end[kCellsOfThread];
   acc_t* c_before = offset<acc_t>(r.c, r.c_slot(order.slot_before(t)) * state + first);
   load_mask_h<scalar_t>(m_h, r.mask_h, cells, tile);
@@ -60,6 +60,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     }
     if (general) end[k] = end_of(r, b_0 + cells.b[k]);
   }
+  read_once(c);
   sync_group_after_set_up<engine>();
 
   scalar_t from_x[kCellsOfThread][kGates];
@@ -104,12 +105,13 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
       if (cells.inside[k]) {
         cell[k] = {0, 0, 0, 0, c[k], 0};
         if (!general || t < end[k]) {
-          acc_t pre[kGates];
+          // Asked for ahead of the loop over the splits.
+          acc_t bias[kGates], pre[kGates];
+#pragma unroll
+          for (int gate = 0; gate < kGates; ++gate) bias[gate] = shared.bias[gate * s.units + u];
           sum_of_splits(pre, s, shared.partial, b, u, s.units);
 #pragma unroll
-          for (int gate = 0; gate < kGates; ++gate) {
-            pre[gate] += acc_t(to_acc(from_x[k][gate])) + shared.bias[gate * s.units + u];
-          }
+          for (int gate = 0; gate < kGates; ++gate) pre[gate] += acc_t(to_acc(from_x[k][gate])) + bias[gate];
           cell[k] =
               cell_forward<general>(pre[kInput], pre[kForget], pre[kCandidate], pre[kOutput],
                                     cell_noise<general, acc_t>(noise[k], r.noise), c[k], general ? h[k] : acc_t(0));
@@ -121,6 +123,8 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     }
     if (hands_over) exchange.send(h_tilde);
 
+    write_once(from_x);
+    write_once<general>(noise);
     if (!last) read_step(t_next, Load());
     // Not in the general kernels, which have no registers left for it.
     if (!general && s.prefetch > 0 && left > s.prefetch + 1) {

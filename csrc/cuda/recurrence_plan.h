@@ -33,18 +33,15 @@ inline std::atomic<Engine> wanted_engine{Engine::automatic};
 struct Trials {
   // W_hh in registers: twice as many of them for half as many threads.
   bool registers = false;
-  // A grid's blocks poll the flag with loads that acquire, each of which empties the first cache, and save the
-  // acquiring load behind the last poll: one way to the second cache and back.
-  bool acquire_polls = false;
   // How many steps ahead of the fetch what a step reads from memory is asked for, into the second cache: the slowest of
   // all blocks' loads is what a step waits for. 0: not at all, as with lengths or noise on the state.
   int64_t prefetch = 0;
   // In how many pieces a grid's blocks read their input, unless it is too large for as few.
   int64_t pieces = 1;
 };
-inline std::atomic<bool> wants_registers{false}, wants_acquire_polls{false};
+inline std::atomic<bool> wants_registers{false};
 inline std::atomic<int64_t> wanted_prefetch{0}, wanted_pieces{1};
-inline Trials wanted_trials() { return {wants_registers, wants_acquire_polls, wanted_prefetch, wanted_pieces}; }
+inline Trials wanted_trials() { return {wants_registers, wanted_prefetch, wanted_pieces}; }
 
 // Whether a kernel counts so many steps.
 inline bool is_counted(const RecurrenceShape& shape) { return shape.T <= std::numeric_limits<int>::max(); }
@@ -78,7 +75,6 @@ inline std::string describe(const Plan& plan) {
   text << ", " << t.threads << " threads, " << plan.shared_memory / 1024 << " KiB of shared memory";
   if (t.in_registers) text << ", W_hh in registers";
   if (t.prefetch > 0) text << ", " << t.prefetch << " steps prefetched";
-  if (t.acquire_polls) text << ", polls acquire";
   text << std::fixed << std::setprecision(1) << "; about " << plan.step_ns / 1000 << " us a step by the model ("
        << std::setprecision(2) << "product " << step.product / 1000 << ", cells " << step.cells / 1000 << ", exchange "
        << step.exchange / 1000 << ", of which at once " << step.together / 1000;
@@ -141,7 +137,6 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
     }
     if (bytes > gpu.shared_memory) return;
     tiling.prefetch = trials.prefetch;
-    tiling.acquire_polls = engine == Engine::grid && trials.acquire_polls;
     const auto estimate = [&](int64_t groups) {
       return estimate_step(engine, shape, tiling, ceil_div(tiling.groups, std::max<int64_t>(groups, 1)));
     };

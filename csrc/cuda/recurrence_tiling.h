@@ -61,6 +61,8 @@ constexpr int kStepsInRegisters = 32, kStepsAtOnce = 4;
 // Tiles of samples that a warp multiplies with what it has read of W_hh; the sums of all of them are in registers.
 constexpr int most_tiles_at_once(Math math) { return math == Math::plain ? 1 : 4; }
 constexpr int kMaxCluster = 16;
+// A kernel adds it to a step; what is prefetched earlier has left the second cache again before it is read.
+constexpr int64_t kMaxPrefetch = 64;
 // Each further piece of the input costs one more barrier.
 constexpr int64_t kMaxPieces = 32;
 
@@ -81,9 +83,8 @@ struct Tiling {
   int64_t splits = 0;   // parts of a piece that are multiplied apart and then added
   int64_t steps = 0;    // k-steps of a split; one is as many columns as a warp's tile has
   int64_t threads = 0;
-  bool in_registers = false;   // W_hh, of which a warp has one split of some tiles of rows: kStepsInRegisters at most
-  bool acquire_polls = false;  // of a grid: as Trials
-  int64_t prefetch = 0;        // likewise
+  bool in_registers = false;  // W_hh, of which a warp has one split of some tiles of rows: kStepsInRegisters at most
+  int64_t prefetch = 0;       // as Trials
   HOST_DEVICE int64_t padded_units() const { return blocks * units; }
   HOST_DEVICE int64_t ld_partial() const { return rows_padded + 4; }
   HOST_DEVICE int64_t pieces() const { return (K + piece - 1) / piece; }

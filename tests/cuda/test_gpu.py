@@ -48,8 +48,8 @@ cuda_problem = functools.partial(make_problem, device="cuda")
 
 UNMEASURED = {
     "": {},
-    "registers": {"registers": True, "prefetch": 2, "acquire_polls": True},
-    "pieces": {"pieces": 2, "prefetch": 2, "acquire_polls": True},
+    "registers": {"registers": True, "prefetch": 2},
+    "pieces": {"pieces": 2, "prefetch": 2},
 }
 UNMEASURED_ENGINES = ("block, registers", "cluster, registers", "grid, registers", "grid, pieces")
 

@@ -121,7 +121,7 @@ def test_what_is_no_plain_call_on_cuda(taken):
         plain, long = layer(x)[0], layer(x, return_masks=True)[0]
     assert taken == [False] * 2 + [True]
     assert plain.dtype == torch.float16 and torch.equal(plain, long)
-    with pytest.raises(RuntimeError, match="on cuda:0"):
+    with pytest.raises(RuntimeError, match="at cuda:0"):
         layer(x.cpu())
 
 

@@ -42,13 +42,7 @@ MISTAKES = [
     ),
     Mistake("there is one buffer", "turn_ * buffer_", "0 * buffer_", schedules=("lifo",)),
     # The first in, first out, happens to run the blocks of a group in step.
-    Mistake("the flag is not waited for", "is_early(ld_relaxed(flag_))", "false", schedules=("lifo", "rand1", "rand2")),
-    Mistake(
-        "a poll that acquires waits for nothing",
-        "is_early(ld_acquire(flag_))",
-        "false",
-        schedules=("lifo", "rand1", "rand2"),
-    ),
+    Mistake("the flag is not waited for", "is_early(ld_acquire(flag_))", "false", schedules=("lifo", "rand1", "rand2")),
     Mistake(
         "the flag is as the last launch left it",
         CLEARED,
@@ -58,8 +52,8 @@ MISTAKES = [
     # By itself it is right for the first 2^32 arrivals: it is chosen together with ABOUT_TO_WRAP.
     Mistake(
         "a count that wraps is compared as one that does not",
-        "is_early(ld_relaxed(flag_))",
-        "(ld_relaxed(flag_) < arrived_ - 2)",
+        "is_early(ld_acquire(flag_))",
+        "(ld_acquire(flag_) < arrived_ - 2)",
         schedules=("lifo", "rand1", "rand2"),
     ),
 ]
@@ -79,7 +73,7 @@ ABOUT_TO_WRAP = [
 # What is stored is there at once where memory is not weak.
 UNDER_WEAK_MEMORY = [
     Mistake("nothing is released", "red_release_add(flag_, 1)", "(void)atomicAdd(flag_, 1u)"),
-    Mistake("nothing is acquired behind the poll", "\n        ld_acquire(flag_)", "0u"),
+    Mistake("a poll does not acquire", "is_early(ld_acquire(flag_))", "is_early(ld_relaxed(flag_))"),
 ]
 # Each with the numbers that choose it.
 ALTERNATIVES = [(mistake, (number,)) for number, mistake in enumerate(MISTAKES, 1)]

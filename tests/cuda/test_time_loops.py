@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from kernel_resources import ARCHITECTURES, read_csv, sources_hash
-from time_loops import count, innermost, loops, parse, time_loop
+from time_loops import NO_SCOREBOARD, count, early_waits, innermost, loops, parse, time_loop
 from time_loops import read_csv as read_loops
 
 HOW = "run `python tests/cuda/time_loops.py` and commit bench/results/cuda_time_loops.csv"
@@ -79,8 +79,18 @@ def test_what_is_fetched_for_the_next_step_is_not_waited_for_in_this_one(rows):
     assert [row for row in rows if row.fetches_used_before_wait] == []
 
 
+def test_nobody_waits_for_the_next_step_ahead_of_a_barrier(rows):
+    assert [row for row in rows if row.early_waits] == []
+
+
 def test_nothing_divides(rows):
     assert [row for row in rows if row.divisions] == []
+
+
+def test_the_gates_of_a_cell_go_side_by_side(rows):
+    """Float64 has no instruction for 1/x."""
+    calling = {row.kernel.split("<")[1].split(",")[0] for row in rows if row.calls}
+    assert calling == {"Float64"}
 
 
 def test_no_sum_is_a_chain_of_loads(rows):
@@ -107,11 +117,43 @@ def test_counts_of_a_loop_worked_by_hand():
     assert found.instructions == 19
     assert found.fetches == 2  # not the flag, not what lies before the loop
     assert found.fetches_used_before_wait == 1  # R3, the upper half of R2; R6 is used behind the barrier
+    assert found.early_waits == 0  # the listing is without control words
+    assert found.calls == 0
     assert found.fences == 1
     assert found.stores_before_arrival == 1
     assert found.divisions == 1
     assert found.loops_of_one_load == 1  # not the one that polls
     assert (found.products, found.matrices) == (1, 6)
+
+
+def encoded(instruction, scoreboard=NO_SCOREBOARD, waits=0):
+    """Two lines of a listing that has control words."""
+    upper = (scoreboard << 5 | waits << 11) << 41
+    return f"        /*0010*/   {instruction} ;   /* 0x0000000000000000 */\n    /* 0x{upper:016x} */\n"
+
+
+FETCH = encoded("LDG.E.U16 R6, desc[UR4][R8.64]", scoreboard=5)
+BARRIER = encoded("BAR.SYNC.DEFER_BLOCKING 0x0")
+STORE, USE = "STG.E desc[UR4][R8.64], R4", "HADD2.F32 R7, -RZ, R6.H0_H0"
+
+
+def test_a_wait_for_a_fetch_is_early_where_a_barrier_comes_before_its_use():
+    of_other = encoded("LDS R3, [R10]", scoreboard=2) + encoded("FADD R4, R4, R3", waits=0b100)
+    use = encoded(USE, waits=1 << 5)
+    assert early_waits(parse(use + of_other + FETCH + encoded(STORE) + BARRIER)) == 0
+    assert early_waits(parse(use + of_other + FETCH + encoded(STORE, waits=1 << 5) + BARRIER)) == 1
+    # For the first fetch, where only some threads go on to the second.
+    second = encoded("LDG.E R5, desc[UR4][R8.64]", scoreboard=5, waits=1 << 5)
+    both = use + encoded("FADD R4, R4, R5")
+    assert early_waits(parse(both + FETCH + second + BARRIER)) == 1
+    # Behind the barrier nothing is lost: the use comes next.
+    branch = encoded("BRA `(.L_x_1)", waits=1 << 5)
+    assert early_waits(parse(branch + encoded(USE) + FETCH + BARRIER)) == 0
+
+
+def test_a_register_that_is_read_by_all_is_waited_for_once():
+    """What a step fetches is used in the next, which comes first in the loop."""
+    assert early_waits(parse(encoded("FADD R4, R4, R4", waits=1 << 5) + BARRIER + encoded(USE) + FETCH)) == 1
 
 
 def test_the_time_loop_is_the_longest_with_a_barrier():

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kernel_resources import (
@@ -31,6 +31,7 @@ CSV = REPO / "bench" / "results" / "cuda_time_loops.csv"
 FILES = "recurrence_*.cu"
 STORES = ("STG", "ST", "STS", "STAS", "RED", "REDG")
 """Whose first operand is read."""
+NO_SCOREBOARD = 7
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Instruction:
     operands: str
     label: str = ""
     """What a branch may go to; then there is no opcode."""
+    scoreboard: int = NO_SCOREBOARD
+    """The counter that says when what it loads has come."""
+    waits: int = 0
+    """A bit for each counter that it waits for, before it is issued."""
 
     @property
     def name(self) -> str:
@@ -96,12 +101,18 @@ class TimeLoop:
     """Loads from memory for the next step's cell."""
     fetches_used_before_wait: int
     """Of those, what some instruction between the load and the next barrier reads: it waits for memory first."""
+    early_waits: int
+    """Instructions that wait for such loads ahead of a barrier behind which these are read first: a thread waits for a
+    scoreboard, which counts several loads, and nvcc cannot always see that a register is not one of theirs."""
     fences: int
     """MEMBAR: each waits until all that the thread has stored is seen."""
     stores_before_arrival: int
     """Stores to memory ahead of the arrival, which the fence there waits for."""
     divisions: int
     """Of integers: a dozen instructions each, of which the first converts to a float."""
+    calls: int
+    """Of a subroutine, as for a division of floats: nothing before it goes side by side with what is behind it. Those of
+    a label are where an sm_80 brings a warp together."""
     loops_of_one_load: int
     """Innermost loops that load once an iteration and use it: each waits for the one before."""
     products: int
@@ -111,13 +122,20 @@ class TimeLoop:
 
 
 def parse(listing: str) -> list[Instruction]:
-    """The instructions and labels of one function in nvdisasm's listing."""
-    found = []
+    """The instructions and labels of one function in nvdisasm's listing.
+
+    An instruction's upper half follows in a line of its own. Its bits 41 to 61 are what ptxas tells the scheduler: four
+    of cycles, one, three of the scoreboard that counts what it loads, three, and six of those that it waits for.
+    """
+    found: list[Instruction] = []
     for line in listing.splitlines():
         if label := re.match(r"(\.L\w+):", line):
             found.append(Instruction("", "", label[1]))
         elif code := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;", line):
             found.append(Instruction(code[1], code[2]))
+        elif upper := re.match(r"\s+/\* 0x([0-9a-f]{16}) \*/", line):
+            control = int(upper[1], 16) >> 41
+            found[-1] = replace(found[-1], scoreboard=control >> 5 & 7, waits=control >> 11 & 63)
     return found
 
 
@@ -162,6 +180,23 @@ def used_before_wait(code: Sequence[Instruction], k: int) -> bool:
     return False
 
 
+def early_waits(loop: Sequence[Instruction]) -> int:
+    """As TimeLoop has them: twice through the loop, since what one step fetches the next one waits for."""
+    found = set()
+    coming: dict[int, set[str]] = {}  # by scoreboard, the registers that are loaded
+    waited: dict[int, set[str]] = {}  # by instruction, those that it waited for and nobody has read yet
+    for k, instruction in [*enumerate(loop), *enumerate(loop)]:
+        if instruction.is_wait:
+            found.update(waited)
+            waited.clear()
+        for scoreboard in [s for s in coming if instruction.waits >> s & 1]:
+            waited.setdefault(k, set()).update(coming.pop(scoreboard))
+        waited = {at: fetched for at, fetched in waited.items() if not any(map(instruction.reads, fetched))}
+        if instruction.is_fetch:
+            coming.setdefault(instruction.scoreboard, set()).update(instruction.registers)
+    return len(found)
+
+
 def matrices_of(instruction: Instruction) -> int:
     """That an `LDSM.16.M88.4` reads, here four."""
     if instruction.name != "LDSM":
@@ -182,9 +217,11 @@ def count(file: str, kernel: str, arch: str, code: Sequence[Instruction]) -> Tim
         instructions=sum(1 for instruction in loop if instruction.opcode),
         fetches=len(fetched),
         fetches_used_before_wait=sum(used_before_wait(loop, k) for k in fetched),
+        early_waits=early_waits(loop),
         fences=sum(instruction.name == "MEMBAR" for instruction in loop),
         stores_before_arrival=sum(instruction.name == "STG" for instruction in loop[:arrival]),
         divisions=sum(bool(re.match(r"I2F\.(U\d+\.)?RP|I2F\.U64", instruction.opcode)) for instruction in loop),
+        calls=sum(i.name == "CALL" and "$__" in i.operands for i in loop),
         loops_of_one_load=sum(
             sum(i.name in ("LDS", "LD", "LDSM") or i.is_fetch for i in body) == 1 for body in innermost(loop)
         ),
@@ -211,7 +248,7 @@ def disassemble(nvcc: str, nvdisasm: str, source: Path, arch: str) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "out.cubin")
         cubin.write_bytes(compile_kernels(nvcc, source, arch)[0])
-        listing = subprocess.run([nvdisasm, "-c", cubin], check=True, capture_output=True, text=True).stdout
+        listing = subprocess.run([nvdisasm, "-c", "-hex", cubin], check=True, capture_output=True, text=True).stdout
     sections = re.split(r"^\s*\.section\s+\.text\.(\w+),.*$", listing, flags=re.MULTILINE)[1:]
     mangled = "\n".join(sections[::2])
     names = subprocess.run(["c++filt"], input=mangled, check=True, capture_output=True, text=True).stdout.splitlines()
