@@ -45,6 +45,12 @@ Tensor allocate(MaskRun& run, at::IntArrayRef sizes, const at::TensorOptions& op
 
 }  // namespace
 
+void check_drawing_device(std::optional<c10::Device> wanted, c10::DeviceType of_generator) {
+  const c10::Device device = wanted.value_or(c10::kCPU);
+  TORCH_CHECK(device.type() == of_generator, "generator: expected one on ", device,
+              ", where the masks are, got one on ", of_generator);
+}
+
 MaskOfSeeds::MaskOfSeeds(const Tensor& seed, at::IntArrayRef shape, int64_t drop, double dropped, double kept,
                          at::ScalarType dtype)
     : run(run_of(drop, dropped, kept, dtype)) {

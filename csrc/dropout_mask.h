@@ -30,6 +30,9 @@ using DrawDropoutMasks = std::vector<at::Tensor>(at::IntArrayRef dims, at::IntAr
                                                  at::ScalarType dtype, std::optional<c10::Device> device,
                                                  std::optional<at::Generator> generator);
 
+// The dispatcher finds a kernel by the generator's device, where there is one: throws if masks are wanted on another.
+void check_drawing_device(std::optional<c10::Device> wanted, c10::DeviceType of_generator);
+
 // What expand_dropout_mask returns, to be filled; checked.
 struct MaskOfSeeds {
   MaskOfSeeds(const at::Tensor& seed, at::IntArrayRef shape, int64_t drop, double dropped, double kept,

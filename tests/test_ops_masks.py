@@ -10,6 +10,8 @@ import pytest
 import torch
 from mask_bits import assert_uncorrelated, expand, needs_op, random_seed
 
+from rnndrop_cuda import ops
+
 
 @pytest.fixture(autouse=True)
 def seeded():
@@ -91,9 +93,9 @@ def test_the_op_under_vmap_equals_a_loop():
     assert torch.equal(torch.vmap(of, in_dims=1)(seeds[0].T), expected[0])
 
 
-def draw(shapes, drop, dropped, kept, dtype=torch.float32, generator=None):
+def draw(shapes, drop, dropped, kept, dtype=torch.float32, generator=None, device=None):
     dims, sizes = [len(shape) for shape in shapes], [size for shape in shapes for size in shape]
-    return torch.ops.rnndrop.draw_dropout_masks(dims, sizes, drop, dropped, kept, dtype, None, generator)
+    return torch.ops.rnndrop.draw_dropout_masks(dims, sizes, drop, dropped, kept, dtype, device, generator)
 
 
 @needs_op
@@ -109,6 +111,20 @@ def test_masks_drawn_at_once_have_torchs_seeds(dtype):
         assert torch.equal(mask, expand(seed, *of_one, dtype))
     assert torch.equal(*(generator.get_state() for generator in generators))
     assert draw([], [], [], []) == []
+
+
+@needs_op
+def test_masks_are_drawn_by_a_generator_of_their_device():
+    like, generator = torch.empty(3, device="meta"), torch.Generator()
+    with pytest.raises(RuntimeError, match="generator: expected one on meta, where the masks are, got one on cpu"):
+        ops.draw_dropout_masks([1], [3], [7], [0.0], [2.0], like, generator)
+
+
+@needs_op
+def test_masks_on_a_device_without_kernels():
+    """Not a call of itself without end."""
+    with pytest.raises(RuntimeError, match="device: no kernel of this build draws masks on mps"):
+        draw([(3,)], [7], [0.0], [2.0], device=torch.device("mps"))
 
 
 @needs_op

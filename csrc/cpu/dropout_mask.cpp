@@ -116,7 +116,8 @@ at::Tensor expand_on_cpu(const at::Tensor& seed, at::IntArrayRef shape, int64_t 
 
 std::vector<at::Tensor> draw_on_cpu(at::IntArrayRef dims, at::IntArrayRef sizes, at::IntArrayRef drop,
                                     at::ArrayRef<double> dropped, at::ArrayRef<double> kept, at::ScalarType dtype,
-                                    std::optional<c10::Device> /*device*/, std::optional<at::Generator> generator) {
+                                    std::optional<c10::Device> device, std::optional<at::Generator> generator) {
+  check_drawing_device(device, c10::kCPU);
   auto* const source =
       at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
   const at::uniform_int_from_to_distribution<int32_t> word(uint64_t{1} << 32, -(int64_t{1} << 31));
@@ -141,8 +142,9 @@ std::vector<at::Tensor> draw(at::IntArrayRef dims, at::IntArrayRef sizes, at::In
   }
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("rnndrop::draw_dropout_masks", "").typed<DrawDropoutMasks>();
-  const c10::DispatchKeySet key(c10::computeDispatchKey(dtype, at::kStrided, *device));
-  return op.redispatch(key, dims, sizes, drop, dropped, kept, dtype, device, std::move(generator));
+  const c10::DispatchKey key = c10::computeDispatchKey(dtype, at::kStrided, *device);
+  TORCH_CHECK(op.hasKernelForDispatchKey(key), "device: no kernel of this build draws masks on ", *device);
+  return op.redispatch(c10::DispatchKeySet(key), dims, sizes, drop, dropped, kept, dtype, device, std::move(generator));
 }
 
 }  // namespace

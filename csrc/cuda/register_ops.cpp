@@ -22,7 +22,8 @@ at::Tensor expand(const at::Tensor& seed, at::IntArrayRef shape, int64_t drop, d
 std::vector<at::Tensor> draw(at::IntArrayRef dims, at::IntArrayRef sizes, at::IntArrayRef drop,
                              at::ArrayRef<double> dropped, at::ArrayRef<double> kept, at::ScalarType dtype,
                              std::optional<c10::Device> device, std::optional<at::Generator> generator) {
-  const bool numbered = device && device->has_index();
+  check_drawing_device(device, c10::kCUDA);
+  const bool numbered = device->has_index();
   const c10::Device gpu(c10::kCUDA, numbered ? device->index() : c10::cuda::current_device());
   const at::TensorOptions options = at::TensorOptions(gpu).dtype(dtype);
   return cuda::draw_dropout_masks(gpu, options, dims, sizes, drop, dropped, kept, generator);

@@ -111,8 +111,8 @@ class TimeLoop:
     divisions: int
     """Of integers: a dozen instructions each, of which the first converts to a float."""
     calls: int
-    """Of a subroutine, as for a division of floats: nothing before it goes side by side with what is behind it. Those of
-    a label are where an sm_80 brings a warp together."""
+    """Of a subroutine, as for a division of floats: nothing before it goes side by side with what is behind it. Not of
+    a label, by which an sm_80 brings a warp together."""
     loops_of_one_load: int
     """Innermost loops that load once an iteration and use it: each waits for the one before."""
     products: int
