@@ -201,11 +201,17 @@ __device__ void expect_neighbours(const uint4* tile, int pieces, unsigned* wrong
 }
 
 // A tile from the second cache to shared memory, by all threads of each block, as GridExchange has it: a thread waits
-// for all of its copies together, so that a large tile is throughput.
+// for all of its copies together, so that a large tile is throughput. With blocks `apart` each begins at a place of its
+// own.
+template <bool kApart>
 __global__ void __launch_bounds__(kMostThreads) l2_tile(int rounds, const uint4* tile, int pieces, unsigned* wrong) {
   DYN_SHARED(uint4, here);
+  const int begin = kApart ? blockIdx.x * pieces / gridDim.x : 0;
   for (int i = 0; i < rounds; ++i) {
-    for (int k = threadIdx.x; k < pieces; k += blockDim.x) cp_async16(here + k, tile + k);
+    for (int k = threadIdx.x; k < pieces; k += blockDim.x) {
+      const int at = begin + k < pieces ? begin + k : begin + k - pieces;
+      cp_async16(here + at, tile + at);
+    }
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();  // the next round's copies come to the same place
@@ -454,9 +460,13 @@ void measure_memory(Bench& bench) {
     for (const unsigned blocks : {1u, bench.most_blocks}) {
       LaunchCfg cfg = config(blocks, bench.threads);
       cfg.smem = bytes;
-      bench.measure("L2 tile by cp.async", blocks, bench.threads, bytes, [=](int n, bool) {
-        return LAUNCH(cfg, l2_tile, n, static_cast<const uint4*>(there), int(bytes / sizeof(uint4)), bench.wrong);
-      });
+      const auto measure_tile = [&](const char* what, auto kernel) {
+        bench.measure(what, blocks, bench.threads, bytes, [=](int n, bool) {
+          return LAUNCH(cfg, kernel, n, static_cast<const uint4*>(there), int(bytes / sizeof(uint4)), bench.wrong);
+        });
+      };
+      measure_tile("L2 tile by cp.async", l2_tile<false>);
+      measure_tile("L2 tile by cp.async with blocks apart", l2_tile<true>);
     }
     for (unsigned cluster = 1; has_clusters() && cluster <= std::min(8u, bench.most_blocks); cluster *= 2) {
       for (const unsigned clusters : {1u, bench.most_blocks / cluster}) {

@@ -48,28 +48,36 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     carry[k] = dh_n ? acc_t(to_acc(dh_n[cells.at[k]])) : acc_t(0);
     if (general) end[k] = end_of(r, b_0 + cells.b[k]);
   }
-  read_once(c);
+  settle_loads(c);
   sync_group_after_set_up<engine>();
 
   scalar_t gates[kCellsOfThread][kGates], dy[kCellsOfThread];
   acc_t c_prev[kCellsOfThread];
   FetchedNoise<scalar_t> noise[kCellsOfThread];
+  // As in the forward, in every kernel.
   const int dy_stride = r.dy_stride;
-  const auto read_step = [&](int64_t step, const auto& read) {
-    const scalar_t* gates_t = offset<scalar_t>(r.gates, step * kGates * state + first_row);
-    const acc_t* c_before = offset<acc_t>(r.c, order.slot_before(step) * state + first);
-    const scalar_t* dy_t = offset<scalar_t>(r.dy, (step * tile.B + b_0) * r.dy_stride + unit_0);
+  const int64_t to_next = backwards.next(0) * state, dy_to_next = backwards.next(0) * tile.B * r.dy_stride,
+                m_g_to_next = backwards.next(0) * elements_a_step<scalar_t>(r.noise.mask_g);
+  const scalar_t* gates_t = offset<scalar_t>(r.gates, t * kGates * state + first_row);
+  const acc_t* c_before = offset<acc_t>(r.c, order.slot_before(t) * state + first);
+  const scalar_t* dy_t = offset<scalar_t>(r.dy, (t * tile.B + b_0) * r.dy_stride + unit_0);
+  const scalar_t* m_g_t = noise_of_tile<scalar_t>(r.noise.mask_g, t, tile);
+  scalar_t* da_t = offset<scalar_t>(r.da, t * kGates * state + first_row);
+  const auto read_step = [&](const auto& read, int ahead = 0) {
+    const int64_t elements_ahead = ahead * to_next;
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
       if (!cells.inside[k]) continue;
 #pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) read(gates[k][gate], gates_t + cells.row[k] + gate * H);
-      read(c_prev[k], c_before + cells.at[k]);
-      if (dy_t) read(dy[k], dy_t + cells.b[k] * dy_stride + cells.u[k]);
+      for (int gate = 0; gate < kGates; ++gate) {
+        read(gates[k][gate], gates_t + kGates * elements_ahead + cells.row[k] + gate * H);
+      }
+      read(c_prev[k], c_before + elements_ahead + cells.at[k]);
+      if (r.dy) read(dy[k], dy_t + ahead * dy_to_next + cells.b[k] * dy_stride + cells.u[k]);
     }
-    read_noise<general>(noise, r.noise, step, cells, tile, read);
+    read_noise<general>(noise, r.noise, m_g_t + ahead * m_g_to_next, t, cells, tile, read);
   };
-  read_step(t, Load());
+  read_step(Load());
 
   bool has_product = true;  // dh~ of the step after, in shared.partial
   for (int left = r.steps.n; left > 0; --left) {
@@ -104,23 +112,25 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     }
     if (running) exchange.send(part);
 
-    scalar_t* da_t = offset<scalar_t>(r.da, t * kGates * state + first_row);
     t = backwards.next(t);
-    write_once(gates);
-    write_once(dy);
-    write_once(c_prev);
-    write_once<general>(noise);
-    if (!last) read_step(t, Load());
-    // Not in the general kernels, which have no registers left for it.
-    if (!general && s.prefetch > 0 && left > s.prefetch + 1) {
-      read_step(backwards.after(t, s.prefetch), Prefetch());
-    }
+    gates_t += kGates * to_next;
+    c_before += to_next;
+    if (r.dy) dy_t += dy_to_next;
+    m_g_t += m_g_to_next;
+    clear_before_load(gates);
+    clear_before_load(dy);
+    clear_before_load(c_prev);
+    clear_before_load<general>(noise);
+    if (!last) read_step(Load());
+    // The others have no registers left for it.
+    if (!general && kSteps == 0 && s.prefetch > 0 && left > s.prefetch + 1) read_step(Prefetch(), s.prefetch);
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
       if (!cells.inside[k]) continue;
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) from_acc(da_t[cells.row[k] + gate * H], da[k][gate]);
     }
+    da_t += kGates * to_next;
     has_product = running;  // past the ends da is 0
     if (running) {
       exchange.wait();

@@ -171,6 +171,12 @@ __device__ void load_columns(typename M::scalar_t* to, const typename M::scalar_
 
 // ---------------------------------------------------------------- set-up
 
+// Has nvcc keep what it would else work out anew in each step.
+template <class... Int>
+__device__ __forceinline__ void keep_in_registers(Int&... values) {
+  (..., [&] { asm volatile("" : "+r"(values)); }());
+}
+
 // The mask on h, of all of a thread's cells; 1 where there is none.
 template <class scalar_t, class acc_t>
 __device__ __forceinline__ void load_mask_h(acc_t (&m_h)[kCellsOfThread], const RowNoise& mask_h, const Cells& cells,
@@ -224,22 +230,23 @@ struct Prefetch {
 
 // A thread waits for a load by a counter, one of six, which counts other loads too. Where only some threads load and
 // read, nvcc cannot see that a load is long over: whoever reads or fills its register next waits for the counter, and
-// so for all that this counts by then, such as what the next step reads. Therefore all threads do two things when there
-// is nothing to wait for. After loads from memory that are not a step's, before the first of those:
+// so for all that this counts by then, such as what the next step reads. Therefore all threads do two things where
+// there is nothing to wait for; neither changes a value that anybody uses. After the loads before the first step, for
+// what lives through all steps as it was loaded, they read it; by a shuffle, which nvcc cannot leave out:
 template <class T>
-__device__ __forceinline__ void read_once(T (&loaded)[kCellsOfThread]) {
+__device__ __forceinline__ void settle_loads(T (&loaded)[kCellsOfThread]) {
 #pragma unroll
   for (int k = 0; k < kCellsOfThread; ++k) loaded[k] = __shfl_sync(kAllLanes, loaded[k], threadIdx.x % 32);
 }
-// And before the loads of a step, to the registers that they fill:
+// And before the loads of a step they write to the registers that these fill:
 template <class T>
-__device__ __forceinline__ void write_once(T& register_) {
+__device__ __forceinline__ void clear_before_load(T& register_) {
   register_ = rounded<T>(acc_type<T>(0));
 }
 template <class T, int n>
-__device__ __forceinline__ void write_once(T (&registers)[n]) {
+__device__ __forceinline__ void clear_before_load(T (&registers)[n]) {
 #pragma unroll
-  for (int k = 0; k < n; ++k) write_once(registers[k]);
+  for (int k = 0; k < n; ++k) clear_before_load(registers[k]);
 }
 
 // As it lies in memory: it is converted where it is used, which is when it has come.
@@ -249,36 +256,48 @@ struct FetchedNoise {
 };
 
 template <bool general, class scalar_t>
-__device__ __forceinline__ void write_once(FetchedNoise<scalar_t> (&noise)[kCellsOfThread]) {
+__device__ __forceinline__ void clear_before_load(FetchedNoise<scalar_t> (&noise)[kCellsOfThread]) {
 #pragma unroll
   for (int k = 0; k < kCellsOfThread; ++k) {
-    write_once(noise[k].m_g);
+    clear_before_load(noise[k].m_g);
     if (!general) continue;
-    write_once(noise[k].m_c);
-    write_once(noise[k].z_c);
-    write_once(noise[k].z_h);
+    clear_before_load(noise[k].m_c);
+    clear_before_load(noise[k].z_c);
+    clear_before_load(noise[k].z_h);
   }
 }
 
-// The noise of step t, of all of a thread's cells.
+// Of a kind, where a tile's begins at step t.
+template <class scalar_t>
+__device__ __forceinline__ const scalar_t* noise_of_tile(const SequenceNoise& noise, int64_t t, const Tile& tile) {
+  return offset<scalar_t>(noise.at_step(t).data, tile.b_0 * noise.row_stride + tile.unit_0);
+}
+
+// From one step to the next; 0 where there is none.
+template <class scalar_t>
+__device__ __forceinline__ int64_t elements_a_step(const SequenceNoise& noise) {
+  return noise.data ? noise.step_bytes / static_cast<int64_t>(sizeof(scalar_t)) : 0;
+}
+
+// The noise of step t, of all of a thread's cells; m_g's of the tile is there.
 template <bool general, class scalar_t, class Read>
 __device__ __forceinline__ void read_noise(FetchedNoise<scalar_t> (&to)[kCellsOfThread], const LayerNoise& noise,
-                                           int64_t t, const Cells& cells, const Tile& tile, const Read& read) {
-  const auto read_kind = [&](scalar_t FetchedNoise<scalar_t>::* kind, const SequenceNoise& of_kind) {
-    const RowNoise row = of_kind.at_step(t);
-    if (!row.data) return;
-    const scalar_t* const of_tile = static_cast<const scalar_t*>(row.data) + tile.b_0 * row.stride + tile.unit_0;
-    const int stride = row.stride;
+                                           const scalar_t* m_g, int64_t t, const Cells& cells, const Tile& tile,
+                                           const Read& read) {
+  const auto read_kind = [&](scalar_t FetchedNoise<scalar_t>::* kind, const scalar_t* of_tile, int stride) {
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
       if (cells.inside[k]) read(to[k].*kind, of_tile + cells.b[k] * stride + cells.u[k]);
     }
   };
-  read_kind(&FetchedNoise<scalar_t>::m_g, noise.mask_g);
+  const auto read_other = [&](scalar_t FetchedNoise<scalar_t>::* kind, const SequenceNoise& of_kind) {
+    if (of_kind.data) read_kind(kind, noise_of_tile<scalar_t>(of_kind, t, tile), of_kind.row_stride);
+  };
+  if (noise.mask_g.data) read_kind(&FetchedNoise<scalar_t>::m_g, m_g, noise.mask_g.row_stride);
   if (!general) return;
-  read_kind(&FetchedNoise<scalar_t>::m_c, noise.mask_c);
-  read_kind(&FetchedNoise<scalar_t>::z_c, noise.zone_c);
-  read_kind(&FetchedNoise<scalar_t>::z_h, noise.zone_h);
+  read_other(&FetchedNoise<scalar_t>::m_c, noise.mask_c);
+  read_other(&FetchedNoise<scalar_t>::z_c, noise.zone_c);
+  read_other(&FetchedNoise<scalar_t>::z_h, noise.zone_h);
 }
 
 template <bool general, class acc_t, class scalar_t>

@@ -186,11 +186,11 @@ class GridExchange {
     store_part(rows_ + turn_ * buffer_ + unit_0_, s_.K, part, s_, cells_);
     __syncthreads();
     arrived_ += s_.blocks;
-    if (threadIdx.x == 0) red_release_add(flag_, 1);
+    if (is_messenger()) red_release_add(flag_, 1);
   }
 
   __device__ void wait() {
-    if (threadIdx.x == 0) {
+    if (is_messenger()) {
       // Not relaxed ones and an acquire behind the last: that one would wait for all that the thread has asked for.
       while (is_early(ld_acquire(flag_))) spin_pause();
     }
@@ -199,6 +199,10 @@ class GridExchange {
   }
 
  private:
+  // Who says that the block has arrived and polls: lane 0 of the last warp, which in most plans has no cells, so that
+  // what a step stores and fetches for those does not hold it up.
+  __device__ bool is_messenger() const { return threadIdx.x == blockDim.x - 32; }
+
   // Of the flag, whose count wraps where a sequence has millions of steps.
   __device__ bool is_early(unsigned arrivals) const { return static_cast<int>(arrivals - arrived_) < 0; }
 

@@ -60,20 +60,40 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     }
     if (general) end[k] = end_of(r, b_0 + cells.b[k]);
   }
-  read_once(c);
+  settle_loads(c);
   sync_group_after_set_up<engine>();
 
   scalar_t from_x[kCellsOfThread][kGates];
   FetchedNoise<scalar_t> noise[kCellsOfThread];
-  const auto read_step = [&](int64_t step, const auto& read) {
-    const scalar_t* x = offset<scalar_t>(r.from_x, step * kGates * state + first_row);
+  // Where a step's entries are; where an array is absent, nobody looks. To the next step it is an addition, since
+  // products of 64 bits for each array take longer than to ask for what lies there. Not in the kernels that have no
+  // registers left for it, nor in block, where nvcc has each step wait for what was loaded before the first.
+  constexpr bool kMovesPointers = engine != Engine::block && !general && kSteps == 0;
+  const int64_t to_next = order.next(0) * state,
+                m_g_to_next = order.next(0) * elements_a_step<scalar_t>(r.noise.mask_g);
+  const scalar_t *x_t, *m_g_t;
+  scalar_t *gates_t, *y_t;
+  acc_t* c_t;
+  const auto point_reads_at = [&](int64_t step) {
+    x_t = offset<scalar_t>(r.from_x, step * kGates * state + first_row);
+    m_g_t = noise_of_tile<scalar_t>(r.noise.mask_g, step, tile);
+  };
+  const auto point_writes_at = [&](int64_t step) {
+    gates_t = offset<scalar_t>(r.gates, step * kGates * state + first_row);
+    y_t = offset<scalar_t>(r.y, step * state + first);
+    c_t = offset<acc_t>(r.c, r.c_slot(order.slot(step)) * state + first);
+  };
+  point_reads_at(t);
+  point_writes_at(t);
+  const auto read_step = [&](int64_t step, const auto& read, int ahead = 0) {
+    const scalar_t* const x = x_t + ahead * kGates * to_next;
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
       if (!cells.inside[k]) continue;
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) read(from_x[k][gate], x + cells.row[k] + gate * H);
     }
-    read_noise<general>(noise, r.noise, step, cells, tile, read);
+    read_noise<general>(noise, r.noise, m_g_t + ahead * m_g_to_next, step, cells, tile, read);
   };
   // The first h~ goes the way of all others, to whichever step is the first to run.
   const bool starts = !general || r.steps.begin < longest;
@@ -123,28 +143,35 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     }
     if (hands_over) exchange.send(h_tilde);
 
-    write_once(from_x);
-    write_once<general>(noise);
-    if (!last) read_step(t_next, Load());
-    // Not in the general kernels, which have no registers left for it.
-    if (!general && s.prefetch > 0 && left > s.prefetch + 1) {
-      read_step(order.after(t_next, s.prefetch), Prefetch());
+    clear_before_load(from_x);
+    clear_before_load<general>(noise);
+    if (kMovesPointers) {
+      x_t += kGates * to_next;
+      m_g_t += m_g_to_next;
+    } else if (!last) {
+      point_reads_at(t_next);
     }
-    scalar_t* gates_t = offset<scalar_t>(r.gates, t * kGates * state + first_row);
-    scalar_t* y_t = offset<scalar_t>(r.y, t * state + first);
-    acc_t* c_t = r.gates || last ? offset<acc_t>(r.c, r.c_slot(order.slot(t)) * state + first) : nullptr;
+    if (!last) read_step(t_next, Load());
+    if (kMovesPointers && s.prefetch > 0 && left > s.prefetch + 1) read_step(t_next, Prefetch(), s.prefetch);
+    // Without gates c has two slots, in turn, and only the last step writes to one.
+    if (!kMovesPointers || (last && !r.gates)) point_writes_at(t);
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
       if (!cells.inside[k]) continue;
-      if (gates_t) {
-        scalar_t* gates = gates_t + cells.row[k];
+      if (r.gates) {
+        scalar_t* const gates = gates_t + cells.row[k];
         from_acc(gates[kInput * H], cell[k].i);
         from_acc(gates[kForget * H], cell[k].f);
         from_acc(gates[kCandidate * H], cell[k].g);
         from_acc(gates[kOutput * H], cell[k].o);
       }
       from_acc(y_t[cells.at[k]], cell[k].h);
-      if (c_t) c_t[cells.at[k]] = c[k];
+      if (r.gates || last) c_t[cells.at[k]] = c[k];
+    }
+    if (kMovesPointers) {
+      if (r.gates) gates_t += kGates * to_next;
+      y_t += to_next;
+      c_t += to_next;
     }
     if (hands_over) exchange.wait();
     t = t_next;

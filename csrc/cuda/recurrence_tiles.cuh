@@ -19,27 +19,31 @@ struct PlainTile {
 
   __device__ static T operand(T v) { return v; }
 
-  // Columns [begin, end) in units of kK, to partial[sample][row]; added to what is there already where `more`.
+  // Where a lane begins in a tile: in its rows of W, its samples and its partial sums.
+  __device__ static int lane_in_rows(int ld) { return threadIdx.x % 32 * ld; }
+  __device__ static int lane_in_samples(int /*ld_in*/, int /*tiles*/) { return 0; }
+  __device__ static int lane_in_partial(int /*ld_partial*/) { return threadIdx.x % 32; }
+
+  // Of `steps` times kK columns, from the lane's places on; added to what is there already where `more`.
   template <int kTiles>
-  __device__ static void multiply(const T* W, int ld, const T* in, int ld_in, int begin, int end, int rows_left,
-                                  T* partial, int ld_partial, bool more) {
-    const int lane = threadIdx.x % 32;
-    if (lane >= rows_left) return;
+  __device__ static void multiply(const T* rows, const T* samples, int ld_in, int steps, int rows_left, T* partial,
+                                  int ld_partial, bool more) {
+    if (static_cast<int>(threadIdx.x % 32) >= rows_left) return;
     T sum[kTiles * kBatch] = {};
 #pragma unroll 1
-    for (int k = begin * kK; k < end * kK; k += kK) {
+    for (int k = 0; k < steps * kK; k += kK) {
       // Rows lie an odd number of vectors apart: read as vectors, eight of them meet in no bank.
-      const Vector<T> w = *reinterpret_cast<const Vector<T>*>(W + lane * ld + k);
+      const Vector<T> w = *reinterpret_cast<const Vector<T>*>(rows + k);
 #pragma unroll
       for (int b = 0; b < kTiles * kBatch; ++b) {
-        const Vector<T> x = *reinterpret_cast<const Vector<T>*>(in + b * ld_in + k);
+        const Vector<T> x = *reinterpret_cast<const Vector<T>*>(samples + b * ld_in + k);
 #pragma unroll
         for (int e = 0; e < kK; ++e) sum[b] += w.data[e] * x.data[e];
       }
     }
 #pragma unroll
     for (int b = 0; b < kTiles * kBatch; ++b) {
-      T& out = partial[b * ld_partial + lane];
+      T& out = partial[b * ld_partial];
       out = more ? out + sum[b] : sum[b];
     }
   }
@@ -64,46 +68,65 @@ struct TensorCoreTile {
   static constexpr int kRows = 16, kBatch = 8, kK = 2 * kVector<T>, kMostTiles = most_tiles_at_once(Math::half);
   static constexpr int kStepsKept = kStepsInRegisters;
 
-  template <int kTiles>
-  __device__ static void multiply(const T* W, int ld, const T* in, int ld_in, int begin, int end, int /*rows_left*/,
-                                  float* partial, int ld_partial, bool more) {
+  // Of one tile of samples two k-steps are read at a time, of more two tiles.
+  __device__ static int lane_in_rows(int ld) {
     const int lane = threadIdx.x % 32;
-    const T* const rows = W + lane % 16 * ld + lane / 16 * kVector<T>;
+    return lane % 16 * ld + lane / 16 * kVector<T>;
+  }
+  __device__ static int lane_in_samples(int ld_in, int tiles) {
+    const int lane = threadIdx.x % 32;
+    return tiles == 1 ? lane % 8 * ld_in + lane / 8 * kVector<T>
+                      : (lane % 8 + lane / 16 * kBatch) * ld_in + lane / 8 % 2 * kVector<T>;
+  }
+  __device__ static int lane_in_partial(int ld_partial) {
+    const int lane = threadIdx.x % 32;
+    return lane % 4 * 2 * ld_partial + lane / 4;
+  }
+
+  template <int kTiles>
+  __device__ static void multiply(const T* rows, const T* samples, int ld_in, int steps, int /*rows_left*/,
+                                  float* partial, int ld_partial, bool more) {
     if constexpr (kTiles == 1) {
-      // Two k-steps at a time, each with a sum of its own, so that one need not wait for the other.
-      const T* const samples = in + lane % 8 * ld_in + lane / 8 * kVector<T>;
+      // Each of the two k-steps has a sum of its own, so that one need not wait for the other.
       float sums[2][4] = {};
-      int k = begin;
-#pragma unroll 2
-      for (; k + 1 < end; k += 2) {
+      const auto two_steps = [&] {
         uint32_t a[2][4], b[4];
-        ldmatrix_x4(b, samples + k * kK);
-        ldmatrix_x4(a[0], rows + k * kK);
-        ldmatrix_x4(a[1], rows + k * kK + kK);
+        ldmatrix_x4(b, samples);
+        ldmatrix_x4(a[0], rows);
+        ldmatrix_x4(a[1], rows + kK);
         mma(sums[0], a[0], b, T());
         mma(sums[1], a[1], b + 2, T());
+        samples += 2 * kK;
+        rows += 2 * kK;
+      };
+#pragma unroll 1
+      for (; steps >= 4; steps -= 4) {
+        two_steps();
+        two_steps();
       }
-      if (k < end) {
+      if (steps & 2) two_steps();
+      if (steps & 1) {
         uint32_t a[4], b[2];
-        ldmatrix_x2(b, in + lane % 8 * ld_in + lane / 8 % 2 * kVector<T> + k * kK);
-        ldmatrix_x4(a, rows + k * kK);
+        // The second two matrices would lie beyond the last k-step: their lanes name rows of the first two.
+        ldmatrix_x2(b, samples - threadIdx.x % 32 / 16 * 2 * kVector<T>);
+        ldmatrix_x4(a, rows);
         mma(sums[0], a, b, T());
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[0][i] += sums[1][i];
       store(sums[0], partial, ld_partial, more);
     } else {
-      const T* const samples = in + (lane % 8 + lane / 16 * kBatch) * ld_in + lane / 8 % 2 * kVector<T>;
       float sums[kTiles][4] = {};
 #pragma unroll 2
-      for (int k = begin; k < end; ++k) {
+      for (int k = 0; k < steps; ++k) {
         uint32_t a[4], b[kTiles / 2][4];
-        ldmatrix_x4(a, rows + k * kK);
+        ldmatrix_x4(a, rows);
 #pragma unroll
-        for (int pair = 0; pair < kTiles / 2; ++pair)
-          ldmatrix_x4(b[pair], samples + pair * 2 * kBatch * ld_in + k * kK);
+        for (int pair = 0; pair < kTiles / 2; ++pair) ldmatrix_x4(b[pair], samples + pair * 2 * kBatch * ld_in);
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) mma(sums[tile], a, b[tile / 2] + tile % 2 * 2, T());
+        samples += kK;
+        rows += kK;
       }
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
@@ -116,12 +139,9 @@ struct TensorCoreTile {
   // `steps` k-steps each. What makes those a multiple of kStepsAtOnce is zeros.
   template <int kTiles, int kSteps>
   __device__ __forceinline__ static void multiply(const uint32_t (&W)[kSteps][4], int tiles, int steps, int apart,
-                                                  const T* in, int ld_in, float* partial, int ld_partial) {
-    const int lane = threadIdx.x % 32;
+                                                  const T* samples, int ld_in, float* partial, int ld_partial) {
     // Tiles of samples, or, of one, the even and the odd k-steps.
     float sums[kTiles == 1 ? 2 : kTiles][4] = {};
-    const T* const samples = kTiles == 1 ? in + lane % 8 * ld_in + lane / 8 * kVector<T>
-                                         : in + (lane % 8 + lane / 16 * kBatch) * ld_in + lane / 8 % 2 * kVector<T>;
     int done = 0;  // k-steps of the tile
 #pragma unroll
     for (int first = 0; first < kSteps; first += kStepsAtOnce) {
@@ -163,18 +183,19 @@ struct TensorCoreTile {
 
   // What multiply wants of k-step `k` of the rows.
   __device__ static void keep(uint32_t (&W)[4], const T* rows, int ld, int k) {
-    const int lane = threadIdx.x % 32;
-    ldmatrix_x4(W, rows + lane % 16 * ld + lane / 16 * kVector<T> + k * kK);
+    ldmatrix_x4(W, rows + lane_in_rows(ld) + k * kK);
   }
 
  private:
   __device__ static void store(const float (&sum)[4], float* partial, int ld_partial, bool more) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const auto out = [&](int i) -> float& { return partial[i % 2 * ld_partial + 8 * (i / 2)]; };
+    float before[4] = {};  // all of them asked for before the first is added to
+    if (more) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float& out = partial[(2 * t + i % 2) * ld_partial + g + 8 * (i / 2)];
-      out = more ? out + sum[i] : sum[i];
+      for (int i = 0; i < 4; ++i) before[i] = out(i);
     }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) out(i) = more ? before[i] + sum[i] : sum[i];
   }
 };
 
@@ -188,8 +209,8 @@ struct HalfTile : TensorCoreTile<T> {
   __device__ static T operand(float v) { return rounded<T>(v); }
 };
 
-// The tiles of a warp, W from shared memory. Which they are is worked out before the first step: a division takes
-// longer than a tile.
+// The tiles of a warp, W from shared memory. Which they are, and where a lane begins in the first of them, is worked
+// out before the first step: what all blocks of a group wait for lies between an input that has come and its product.
 template <class M>
 class Product {
  public:
@@ -198,13 +219,20 @@ class Product {
         tiles_rows_((s.rows + M::kRows - 1) / M::kRows),
         tiles_(tiles_rows_ * (s.batch / (M::kBatch * s.at_once))) {
     const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const int split = warp % s.splits;
     stride_ = warps / s.splits;
-    split_ = warp % s.splits;
     first_ = warp / s.splits < stride_ ? warp / s.splits : tiles_;
     row_ = first_ % tiles_rows_;
-    group_ = first_ / tiles_rows_;
-    begin_ = split_ * s.steps;
-    end_ = begin_ + s.steps;
+    const int first_sample = first_ / tiles_rows_ * M::kBatch * s.at_once;
+    rows_ = row_ * M::kRows * s.ld + M::lane_in_rows(s.ld);
+    samples_ = first_sample * s.ld_in + M::lane_in_samples(s.ld_in, s.at_once);
+    partial_ = (split * s.batch + first_sample) * s.ld_partial + row_ * M::kRows + M::lane_in_partial(s.ld_partial);
+    const int depth = (s.piece + M::kK - 1) / M::kK;
+    const int depth_of_last = (s.K - (s.pieces - 1) * s.piece + M::kK - 1) / M::kK;
+    begin_ = split * s.steps;
+    steps_ = max(0, min(s.steps, depth - begin_));
+    steps_of_last_ = max(0, min(s.steps, depth_of_last - begin_));
+    keep_in_registers(rows_, samples_, partial_);
   }
 
   // partial[split][sample][row] of all rows, from the exchange's input
@@ -214,16 +242,15 @@ class Product {
 #pragma unroll 1
     for (int piece = 0; piece < pieces; ++piece) {
       const typename M::scalar_t* const in = exchange.piece(piece);
-      const int first = piece * s_.piece, columns = Exchange::kInPieces ? min(s_.piece, s_.K - first) : s_.K;
-      const int depth = (columns + M::kK - 1) / M::kK;
-      const int begin = min(begin_, depth), end = min(end_, depth);
+      const int steps = piece + 1 == pieces ? steps_of_last_ : steps_;
+      const bool more = piece > 0;
       if constexpr (M::kMostTiles == 1) {
-        multiply<1>(shared, in, first, begin, end, piece > 0);
+        multiply<1>(shared, in, piece, steps, more);
       } else {
         switch (s_.at_once) {
-          case 1: multiply<1>(shared, in, first, begin, end, piece > 0); break;
-          case 2: multiply<2>(shared, in, first, begin, end, piece > 0); break;
-          default: multiply<M::kMostTiles>(shared, in, first, begin, end, piece > 0);
+          case 1: multiply<1>(shared, in, piece, steps, more); break;
+          case 2: multiply<2>(shared, in, piece, steps, more); break;
+          default: multiply<M::kMostTiles>(shared, in, piece, steps, more);
         }
       }
     }
@@ -231,22 +258,31 @@ class Product {
 
  private:
   template <int kTiles>
-  __device__ void multiply(const Shared<M>& shared, const typename M::scalar_t* in, int first, int begin, int end,
+  __device__ void multiply(const Shared<M>& shared, const typename M::scalar_t* in, int piece, int steps,
                            bool more) const {
-    int row = row_, group = group_;
-#pragma unroll 1
-    for (int tile = first_; tile < tiles_; tile += stride_) {
-      const int sample = group * (M::kBatch * kTiles);
-      M::template multiply<kTiles>(shared.W + row * M::kRows * s_.ld + first, s_.ld, in + sample * s_.ld_in, s_.ld_in,
-                                   begin, end, s_.rows - row * M::kRows,
-                                   shared.partial + (split_ * s_.batch + sample) * s_.ld_partial + row * M::kRows,
-                                   s_.ld_partial, more);
-      for (row += stride_; row >= tiles_rows_; row -= tiles_rows_) ++group;
+    const int begin = begin_ * M::kK;
+    const typename M::scalar_t* rows = shared.W + rows_ + piece * s_.piece + begin;
+    const typename M::scalar_t* samples = in + samples_ + begin;
+    typename M::acc_t* partial = shared.partial + partial_;
+    int row = row_, tile = first_;
+    if (tile >= tiles_) return;
+    while (true) {
+      M::template multiply<kTiles>(rows, samples, s_.ld_in, steps, s_.rows - row * M::kRows, partial, s_.ld_partial,
+                                   more);
+      if ((tile += stride_) >= tiles_) return;
+      int next = row + stride_, groups = 0;
+      for (; next >= tiles_rows_; next -= tiles_rows_) ++groups;
+      rows += (next - row) * M::kRows * s_.ld;
+      samples += groups * M::kBatch * kTiles * s_.ld_in;
+      partial += groups * M::kBatch * kTiles * s_.ld_partial + (next - row) * M::kRows;
+      row = next;
     }
   }
 
   const Sizes& s_;
-  int tiles_rows_, tiles_, stride_, split_, first_, row_, group_, begin_, end_;
+  int tiles_rows_, tiles_, stride_, first_, row_;
+  int rows_, samples_, partial_;       // where the lane begins in the first tile
+  int begin_, steps_, steps_of_last_;  // k-steps of a piece
 };
 
 // The tiles of a warp, which has its part of W in registers: some tiles of rows, one split, all samples.
@@ -260,7 +296,8 @@ class ProductOfRegisters {
     split_ = warp % s.splits;
     begin_ = split_ * s.steps;
     apart_ = side_by_side * M::kRows;
-    const int rows_left = warp / s.splits < side_by_side ? s.rows - row_ : 0, depth = (s.K + M::kK - 1) / M::kK;
+    const int rows_left = warp / s.splits < side_by_side ? s.rows - row_ : 0;
+    const int depth = (s.K + M::kK - 1) / M::kK;
     tiles_ = rows_left > 0 ? (rows_left + apart_ - 1) / apart_ : 0;
     steps_ = min(s.steps, depth - begin_);
     __syncthreads();
@@ -299,8 +336,10 @@ class ProductOfRegisters {
   __device__ __forceinline__ void multiply(const Shared<M>& shared, const typename M::scalar_t* in) const {
 #pragma unroll 1
     for (int sample = 0; sample < s_.batch; sample += M::kBatch * kTiles) {
-      M::template multiply<kTiles>(W_, tiles_, steps_, apart_, in + sample * s_.ld_in, s_.ld_in,
-                                   shared.partial + (split_ * s_.batch + sample) * s_.ld_partial + row_, s_.ld_partial);
+      const int sums = (split_ * s_.batch + sample) * s_.ld_partial + row_;
+      M::template multiply<kTiles>(W_, tiles_, steps_, apart_,
+                                   in + sample * s_.ld_in + M::lane_in_samples(s_.ld_in, kTiles), s_.ld_in,
+                                   shared.partial + sums + M::lane_in_partial(s_.ld_partial), s_.ld_partial);
     }
   }
 

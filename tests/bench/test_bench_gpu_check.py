@@ -119,10 +119,11 @@ def test_gpu_check_names_a_part_that_it_does_not_have(tmp_path: Path, gpu_host: 
     )  # fmt: skip
 
 
-def test_gpu_check_wants_a_build_before_the_other_parts(tmp_path: Path, gpu_host: dict[str, str]) -> None:
+def test_gpu_check_builds_ahead_of_the_other_parts_where_it_must(tmp_path: Path, gpu_host: dict[str, str]) -> None:
     status, log = gpu_check(tmp_path / "out", "sanitize", **gpu_host | {"BROKEN": "usable_backends"})
     assert status == 2
-    assert "no CUDA kernels: run 'bench/gpu_check.sh build' on this machine first" in log
+    assert "no CUDA kernels. Nothing was run. The build's last lines:" in log
+    assert "python3 setup.py build_ext --inplace" in log
     assert not (tmp_path / "out").exists()
 
 

@@ -48,7 +48,7 @@ cuda_problem = functools.partial(make_problem, device="cuda")
 
 UNMEASURED = {
     "": {},
-    "registers": {"registers": True, "prefetch": 2},
+    "registers": {"registers": True},
     "pieces": {"pieces": 2, "prefetch": 2},
 }
 UNMEASURED_ENGINES = ("block, registers", "cluster, registers", "grid, registers", "grid, pieces")

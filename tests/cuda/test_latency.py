@@ -16,7 +16,8 @@ SMALL = ("5", "1", "8", "64")
 BARRIERS = ["__syncthreads", "cluster barrier", "grid barrier by a flag", "grid.sync"]
 BARRIERS += ["grid barrier by a flag with relaxed polls", "grid barrier by a flag behind stores"]
 EXCHANGES = ["cluster exchange", "cluster exchange by st.async", "grid exchange by epochs"]
-LOADS = ["distributed shared memory load", "L2 load", "L2 tile by cp.async", "L2 tile in bulk"]
+LOADS = ["distributed shared memory load", "L2 load", "L2 tile by cp.async", "L2 tile by cp.async with blocks apart"]
+LOADS += ["L2 tile in bulk"]
 LOADS += [f"L2 tile in bulk by {blocks} blocks for each other" for blocks in (2, 4)]
 PRODUCTS = ["mma m16n8k16 bf16", "mma m16n8k8 tf32"]
 

@@ -80,7 +80,8 @@ def test_what_is_fetched_for_the_next_step_is_not_waited_for_in_this_one(rows):
 
 
 def test_nobody_waits_for_the_next_step_ahead_of_a_barrier(rows):
-    assert [row for row in rows if row.early_waits] == []
+    launched = [row for row in rows if (engine_of(row), row.arch) != ("cluster", "80")]  # which has no clusters
+    assert [row for row in launched if row.early_waits] == []
 
 
 def test_nothing_divides(rows):
