@@ -122,8 +122,9 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     clear_before_load(c_prev);
     clear_before_load<general>(noise);
     if (!last) read_step(Load());
-    // The others have no registers left for it.
-    if (!general && kSteps == 0 && s.prefetch > 0 && left > s.prefetch + 1) read_step(Prefetch(), s.prefetch);
+    // The other kernels have no registers left for it.
+    if (engine != Engine::block && !general && kSteps == 0 && s.prefetch > 0 && left > s.prefetch + 1)
+      read_step(Prefetch(), s.prefetch);
 #pragma unroll
     for (int k = 0; k < kCellsOfThread; ++k) {
       if (!cells.inside[k]) continue;

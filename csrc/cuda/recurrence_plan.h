@@ -34,8 +34,8 @@ struct Trials {
   // W_hh in registers: twice as many of them for half as many threads.
   bool registers = false;
   // How many steps ahead of the fetch what a step reads from memory is asked for, into the second cache: the slowest of
-  // all blocks' loads is what a step waits for. 0: not at all, as with lengths, noise on the state, and W_hh in
-  // registers, whose kernels have no registers left for it.
+  // all blocks' loads is what a step waits for. 0: not at all, as on block, with lengths, with noise on the
+  // state, and with W_hh in registers, since those kernels have no registers left for it.
   int64_t prefetch = 0;
   // In how many pieces a grid's blocks read their input, unless it is too large for as few.
   int64_t pieces = 1;
@@ -137,7 +137,7 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
       bytes = shared_memory_of(engine, tiling, shape.dtype);
     }
     if (bytes > gpu.shared_memory) return;
-    tiling.prefetch = in_registers ? 0 : trials.prefetch;
+    tiling.prefetch = in_registers || engine == Engine::block ? 0 : trials.prefetch;
     const auto estimate = [&](int64_t groups) {
       return estimate_step(engine, shape, tiling, ceil_div(tiling.groups, std::max<int64_t>(groups, 1)));
     };

@@ -68,11 +68,12 @@ struct TensorCoreTile {
   static constexpr int kRows = 16, kBatch = 8, kK = 2 * kVector<T>, kMostTiles = most_tiles_at_once(Math::half);
   static constexpr int kStepsKept = kStepsInRegisters;
 
-  // Of one tile of samples two k-steps are read at a time, of more two tiles.
+  // As PlainTile's.
   __device__ static int lane_in_rows(int ld) {
     const int lane = threadIdx.x % 32;
     return lane % 16 * ld + lane / 16 * kVector<T>;
   }
+  // Of one tile of samples two k-steps are read at a time, of more two tiles.
   __device__ static int lane_in_samples(int ld_in, int tiles) {
     const int lane = threadIdx.x % 32;
     return tiles == 1 ? lane % 8 * ld_in + lane / 8 * kVector<T>
