@@ -73,11 +73,12 @@ step() {
 
 gpu_tests() {
   local pytest=("$python" -m pytest -m gpu -rs -p no:cacheprovider) status=0
-  "${pytest[@]}" tests/cuda/test_gpu_host.py tests/cuda/test_latency.py || status=$?
+  local first=(tests/cuda/test_gpu_host.py tests/cuda/test_latency.py)
+  "${pytest[@]}" "${first[@]}" || status=$?
   # It is the host that takes the time: several processes share it out. Folders without a test for GPUs want packages
   # that there may not be.
   "${pytest[@]}" -n 4 --continue-on-collection-errors tests --ignore=tests/seminar --ignore=tests/docs \
-    --ignore=tests/bench --ignore=tests/test_keras.py --ignore=tests/cuda/test_gpu_host.py || status=$?
+    --ignore=tests/bench --ignore=tests/test_keras.py "${first[@]/#/--ignore=}" || status=$?
   ((status == 0)) || return $status
   # There is a GPU, so a test skipped for lack of one means a build without kernels.
   "$python" -c "$has_kernels"

@@ -71,7 +71,6 @@ struct TimeOrder {
   HOST_DEVICE int64_t first() const { return reverse ? T - 1 : 0; }
   HOST_DEVICE int64_t last() const { return reverse ? 0 : T - 1; }
   HOST_DEVICE int64_t next(int64_t t) const { return reverse ? t - 1 : t + 1; }
-  HOST_DEVICE int64_t after(int64_t t, int64_t steps) const { return reverse ? t - steps : t + steps; }
   HOST_DEVICE int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
   HOST_DEVICE int64_t slot(int64_t t) const { return reverse ? t : t + 1; }
   HOST_DEVICE int64_t slot_before(int64_t t) const { return reverse ? t + 1 : t; }

@@ -13,12 +13,9 @@ DROPOUT = {"dropout": 0.3, "input_dropout": 0.5, "hidden_dropout": 0.5, "candida
 
 
 def backends(*names):
-    def marks_of(name):
-        yield pytest.mark.skipif(bool(NOT_USABLE[name]), reason=NOT_USABLE[name])
-        if name == "cuda":
-            yield pytest.mark.gpu
-
-    return [pytest.param(name, marks=list(marks_of(name))) for name in names]
+    marks = {name: [pytest.mark.skipif(bool(why), reason=why)] for name, why in NOT_USABLE.items()}
+    marks["cuda"].append(pytest.mark.gpu)
+    return [pytest.param(name, marks=marks[name]) for name in names]
 
 
 BACKENDS = backends("cuda", "cpu", "python")

@@ -14,20 +14,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from modules import NOT_USABLE, backends
 from problems import relative_error
 from torch.nn.parallel import DistributedDataParallel
 
-from rnndrop_cuda import LSTM, LayerMasks, functional
+from rnndrop_cuda import LSTM, LayerMasks
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
 ]
-NOT_USABLE = functional.usable_backends()
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(bool(NOT_USABLE[name]), reason=NOT_USABLE[name]))
-    for name in ("cpu", "python")
-]
+BACKENDS = backends("cpu", "python")
 DROPOUT = {
     "dropout": 0.3, "input_dropout": 0.5, "hidden_dropout": 0.5, "candidate_dropout": 0.5, "weight_dropout": 0.5,
 }  # fmt: skip
