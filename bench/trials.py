@@ -1,4 +1,4 @@
-"""Times the persistent kernels as they are, and with each thing that is right but has not been shown to be faster.
+"""Times the persistent kernels as the model plans them, as the GPU itself chooses, and with what plans may have beside.
 
     python -m bench.trials --out bench/results/trials.csv
 
@@ -25,6 +25,7 @@ from bench.correctness import relative_error, tolerance
 from bench.machine import check_out, machine_facts, usable
 from bench.records import Size, write
 from rnndrop_cuda import cuda_engine, dropout_mask, explain_engine, functional
+from rnndrop_cuda.engines import timed_plans
 
 SEVERAL_BLOCKS = ("cluster", "grid")
 CASES = [
@@ -35,15 +36,17 @@ CASES = [
     (Size(1024, 16, 768, 768), torch.float16, SEVERAL_BLOCKS),
     (Size(512, 32, 1024, 1024), torch.bfloat16, SEVERAL_BLOCKS),
 ]
+TIMED = "as timed"  # torch.backends.cudnn.benchmark
 TRIALS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "registers": {"registers": True},
-    "prefetch 1": {"prefetch": 1},
-    "prefetch 2": {"prefetch": 2},
-    "prefetch 4": {"prefetch": 4},
-    "2 pieces": {"pieces": 2},
-    "4 pieces": {"pieces": 4},
-    "2 pieces, prefetch 2": {"pieces": 2, "prefetch": 2},
+    TIMED: {},
+    "W_hh in shared memory": {"registers": False},
+    "in shared memory, prefetch 1": {"registers": False, "prefetch": 1},
+    "in shared memory, prefetch 2": {"registers": False, "prefetch": 2},
+    "in shared memory, prefetch 4": {"registers": False, "prefetch": 4},
+    "in shared memory, 2 pieces": {"registers": False, "pieces": 2},
+    "in shared memory, 4 pieces": {"registers": False, "pieces": 4},
+    "in shared memory, 2 pieces, prefetch 2": {"registers": False, "pieces": 2, "prefetch": 2},
 }
 KERNELS = ("recurrence_forward_kernel", "recurrence_backward_kernel")
 Call = Callable[[], list[Tensor]]
@@ -117,17 +120,17 @@ def measure(
     kernel_times: Callable[[Call], dict[str, float]] | None = None,
 ) -> list[TrialTime]:  # fmt: skip
     """Every trial in turn. One that gives something else than the kernels as they are goes to `wrong`, untimed."""
-    from rnndrop_cuda import _C
-
     of_call = kernel_times or profiled
     samples: dict[str, list[dict[str, float]]] = {}
     plans: dict[str, str] = {}
     expected: list[Tensor] = []
     try:
-        for name, trial in TRIALS.items():
-            _C.set_cuda_trials(**trial)
-            plans[name] = explain_engine(*size, dtype).replace("\n", " | ")
+        for name in TRIALS:
+            begin(name)
+            timed_before = timed_plans()
             results = call()
+            timed = [plan for plan in timed_plans() if plan not in timed_before]
+            plans[name] = " | ".join(timed or explain_engine(*size, dtype).splitlines())
             expected = expected or results
             error = max(relative_error(result, e) for result, e in zip(results, expected, strict=True))
             if error <= tolerance(dtype, results[0].device):
@@ -136,10 +139,10 @@ def measure(
                 wrong.append(f"{size} {dtype} {engine}, {name}: differs by {error:.1e}")
         for _ in range(repeats):
             for name, of_trial in samples.items():
-                _C.set_cuda_trials(**TRIALS[name])
+                begin(name)
                 of_trial.append(of_call(call))
     finally:
-        _C.set_cuda_trials()
+        begin("as it is")
     times = []
     for name, of_trial in samples.items():
         forward, backward = (statistics.median(sample[kernel] for sample in of_trial) for kernel in KERNELS)
@@ -147,6 +150,14 @@ def measure(
         times.append(TrialTime(*size, kind, engine, name, repeats, round(forward, 1), round(backward, 1), plans[name]))
         print(f"{size} {kind:8} {engine:8} {name:38} {forward:9.1f} {backward:9.1f} us", flush=True)
     return times
+
+
+def begin(trial: str) -> None:
+    """What runs from now on runs as the trial says."""
+    from rnndrop_cuda import _C
+
+    _C.set_cuda_trials(**TRIALS[trial])
+    torch.backends.cudnn.benchmark = trial == TIMED
 
 
 def profiled(call: Call) -> dict[str, float]:

@@ -225,12 +225,14 @@ PYBIND11_MODULE(_C, m) {
         rnndrop::cuda::wanted_prefetch = std::clamp<int64_t>(prefetch, 0, rnndrop::cuda::kMaxPrefetch);
         rnndrop::cuda::wanted_pieces = std::clamp<int64_t>(pieces, 1, rnndrop::cuda::kMaxPieces);
       },
-      pybind11::kw_only(), pybind11::arg("registers") = false, pybind11::arg("prefetch") = 0,
-      pybind11::arg("pieces") = 1,
-      "What is right but has not been measured, in the whole process; all else is off: see Trials in "
-      "recurrence_plan.h.");
+      pybind11::kw_only(), pybind11::arg("registers") = rnndrop::cuda::Trials().registers,
+      pybind11::arg("prefetch") = rnndrop::cuda::Trials().prefetch,
+      pybind11::arg("pieces") = rnndrop::cuda::Trials().pieces,
+      "What a plan may have, in the whole process; all else is as it is by default: see Trials in recurrence_plan.h.");
 #ifdef RNNDROP_WITH_CUDA
   m.def("explain_on_current_gpu", explain_on_current_gpu, "The same for the current GPU, as its driver has it.");
+  m.def("timed_cuda_plans", rnndrop::cuda::timed_plans,
+        "The plans that torch.backends.cudnn.benchmark has had timed, a line for each.");
 #endif
   m.def("explain_cuda_engine", explain_cuda_engine, "Why a recurrence runs on which engine: (forward, backward).");
 }

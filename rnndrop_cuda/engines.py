@@ -1,7 +1,7 @@
 """Which CUDA engine runs a recurrence: to choose one, and to ask which it would be and why.
 
 The choice is made in csrc/cuda/recurrence_plan.h. It is arithmetic, so one can ask without a GPU; where there is one,
-its driver has a say in it.
+its driver has a say in it, and with ``torch.backends.cudnn.benchmark`` its clock (csrc/cuda/gpu_plans.h).
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ def explain_engine(
 ) -> str:
     """Which CUDA engine would run a layer of this shape, forward and backward, and why: one line for each.
 
+    By the model, which has its way unless ``torch.backends.cudnn.benchmark`` is set.
+
     Args:
         T, B, I, H: steps, batch, input and hidden features. I makes no difference: its GEMM is cuBLAS'.
         dtype: float64, float32, bfloat16 or float16.
@@ -82,6 +84,14 @@ def explain_engine(
     else:
         forward, backward = kernels.explain_cuda_engine(DTYPES[dtype], tf32, T, B, H, *(gpu or current_gpu()))
     return f"forward   {forward}\nbackward  {backward}"
+
+
+def timed_plans() -> list[str]:
+    """What ``torch.backends.cudnn.benchmark`` has had timed so far: a line for each plan that a GPU was fastest with.
+
+    Empty where the kernels for CUDA were not built, or nothing has been timed yet.
+    """
+    return _kernels().timed_cuda_plans() if ops.HAS_CUDA_KERNELS else []
 
 
 def current_gpu() -> GPU:

@@ -7,8 +7,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <map>
-#include <tuple>
 #include <vector>
 
 #include "cuda/gemm_arguments.h"
@@ -56,11 +54,6 @@ cublasHandle_t cublas_of_current_stream() {
   return handle;
 }
 
-Gpu current_gpu() {
-  const cudaDeviceProp* gpu = at::cuda::getCurrentDeviceProperties();
-  return {gpu->major, gpu->multiProcessorCount, static_cast<int64_t>(gpu->sharedMemPerBlockOptin)};
-}
-
 // The sequence in n parts, in the order of time.
 std::vector<Steps> parts_of(const TimeOrder& order, int64_t n_parts) {
   std::vector<Steps> parts;
@@ -85,10 +78,10 @@ bool is_matrix(const Tensor& sequence) {
   return evenly && sequence.stride(2) == 1;
 }
 
-// Whether a kernel reaches every row of a tile of so many samples from its first one: it counts these elements in 32
-// bits. Of a single sample it takes no step to the next.
-bool is_within_32_bits(const Tensor& sequence, int64_t tile) {
-  const int64_t samples = std::min(tile, sequence.size(1));
+// Whether a kernel reaches every row of a tile from its first one: it counts these elements in 32 bits. Of a single
+// sample it takes no step to the next.
+bool is_within_32_bits(const Tensor& sequence) {
+  const int64_t samples = std::min(kMostSamples, sequence.size(1));
   return samples <= 1 ||
          stride_of_rows(sequence) <= (std::numeric_limits<int>::max() - sequence.size(2)) / (samples - 1);
 }
@@ -123,16 +116,6 @@ RecurrenceLaunch launch_of(const Plan& plan, const Tensor& scratch, cudaStream_t
 }
 
 }  // namespace
-
-Plan plan_on_current_gpu(const RecurrenceShape& shape, bool general, bool* is_lasting) {
-  return choose_plan(shape, current_gpu(), wanted_engine, [&](const Plan& candidate) {
-    const int64_t groups = with_recurrence_kernels(shape.dtype, shape.tf32, [&](auto kernels) {
-      return kernels.groups_at_once(candidate, shape.backward, general);
-    });
-    if (groups < 0 && is_lasting) *is_lasting = false;
-    return groups;
-  });
-}
 
 CudaBackend::CudaBackend(c10::Device device)
     : guard_(device),
@@ -180,43 +163,17 @@ void CudaBackend::mask_rows(c10::ArrayRef<MaskedRows> matrices, Dtype dtype) con
   C10_CUDA_CHECK(cuda::mask_rows(matrices.data(), matrices.size(), dtype, stream_));
 }
 
-Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
+PlanRequest CudaBackend::plan_request(const CheckedInputs& in, bool backward) const {
   const auto [T, B, I, H, P] = in.sizes;
-  if (in.W_hr || in.h_tilde_per_gate()) return {};
-  const bool general = is_general(in.noise(), lengths_pointer(in));
-  const Engine wanted = wanted_engine;
-  const Trials trials = wanted_trials();
-  const Gpu gpu = current_gpu();
-  const RecurrenceShape shape{in.dtype, tf32_, T, B, H, backward};
-  // Remembered, for all other lengths of the sequence that a kernel counts: what a kernel may have and how many of its
-  // blocks fit is asked of the driver, whose answer may differ between two GPUs of a kind.
-  using Key = std::tuple<c10::DeviceIndex, int, int64_t, int64_t, Dtype, bool, bool, int64_t, int64_t, bool, bool,
-                         Engine, bool, int64_t, int64_t>;
-  const Key key{stream_.device_index(),
-                gpu.major,
-                gpu.n_sm,
-                gpu.shared_memory,
-                in.dtype,
-                tf32_,
-                is_counted(shape),
-                B,
-                H,
-                backward,
-                general,
-                wanted,
-                trials.registers,
-                trials.prefetch,
-                trials.pieces};
-  thread_local std::map<Key, Plan> plans;
-  const auto known = plans.find(key);
-  if (known != plans.end()) return known->second;
-  bool is_lasting = true;
-  const Plan plan = plan_on_current_gpu(shape, general, &is_lasting);
-  if (is_lasting) plans.emplace(key, plan);
-  return plan;
+  return {stream_, {in.dtype, tf32_, T, B, H, backward}, is_general(in.noise(), lengths_pointer(in))};
 }
 
-void CudaBackend::run_recurrence(ForwardCall& call, const Plan& plan) const {
+Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
+  if (in.W_hr || in.h_tilde_per_gate()) return {};
+  return remembered_plan(plan_request(in, backward));
+}
+
+void CudaBackend::run_recurrence(ForwardCall& call, const Plan& of_model) const {
   const CheckedInputs& in = call.in;
   const auto [T, B, I, H, P] = in.sizes;
   const Tensor W_hh = dense_W_hh(in, *this);
@@ -238,12 +195,23 @@ void CudaBackend::run_recurrence(ForwardCall& call, const Plan& plan) const {
   r.h_n = call.h_n.data_ptr();
   r.c_n = call.c_n.data_ptr();
 
-  const Tensor scratch = scratch_for(plan, in);
-  const RecurrenceLaunch launch = launch_of(plan, scratch, stream_);
-  const int64_t n_parts = overlapped_parts(plan, T, current_gpu());
-  if (n_parts > 1) return run_overlapped(r, launch, n_parts, input, from_x);
+  const int64_t n_parts = overlapped_parts(of_model, T, current_gpu());
+  if (n_parts > 1) {
+    const Tensor scratch = scratch_for(of_model, in);
+    return run_overlapped(r, launch_of(of_model, scratch, stream_), n_parts, input, from_x);
+  }
   input.project({0, T}, from_x);
-  launch_forward(r, launch);
+  const Plan plan = fastest_plan(of_model, plan_request(in, /*backward=*/false), [&](const Plan& timed, Steps steps) {
+    RecurrenceForward first_steps = r;
+    first_steps.steps = steps;
+    // Not those of the call, which are still what comes from x.
+    const Tensor gates = call.save ? at::empty({steps.n, B, 4 * H}, in.options()) : Tensor();
+    if (call.save) first_steps.gates = gates.data_ptr();
+    const Tensor scratch = scratch_for(timed, in);
+    launch_forward(first_steps, launch_of(timed, scratch, stream_));
+  });
+  const Tensor scratch = scratch_for(plan, in);
+  launch_forward(r, launch_of(plan, scratch, stream_));
 }
 
 void CudaBackend::run_overlapped(RecurrenceForward r, const RecurrenceLaunch& launch, int64_t n_parts,
@@ -283,7 +251,7 @@ void CudaBackend::run_overlapped(RecurrenceForward r, const RecurrenceLaunch& la
   }
 }
 
-void CudaBackend::run_recurrence(BackwardCall& call, const Plan& plan) const {
+void CudaBackend::run_recurrence(BackwardCall& call, const Plan& of_model) const {
   const CheckedInputs& in = call.in;
   const auto [T, B, I, H, P] = in.sizes;
   const Tensor W_hh = dense_W_hh(in, *this);
@@ -291,7 +259,7 @@ void CudaBackend::run_recurrence(BackwardCall& call, const Plan& plan) const {
   auto r = recurrence_of<RecurrenceBackward>(in, W_hh);
   r.gates = call.gates.const_data_ptr();
   r.c = call.c.const_data_ptr();
-  if (call.dy && !(is_matrix(*call.dy) && is_within_32_bits(*call.dy, plan.tiling.batch))) {
+  if (call.dy && !(is_matrix(*call.dy) && is_within_32_bits(*call.dy))) {
     call.dy = call.dy->contiguous();
   }
   r.dy = pointer(call.dy);
@@ -307,6 +275,12 @@ void CudaBackend::run_recurrence(BackwardCall& call, const Plan& plan) const {
   call.dh_0 = gradient_of(in.h_0, r.dh_0);
   call.dc_0 = gradient_of(in.c_0, r.dc_0);
   r.da = da.data_ptr();
+  const Plan plan = fastest_plan(of_model, plan_request(in, /*backward=*/true), [&](const Plan& timed, Steps steps) {
+    RecurrenceBackward first_steps = r;
+    first_steps.steps = steps;
+    const Tensor scratch = scratch_for(timed, in);
+    launch_backward(first_steps, launch_of(timed, scratch, stream_));
+  });
   const Tensor scratch = scratch_for(plan, in);
   launch_backward(r, launch_of(plan, scratch, stream_));
 

@@ -1,6 +1,7 @@
 // The CUDA backend: cuBLAS for every GEMM, and for the recurrence one launch (recurrence.h) or, engine "stepwise", a
-// GEMM and a kernel a step; recurrence_plan.h chooses. All on the caller's device and in the order of the caller's
-// stream; nothing here waits for the GPU. register_ops.cpp makes it the op's.
+// GEMM and a kernel a step; gpu_plans.h chooses. All on the caller's device and in the order of the caller's stream.
+// Nothing here waits for the GPU, unless torch.backends.cudnn.benchmark has plans timed. register_ops.cpp makes it the
+// op's.
 //
 // cuBLAS is called directly and not through at::addmm, which follows torch.backends.cuda.matmul's TF32 switch where
 // nn.LSTM follows cuDNN's, and costs a dispatch through ATen at each step.
@@ -11,17 +12,12 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "cuda/recurrence.h"
+#include "cuda/gpu_plans.h"
 #include "gate_gemms.h"
 #include "lstm_layer.h"
 #include "primitives.h"
 
 namespace rnndrop::cuda {
-
-// The plan for the current device, whose driver is asked what it has room for. `general`: is_general of the call.
-// `is_lasting` becomes false where it had no memory for a kernel that it was asked about: it may have some the next
-// time.
-Plan plan_on_current_gpu(const RecurrenceShape& shape, bool general, bool* is_lasting = nullptr);
 
 // Lives for one call of the op, in which nobody else uses this thread's cuBLAS handle.
 class CudaBackend final : public Backend, public Primitives {
@@ -36,12 +32,13 @@ class CudaBackend final : public Backend, public Primitives {
   void step_backward(const StepBackward& step) const override;
   void mask_rows(c10::ArrayRef<MaskedRows> matrices, Dtype dtype) const override;
 
-  // Of engine stepwise where no other runs this call.
+  // The model's; of engine stepwise where no other runs this call.
   Plan plan_for(const CheckedInputs& in, bool backward) const;
 
  private:
-  void run_recurrence(ForwardCall& call, const Plan& plan) const;
-  void run_recurrence(BackwardCall& call, const Plan& plan) const;
+  PlanRequest plan_request(const CheckedInputs& in, bool backward) const;
+  void run_recurrence(ForwardCall& call, const Plan& of_model) const;
+  void run_recurrence(BackwardCall& call, const Plan& of_model) const;
   // The input is projected on a stream of its own, a part of the sequence ahead of the recurrence on the caller's.
   void run_overlapped(RecurrenceForward r, const RecurrenceLaunch& launch, int64_t n_parts,
                       const InputProjection& input, const at::Tensor& from_x) const;

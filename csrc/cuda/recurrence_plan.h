@@ -18,8 +18,12 @@
 #include <functional>
 #include <iomanip>
 #include <limits>
+#include <map>
+#include <optional>
 #include <sstream>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "recurrence_estimate.h"
@@ -29,10 +33,11 @@ namespace rnndrop::cuda {
 // What the user asked for, in the whole process; every call of an op obeys it.
 inline std::atomic<Engine> wanted_engine{Engine::automatic};
 
-// What the emulation has shown to be right and no GPU yet to be faster, in the whole process: none of it until one has.
+// What a plan may have, in the whole process. What is off has been shown by the emulation to be right, and by no GPU
+// yet to be faster; where torch.backends.cudnn.benchmark is set, a GPU says it for itself (gpu_plans.h).
 struct Trials {
-  // W_hh in registers: twice as many of them for half as many threads.
-  bool registers = false;
+  // W_hh in registers where the model expects it to be faster: twice as many of them for half as many threads.
+  bool registers = true;
   // How many steps ahead of the fetch what a step reads from memory is asked for, into the second cache: the slowest of
   // all blocks' loads is what a step waits for. 0: not at all, as on block, with lengths, with noise on the
   // state, and with W_hh in registers, since those kernels have no registers left for it.
@@ -40,8 +45,8 @@ struct Trials {
   // In how many pieces a grid's blocks read their input, unless it is too large for as few.
   int64_t pieces = 1;
 };
-inline std::atomic<bool> wants_registers{false};
-inline std::atomic<int64_t> wanted_prefetch{0}, wanted_pieces{1};
+inline std::atomic<bool> wants_registers{Trials().registers};
+inline std::atomic<int64_t> wanted_prefetch{Trials().prefetch}, wanted_pieces{Trials().pieces};
 inline Trials wanted_trials() { return {wants_registers, wanted_prefetch, wanted_pieces}; }
 
 // Whether a kernel counts so many steps.
@@ -52,7 +57,8 @@ struct Plan {
   Tiling tiling;
   int64_t shared_memory = 0;  // bytes
   StepEstimate step;
-  double step_ns = 0;  // what the model expects of a step
+  double step_ns = 0;   // what the model expects of a step
+  double timed_ns = 0;  // what the GPU took for one, where it was timed
   std::string why;
 };
 
@@ -81,6 +87,7 @@ inline std::string describe(const Plan& plan) {
        << step.exchange / 1000 << ", of which at once " << step.together / 1000;
   if (step.waves > 1) text << ", times " << step.waves << " waves";
   text << ")";
+  if (plan.timed_ns > 0) text << ", " << plan.timed_ns / 1000 << " as timed";
   return text.str();
 }
 
@@ -102,84 +109,166 @@ inline int64_t groups_at_once(const Plan& plan, const Gpu& gpu) {
   return clusters;
 }
 
-// By the model the fastest of all tilings that fit and of which at least one group runs: `at_once` says how many do, 0
-// where the GPU has no room for any, and less where nobody knows. `wanted` restricts the choice to one engine. Stepwise
-// where there is none.
-inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
-                        std::function<int64_t(const Plan&)> at_once = {}) {
+// How many groups of a plan run at once: 0 where the GPU has no room for any, less where nobody knows.
+using GroupsAtOnce = std::function<int64_t(const Plan&)>;
+
+inline void estimate(Plan& plan, const RecurrenceShape& shape, int64_t groups) {
+  plan.step = estimate_step(plan.engine, shape, plan.tiling, ceil_div(plan.tiling.groups, groups));
+  plan.step_ns = plan.step.ns();
+}
+
+// How an engine splits units and batch, and what else there is to choose.
+struct Split {
+  Engine engine;
+  int64_t blocks, batch;
+  bool in_registers = false;
+  int64_t fewest_pieces = 1, most_pieces = 1;
+};
+
+// The plan of a split, in as few pieces as fit, with as many groups at once as there are multiprocessors for: blocks
+// that share one have half of it each, so that more than one on each is no gain. None where it does not fit.
+inline std::optional<Plan> plan_of(const Split& split, const RecurrenceShape& shape, const Gpu& gpu) {
+  const auto [engine, blocks, batch, in_registers, fewest_pieces, most_pieces] = split;
+  Tiling tiling = make_tiling(shape, blocks, batch, fewest_pieces, in_registers);
+  if (batch * tiling.units > max_threads(size_of(shape.dtype), in_registers) * kCellsOfThread) return {};
+  if (blocks > gpu.n_sm || (engine == Engine::grid && tiling.groups * blocks > gpu.n_sm)) return {};
+  if (in_registers && !fits_in_registers(tiling, shape)) return {};
+  int64_t bytes = shared_memory_of(engine, tiling, shape.dtype);
+  while (bytes > gpu.shared_memory && tiling.splits > 1 && !in_registers) {
+    set_splits(tiling, tiling.splits - 1, warp_tile(math_of(shape), shape.dtype));
+    bytes = shared_memory_of(engine, tiling, shape.dtype);
+  }
+  for (int64_t n = fewest_pieces + 1; bytes > gpu.shared_memory && n <= most_pieces; ++n) {
+    tiling = make_tiling(shape, blocks, batch, n);
+    bytes = shared_memory_of(engine, tiling, shape.dtype);
+  }
+  if (bytes > gpu.shared_memory) return {};
+  Plan plan{engine, tiling, bytes};
+  estimate(plan, shape, gpu.n_sm / blocks);
+  return plan;
+}
+
+// The kernels that prefetch (Trials).
+inline bool can_prefetch(const Plan& plan) { return plan.engine != Engine::block && !plan.tiling.in_registers; }
+
+// All plans that fit, the fastest by the model first, before a driver is asked.
+inline std::vector<Plan> plans_that_fit(const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
+                                        const Trials& trials, int64_t most_pieces) {
+  std::vector<Plan> plans;
+  const auto add = [&](const Split& split) {
+    std::optional<Plan> plan = plan_of(split, shape, gpu);
+    if (!plan) return;
+    if (can_prefetch(*plan)) plan->tiling.prefetch = trials.prefetch;
+    plans.push_back(*plan);
+  };
+  const auto consider = [&](Engine engine, int64_t blocks, int64_t batch) {
+    if (wanted != Engine::automatic && wanted != engine) return;
+    if (trials.registers) add({engine, blocks, batch, true});
+    const bool in_pieces = engine == Engine::grid;
+    add({engine, blocks, batch, false, in_pieces ? trials.pieces : 1, in_pieces ? most_pieces : 1});
+  };
+  const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);
+  for (int64_t batch = warp_tile(math_of(shape), shape.dtype).batch; batch <= kMostSamples; batch *= 2) {
+    consider(Engine::block, 1, batch);
+    for (int64_t blocks = 2; gpu.major >= 9 && blocks <= std::min<int64_t>(kMaxCluster, most_blocks); blocks *= 2) {
+      consider(Engine::cluster, blocks, batch);
+    }
+    // As many as the GPU has room for, and half of that: fewer blocks to wait for.
+    const int64_t room = std::min(gpu.n_sm / ceil_div(shape.B, batch), most_blocks);
+    for (int64_t most = room; most >= 2 && most > room / 4; most /= 2) {
+      const int64_t units = round_up(ceil_div(shape.H, most), vector);
+      consider(Engine::grid, ceil_div(shape.H, units), batch);
+    }
+    if (batch >= shape.B) break;
+  }
+  std::stable_sort(plans.begin(), plans.end(), [](const Plan& a, const Plan& b) { return a.step_ns < b.step_ns; });
+  return plans;
+}
+
+// Whether at least one group of the plan runs, as the driver says, and what the model expects of it then.
+inline bool is_admitted(Plan& plan, const RecurrenceShape& shape, const Gpu& gpu, const GroupsAtOnce& at_once) {
+  const int64_t groups = std::min(gpu.n_sm / plan.tiling.blocks, at_once(plan));
+  if (groups < 1) return false;
+  estimate(plan, shape, groups);
+  return true;
+}
+
+// By the model the fastest of all plans that fit and of which at least one group runs. `wanted` restricts the choice to
+// one engine. Stepwise where there is none.
+inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wanted, GroupsAtOnce at_once = {}) {
   if (!at_once) at_once = [&](const Plan& plan) { return groups_at_once(plan, gpu); };
   const double stepwise_ns = estimate_stepwise_ns(shape, gpu);
   const auto stepwise = [&](const std::string& why) {
-    return Plan{Engine::stepwise, {}, 0, {}, stepwise_ns, "stepwise: " + why};
+    return Plan{Engine::stepwise, {}, 0, {}, stepwise_ns, 0, "stepwise: " + why};
   };
   if (wanted == Engine::stepwise) return stepwise("asked for");
   if (shape.B == 0) return stepwise("the batch is empty");
   if (!is_counted(shape)) return stepwise("more steps than 32 bits count");
-  Plan best = stepwise("W_hh does not fit into the shared memory of the blocks that can run at once");
-  bool found = false;
-  const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
-  const Trials trials = wanted_trials();
-  const auto weigh = [&](Engine engine, int64_t blocks, int64_t batch, int64_t most_pieces, bool in_registers) {
-    if (wanted != Engine::automatic && wanted != engine) return;
-    const int64_t fewest_pieces = engine == Engine::grid && !in_registers ? trials.pieces : 1;
-    Tiling tiling = make_tiling(shape, blocks, batch, fewest_pieces, in_registers);
-    if (batch * tiling.units > max_threads(size_of(shape.dtype), in_registers) * kCellsOfThread) return;
-    if (engine == Engine::grid && tiling.groups * blocks > gpu.n_sm) return;
-    if (in_registers && !fits_in_registers(tiling, shape)) return;
-    int64_t bytes = shared_memory_of(engine, tiling, shape.dtype);
-    while (bytes > gpu.shared_memory && tiling.splits > 1 && !in_registers) {
-      set_splits(tiling, tiling.splits - 1, tile);
-      bytes = shared_memory_of(engine, tiling, shape.dtype);
-    }
-    if (in_registers) most_pieces = 1;
-    for (int64_t n = fewest_pieces + 1; bytes > gpu.shared_memory && n <= most_pieces; ++n) {
-      tiling = make_tiling(shape, blocks, batch, n);
-      bytes = shared_memory_of(engine, tiling, shape.dtype);
-    }
-    if (bytes > gpu.shared_memory) return;
-    tiling.prefetch = in_registers || engine == Engine::block ? 0 : trials.prefetch;
-    const auto estimate = [&](int64_t groups) {
-      return estimate_step(engine, shape, tiling, ceil_div(tiling.groups, std::max<int64_t>(groups, 1)));
-    };
-    // Blocks that share a multiprocessor have half of it each, so that more than one on each is no gain.
-    const int64_t most = gpu.n_sm / blocks;
-    if (found && estimate(most).ns() >= best.step_ns) return;
-    Plan plan{engine, tiling, bytes, {}, 0, ""};
-    const int64_t groups = std::min(most, at_once(plan));
-    if (groups < 1) return;
-    plan.step = estimate(groups);
-    plan.step_ns = plan.step.ns();
-    if (found && plan.step_ns >= best.step_ns) return;
-    found = true;
-    best = plan;
-  };
-  const auto consider = [&](Engine engine, int64_t blocks, int64_t batch, int64_t most_pieces = 1) {
-    if (trials.registers) weigh(engine, blocks, batch, most_pieces, true);
-    weigh(engine, blocks, batch, most_pieces, false);
-  };
-  const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);
+  std::optional<Plan> best;
   // The input in pieces only where nothing fast can have it whole.
   for (const int64_t most_pieces : {int64_t{1}, kMaxPieces}) {
-    if (found && best.step_ns <= stepwise_ns) break;
-    for (int64_t batch = tile.batch; batch <= 64; batch *= 2) {
-      consider(Engine::block, 1, batch);
-      for (int64_t blocks = 2; gpu.major >= 9 && blocks <= std::min<int64_t>(kMaxCluster, most_blocks); blocks *= 2) {
-        consider(Engine::cluster, blocks, batch);
-      }
-      // As many as the GPU has room for, and half of that: fewer blocks to wait for.
-      const int64_t room = std::min(gpu.n_sm / ceil_div(shape.B, batch), most_blocks);
-      for (int64_t most = room; most >= 2 && most > room / 4; most /= 2) {
-        const int64_t units = round_up(ceil_div(shape.H, most), vector);
-        consider(Engine::grid, ceil_div(shape.H, units), batch, most_pieces);
-      }
-      if (batch >= shape.B) break;
+    if (best && best->step_ns <= stepwise_ns) break;
+    for (Plan& plan : plans_that_fit(shape, gpu, wanted, wanted_trials(), most_pieces)) {
+      // With fewer groups at once than there are multiprocessors for, it would only be slower.
+      if (best && plan.step_ns >= best->step_ns) break;
+      if (is_admitted(plan, shape, gpu, at_once) && (!best || plan.step_ns < best->step_ns)) best = plan;
     }
   }
-  if (found && wanted == Engine::automatic && best.step_ns > stepwise_ns) {
-    return stepwise("the model expects it to be faster than " + describe(best));
+  if (!best) return stepwise("W_hh does not fit into the shared memory of the blocks that can run at once");
+  if (wanted == Engine::automatic && best->step_ns > stepwise_ns) {
+    return stepwise("the model expects it to be faster than " + describe(*best));
   }
-  if (found) best.why = describe(best);
-  return best;
+  best->why = describe(*best);
+  return *best;
+}
+
+// ---------------------------------------------------------------- what a GPU may time
+
+// Whether two plans are one kernel, launched alike.
+inline bool are_alike(const Plan& a, const Plan& b) {
+  const auto kernel_and_tiling = [](const Plan& plan) {
+    const Tiling& t = plan.tiling;
+    return std::make_tuple(plan.engine, t.blocks, t.batch, t.piece, t.splits, t.threads, t.in_registers, t.prefetch);
+  };
+  return kernel_and_tiling(a) == kernel_and_tiling(b);
+}
+
+// Up to so many plans are worth their time, two of a kind, which the model expects to take half as long again as its
+// best at most.
+constexpr int kMostTimed = 8, kMostTimedOfAKind = 2;
+constexpr double kWorthTiming = 1.5;
+
+// The fastest few by the model, its best first, W_hh in registers and not.
+inline std::vector<Plan> plans_to_time(const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
+                                       const GroupsAtOnce& at_once) {
+  std::vector<Plan> plans;
+  std::map<std::pair<Engine, bool>, int> of_kind;
+  for (Plan& plan : plans_that_fit(shape, gpu, wanted, {/*registers=*/true}, kMaxPieces)) {
+    int& of_this_kind = of_kind[{plan.engine, plan.tiling.in_registers}];
+    if (of_this_kind == kMostTimedOfAKind || !is_admitted(plan, shape, gpu, at_once)) continue;
+    if (!plans.empty() && plan.step_ns > kWorthTiming * plans.front().step_ns) continue;
+    ++of_this_kind;
+    plans.push_back(plan);
+    if (plans.size() == kMostTimed) break;
+  }
+  return plans;
+}
+
+// The same plan with what its kernel may do beside: `general` as is_general.
+inline std::vector<Plan> variants_to_time(const Plan& plan, const RecurrenceShape& shape, const Gpu& gpu, bool general,
+                                          const GroupsAtOnce& at_once) {
+  std::vector<Plan> plans;
+  for (const int64_t steps : {2, 4}) {
+    if (general || !can_prefetch(plan)) break;
+    plans.push_back(plan);
+    plans.back().tiling.prefetch = steps;
+  }
+  const Tiling& t = plan.tiling;
+  if (plan.engine == Engine::grid && !t.in_registers && t.pieces() == 1) {
+    std::optional<Plan> halves = plan_of({plan.engine, t.blocks, t.batch, false, 2, kMaxPieces}, shape, gpu);
+    if (halves && is_admitted(*halves, shape, gpu, at_once)) plans.push_back(*halves);
+  }
+  return plans;
 }
 
 // ---------------------------------------------------------------- the GEMM with x, ahead of the recurrence

@@ -51,11 +51,25 @@ def test_all_are_measured_in_turn_and_the_switches_are_off_at_the_end(asked: lis
 
 
 @needs_kernels
+def test_plans_are_timed_in_one_trial_alone(asked: list[dict[str, object]]) -> None:
+    """By torch's own switch, which says so to the first call of a shape."""
+    seen: list[bool] = []
+
+    def call() -> list[Tensor]:
+        seen.append(torch.backends.cudnn.benchmark)
+        return [torch.ones(1)]
+
+    measure(call, [])
+    assert seen == [name == trials.TIMED for name in trials.TRIALS] * 4
+    assert not torch.backends.cudnn.benchmark
+
+
+@needs_kernels
 def test_what_gives_something_else_is_not_timed(asked: list[dict[str, object]]) -> None:
     wrong: list[str] = []
     times = measure(lambda: [torch.tensor([2.0 if asked[-1].get("pieces") == 4 else 1.0])], wrong)
-    assert [line.partition(", ")[2] for line in wrong] == ["4 pieces: differs by 1.0e+00"]
-    assert "4 pieces" not in {time.trial for time in times}
+    assert [line.partition(", ")[2] for line in wrong] == ["in shared memory, 4 pieces: differs by 1.0e+00"]
+    assert "in shared memory, 4 pieces" not in {time.trial for time in times}
     assert len(times) == len(trials.TRIALS) - 1
 
 

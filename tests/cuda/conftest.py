@@ -16,6 +16,7 @@ UNITS = {
     "host": [
         *sorted(path for path in CSRC.glob("*.cpp") if path.stem not in NEEDS_PYTHON),
         CSRC / "cuda/backend.cpp",
+        CSRC / "cuda/gpu_plans.cpp",
         CSRC / "cuda/two_streams.cpp",
         CSRC / "cuda/mask_ops.cpp",
         toolchain.REPO / "tests/cuda/emulated_backend.cpp",

@@ -4,7 +4,11 @@
 #include <ATen/ops/ones.h>
 #include <torch/library.h>
 
+#include <functional>
+#include <sstream>
+
 #include "cuda/backend.h"
+#include "cuda/gpu_plans.h"
 #include "cuda/mask_ops.h"
 #include "cuda/two_streams.h"
 #include "cuda_emulation.h"
@@ -60,6 +64,34 @@ int64_t launches_of(const std::string& name) {
   int64_t launches = 0;
   for (const auto& [kernel, n] : emu::stats.launches_by_name) launches += kernel.rfind(name, 0) == 0 ? n : 0;
   return launches;
+}
+
+// Launches of recurrences since times were asked for: "kernel configuration milliseconds".
+std::vector<std::string> recurrences;
+
+// From now on each launch of a recurrence takes between one and two milliseconds, always the same for the same
+// configuration; which are fast depends on the seed. What is measured does nothing, since the emulation is slow. Not so
+// below 0.
+void set_times(int64_t seed) {
+  recurrences.clear();
+  emu::on_launch = nullptr;
+  emu::later = nullptr;
+  if (seed < 0) return;
+  emu::later = [](cudaStream_t, const std::function<void()>& work) {
+    if (!at::cuda::measuring) work();
+  };
+  emu::on_launch = [seed](const emu::Launch& launch) {
+    const std::string kernel(launch.name);
+    if (kernel.rfind("recurrence_", 0) != 0) return;
+    std::ostringstream configuration;
+    configuration << launch.grid.x << 'x' << launch.block.x << ',' << launch.shared_bytes << ',' << launch.cluster
+                  << ',' << launch.cooperative;
+    const size_t dice = std::hash<std::string>()(configuration.str() + kernel + std::to_string(seed));
+    constexpr size_t kPossible = 1000;
+    const float milliseconds = 1 + static_cast<float>(dice % kPossible) / kPossible;
+    at::cuda::milliseconds += milliseconds;
+    recurrences.push_back(kernel + ' ' + configuration.str() + ' ' + std::to_string(milliseconds));
+  };
 }
 
 // The ops that `torch.ops.rnndrop` has, too.
@@ -185,6 +217,9 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def("gemms() -> int", [] { return fake_cublas::gemms; });
   m.def("driver_questions() -> int", [] { return int64_t{emu::stats.driver_questions}; });
   m.def("launches_of(str name) -> int", launches_of);
+  m.def("set_times(int seed) -> ()", set_times);
+  m.def("recurrences() -> str[]", [] { return std::exchange(recurrences, {}); });
+  m.def("timed_plans() -> str[]", cuda::timed_plans);
   m.def("launches() -> int", [] { return int64_t{emu::stats.launches}; });
 }
 

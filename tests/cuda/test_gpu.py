@@ -27,7 +27,7 @@ from layer_checks import (
 )
 
 import rnndrop_cuda
-from rnndrop_cuda import functional, ops, stack
+from rnndrop_cuda import engines, functional, ops, stack
 from tests.problems import CONSTANTS, INPUTS, assert_equals_reference
 
 if why_not := functional.usable_backends()["cuda"]:
@@ -46,19 +46,19 @@ cuda_layer = functools.partial(functional.lstm_layer, backend="cuda")
 cuda_problem = functools.partial(make_problem, device="cuda")
 
 
-UNMEASURED = {
+TRIALS = {
     "": {},
-    "registers": {"registers": True},
-    "pieces": {"pieces": 2, "prefetch": 2},
+    "shared": {"registers": False},
+    "pieces": {"registers": False, "pieces": 2, "prefetch": 2},
 }
-UNMEASURED_ENGINES = ("block, registers", "cluster, registers", "grid, registers", "grid, pieces")
+TRIED_ENGINES = ("block, shared", "cluster, shared", "grid, shared", "grid, pieces")
 
 
-@pytest.fixture(params=[*ENGINES, *UNMEASURED_ENGINES])
+@pytest.fixture(params=[*ENGINES, *TRIED_ENGINES])
 def engine(request):
-    """Runs the test on each engine, and on some with what no GPU has shown to be faster."""
+    """Runs the test on each engine, and on some with W_hh in shared memory and with what is off."""
     name, _, trials = request.param.partition(", ")
-    rnndrop_cuda._C.set_cuda_trials(**UNMEASURED[trials])
+    rnndrop_cuda._C.set_cuda_trials(**TRIALS[trials])
     with rnndrop_cuda.cuda_engine(name):
         yield name
     rnndrop_cuda._C.set_cuda_trials()
@@ -199,7 +199,7 @@ def test_same_bits_on_every_run(dtype, engine):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("engine", ["block", "cluster", "grid", *UNMEASURED_ENGINES], indirect=True)
+@pytest.mark.parametrize("engine", ["block", "cluster", "grid", *TRIED_ENGINES], indirect=True)
 def test_same_bits_many_times(engine, dtype):
     """A barrier that misses once in a thousand runs is found here. `bench/gpu_check.sh repeat` asks for 10,000 runs."""
     problem = cuda_problem(5, 19, 8, 48, dtype=dtype, **ALL_FEATURES)
@@ -254,6 +254,25 @@ def test_runs_on_the_callers_stream(engine):
         results = late.solve(cuda_layer)
     stream.synchronize()
     assert_same_bits(results, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {**ALL_FEATURES, "reverse": True}], ids=["plain", "features"])
+@pytest.mark.parametrize(("B", "H"), [(33, 72), (16, 264), (16, 776)], ids=str)
+def test_plans_are_timed_where_cudnn_would_be(B, H, options):
+    """The first call times, the second runs what was fastest; and so does a graph."""
+    problem = cuda_problem(LONG, B, 24, H, dtype=torch.bfloat16, **options)
+    before = len(engines.timed_plans())
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        assert_errs_at_most_twice_as_much_as_plain_torch(cuda_layer, [problem])
+        assert len(engines.timed_plans()) == before + 2, "a forward and a backward"
+        expected = problem.solve(cuda_layer)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            results = {name: value.detach() for name, value in problem.solve(cuda_layer).items()}
+        graph.replay()
+        torch.cuda.synchronize()
+    assert_same_bits(results, expected)
+    assert len(engines.timed_plans()) == before + 2
 
 
 @pytest.mark.parametrize("T", [5, LONG])

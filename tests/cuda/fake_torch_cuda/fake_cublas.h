@@ -53,6 +53,10 @@ struct CUDAStreamGuard {
   int before;
 };
 inline CUDAStream getCurrentCUDAStream() { return {late::current}; }
+enum class CaptureStatus { None, Active };
+inline CaptureStatus currentStreamCaptureStatusMayInitCtx() {
+  return late::capturing ? CaptureStatus::Active : CaptureStatus::None;
+}
 inline int64_t streams_from_pool = 0;
 inline CUDAStream getStreamFromPool(bool, c10::DeviceIndex) {
   ++streams_from_pool;
@@ -65,10 +69,26 @@ inline void recordStream(const c10::DataPtr& memory, CUDAStream stream) { late::
 }  // namespace c10::cuda::CUDACachingAllocator
 
 namespace at::cuda {
+// What the launches so far have taken, as a test says of each (emu::on_launch), and whether one of two events that
+// measure a time is behind us.
+inline float milliseconds = 0;
+inline bool measuring = false;
 struct CUDAEvent {
-  void record(c10::cuda::CUDAStream stream) { mark = late::mark_of(stream.number); }
+  explicit CUDAEvent(unsigned flags = cudaEventDisableTiming) : has_time(flags == cudaEventDefault) {}
+  void record(c10::cuda::CUDAStream stream) {
+    mark = late::mark_of(stream.number);
+    at = milliseconds;
+    if (has_time) measuring = !measuring;
+  }
   void block(c10::cuda::CUDAStream stream) { late::wait(stream.number, mark); }
+  void synchronize() const { late::host_waits(); }
+  float elapsed_time(const CUDAEvent& end) const {
+    TORCH_CHECK(has_time && end.has_time, "an event without a time");
+    return end.at - at;
+  }
   late::Mark mark;
+  bool has_time;
+  float at = 0;
 };
 // An H100, or what a test makes of it.
 inline cudaDeviceProp& device_properties() {

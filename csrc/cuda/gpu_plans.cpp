@@ -1,0 +1,207 @@
+#include "cuda/gpu_plans.h"
+
+#include <ATen/Context.h>
+#include <ATen/cuda/CUDAContextLight.h>
+#include <ATen/cuda/CUDAEvent.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <tuple>
+
+namespace rnndrop::cuda {
+namespace {
+
+// Steps that are timed at most; what comes before the first is part of it where sequences are short.
+constexpr int64_t kMostSteps = 64;
+// Of one measurement together, so that the host's way to the first launch is little of it; and how often each plan is
+// measured, in turn.
+constexpr int64_t kStepsOfAMeasurement = 256;
+constexpr int kRounds = 3;
+// What differs by less is not told apart: the model's order decides.
+constexpr double kNotFaster = 0.98;
+
+// A power of two, so that few lengths are timed apart.
+int64_t steps_to_time(int64_t T) {
+  int64_t steps = 1;
+  while (2 * steps <= std::min(T, kMostSteps)) steps *= 2;
+  return steps;
+}
+
+// What a kernel may have and how many of its blocks fit is asked of the driver, whose answer may differ between two
+// GPUs of a kind.
+using Key = std::tuple<c10::DeviceIndex, int, int64_t, int64_t, Dtype, bool, bool, int64_t, int64_t, bool, bool, Engine,
+                       bool, int64_t, int64_t>;
+Key key_of(const PlanRequest& request) {
+  const Gpu gpu = current_gpu();
+  const RecurrenceShape& shape = request.shape;
+  const Trials trials = wanted_trials();
+  return {request.stream.device_index(),
+          gpu.major,
+          gpu.n_sm,
+          gpu.shared_memory,
+          shape.dtype,
+          shape.tf32,
+          is_counted(shape),
+          shape.B,
+          shape.H,
+          shape.backward,
+          request.general,
+          wanted_engine,
+          trials.registers,
+          trials.prefetch,
+          trials.pieces};
+}
+
+// Of the whole process: forwards and backwards run on threads of their own, and some users' threads are short-lived.
+template <class Key>
+class Memory {
+ public:
+  std::optional<Plan> find(const Key& key) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto known = plans_.find(key);
+    return known == plans_.end() ? std::nullopt : std::optional<Plan>(known->second);
+  }
+  void remember(const Key& key, const Plan& plan) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    plans_.emplace(key, plan);
+  }
+  template <class Visit>
+  void for_each(const Visit& visit) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& [key, plan] : plans_) visit(plan);
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<Key, Plan> plans_;
+};
+
+struct TimedKey {
+  Key of_model;
+  int64_t steps;
+  bool operator<(const TimedKey& other) const {
+    return std::tie(of_model, steps) < std::tie(other.of_model, other.steps);
+  }
+};
+
+Memory<Key> plans_by_model;
+Memory<TimedKey> plans_by_time;
+
+GroupsAtOnce groups_by_driver(const RecurrenceShape& shape, bool general, bool* is_lasting) {
+  return [=](const Plan& plan) {
+    const int64_t groups = with_recurrence_kernels(
+        shape.dtype, shape.tf32, [&](auto kernels) { return kernels.groups_at_once(plan, shape.backward, general); });
+    if (groups < 0 && is_lasting) *is_lasting = false;
+    return groups;
+  };
+}
+
+bool is_capturing() { return c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None; }
+
+// Nanoseconds a step.
+double measure(const Plan& plan, Steps steps, const c10::cuda::CUDAStream& stream, const RunSteps& run) {
+  const int64_t launches = std::max<int64_t>(kStepsOfAMeasurement / steps.n, 1);
+  at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
+  begin.record(stream);
+  for (int64_t k = 0; k < launches; ++k) run(plan, steps);
+  end.record(stream);
+  end.synchronize();
+  constexpr double kNsOfAMillisecond = 1e6;
+  return begin.elapsed_time(end) * kNsOfAMillisecond / static_cast<double>(launches * steps.n);
+}
+
+const char* name_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float64: return "float64";
+    case Dtype::float32: return "float32";
+    case Dtype::bfloat16: return "bfloat16";
+    case Dtype::float16: return "float16";
+  }
+  throw std::logic_error("name_of: no such dtype");
+}
+
+std::string describe(const PlanRequest& request, Steps steps) {
+  const RecurrenceShape& shape = request.shape;
+  std::ostringstream text;
+  text << "cuda:" << static_cast<int>(request.stream.device_index()) << ' ' << (shape.backward ? "backward" : "forward")
+       << " B=" << shape.B << " H=" << shape.H << ' ' << name_of(shape.dtype);
+  if (shape.tf32) text << " (tf32)";
+  if (request.general) text << ", lengths or noise on the state";
+  text << ", timed over " << steps.n << " steps";
+  return text.str();
+}
+
+// Of some plans, the first of which the others have to be clearly faster than.
+Plan fastest_of(std::vector<Plan> plans, Steps steps, const c10::cuda::CUDAStream& stream, const RunSteps& run) {
+  for (Plan& plan : plans) {
+    run(plan, steps);  // what a kernel's first launch takes is nobody's time
+    plan.timed_ns = std::numeric_limits<double>::infinity();
+  }
+  for (int round = 0; round < kRounds; ++round) {
+    for (Plan& plan : plans) plan.timed_ns = std::min(plan.timed_ns, measure(plan, steps, stream, run));
+  }
+  Plan fastest = plans.front();
+  for (const Plan& plan : plans) {
+    if (plan.timed_ns < kNotFaster * fastest.timed_ns) fastest = plan;
+  }
+  return fastest;
+}
+
+}  // namespace
+
+Gpu current_gpu() {
+  const cudaDeviceProp* gpu = at::cuda::getCurrentDeviceProperties();
+  return {gpu->major, gpu->multiProcessorCount, static_cast<int64_t>(gpu->sharedMemPerBlockOptin)};
+}
+
+Plan plan_on_current_gpu(const RecurrenceShape& shape, bool general, bool* is_lasting) {
+  return choose_plan(shape, current_gpu(), wanted_engine, groups_by_driver(shape, general, is_lasting));
+}
+
+Plan remembered_plan(const PlanRequest& request) {
+  const Key key = key_of(request);
+  if (const std::optional<Plan> known = plans_by_model.find(key)) return *known;
+  bool is_lasting = true;
+  const Plan plan = plan_on_current_gpu(request.shape, request.general, &is_lasting);
+  if (is_lasting) plans_by_model.remember(key, plan);
+  return plan;
+}
+
+Plan fastest_plan(const Plan& of_model, const PlanRequest& request, const RunSteps& run) {
+  const at::Context& context = at::globalContext();
+  if (!context.benchmarkCuDNN() || context.deterministicCuDNN() || context.deterministicAlgorithms()) return of_model;
+  const RecurrenceShape& shape = request.shape;
+  if (shape.T == 0) return of_model;
+  const Steps steps{0, steps_to_time(shape.T)};
+  const TimedKey key{key_of(request), steps.n};
+  if (const std::optional<Plan> known = plans_by_time.find(key)) return *known;
+  if (is_capturing()) return of_model;
+
+  bool is_lasting = true;
+  const GroupsAtOnce at_once = groups_by_driver(shape, request.general, &is_lasting);
+  std::vector<Plan> plans{of_model};
+  for (const Plan& plan : plans_to_time(shape, current_gpu(), wanted_engine, at_once)) {
+    if (!are_alike(plan, of_model)) plans.push_back(plan);
+  }
+  Plan fastest = fastest_of(plans, steps, request.stream, run);
+  std::vector<Plan> variants = variants_to_time(fastest, shape, current_gpu(), request.general, at_once);
+  variants.insert(variants.begin(), fastest);
+  if (variants.size() > 1) fastest = fastest_of(variants, steps, request.stream, run);
+  fastest.why = describe(request, steps) + ": " + describe(fastest);
+  if (is_lasting) plans_by_time.remember(key, fastest);
+  return fastest;
+}
+
+std::vector<std::string> timed_plans() {
+  std::vector<std::string> lines;
+  plans_by_time.for_each([&](const Plan& plan) { lines.push_back(plan.why); });
+  return lines;
+}
+
+}  // namespace rnndrop::cuda

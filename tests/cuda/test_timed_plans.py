@@ -1,0 +1,113 @@
+"""With torch.backends.cudnn.benchmark a shape's first call times the plans, on the emulation as a test says."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from layer_checks import ALL_FEATURES, assert_same_bits, make_problem
+from test_late_streams import late_streams
+
+from tests.problems import assert_equals_reference
+
+gpus = itertools.count(40_000, 16)  # one for each test, known by its shared memory: what is timed is remembered
+
+
+@pytest.fixture
+def timed(op):
+    """Launches take a time of their own, and the engine is not asked for."""
+    op.set_engine("auto")
+    op.set_gpu(9, 12, next(gpus))
+    op.set_times(0)
+    yield op
+    op.set_times(-1)
+    op.set_gpu(9, 132, 232448)
+    op.set_engine("stepwise")
+
+
+def solve(problem, emulated, **flags):
+    with torch.backends.cudnn.flags(**{"enabled": True, "benchmark": True, "allow_tf32": False, **flags}):
+        return problem.solve(emulated)
+
+
+def launched(op):
+    """Configurations of forwards and of backwards that have been launched since the last time, with their times."""
+    lines = [line.split() for line in op.recurrences()]
+    return [
+        [(configuration, float(milliseconds)) for name, configuration, milliseconds in lines if kernel in name]
+        for kernel in ("forward", "backward")
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("options", [{}, {**ALL_FEATURES, "reverse": True}], ids=["plain", "features"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_the_fastest_of_several_runs_from_then_on(timed, emulated, seed, options, dtype):
+    problem = make_problem(5, 9, 4, 64, dtype=dtype, **options)
+    timed.set_times(seed)
+    first = solve(problem, emulated)
+    of_first = launched(timed)
+    second = solve(problem, emulated)
+    for tried, ran in zip(of_first, launched(timed), strict=True):
+        assert len(set(tried)) > 2
+        fastest = min(milliseconds for _, milliseconds in tried)
+        assert [milliseconds for _, milliseconds in ran] == [tried[-1][1]] <= [fastest / 0.98]
+    assert_same_bits(second, first)
+    if dtype == torch.float64:
+        assert_equals_reference(problem, emulated)
+
+
+def test_not_unless_it_is_asked_for(timed, emulated):
+    problem = make_problem(5, 9, 4, 64)
+    for flags in ({"benchmark": False}, {"deterministic": True}):
+        solve(problem, emulated, **flags)
+        assert [len(of_kernel) for of_kernel in launched(timed)] == [1, 1]
+    torch.use_deterministic_algorithms(True)
+    try:
+        solve(problem, emulated)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert [len(of_kernel) for of_kernel in launched(timed)] == [1, 1]
+
+
+def test_which_is_asked_for_once_a_shape(timed, emulated):
+    def forwards(T, B, **options):
+        solve(make_problem(T, B, 4, 64, **options), emulated)
+        return len(launched(timed)[0])
+
+    assert forwards(5, 9) > 10
+    assert forwards(7, 9) == forwards(4, 9) == 1, "as many steps are timed"
+    assert forwards(9, 9) > 10
+    assert forwards(5, 17) > 10
+    assert forwards(5, 9, lengths=True) > 10
+    assert forwards(5, 9, mask_g="TBH") == 1
+
+
+def test_a_capture_takes_what_has_been_timed_and_times_nothing(timed, emulated):
+    """The host may not wait while it lasts."""
+    problem = make_problem(5, 9, 4, 64)
+    with late_streams(timed, capture=True):
+        solve(problem, emulated)
+    timed.set_times(1)
+    expected = solve(problem, emulated)
+    assert len(launched(timed)[0]) > 10, "what was captured is not remembered as timed"
+    with late_streams(timed, capture=True):
+        results = solve(problem, emulated)
+    assert_same_bits(results, expected)
+
+
+def test_an_engine_that_is_asked_for_is_the_only_one(timed, emulated):
+    timed.set_engine("grid")
+    solve(make_problem(5, 9, 4, 64), emulated)
+    for of_kernel in launched(timed):
+        assert {configuration[-1] for configuration, _ in of_kernel} == {"1"}, "a cooperative launch"
+
+
+def test_says_what_it_has_timed(timed, emulated):
+    before = set(timed.timed_plans())
+    solve(make_problem(6, 9, 4, 64, lengths=True, dtype=torch.bfloat16), emulated)
+    forward, backward = sorted(set(timed.timed_plans()) - before, reverse=True)
+    assert forward.startswith("cuda:0 forward B=9 H=64 bfloat16, lengths or noise on the state, timed over 4 steps: ")
+    assert backward.startswith("cuda:0 backward B=9 H=64 ")
+    assert forward.endswith(" as timed")
