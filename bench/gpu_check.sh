@@ -73,7 +73,7 @@ step() {
 
 gpu_tests() {
   local pytest=("$python" -m pytest -m gpu -rs -p no:cacheprovider) status=0
-  local first=(tests/cuda/test_gpu_host.py tests/cuda/test_latency.py)
+  local first=(tests/cuda/test_gpu_host.py tests/cuda/test_gpu_plans.py tests/cuda/test_latency.py)
   "${pytest[@]}" "${first[@]}" || status=$?
   # It is the host that takes the time: several processes share it out. Folders without a test for GPUs want packages
   # that there may not be.

@@ -27,7 +27,7 @@ from layer_checks import (
 )
 
 import rnndrop_cuda
-from rnndrop_cuda import engines, functional, ops, stack
+from rnndrop_cuda import functional, ops, stack
 from tests.problems import CONSTANTS, INPUTS, assert_equals_reference
 
 if why_not := functional.usable_backends()["cuda"]:
@@ -254,25 +254,6 @@ def test_runs_on_the_callers_stream(engine):
         results = late.solve(cuda_layer)
     stream.synchronize()
     assert_same_bits(results, expected)
-
-
-@pytest.mark.parametrize("options", [{}, {**ALL_FEATURES, "reverse": True}], ids=["plain", "features"])
-@pytest.mark.parametrize(("B", "H"), [(33, 72), (16, 264), (16, 776)], ids=str)
-def test_plans_are_timed_where_cudnn_would_be(B, H, options):
-    """The first call times, the second runs what was fastest; and so does a graph."""
-    problem = cuda_problem(LONG, B, 24, H, dtype=torch.bfloat16, **options)
-    before = len(engines.timed_plans())
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        assert_errs_at_most_twice_as_much_as_plain_torch(cuda_layer, [problem])
-        assert len(engines.timed_plans()) == before + 2, "a forward and a backward"
-        expected = problem.solve(cuda_layer)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = {name: value.detach() for name, value in problem.solve(cuda_layer).items()}
-        graph.replay()
-        torch.cuda.synchronize()
-    assert_same_bits(results, expected)
-    assert len(engines.timed_plans()) == before + 2
 
 
 @pytest.mark.parametrize("T", [5, LONG])
