@@ -27,7 +27,7 @@ from bench.records import Size, write
 from rnndrop_cuda import cuda_engine, dropout_mask, explain_engine, functional
 from rnndrop_cuda.engines import timed_plans
 
-SEVERAL_BLOCKS = ("cluster", "grid")
+SEVERAL_BLOCKS = ("cluster", "grid", "multicast")
 CASES = [
     (Size(512, 64, 64, 64), torch.bfloat16, ("block",)),
     (Size(32, 128, 300, 128), torch.bfloat16, SEVERAL_BLOCKS),
@@ -48,6 +48,13 @@ TRIALS: dict[str, dict[str, Any]] = {
     "in shared memory, 4 pieces": {"registers": False, "pieces": 4},
     "in shared memory, 2 pieces, prefetch 2": {"registers": False, "pieces": 2, "prefetch": 2},
 }
+ABSENT: dict[str, set[str]] = {
+    "block": {"prefetch", "pieces"},
+    "cluster": {"pieces"},
+    "grid": set(),
+    "multicast": {"registers", "prefetch", "pieces"},
+}
+"""What makes no difference to an engine."""
 KERNELS = ("recurrence_forward_kernel", "recurrence_backward_kernel")
 Call = Callable[[], list[Tensor]]
 
@@ -115,6 +122,11 @@ def layer_call(size: Size, dtype: torch.dtype, device: torch.device) -> Call:
     return call
 
 
+def trials_of(engine: str) -> list[str]:
+    """Those that give it other kernels than it has as it is."""
+    return [name for name, trial in TRIALS.items() if not ABSENT[engine] & trial.keys()]
+
+
 def measure(
     size: Size, dtype: torch.dtype, engine: str, call: Call, repeats: int, wrong: list[str],
     kernel_times: Callable[[Call], dict[str, float]] | None = None,
@@ -125,7 +137,7 @@ def measure(
     plans: dict[str, str] = {}
     expected: list[Tensor] = []
     try:
-        for name in TRIALS:
+        for name in trials_of(engine):
             begin(name)
             timed_before = timed_plans()
             results = call()

@@ -220,14 +220,16 @@ PYBIND11_MODULE(_C, m) {
       "In how many parts long sequences are projected beside the recurrence, in the whole process: 1 until measured.");
   m.def(
       "set_cuda_trials",
-      [](bool registers, int64_t prefetch, int64_t pieces) {
+      [](bool registers, int64_t prefetch, int64_t pieces, bool multicast) {
         rnndrop::cuda::wants_registers = registers;
         rnndrop::cuda::wanted_prefetch = std::clamp<int64_t>(prefetch, 0, rnndrop::cuda::kMaxPrefetch);
         rnndrop::cuda::wanted_pieces = std::clamp<int64_t>(pieces, 1, rnndrop::cuda::kMaxPieces);
+        rnndrop::cuda::wants_multicast = multicast;
       },
       pybind11::kw_only(), pybind11::arg("registers") = rnndrop::cuda::Trials().registers,
       pybind11::arg("prefetch") = rnndrop::cuda::Trials().prefetch,
       pybind11::arg("pieces") = rnndrop::cuda::Trials().pieces,
+      pybind11::arg("multicast") = rnndrop::cuda::Trials().multicast,
       "What a plan may have, in the whole process; all else is as it is by default: see Trials in recurrence_plan.h.");
 #ifdef RNNDROP_WITH_CUDA
   m.def("explain_on_current_gpu", explain_on_current_gpu, "The same for the current GPU, as its driver has it.");

@@ -15,7 +15,7 @@ import torch
 
 from rnndrop_cuda import ops
 
-ENGINES = ("auto", "stepwise", "block", "cluster", "grid")
+ENGINES = ("auto", "stepwise", "block", "cluster", "grid", "multicast")
 DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -37,10 +37,10 @@ def cuda_engine(name: str) -> Iterator[None]:
     """Fix the engine that runs recurrences on CUDA, in the whole process, while the context lasts.
 
     Args:
-        name: ``"block"``, ``"cluster"`` or ``"grid"``, which run all steps in one launch with W_hh on chip;
-            ``"stepwise"``, a GEMM and a kernel for each step; ``"auto"``, the fastest by our estimate. A shape that the
-            engine cannot run falls back to stepwise; :func:`explain_engine` says why. A backward uses the engine
-            that is set when it runs.
+        name: ``"block"``, ``"cluster"``, ``"grid"`` or ``"multicast"``, which run all steps in one launch with W_hh on
+            chip; ``"stepwise"``, a GEMM and a kernel for each step; ``"auto"``, the fastest by our estimate. A shape
+            that the engine cannot run falls back to stepwise; :func:`explain_engine` says why. A backward uses the
+            engine that is set when it runs.
 
     Raises:
         ValueError: the name is none of these.

@@ -82,6 +82,19 @@ def test_trials_are_part_of_a_plan_where_they_mean_something(trials):
     assert explained(*shape)[1] == as_it_is and "prefetched" not in as_it_is
 
 
+def test_blocks_copy_for_each_other_where_that_is_tried(trials):
+    """Half or a quarter of what they read of the second cache, and as few clusters as GPCs have room for."""
+    shape = (512, 32, 1024, 1024)
+    assert explained(*shape)[0] == ["grid", "grid"]
+    trials(multicast=True)
+    names, text = explained(*shape)
+    assert names == ["multicast", "multicast"]
+    assert text.count("2 group(s) of 64 block(s)") == text.count("2 blocks copy for each other") == 2
+    assert explained(1024, 16, 768, 768)[1].count("4 blocks copy for each other") == 2
+    assert explained(*shape, gpu=A100)[0] == ["grid", "grid"]
+    assert explained(*shape, dtype=torch.float64)[0] == ["stepwise", "stepwise"]
+
+
 @pytest.mark.parametrize(
     ("dtype", "shape", "where"),
     [
@@ -157,7 +170,7 @@ def test_nothing_comes_in_pieces_where_it_fits_whole():
     assert "pieces" not in explained(1024, 16, 768, 768)[1]
 
 
-@pytest.mark.parametrize("engine", ["block", "cluster", "grid", "stepwise"])
+@pytest.mark.parametrize("engine", ["block", "cluster", "grid", "multicast", "stepwise"])
 def test_runs_what_was_asked_for(engine):
     names, text = explained(64, 32, 128, 128, engine=engine)
     assert names == [engine, engine]
@@ -166,13 +179,16 @@ def test_runs_what_was_asked_for(engine):
 
 def test_says_why_not():
     assert "W_hh does not fit" in explained(64, 32, 128, 2048, engine="block")[1]
-    assert explained(64, 32, 128, 128, engine="cluster", gpu=A100)[0] == ["stepwise", "stepwise"]
+    for engine in ("cluster", "multicast"):
+        assert explained(64, 32, 128, 128, engine=engine, gpu=A100)[0] == ["stepwise", "stepwise"]
+    names, text = explained(64, 32, 128, 128, engine="multicast", dtype=torch.float64)
+    assert names == ["stepwise", "stepwise"] and "no multicast" in text
 
 
 def test_the_engine_is_put_back_behind_an_error():
     with pytest.raises(KeyError), cuda_engine("grid"):
         raise KeyError
-    wrong = "expected auto, stepwise, block, cluster or grid, got x"
+    wrong = "expected auto, stepwise, block, cluster, grid or multicast, got x"
     with pytest.raises(ValueError, match=wrong), cuda_engine("x"):
         raise AssertionError
     assert rnndrop_cuda._C.cuda_engine() == "auto"

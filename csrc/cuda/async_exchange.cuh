@@ -23,6 +23,7 @@ using emu::bulk_copy_multicast;
 using emu::bulk_copy_to_rank;
 using emu::ClusterAddress;
 using emu::fence_proxy_async;
+using emu::fence_proxy_async_global;
 using emu::map_to_rank;
 using emu::mbarrier_arrive;
 using emu::mbarrier_arrive_cluster;
@@ -156,6 +157,10 @@ __device__ inline void st_async(ClusterAddress to, Bits128 value, ClusterAddress
 // Bulk copies act in the async proxy: between what a block has written to shared memory itself and a copy from there,
 // or onto it, there must be this fence, by the threads that wrote. The other way round, the end of a copy is one.
 __device__ inline void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// The same for global memory: between what other threads have written there, once it is acquired, and a copy from
+// there.
+__device__ inline void fence_proxy_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
 // From global memory to this block's shared memory, and its mbarrier; addresses and bytes are multiples of 16.
 __device__ inline void bulk_copy(void* to, const void* from, unsigned bytes, uint64_t* mbarrier) {

@@ -36,7 +36,7 @@ int64_t steps_to_time(int64_t T) {
 // What a kernel may have and how many of its blocks fit is asked of the driver, whose answer may differ between two
 // GPUs of a kind.
 using Key = std::tuple<c10::DeviceIndex, int, int64_t, int64_t, Dtype, bool, bool, int64_t, int64_t, bool, bool, Engine,
-                       bool, int64_t, int64_t>;
+                       bool, int64_t, int64_t, bool>;
 Key key_of(const PlanRequest& request) {
   const Gpu gpu = current_gpu();
   const RecurrenceShape& shape = request.shape;
@@ -55,7 +55,8 @@ Key key_of(const PlanRequest& request) {
           wanted_engine,
           trials.registers,
           trials.prefetch,
-          trials.pieces};
+          trials.pieces,
+          trials.multicast};
 }
 
 // Of the whole process: forwards and backwards run on threads of their own, and some users' threads are short-lived.

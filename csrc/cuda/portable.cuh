@@ -218,11 +218,12 @@ cudaError_t check_compiled_with_clusters(void (*kernel)(P...)) {
 constexpr int64_t kNoAnswer = -1;
 
 // How many clusters of a launch the current device runs at once; without clusters, how many blocks. 0 where it cannot.
+// `for_sm_90`: the kernel needs what HAS_CLUSTERS guards, as it does in clusters.
 template <class... P>
-int64_t clusters_at_once(const LaunchCfg& cfg, void (*kernel)(P...)) {
+int64_t clusters_at_once(const LaunchCfg& cfg, void (*kernel)(P...), bool for_sm_90 = false) {
   int fitting = 0, device = 0, n_sm = 1;
   cudaError_t error = allow(cfg, kernel);
-  if (error == cudaSuccess && cfg.cluster > 1) error = check_compiled_with_clusters(kernel);
+  if (error == cudaSuccess && (cfg.cluster > 1 || for_sm_90)) error = check_compiled_with_clusters(kernel);
   if (error == cudaSuccess && cfg.cluster > 1) {
     cudaLaunchAttribute attributes[2];
     const cudaLaunchConfig_t config = launch_config(cfg, attributes);

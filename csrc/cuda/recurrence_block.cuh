@@ -13,7 +13,7 @@ constexpr unsigned kAllLanes = 0xffffffff;
 // Sizes as a block computes with them: 32 bits are enough for what lies in shared memory.
 struct Sizes {
   int blocks, units, batch, rows, rows_padded, K, ld, piece, pieces, ld_in, buffers, splits, steps, at_once, ld_partial,
-      padded_units, prefetch;
+      padded_units, prefetch, share;
   bool in_registers;
   __device__ Sizes(const Tiling& t, Engine engine)
       : blocks(t.blocks),
@@ -33,6 +33,7 @@ struct Sizes {
         ld_partial(t.ld_partial()),
         padded_units(t.padded_units()),
         prefetch(t.prefetch),
+        share(t.share),
         in_registers(t.in_registers) {}
 };
 
@@ -63,7 +64,7 @@ struct Shared {
   scalar_t* in;    // [buffers, batch, ld_in]: h~ or da of all units, or a piece of it
   acc_t* partial;  // [splits, batch, ld_partial]
   acc_t* bias;     // [4, units]
-  uint64_t* full;  // [2], of a cluster: mbarriers, one for each buffer of the input
+  uint64_t* full;  // [2], of cluster and multicast: mbarriers, one for each buffer of the input
 
   __device__ Shared(unsigned char* bytes, const Sizes& s)
       : W(reinterpret_cast<scalar_t*>(bytes)),
@@ -195,7 +196,7 @@ template <Engine engine>
 __device__ void sync_group_after_set_up() {
   __syncthreads();
 #if HAS_CLUSTERS
-  if (engine == Engine::cluster) cg::this_cluster().sync();
+  if (engine == Engine::cluster || engine == Engine::multicast) cg::this_cluster().sync();
 #endif
 }
 

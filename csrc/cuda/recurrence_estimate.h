@@ -54,7 +54,7 @@ constexpr double kNsFlop[] = {1 / 500., 1 / 3700., 1 / 7500.};
 struct StepTraffic {
   int64_t shared = 0;           // a block's product reads of its shared memory
   int64_t to_other_blocks = 0;  // a block of a cluster stores into the others' shared memory
-  int64_t second_cache = 0;     // all blocks of a grid together read of the second cache
+  int64_t second_cache = 0;     // all blocks together read of the second cache
 };
 
 inline StepTraffic step_traffic(Engine engine, const RecurrenceShape& shape, const Tiling& t) {
@@ -65,7 +65,7 @@ inline StepTraffic step_traffic(Engine engine, const RecurrenceShape& shape, con
   StepTraffic traffic;
   traffic.shared = (rows_read + t.batch * tiles_rows) * row_bytes;
   if (engine == Engine::cluster) traffic.to_other_blocks = (t.blocks - 1) * t.batch * row_bytes / t.blocks;
-  if (engine == Engine::grid) traffic.second_cache = t.groups * t.blocks * t.batch * row_bytes;
+  if (is_through_second_cache(engine)) traffic.second_cache = t.groups * t.blocks * t.batch * row_bytes / t.share;
   return traffic;
 }
 
@@ -84,7 +84,7 @@ inline StepEstimate estimate_step(Engine engine, const RecurrenceShape& shape, c
   if (engine == Engine::cluster) {
     step.exchange = kNsCluster + traffic.to_other_blocks * kNsDistributedByte;
   }
-  if (engine == Engine::grid) {
+  if (is_through_second_cache(engine)) {
     const double way = traffic.second_cache * kNsL2Byte;
     const int64_t pieces = t.pieces();
     step.exchange = kNsGrid + way + (pieces - 1) * kNsBarrier;

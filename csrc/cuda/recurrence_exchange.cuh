@@ -148,8 +148,58 @@ class ClusterExchange {
   unsigned parity_ = 1;  // of the buffer's phase: 0 in the first step of either, then 1, in turn
 };
 
-// Each block writes its part to memory, in truth to the second cache, adds one to the group's flag, and reads all parts
-// when the flag says that they are there: whole, or in pieces, one while the one before is multiplied.
+// Through the second cache: each block writes its part to memory, and adds one to the group's flag, which says when all
+// parts are there.
+template <class M>
+class HandOver {
+ public:
+  using scalar_t = typename M::scalar_t;
+
+  __device__ explicit HandOver(const ExchangeSetUp<M>& set_up)
+      : s_(set_up.s),
+        cells_(set_up.cells),
+        unit_0_(set_up.unit_0),
+        flag_(static_cast<unsigned*>(set_up.scratch) + set_up.group * kFlagStride),
+        rows_(reinterpret_cast<scalar_t*>(static_cast<unsigned*>(set_up.scratch) + set_up.groups * kFlagStride) +
+              set_up.group * s_.batch * s_.K),
+        buffer_(set_up.groups * s_.batch * s_.K) {}
+
+  template <int kSegments>
+  __device__ void send(const scalar_t (&part)[kCellsOfThread][kSegments]) {
+    turn_ ^= 1;
+    store_part(rows_ + turn_ * buffer_ + unit_0_, s_.K, part, s_, cells_);
+    __syncthreads();
+    arrived_ += s_.blocks;
+    if (is_messenger()) red_release_add(flag_, 1);
+  }
+
+  // Who says that the block has arrived and polls: lane 0 of the last warp, which in most plans has no cells, so that
+  // what a step stores and fetches for those does not hold it up.
+  __device__ bool is_messenger() const { return threadIdx.x == blockDim.x - 32; }
+
+  // For the messenger: until all blocks of the group have arrived.
+  __device__ void wait_for_arrivals() const {
+    // Not relaxed ones and an acquire behind the last: that one would wait for all that the thread has asked for.
+    while (is_early(ld_acquire(flag_))) spin_pause();
+  }
+
+  // What all blocks have sent: [batch, K].
+  __device__ const scalar_t* rows() const { return rows_ + turn_ * buffer_; }
+
+ private:
+  // Of the flag, whose count wraps where a sequence has millions of steps.
+  __device__ bool is_early(unsigned arrivals) const { return static_cast<int>(arrivals - arrived_) < 0; }
+
+  const Sizes& s_;
+  const Cells& cells_;
+  int unit_0_;
+  unsigned* flag_;  // how many times a block of the group has arrived
+  scalar_t* rows_;  // [2][all groups' samples][K], the group's own in the first
+  int buffer_, turn_ = 0;
+  unsigned arrived_ = 0;
+};
+
+// All parts are read through the threads: whole, or in pieces, one while the one before is multiplied.
 template <class M>
 class GridExchange {
  public:
@@ -157,15 +207,7 @@ class GridExchange {
   static constexpr bool kInPieces = true;
 
   __device__ explicit GridExchange(const ExchangeSetUp<M>& set_up)
-      : s_(set_up.s),
-        cells_(set_up.cells),
-        in_(set_up.shared.in),
-        unit_0_(set_up.unit_0),
-        flag_(static_cast<unsigned*>(set_up.scratch) + set_up.group * kFlagStride),
-        rows_(reinterpret_cast<scalar_t*>(static_cast<unsigned*>(set_up.scratch) + set_up.groups * kFlagStride) +
-              set_up.group * s_.batch * s_.K),
-        buffer_(set_up.groups * s_.batch * s_.K),
-        vectors_(s_.piece / kVector<scalar_t>) {
+      : s_(set_up.s), hand_over_(set_up), in_(set_up.shared.in), vectors_(s_.piece / kVector<scalar_t>) {
     b_ = threadIdx.x / vectors_;
     column_ = threadIdx.x % vectors_;
     b_step_ = blockDim.x / vectors_;
@@ -182,35 +224,21 @@ class GridExchange {
 
   template <int kSegments>
   __device__ void send(const scalar_t (&part)[kCellsOfThread][kSegments]) {
-    turn_ ^= 1;
-    store_part(rows_ + turn_ * buffer_ + unit_0_, s_.K, part, s_, cells_);
-    __syncthreads();
-    arrived_ += s_.blocks;
-    if (is_messenger()) red_release_add(flag_, 1);
+    hand_over_.send(part);
   }
 
   __device__ void wait() {
-    if (is_messenger()) {
-      // Not relaxed ones and an acquire behind the last: that one would wait for all that the thread has asked for.
-      while (is_early(ld_acquire(flag_))) spin_pause();
-    }
+    if (hand_over_.is_messenger()) hand_over_.wait_for_arrivals();
     __syncthreads();
     pull(0);
   }
 
  private:
-  // Who says that the block has arrived and polls: lane 0 of the last warp, which in most plans has no cells, so that
-  // what a step stores and fetches for those does not hold it up.
-  __device__ bool is_messenger() const { return threadIdx.x == blockDim.x - 32; }
-
-  // Of the flag, whose count wraps where a sequence has millions of steps.
-  __device__ bool is_early(unsigned arrivals) const { return static_cast<int>(arrivals - arrived_) < 0; }
-
   __device__ scalar_t* here(int k) const { return in_ + (k & 1) * s_.batch * s_.ld_in; }
 
   __device__ void pull(int k) {
     const int begin = k * s_.piece;
-    const scalar_t* const from = rows_ + turn_ * buffer_ + begin;
+    const scalar_t* const from = hand_over_.rows() + begin;
     scalar_t* const to = here(k);
 #pragma unroll 1
     for (int b = b_, v = column_; b < s_.batch; b += b_step_) {
@@ -223,20 +251,79 @@ class GridExchange {
   }
 
   const Sizes& s_;
-  const Cells& cells_;
+  HandOver<M> hand_over_;
   scalar_t* in_;
-  int unit_0_;
-  unsigned* flag_;  // how many times a block of the group has arrived
-  scalar_t* rows_;  // [2][all groups' samples][K], the group's own in the first
-  int buffer_, vectors_, b_, column_, b_step_, column_step_;
-  int turn_ = 0;
-  unsigned arrived_ = 0;
+  int vectors_, b_, column_, b_step_, column_step_;
+};
+
+// Each block hands over as in a grid, and reads all parts in bulk, a sample at a time, which an mbarrier counts; or the
+// blocks of a cluster share the samples out, and each copies its own into the shared memory of all.
+template <class M>
+class MulticastExchange {
+ public:
+  using scalar_t = typename M::scalar_t;
+  static constexpr bool kInPieces = false;
+
+  __device__ explicit MulticastExchange(const ExchangeSetUp<M>& set_up) : s_(set_up.s), hand_over_(set_up) {
+#if HAS_CLUSTERS
+    in_ = set_up.shared.in;
+    full_ = set_up.shared.full;
+    if (threadIdx.x == 0) mbarrier_init(full_, 1);
+    fence_proxy_async();  // whatever this thread has written where copies come is behind them
+#endif
+  }
+
+  // One buffer will do: who copies the next input has seen all blocks arrive, which is after they multiplied this one.
+  __device__ const scalar_t* piece(int) const { return in_; }
+
+  template <int kSegments>
+  __device__ void send(const scalar_t (&part)[kCellsOfThread][kSegments]) {
+    hand_over_.send(part);
+  }
+
+  __device__ void wait() {
+#if HAS_CLUSTERS
+    if (hand_over_.is_messenger()) {
+      // The other blocks' copies may come before they are expected.
+      mbarrier_arrive_expect_tx(full_, s_.batch * s_.K * sizeof(scalar_t));
+      hand_over_.wait_for_arrivals();
+      fence_proxy_async_global();
+      copy_in();
+    }
+    mbarrier_wait_cluster(full_, parity_);
+    parity_ ^= 1;
+#endif
+  }
+
+ private:
+#if HAS_CLUSTERS
+  __device__ void copy_in() {
+    const scalar_t* const from = hand_over_.rows();
+    const unsigned bytes = s_.K * sizeof(scalar_t);
+#pragma unroll 1
+    for (int b = blockIdx.x & (s_.share - 1); b < s_.batch; b += s_.share) {
+      scalar_t* const to = in_ + b * s_.ld_in;
+      if (s_.share == 1) {
+        bulk_copy(to, from + b * s_.K, bytes, full_);
+      } else {
+        bulk_copy_multicast(to, from + b * s_.K, bytes, full_, (1 << s_.share) - 1);
+      }
+    }
+  }
+#endif
+
+  const Sizes& s_;
+  HandOver<M> hand_over_;
+  scalar_t* in_;
+  uint64_t* full_;
+  unsigned parity_ = 0;
 };
 
 template <class M, Engine engine>
-using ExchangeOf =
-    std::conditional_t<engine == Engine::block, BlockExchange<M>,
-                       std::conditional_t<engine == Engine::cluster, ClusterExchange<M>, GridExchange<M>>>;
+using ExchangeOf = std::conditional_t<
+    engine == Engine::block, BlockExchange<M>,
+    std::conditional_t<engine == Engine::cluster, ClusterExchange<M>,
+                       std::conditional_t<engine == Engine::grid, GridExchange<M>, MulticastExchange<M>>>>;
 
 }  // namespace
 }  // namespace rnndrop::cuda

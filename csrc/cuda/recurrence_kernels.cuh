@@ -16,7 +16,8 @@
 // Cost of a step, a block: rows * K * sizeof(scalar) bytes of shared memory read for every four batch tiles, 128 bytes
 // a cycle, none where they are in registers, and batch * K * sizeof(scalar) for every tile of rows; what is handed
 // over, batch * K * sizeof(scalar) bytes to every block; and the wait: none (block), for the bytes
-// on an mbarrier (cluster), for a flag through the second cache (grid). Floor: its latency, see docs/internals.md.
+// on an mbarrier (cluster), for a flag through the second cache (grid, multicast). Floor: its latency, see
+// docs/internals.md.
 #pragma once
 
 #include "recurrence_backward.cuh"
@@ -45,12 +46,22 @@ RecurrenceKernel<R> kernel_of(bool in_registers) {
     throw std::logic_error("no kernel of this type keeps W_hh in registers");
   }
 }
+// With W_hh in registers alone: the other kernels have none left for it.
+template <class M>
+constexpr bool has_multicast(bool general) {
+  return M::kStepsKept > 0 && !general;
+}
 template <class R, class M, bool general>
 RecurrenceKernel<R> kernel_of(Engine engine, bool in_registers) {
   switch (engine) {
     case Engine::block: return kernel_of<R, M, Engine::block, general>(in_registers);
     case Engine::cluster: return kernel_of<R, M, Engine::cluster, general>(in_registers);
     case Engine::grid: return kernel_of<R, M, Engine::grid, general>(in_registers);
+    case Engine::multicast:
+      if constexpr (has_multicast<M>(general)) {
+        if (in_registers) return kernel_of<R, M, Engine::multicast, general, M::kStepsKept>();
+      }
+      [[fallthrough]];
     case Engine::automatic:
     case Engine::stepwise: break;
   }
@@ -68,8 +79,8 @@ inline LaunchCfg config_of(const Plan& plan, cudaStream_t stream) {
   config.block = dim3(plan.tiling.threads);
   config.smem = plan.shared_memory;
   config.stream = stream;
-  config.coop = plan.engine == Engine::grid;
-  config.cluster = plan.engine == Engine::cluster ? plan.tiling.blocks : 1;
+  config.coop = is_through_second_cache(plan.engine);
+  config.cluster = plan.engine == Engine::cluster ? plan.tiling.blocks : plan.tiling.share;
   return config;
 }
 
@@ -77,7 +88,7 @@ template <class R>
 cudaError_t launch_recurrence(const char* name, RecurrenceKernel<R> kernel, const R& r,
                               const RecurrenceLaunch& launch) {
   const Plan& plan = launch.plan;
-  if (plan.engine == Engine::grid) {
+  if (is_through_second_cache(plan.engine)) {
     const cudaError_t error = set_to_zero(launch.scratch, plan.tiling.groups * kFlagBytes, launch.stream);
     if (error != cudaSuccess) return error;
   }
@@ -101,12 +112,16 @@ cudaError_t RecurrenceKernels<M>::backward(const RecurrenceBackward& r, const Re
 
 template <class M>
 int64_t RecurrenceKernels<M>::groups_at_once(const Plan& plan, bool backward, bool general) {
+  if (plan.engine == Engine::multicast && !has_multicast<M>(general)) return 0;
   const LaunchCfg config = config_of(plan, nullptr);
-  const int64_t clusters = backward ? clusters_at_once(config, kernel_of<RecurrenceBackward, M>(plan, general))
-                                    : clusters_at_once(config, kernel_of<RecurrenceForward, M>(plan, general));
+  const bool for_sm_90 = plan.engine == Engine::multicast;
+  const int64_t clusters = backward
+                               ? clusters_at_once(config, kernel_of<RecurrenceBackward, M>(plan, general), for_sm_90)
+                               : clusters_at_once(config, kernel_of<RecurrenceForward, M>(plan, general), for_sm_90);
   if (clusters == kNoAnswer) return kNoAnswer;
-  // A grid's blocks are launched together, or not at all.
-  if (plan.engine == Engine::grid) return clusters >= plan.tiling.groups * plan.tiling.blocks ? plan.tiling.groups : 0;
+  // These blocks are launched together, or not at all.
+  const Tiling& t = plan.tiling;
+  if (is_through_second_cache(plan.engine)) return clusters * t.share >= t.groups * t.blocks ? t.groups : 0;
   return clusters;
 }
 

@@ -7,6 +7,7 @@
 //   block    the group is one block: nothing to hand over
 //   cluster  up to 16 blocks, through distributed shared memory (sm_90)
 //   grid     any number of blocks, through the second cache, with a flag a group; a cooperative launch
+//   multicast  as grid, but in bulk copies, each for one block or for two or four at once (sm_90, W_hh in registers)
 // and stepwise is none of them: two launches a step.
 //
 // recurrence_tiling.h says how one block works and what room that takes, recurrence_estimate.h how long.
@@ -23,7 +24,6 @@
 #include <sstream>
 #include <string>
 #include <tuple>
-#include <utility>
 #include <vector>
 
 #include "recurrence_estimate.h"
@@ -44,10 +44,12 @@ struct Trials {
   int64_t prefetch = 0;
   // In how many pieces a grid's blocks read their input, unless it is too large for as few.
   int64_t pieces = 1;
+  // The engine of this name, where it is not asked for.
+  bool multicast = false;
 };
-inline std::atomic<bool> wants_registers{Trials().registers};
+inline std::atomic<bool> wants_registers{Trials().registers}, wants_multicast{Trials().multicast};
 inline std::atomic<int64_t> wanted_prefetch{Trials().prefetch}, wanted_pieces{Trials().pieces};
-inline Trials wanted_trials() { return {wants_registers, wanted_prefetch, wanted_pieces}; }
+inline Trials wanted_trials() { return {wants_registers, wanted_prefetch, wanted_pieces, wants_multicast}; }
 
 // Whether a kernel counts so many steps.
 inline bool is_counted(const RecurrenceShape& shape) { return shape.T <= std::numeric_limits<int>::max(); }
@@ -62,12 +64,12 @@ struct Plan {
   std::string why;
 };
 
-// On the device, for the grid engine: a flag a group, 128 bytes apart so that no two share a line, and behind them what
-// is handed over, [2, groups * batch, K], in turn.
+// On the device, for grid and multicast: a flag a group, 128 bytes apart so that no two share a line, and behind them
+// what is handed over, [2, groups * batch, K], in turn.
 constexpr int64_t kFlagBytes = 128, kFlagStride = kFlagBytes / sizeof(unsigned);
 inline int64_t scratch_bytes(const Plan& plan, Dtype dtype) {
   const Tiling& t = plan.tiling;
-  return plan.engine == Engine::grid ? t.groups * (kFlagBytes + 2 * t.batch * t.K * size_of(dtype)) : 0;
+  return is_through_second_cache(plan.engine) ? t.groups * (kFlagBytes + 2 * t.batch * t.K * size_of(dtype)) : 0;
 }
 
 // ---------------------------------------------------------------- the choice
@@ -78,6 +80,7 @@ inline std::string describe(const Plan& plan) {
   std::ostringstream text;
   text << name_of(plan.engine) << ": " << t.groups << " group(s) of " << t.blocks << " block(s), " << t.units
        << " units and " << t.batch << " samples a block";
+  if (t.share > 1) text << ", " << t.share << " blocks copy for each other";
   if (t.pieces() > 1) text << ", " << t.pieces() << " pieces";
   text << ", " << t.threads << " threads, " << plan.shared_memory / 1024 << " KiB of shared memory";
   if (t.in_registers) text << ", W_hh in registers";
@@ -102,11 +105,15 @@ inline std::vector<int64_t> gpcs_of(const Gpu& gpu) {
 
 // How many groups of a plan run at once, by what is known without a driver: a block to a multiprocessor.
 inline int64_t groups_at_once(const Plan& plan, const Gpu& gpu) {
-  const int64_t blocks = plan.tiling.blocks;
-  if (plan.engine != Engine::cluster) return gpu.n_sm / blocks;
-  int64_t clusters = 0;
-  for (const int64_t n : gpcs_of(gpu)) clusters += n / blocks;
-  return clusters;
+  const Tiling& t = plan.tiling;
+  const auto clusters_of = [&](int64_t blocks) {
+    int64_t clusters = 0;
+    for (const int64_t n : gpcs_of(gpu)) clusters += n / blocks;
+    return clusters;
+  };
+  if (plan.engine == Engine::cluster) return clusters_of(t.blocks);
+  if (t.share > 1) return clusters_of(t.share) * t.share >= t.groups * t.blocks ? t.groups : 0;
+  return gpu.n_sm / t.blocks;
 }
 
 // How many groups of a plan run at once: 0 where the GPU has no room for any, less where nobody knows.
@@ -122,16 +129,16 @@ struct Split {
   Engine engine;
   int64_t blocks, batch;
   bool in_registers = false;
-  int64_t fewest_pieces = 1, most_pieces = 1;
+  int64_t share = 1, fewest_pieces = 1, most_pieces = 1;
 };
 
 // The plan of a split, in as few pieces as fit, with as many groups at once as there are multiprocessors for: blocks
 // that share one have half of it each, so that more than one on each is no gain. None where it does not fit.
 inline std::optional<Plan> plan_of(const Split& split, const RecurrenceShape& shape, const Gpu& gpu) {
-  const auto [engine, blocks, batch, in_registers, fewest_pieces, most_pieces] = split;
+  const auto [engine, blocks, batch, in_registers, share, fewest_pieces, most_pieces] = split;
   Tiling tiling = make_tiling(shape, blocks, batch, fewest_pieces, in_registers);
   if (batch * tiling.units > max_threads(size_of(shape.dtype), in_registers) * kCellsOfThread) return {};
-  if (blocks > gpu.n_sm || (engine == Engine::grid && tiling.groups * blocks > gpu.n_sm)) return {};
+  if (blocks > gpu.n_sm || (is_through_second_cache(engine) && tiling.groups * blocks > gpu.n_sm)) return {};
   if (in_registers && !fits_in_registers(tiling, shape)) return {};
   int64_t bytes = shared_memory_of(engine, tiling, shape.dtype);
   while (bytes > gpu.shared_memory && tiling.splits > 1 && !in_registers) {
@@ -143,6 +150,7 @@ inline std::optional<Plan> plan_of(const Split& split, const RecurrenceShape& sh
     bytes = shared_memory_of(engine, tiling, shape.dtype);
   }
   if (bytes > gpu.shared_memory) return {};
+  tiling.share = share;
   Plan plan{engine, tiling, bytes};
   estimate(plan, shape, gpu.n_sm / blocks);
   return plan;
@@ -161,12 +169,15 @@ inline std::vector<Plan> plans_that_fit(const RecurrenceShape& shape, const Gpu&
     if (can_prefetch(*plan)) plan->tiling.prefetch = trials.prefetch;
     plans.push_back(*plan);
   };
-  const auto consider = [&](Engine engine, int64_t blocks, int64_t batch) {
+  const auto consider = [&](Engine engine, int64_t blocks, int64_t batch, int64_t share = 1) {
     if (wanted != Engine::automatic && wanted != engine) return;
-    if (trials.registers) add({engine, blocks, batch, true});
+    const bool is_multicast = engine == Engine::multicast;
+    if (trials.registers || is_multicast) add({engine, blocks, batch, true, share});
+    if (is_multicast) return;
     const bool in_pieces = engine == Engine::grid;
-    add({engine, blocks, batch, false, in_pieces ? trials.pieces : 1, in_pieces ? most_pieces : 1});
+    add({engine, blocks, batch, false, 1, in_pieces ? trials.pieces : 1, in_pieces ? most_pieces : 1});
   };
+  const bool wants_multicast = gpu.major >= 9 && (trials.multicast || wanted == Engine::multicast);
   const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);
   for (int64_t batch = warp_tile(math_of(shape), shape.dtype).batch; batch <= kMostSamples; batch *= 2) {
     consider(Engine::block, 1, batch);
@@ -177,7 +188,11 @@ inline std::vector<Plan> plans_that_fit(const RecurrenceShape& shape, const Gpu&
     const int64_t room = std::min(gpu.n_sm / ceil_div(shape.B, batch), most_blocks);
     for (int64_t most = room; most >= 2 && most > room / 4; most /= 2) {
       const int64_t units = round_up(ceil_div(shape.H, most), vector);
-      consider(Engine::grid, ceil_div(shape.H, units), batch);
+      const int64_t blocks = ceil_div(shape.H, units);
+      consider(Engine::grid, blocks, batch);
+      for (const int64_t share : kShares) {
+        if (wants_multicast) consider(Engine::multicast, round_up(blocks, share), batch, share);
+      }
     }
     if (batch >= shape.B) break;
   }
@@ -214,6 +229,9 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
       if (is_admitted(plan, shape, gpu, at_once) && (!best || plan.step_ns < best->step_ns)) best = plan;
     }
   }
+  if (!best && wanted == Engine::multicast) {
+    return stepwise("no multicast without clusters of blocks that have W_hh in registers, and all that they copy");
+  }
   if (!best) return stepwise("W_hh does not fit into the shared memory of the blocks that can run at once");
   if (wanted == Engine::automatic && best->step_ns > stepwise_ns) {
     return stepwise("the model expects it to be faster than " + describe(*best));
@@ -228,23 +246,25 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
 inline bool are_alike(const Plan& a, const Plan& b) {
   const auto kernel_and_tiling = [](const Plan& plan) {
     const Tiling& t = plan.tiling;
-    return std::make_tuple(plan.engine, t.blocks, t.batch, t.piece, t.splits, t.threads, t.in_registers, t.prefetch);
+    return std::make_tuple(plan.engine, t.blocks, t.batch, t.piece, t.splits, t.threads, t.in_registers, t.prefetch,
+                           t.share);
   };
   return kernel_and_tiling(a) == kernel_and_tiling(b);
 }
 
 // Up to so many plans are worth their time, two of a kind, which the model expects to take half as long again as its
 // best at most.
-constexpr int kMostTimed = 8, kMostTimedOfAKind = 2;
+constexpr int kMostTimed = 12, kMostTimedOfAKind = 2;
 constexpr double kWorthTiming = 1.5;
 
 // The fastest few by the model, its best first, W_hh in registers and not.
 inline std::vector<Plan> plans_to_time(const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
                                        const GroupsAtOnce& at_once) {
   std::vector<Plan> plans;
-  std::map<std::pair<Engine, bool>, int> of_kind;
-  for (Plan& plan : plans_that_fit(shape, gpu, wanted, {/*registers=*/true}, kMaxPieces)) {
-    int& of_this_kind = of_kind[{plan.engine, plan.tiling.in_registers}];
+  std::map<std::tuple<Engine, bool, int64_t>, int> of_kind;
+  constexpr Trials kAll{/*registers=*/true, /*prefetch=*/0, /*pieces=*/1, /*multicast=*/true};
+  for (Plan& plan : plans_that_fit(shape, gpu, wanted, kAll, kMaxPieces)) {
+    int& of_this_kind = of_kind[{plan.engine, plan.tiling.in_registers, plan.tiling.share}];
     if (of_this_kind == kMostTimedOfAKind || !is_admitted(plan, shape, gpu, at_once)) continue;
     if (!plans.empty() && plan.step_ns > kWorthTiming * plans.front().step_ns) continue;
     ++of_this_kind;
@@ -265,7 +285,7 @@ inline std::vector<Plan> variants_to_time(const Plan& plan, const RecurrenceShap
   }
   const Tiling& t = plan.tiling;
   if (plan.engine == Engine::grid && !t.in_registers && t.pieces() == 1) {
-    std::optional<Plan> halves = plan_of({plan.engine, t.blocks, t.batch, false, 2, kMaxPieces}, shape, gpu);
+    std::optional<Plan> halves = plan_of({plan.engine, t.blocks, t.batch, false, 1, 2, kMaxPieces}, shape, gpu);
     if (halves && is_admitted(*halves, shape, gpu, at_once)) plans.push_back(*halves);
   }
   return plans;

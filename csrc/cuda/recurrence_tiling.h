@@ -4,7 +4,7 @@
 // Shared memory of a block, bytes, with Np rows of W_hh (4 gates of its units forward, its units backward) and K
 // columns (all units forward, 4 gates of all units backward):
 //   Np * row_bytes(K)  +  buffers * batch * row_bytes(piece)  +  splits * batch * (Np + 4) * sizeof(acc)  +
-//   4 units * sizeof(acc)  +  16 for a cluster's mbarriers
+//   4 units * sizeof(acc)  +  16 for the mbarriers of cluster and multicast
 // What is multiplied has all K columns there at once, or, where these do not fit, comes to a grid's blocks in pieces of
 // K, one read while the one before is multiplied.
 //
@@ -22,15 +22,21 @@
 
 namespace rnndrop::cuda {
 
-enum class Engine { automatic, stepwise, block, cluster, grid };
-constexpr const char* kEngineNames[] = {"auto", "stepwise", "block", "cluster", "grid"};
+enum class Engine { automatic, stepwise, block, cluster, grid, multicast };
+constexpr const char* kEngineNames[] = {"auto", "stepwise", "block", "cluster", "grid", "multicast"};
 inline const char* name_of(Engine engine) { return kEngineNames[static_cast<int>(engine)]; }
 
 inline Engine engine_named(const std::string& name) {
-  for (const Engine engine : {Engine::automatic, Engine::stepwise, Engine::block, Engine::cluster, Engine::grid}) {
+  for (const Engine engine :
+       {Engine::automatic, Engine::stepwise, Engine::block, Engine::cluster, Engine::grid, Engine::multicast}) {
     if (name == name_of(engine)) return engine;
   }
-  throw std::invalid_argument("engine: expected auto, stepwise, block, cluster or grid, got " + name);
+  throw std::invalid_argument("engine: expected auto, stepwise, block, cluster, grid or multicast, got " + name);
+}
+
+// Whether all blocks are launched together, and hand over what the next step multiplies through the second cache.
+HOST_DEVICE constexpr bool is_through_second_cache(Engine engine) {
+  return engine == Engine::grid || engine == Engine::multicast;
 }
 
 // What multiplies: the plain units, or the tensor cores on tf32 or 16-bit operands.
@@ -61,6 +67,8 @@ constexpr int kStepsInRegisters = 32, kStepsAtOnce = 4;
 // Tiles of samples that a warp multiplies with what it has read of W_hh; the sums of all of them are in registers.
 constexpr int most_tiles_at_once(Math math) { return math == Math::plain ? 1 : 4; }
 constexpr int kMaxCluster = 16;
+// Blocks that copy for each other (Tiling::share).
+constexpr int64_t kShares[] = {1, 2, 4};
 // Of a group.
 constexpr int64_t kMostSamples = 64;
 // A kernel adds it to a step; what is prefetched earlier has left the second cache again before it is read.
@@ -87,6 +95,7 @@ struct Tiling {
   int64_t threads = 0;
   bool in_registers = false;  // W_hh, of which a warp has one split of some tiles of rows: kStepsInRegisters at most
   int64_t prefetch = 0;       // as Trials
+  int64_t share = 1;          // of multicast: blocks of a cluster, each of which copies every share-th sample for all
   HOST_DEVICE int64_t padded_units() const { return blocks * units; }
   HOST_DEVICE int64_t ld_partial() const { return rows_padded + 4; }
   HOST_DEVICE int64_t pieces() const { return (K + piece - 1) / piece; }
@@ -137,7 +146,7 @@ inline int64_t shared_memory_of(Engine engine, const Tiling& t, Dtype dtype) {
   const int64_t weights = t.rows_padded * t.ld * size_of(dtype);
   const int64_t others = t.buffers(engine) * t.batch * t.ld_in * size_of(dtype) +
                          (t.splits * t.batch * t.ld_partial() + 4 * t.units) * acc_size_of(dtype) +
-                         (engine == Engine::cluster ? kMBarrierBytes : 0);
+                         (engine == Engine::cluster || engine == Engine::multicast ? kMBarrierBytes : 0);
   return t.in_registers ? std::max(weights, others) : weights + others;
 }
 

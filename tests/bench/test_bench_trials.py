@@ -50,6 +50,13 @@ def test_all_are_measured_in_turn_and_the_switches_are_off_at_the_end(asked: lis
     assert not wrong
 
 
+def test_an_engine_is_timed_with_what_makes_a_difference_to_it() -> None:
+    for engine, absent in trials.ABSENT.items():
+        tried = [trials.TRIALS[name].keys() for name in trials.trials_of(engine)]
+        assert set().union(*tried) == {"registers", "prefetch", "pieces"} - absent
+    assert trials.trials_of("multicast") == ["as it is", trials.TIMED]
+
+
 @needs_kernels
 def test_plans_are_timed_in_one_trial_alone(asked: list[dict[str, object]]) -> None:
     """By torch's own switch, which says so to the first call of a shape."""

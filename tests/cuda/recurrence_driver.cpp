@@ -28,7 +28,7 @@ using cuda::Engine;
 int64_t max_B = 11;
 bool stops_at_first = false, is_drawn = false;
 // With W_hh in registers, and of those the ones in which a warp has several tiles of rows, by engine.
-long launches_in_registers = 0, with_more_tiles[5] = {};
+long launches_in_registers = 0, with_more_tiles[6] = {}, multicasts = 0;
 
 bool has_clusters() { return emu::device.major >= 9; }
 
@@ -90,6 +90,7 @@ struct Problem {
   Problem() {
     for (int64_t b = 0; has_lengths && b < B; ++b) lengths.push_back(one_of({-1, 0, 1, T / 2, T, T + 3}));
   }
+  bool is_general() const { return has_lengths || mask_c.values || zone_c.values || zone_h.values; }
   double m_h(int64_t b, int64_t j) const { return mask_h ? mask_h[(mask_h_per_row ? b * H : 0) + j] : 1; }
   bool running(int64_t t, int64_t b) const { return !has_lengths || t < lengths[b]; }
 
@@ -174,9 +175,10 @@ struct Context {
 };
 
 void print(const Context& in) {
-  std::printf(" (%s, %ld blocks, %ld samples each, %ld pieces, in registers %d; T %ld, B %ld, H %ld, reverse %d)\n",
-              name_of(in.engine), in.tiling.blocks, in.tiling.batch, in.tiling.pieces(), in.tiling.in_registers,
-              in.shape.T, in.shape.B, in.shape.H, in.shape.reverse);
+  std::printf(
+      " (%s, %ld blocks, share %ld, %ld samples each, %ld pieces, in registers %d; T %ld, B %ld, H %ld, reverse %d)\n",
+      name_of(in.engine), in.tiling.blocks, in.tiling.share, in.tiling.batch, in.tiling.pieces(),
+      in.tiling.in_registers, in.shape.T, in.shape.B, in.shape.H, in.shape.reverse);
 }
 
 void expect(const char* what, const Context& in, int64_t at, double actual, double expected, double tolerance) {
@@ -234,18 +236,27 @@ auto with_kernels(const Kind& kind, const Call& call) {
 // Any engine, any number of blocks, any tile of the batch, in scratch memory of just the size.
 class Launch {
  public:
-  Launch(const Kind& kind, const Shape& shape, bool backward) {
+  Launch(const Kind& kind, const Shape& shape, bool backward, bool general) {
     const cuda::RecurrenceShape sizes{kind.dtype, kind.tf32, shape.T, shape.B, shape.H, backward};
     const int64_t tile = cuda::warp_tile(cuda::math_of(sizes), kind.dtype).batch;
     cuda::Plan& plan = launch_.plan;
     plan.engine = Engine(one_of({int64_t(Engine::block), int64_t(Engine::grid), int64_t(Engine::cluster)}));
     if (plan.engine == Engine::cluster && !has_clusters()) plan.engine = Engine::grid;
-    const int64_t blocks = plan.engine == Engine::block ? 1 : one_of({2, 3, 5});
+    // Not for all, and so the more often for these.
+    const bool may_be_multicast = has_clusters() && !general && one_of({0, 1, 2}) > 0;
+    const int64_t share = may_be_multicast ? one_of({1, 2, 4}) : 1;
+    if (may_be_multicast && plan.engine == Engine::block) plan.engine = Engine::grid;
+    const int64_t blocks = plan.engine == Engine::block ? 1 : cuda::round_up(one_of({2, 3, 5}), share);
     int64_t batch = tile * one_of({1, 2, 4});
     const int64_t cells = cuda::max_threads(cuda::size_of(kind.dtype), true) * cuda::kCellsOfThread;
     while (batch * cuda::make_tiling(sizes, blocks, batch).units > cells) batch /= 2;
     plan.tiling = cuda::make_tiling(sizes, blocks, batch, 1, /*in_registers=*/true);
-    if (!coin() || !cuda::fits_in_registers(plan.tiling, sizes)) {
+    const bool fits = cuda::fits_in_registers(plan.tiling, sizes);
+    if (may_be_multicast && fits) {
+      plan.engine = Engine::multicast;
+      plan.tiling.share = share;
+      ++multicasts;
+    } else if (!coin() || !fits) {
       plan.tiling = cuda::make_tiling(sizes, blocks, batch, plan.engine == Engine::grid ? one_of({1, 2, 3, 4, 20}) : 1);
     }
     plan.tiling.prefetch = one_of({0, 1, 2});
@@ -266,9 +277,11 @@ class Launch {
     const int64_t tiles = cuda::ceil_div(tiling.rows, cuda::warp_tile(cuda::Math::half, kind.dtype).rows);
     if (tiles * tiling.splits > tiling.threads / 32) ++with_more_tiles[static_cast<int>(engine)];
   }
-  // The same, W_hh in shared memory.
+  // The same, W_hh in shared memory, which multicast does not have.
   cuda::RecurrenceLaunch in_shared_memory(const Kind& kind) const {
     cuda::RecurrenceLaunch other = launch_;
+    if (other.plan.engine == Engine::multicast) other.plan.engine = Engine::grid;
+    other.plan.tiling.share = 1;
     other.plan.tiling.in_registers = false;
     other.plan.shared_memory = cuda::shared_memory_of(other.plan.engine, other.plan.tiling, kind.dtype);
     return other;
@@ -323,7 +336,7 @@ void run_forward(ForwardOutputs<scalar_t>& out, Problem<scalar_t>& p, const Kind
 template <class scalar_t>
 void check_forward(Problem<scalar_t>& p, const Kind& kind, const Result& expected, bool save) {
   const auto [T, B, H] = std::tuple(p.T, p.B, p.H);
-  const Launch launch(kind, p.shape, false);
+  const Launch launch(kind, p.shape, false, p.is_general());
   const Context in{launch.get().plan.engine, launch.get().plan.tiling, p.shape};
   const int64_t n_first = coin() ? T : (T + 1) / 2;
   ForwardOutputs<scalar_t> out(T, B * H, save);
@@ -360,7 +373,7 @@ template <class scalar_t>
 void check_backward(Problem<scalar_t>& p, const Kind& kind, const Result& forward) {
   using acc_t = typename Problem<scalar_t>::acc_t;
   const auto [T, B, H] = std::tuple(p.T, p.B, p.H);
-  const Launch launch(kind, p.shape, true);
+  const Launch launch(kind, p.shape, true, p.is_general());
   const Context in{launch.get().plan.engine, launch.get().plan.tiling, p.shape};
   const int64_t dy_stride = H + one_of({0, H, 3});
   Array<scalar_t> dy(T * B * dy_stride, -1, 1, coin());
@@ -448,6 +461,14 @@ void check_what_has_no_kernel() {
     } catch (const std::logic_error&) {  // as it should
     }
   }
+  cuda::Plan multicast;
+  multicast.engine = Engine::multicast;
+  multicast.tiling = cuda::make_tiling({Dtype::bfloat16, false, 1, 8, 64, false}, 2, 8, 1, /*in_registers=*/true);
+  if (cuda::RecurrenceKernels<cuda::Float32>::groups_at_once(multicast, false, false) != 0 ||
+      cuda::RecurrenceKernels<cuda::Bfloat16>::groups_at_once(multicast, false, true) != 0) {
+    std::printf("FAIL there are kernels for multicasts on the plain units, or with lengths\n");
+    ++failures;
+  }
 }
 
 // On a GPU without clusters no plan has any, and a launch of one is refused before it is made.
@@ -490,14 +511,19 @@ int main(int argc, char** argv) {
   check_what_has_no_kernel();
   check_clusters_are_known();
   constexpr int kEnough = 20;  // for chance to draw each way
+  if (count >= kEnough && has_clusters() && multicasts == 0) {
+    std::printf("FAIL no launch had multicasts\n");
+    ++failures;
+  }
   if (launches_in_registers == 0 || (count >= kEnough && with_more_tiles[static_cast<int>(Engine::block)] == 0)) {
     std::printf("FAIL no launch had W_hh in registers, or no block several tiles of it a warp\n");
     ++failures;
   }
   std::printf(
-      "%u launches, %ld with W_hh in registers (several tiles a warp: block %ld, cluster %ld, grid %ld), %ld "
-      "failures\n",
+      "%u launches, %ld with W_hh in registers (several tiles a warp: block %ld, cluster %ld, grid %ld), %ld of "
+      "multicast, %ld failures\n",
       emu::stats.launches, launches_in_registers, with_more_tiles[static_cast<int>(Engine::block)],
-      with_more_tiles[static_cast<int>(Engine::cluster)], with_more_tiles[static_cast<int>(Engine::grid)], failures);
+      with_more_tiles[static_cast<int>(Engine::cluster)], with_more_tiles[static_cast<int>(Engine::grid)], multicasts,
+      failures);
   return failures != 0;
 }

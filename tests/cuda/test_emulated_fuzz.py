@@ -25,7 +25,7 @@ from tests.problems import INPUTS, MASK_KINDS, Problem, random_problem, relative
 
 CASES = int(os.environ.get("RNNDROP_FUZZ_CASES", "60"))
 FIRST_SEED = int(os.environ.get("RNNDROP_FUZZ_SEED", "0"))
-ENGINES = ("stepwise", "block", "cluster", "grid", "auto")
+ENGINES = ("stepwise", "block", "cluster", "grid", "multicast", "auto")
 GPUS = ((9, 132, 232448), (9, 132, 20000), (8, 108, 166912), (8, 6, 101376), (9, 4, 12000))
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LAYOUTS = ("dense", "dense", "offset", "transposed", "wide rows", "every other", "expanded")

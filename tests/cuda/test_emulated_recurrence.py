@@ -132,6 +132,22 @@ def test_halves_err_at_most_twice_as_much_as_plain_torch(emulated, engine, dtype
     assert_errs_at_most_twice_as_much_as_plain_torch(emulated, problems)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("features", ["plain", "reverse", "Gal a sample", "untied", "Semeniuta"])
+def test_multicast_gives_the_bits_of_a_grid(op, emulated, use, features, dtype):
+    """On the tensor cores, in one launch each way: how the input comes makes no difference to what is multiplied."""
+    problem = make_problem(4, 13, 3, 64, dtype=dtype, **FEATURES[features])
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        use("grid", SMALL)
+        expected = problem.solve(emulated)
+        use("multicast", SMALL)
+        for schedule in (*toolchain.SCHEDULES[1:], toolchain.SCHEDULES[0]):
+            op.set_schedule(schedule)
+            results, launches = recurrences_of(op, lambda: problem.solve(emulated))
+            assert launches == 2
+            assert_same_bits(results, expected)
+
+
 def test_tf32_follows_the_switch_of_nn_lstm(emulated, engine):
     assert_tf32_follows_the_switch_of_nn_lstm(emulated, make_problem(3, 4, 16, 8))
 
@@ -235,6 +251,7 @@ def test_inference_saves_nothing_and_gives_the_same(op, emulated, engine):
         ("block", SMALL, {}),
         ("cluster", A100, {}),  # has no clusters
         ("grid", (9, 1, 232448), {}),  # one multiprocessor
+        ("multicast", H100, {}),  # not without tensor cores
     ],
 )
 def test_goes_step_by_step_where_the_engine_cannot_run(op, emulated, use, engine, gpu, options):
@@ -245,12 +262,13 @@ def test_goes_step_by_step_where_the_engine_cannot_run(op, emulated, use, engine
     assert_equals_reference(problem, emulated)
 
 
+@pytest.mark.parametrize("engine", ["cluster", "multicast"])
 @pytest.mark.parametrize(("ptx_version", "launches"), [(80, 2 * 3), (90, 2)])
-def test_no_cluster_of_kernels_that_were_compiled_without(op, emulated, use, ptx_version, launches):
+def test_no_cluster_of_kernels_that_were_compiled_without(op, emulated, use, ptx_version, launches, engine):
     """An older GPU's PTX runs on a newer one, whose blocks then hand each other nothing."""
-    use("cluster", (9, 132, 20000 + ptx_version))  # a GPU for itself: plans are remembered
+    use(engine, (9, 132, 20000 + ptx_version))  # a GPU for itself: plans are remembered
     op.set_ptx_version(ptx_version)
-    problem = make_problem(3, 4, 5, 40)
+    problem = make_problem(3, 4, 5, 40, dtype=torch.bfloat16)
     _, found = recurrences_of(op, lambda: problem.solve(emulated))
     op.set_ptx_version(90)
     assert found == launches
@@ -291,5 +309,7 @@ def test_an_empty_batch_launches_nothing(op, emulated, use):
 
 
 def test_an_unknown_engine_is_refused(op):
-    with pytest.raises(ValueError, match="engine: expected auto, stepwise, block, cluster or grid, got fast"):
+    with pytest.raises(
+        ValueError, match="engine: expected auto, stepwise, block, cluster, grid or multicast, got fast"
+    ):
         op.set_engine("fast")

@@ -51,7 +51,7 @@ TRIALS = {
     "shared": {"registers": False},
     "pieces": {"registers": False, "pieces": 2, "prefetch": 2},
 }
-TRIED_ENGINES = ("block, shared", "cluster, shared", "grid, shared", "grid, pieces")
+TRIED_ENGINES = ("multicast", "block, shared", "cluster, shared", "grid, shared", "grid, pieces")
 
 
 @pytest.fixture(params=[*ENGINES, *TRIED_ENGINES])
@@ -136,10 +136,11 @@ def test_long_sequences(engine, H, lengths, reverse):
 
 
 @pytest.mark.parametrize(
-    ("engine", "B", "H"), [("stepwise", 64, 128), ("block", 64, 64), ("cluster", 16, 264), ("grid", 16, 768)]
+    ("engine", "B", "H"),
+    [("stepwise", 64, 128), ("block", 64, 64), ("cluster", 16, 264), ("grid", 16, 768), ("multicast", 16, 768)],
 )
 def test_the_engine_asked_for_is_the_one_that_runs(engine, B, H):
-    if engine == "cluster" and torch.cuda.get_device_capability() < (9, 0):
+    if engine in ("cluster", "multicast") and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("needs a GPU with clusters: sm_90 or later")
     problem = cuda_problem(8, B, 24, H, dtype=torch.bfloat16, mask_h="H", mask_g="TBH")
     with rnndrop_cuda.cuda_engine(engine):
@@ -151,7 +152,9 @@ def test_the_engine_asked_for_is_the_one_that_runs(engine, B, H):
     if not any("rnndrop" in name for name in names):
         pytest.skip("torch.profiler sees no kernels here")
     persistent = [re.search(r"recurrence_(\w+)_kernel<.*Engine\)(\d)", name) for name in names]
-    number = {"block": "2", "cluster": "3", "grid": "4"}.get(engine)  # of the enum in recurrence_tiling.h
+    number = {"block": "2", "cluster": "3", "grid": "4", "multicast": "5"}.get(
+        engine
+    )  # of the enum in recurrence_tiling.h
     expected = [("forward", number), ("backward", number)] if number else []
     assert [found.groups() for found in persistent if found] == expected
 

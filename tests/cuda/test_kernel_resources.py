@@ -22,7 +22,8 @@ HOW = "run `python tests/cuda/kernel_resources.py` and commit bench/results/cuda
 def expected_kernels():
     """(file, kernel): masks by an entry's width; rows by dtype; steps by dtype, vector, noise; recurrences by engine.
 
-    The last also by noise. On tensor cores another recurrence keeps 32 k-steps of W_hh in a warp's registers.
+    The last also by noise. On tensor cores another recurrence keeps 32 k-steps of W_hh in a warp's registers, and one
+    of these, without noise, reads by multicast.
     """
     for bits in ("unsigned short", "unsigned int", "unsigned long"):
         yield "mask_kernel.cu", f"masks_kernel<{bits}>"
@@ -39,6 +40,8 @@ def expected_kernels():
         in_registers = (0,) if math in ("Float64", "Float32") else (0, 32)
         for steps in in_registers:
             yield f"recurrence_{math.lower()}.cu", f"recurrence_{way}_kernel<{math}, {engine}, {noise}, {steps}>"
+    for math, way in product(("Tf32", "Bfloat16", "Float16"), ways):
+        yield f"recurrence_{math.lower()}.cu", f"recurrence_{way}_kernel<{math}, multicast, false, 32>"
 
 
 def test_the_report_is_of_these_sources():

@@ -51,10 +51,11 @@ def test_any_order_gives_the_same_bits(op, emulated, problem, order, capture):
     assert_same_bits(results, expected)
 
 
-@pytest.mark.parametrize("engine", ["stepwise", "block", "cluster", "grid"])
+@pytest.mark.parametrize("engine", ["stepwise", "block", "cluster", "grid", "multicast"])
 def test_every_engine_can_be_captured(op, emulated, engine):
     op.set_engine(engine)
-    problem = make_problem(3, 2, 5, 16, mask_h="BH", lengths=True)
+    options = {"dtype": torch.bfloat16} if engine == "multicast" else {"lengths": True}
+    problem = make_problem(3, 2, 5, 16, mask_h="BH", **options)
     expected = problem.solve(emulated)
     with late_streams(op, "rand1", capture=True):
         results = problem.solve(emulated)

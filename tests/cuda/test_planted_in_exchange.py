@@ -32,6 +32,7 @@ class Mistake:
 
 
 EXPECT = "mbarrier_arrive_expect_tx(full_ + turn_, s_.batch * s_.K * sizeof(scalar_t))"
+EXPECT_COPIES = "mbarrier_arrive_expect_tx(full_, s_.batch * s_.K * sizeof(scalar_t))"
 CLEARED = "set_to_zero(launch.scratch, plan.tiling.groups * kFlagBytes, launch.stream)"
 MISTAKES = [
     Mistake("no bytes are expected", EXPECT, "mbarrier_arrive(full_ + turn_)"),
@@ -41,6 +42,12 @@ MISTAKES = [
         "mbarrier_wait_cluster(full_ + turn_, parity_ ^ 1)",
     ),
     Mistake("there is one buffer", "turn_ * buffer_", "0 * buffer_", schedules=("lifo",)),
+    Mistake("no bytes of copies are expected", EXPECT_COPIES, "mbarrier_arrive(full_)"),
+    Mistake(
+        "wrong parity of copies", "mbarrier_wait_cluster(full_, parity_)", "mbarrier_wait_cluster(full_, parity_ ^ 1)"
+    ),
+    Mistake("nobody copies every second sample", "b += s_.share", "b += 2 * s_.share"),
+    Mistake("a block copies for itself alone", "(1 << s_.share) - 1", "1 << blockIdx.x % s_.share"),
     # The first in, first out, happens to run the blocks of a group in step.
     Mistake("the flag is not waited for", "is_early(ld_acquire(flag_))", "false", schedules=("lifo", "rand1", "rand2")),
     Mistake(
@@ -74,6 +81,8 @@ ABOUT_TO_WRAP = [
 UNDER_WEAK_MEMORY = [
     Mistake("nothing is released", "red_release_add(flag_, 1)", "(void)atomicAdd(flag_, 1u)"),
     Mistake("a poll does not acquire", "is_early(ld_acquire(flag_))", "is_early(ld_relaxed(flag_))"),
+    Mistake("copies see what others wrote with no fence", "fence_proxy_async_global()", "(void)0"),
+    Mistake("copies come onto what was written with no fence", "fence_proxy_async()", "(void)0"),
 ]
 # Each with the numbers that choose it.
 ALTERNATIVES = [(mistake, (number,)) for number, mistake in enumerate(MISTAKES, 1)]

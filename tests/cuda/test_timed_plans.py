@@ -99,9 +99,10 @@ def test_a_capture_takes_what_has_been_timed_and_times_nothing(timed, emulated):
 
 def test_an_engine_that_is_asked_for_is_the_only_one(timed, emulated):
     timed.set_engine("grid")
-    solve(make_problem(5, 9, 4, 64), emulated)
+    solve(make_problem(5, 9, 4, 64, dtype=torch.bfloat16), emulated)
     for of_kernel in launched(timed):
-        assert {configuration[-1] for configuration, _ in of_kernel} == {"1"}, "a cooperative launch"
+        clusters = {configuration.split(",")[-2:] == ["1", "1"] for configuration, _ in of_kernel}
+        assert clusters == {True}, "cooperative launches, of no clusters"
 
 
 def test_says_what_it_has_timed(timed, emulated):

@@ -37,11 +37,11 @@ def off_by(row: dict[str, str]) -> float:
 @pytest.mark.parametrize("schedule", ["fifo", "rand1"])
 def test_a_step_moves_what_the_plan_reckons_with(schedule):
     rows = counts(toolchain.build_program("traffic", SOURCES), schedule)
-    assert len(rows) == 9 * 2 * 3
+    assert len(rows) == 12 * 2 * 3
     assert [row for row in rows if off_by(row)] == []
     moved = {(row["engine"], row["what"]) for row in rows if float(row["counted"])}
-    exchanges = {("cluster", "other blocks"), ("grid", "second cache")}
-    assert moved == {(engine, "shared memory") for engine in ("block", "cluster", "grid")} | exchanges
+    exchanges = {("cluster", "other blocks"), ("grid", "second cache"), ("multicast", "second cache")}
+    assert moved == {(engine, "shared memory") for engine in ("block", "cluster", "grid", "multicast")} | exchanges
 
 
 # In which file what becomes what.
@@ -55,8 +55,8 @@ MISTAKES = {
     "a model that forgets the input": ("recurrence_estimate.h", "(rows_read + t.batch * tiles_rows)", "rows_read"),
     "a model that forgets the other groups": (
         "recurrence_estimate.h",
-        "t.groups * t.blocks * t.batch * row_bytes",
-        "t.blocks * t.batch * row_bytes",
+        "t.groups * t.blocks * t.batch * row_bytes / t.share",
+        "t.blocks * t.batch * row_bytes / t.share",
     ),
 }
 

@@ -5,6 +5,7 @@
 //   traffic_driver
 #include <cstdio>
 #include <stdexcept>
+#include <tuple>
 #include <vector>
 
 #include "cuda/recurrence.h"
@@ -24,7 +25,7 @@ struct Case {
   Dtype dtype;
   int64_t B, H;
   bool registers = false;
-  int64_t pieces = 1;
+  int64_t pieces = 1, share = 1;
 };
 
 // All of a launch so far.
@@ -76,14 +77,19 @@ void run(const Case& of, const cuda::Plan& plan, int64_t T, bool backward) {
   if (error != cudaSuccess) throw std::runtime_error("a launch failed");
 }
 
-void count(const Case& of, bool backward) {
-  cuda::wants_registers = of.registers;
-  cuda::wanted_pieces = of.pieces;
-  const cuda::RecurrenceShape shape{of.dtype, /*tf32=*/true, kSteps, of.B, of.H, backward};
-  const cuda::Plan plan = choose_plan(shape, kH100, of.engine);
-  if (plan.engine != of.engine || plan.tiling.in_registers != of.registers || plan.tiling.pieces() != of.pieces) {
-    throw std::runtime_error("another plan than the case is for: " + plan.why);
+cuda::Plan plan_of(const Case& of, const cuda::RecurrenceShape& shape) {
+  const cuda::Trials trials{of.registers, /*prefetch=*/0, of.pieces};
+  for (const cuda::Plan& plan : plans_that_fit(shape, kH100, of.engine, trials, of.pieces)) {
+    const auto& [engine, tiling] = std::tie(plan.engine, plan.tiling);
+    const bool is_it = engine == of.engine && tiling.in_registers == of.registers && tiling.pieces() == of.pieces;
+    if (is_it && tiling.share == of.share) return plan;
   }
+  throw std::runtime_error("no plan is what the case is for");
+}
+
+void count(const Case& of, bool backward) {
+  const cuda::RecurrenceShape shape{of.dtype, /*tf32=*/true, kSteps, of.B, of.H, backward};
+  const cuda::Plan plan = plan_of(of, shape);
   const StepTraffic begin = counted();
   run(of, plan, kSteps, backward);
   const StepTraffic middle = counted();
@@ -92,9 +98,9 @@ void count(const Case& of, bool backward) {
   const int64_t blocks = plan.tiling.groups * plan.tiling.blocks;
   const auto print = [&](const char* what, int64_t StepTraffic::* kind, int64_t times) {
     const int64_t of_steps = end.*kind - middle.*kind - (middle.*kind - begin.*kind);
-    std::printf("%s,%s,%s,%ld,%ld,%d,%ld,%s,%.17g,%ld\n", name_of(of.engine),
+    std::printf("%s,%s,%s,%ld,%ld,%d,%ld,%ld,%s,%.17g,%ld\n", name_of(of.engine),
                 of.dtype == Dtype::bfloat16 ? "bfloat16" : "tf32", backward ? "backward" : "forward", of.B, of.H,
-                of.registers, of.pieces, what, double(of_steps) / kMoreSteps, reckoned.*kind * times);
+                of.registers, of.pieces, of.share, what, double(of_steps) / kMoreSteps, reckoned.*kind * times);
   };
   print("shared memory", &StepTraffic::shared, blocks);
   print("other blocks", &StepTraffic::to_other_blocks, blocks);
@@ -105,7 +111,7 @@ void count(const Case& of, bool backward) {
 
 int main() {
   const Case cases[] = {
-      {Engine::block, Dtype::bfloat16, 8, 64},  // B, H; registers, pieces
+      {Engine::block, Dtype::bfloat16, 8, 64},  // B, H; registers, pieces, share
       {Engine::block, Dtype::bfloat16, 8, 64, true},
       {Engine::cluster, Dtype::bfloat16, 16, 128},
       {Engine::cluster, Dtype::bfloat16, 16, 128, true},
@@ -114,8 +120,11 @@ int main() {
       {Engine::grid, Dtype::bfloat16, 16, 128, true},
       {Engine::grid, Dtype::bfloat16, 16, 128, false, 2},
       {Engine::grid, Dtype::float32, 32, 64},
+      {Engine::multicast, Dtype::bfloat16, 16, 128, true},
+      {Engine::multicast, Dtype::bfloat16, 16, 128, true, 1, 2},
+      {Engine::multicast, Dtype::float32, 16, 128, true, 1, 4},
   };
-  std::printf("engine,dtype,way,B,H,registers,pieces,what,counted,reckoned\n");
+  std::printf("engine,dtype,way,B,H,registers,pieces,share,what,counted,reckoned\n");
   for (const Case& of : cases) {
     for (const bool backward : {false, true}) count(of, backward);
   }

@@ -42,11 +42,23 @@ bool check_bulk() {
   return launched("bulk", error) && close("bulk", out, expected, 1e-6);
 }
 
+bool check_bulk_after_flag() {
+  constexpr int n = 64, blocks = 4;
+  alignas(16) static float data[n];
+  Vector out(blocks * n, NAN), expected(blocks * n);
+  unsigned flag = 0;
+  for (float& value : data) value = normal(1)[0];
+  for (int i = 0; i < blocks * n; i++) expected[i] = data[i % n] + 1;
+  const int error = toy::bulk_after_flag(data, out.data(), n, blocks, &flag, nullptr);
+  return launched("bulk_after_flag", error) && close("bulk_after_flag", out, expected, 1e-6);
+}
+
 const std::map<std::string, std::function<bool()>> kCases = {
     {"cluster", check_cluster},
     {"grid", check_grid},
     {"pass_on", check_pass_on},
     {"bulk", check_bulk},
+    {"bulk_after_flag", check_bulk_after_flag},
 };
 
 }  // namespace

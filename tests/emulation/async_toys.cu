@@ -187,6 +187,28 @@ __global__ void __launch_bounds__(kThreads) bulk_ring_kernel(const float* data, 
 #endif
 }
 
+__global__ void __launch_bounds__(kThreads) bulk_after_flag_kernel(float* data, float* out, int n, unsigned* flag) {
+#if HAS_CLUSTERS
+  DYN_SHARED(float, sums);
+  SHARED(full, uint64_t);
+  if (threadIdx.x == 0) mbarrier_init(&full, 1);
+  cg::this_cluster().sync();
+  if (blockIdx.x == 0) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) data[i] += 1;
+    __syncthreads();
+    if (threadIdx.x == 0) red_release_add(flag, 1);
+  }
+  if (threadIdx.x == 0) {
+    mbarrier_arrive_expect_tx(&full, n * sizeof(float));
+    while (!ld_acquire(flag)) spin_pause();
+    if (!planted(kNoGlobalProxyFence)) fence_proxy_async_global();  // mistake 12
+    if (blockIdx.x % 2 == 0) bulk_copy_multicast(sums, data, n * sizeof(float), &full, 0b11);
+  }
+  mbarrier_wait_cluster(&full, 0);
+  for (int i = threadIdx.x; i < n; i += blockDim.x) out[blockIdx.x * n + i] = sums[i];
+#endif
+}
+
 }  // namespace
 
 int all_gather_cluster(const float* W, const float* x, float* out, int steps, int blocks, cudaStream_t stream) {
@@ -203,6 +225,11 @@ int all_gather_grid(const float* W, const float* x, float* out, int steps, int b
 
 int pass_on(float* data, float* out, int n, unsigned* flags, cudaStream_t stream) {
   return LAUNCH((LaunchCfg{dim3(2), dim3(n), 0, stream, true}), pass_on_kernel, data, out, flags);
+}
+
+int bulk_after_flag(float* data, float* out, int n, int blocks, unsigned* flag, cudaStream_t stream) {
+  const LaunchCfg cfg{dim3(blocks), dim3(kThreads), sizeof(float) * n, stream, true, 2};
+  return LAUNCH(cfg, bulk_after_flag_kernel, data, out, n, flag);
 }
 
 int bulk_ring(const float* data, float* out, int n, int blocks, cudaStream_t stream) {

@@ -17,6 +17,7 @@ enum Mistake {
   kNoProxyFence = 9,
   kExitBeforeArrival = 10,
   kTornStore = 11,
+  kNoGlobalProxyFence = 12,
 };
 
 #ifdef RNNDROP_EMULATE_CUDA
@@ -37,6 +38,10 @@ int all_gather_grid(const float* W, const float* x, float* out, int steps, int b
 // out[n] = data before + data after: block 1 reads data[n], block 0 then adds 1 to it, block 1 reads it again. They
 // tell each other by two flags, which are zero before.
 int pass_on(float* data, float* out, int n, unsigned* flags, cudaStream_t stream);
+
+// out[blocks][n] = data[n] + 1, in every block of each cluster of two: block 0 adds 1, and tells the others by a flag,
+// zero before; then the first block of each cluster copies the sums to both, by multicast. n a multiple of 4.
+int bulk_after_flag(float* data, float* out, int n, int blocks, unsigned* flag, cudaStream_t stream);
 
 // out[blocks][n]: the first block's data[n], by multicast, plus the n values that the block before in the ring has
 // from data[blocks][n], by bulk copies from its shared memory. n a multiple of 4.

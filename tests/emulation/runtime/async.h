@@ -180,7 +180,24 @@ EMU_UNCHECKED inline void fence_proxy_async() {
   }
 }
 
+// The same for global memory: what all see there by now.
+EMU_UNCHECKED inline void fence_proxy_async_global() {
+  if constexpr (weak::kOn) current->block->view.fenced = weak::memory.now;
+}
+
+EMU_UNCHECKED inline void read_in_bulk(const char* what, const void* from, unsigned bytes, Caller at) {
+  if (owner_of(from)) return;
+  stats.bytes_copied_async += bytes;
+  if constexpr (weak::kOn) {
+    const weak::Unwatched unwatched;
+    if (weak::changed_since_fence(current->block->view, from, bytes)) {
+      die("%s at %s:%d: global memory that was written with no fence_proxy_async_global since", what, at.file, at.line);
+    }
+  }
+}
+
 inline void bulk_copy(void* to, const void* from, unsigned bytes, uint64_t* mbarrier, Caller at = Caller::here()) {
+  read_in_bulk("bulk_copy", from, bytes, at);
   issue("bulk_copy", at, to, from, nullptr, bytes, mbarrier, 0);
 }
 
@@ -195,6 +212,7 @@ EMU_UNCHECKED inline void bulk_copy_multicast(void* to, const void* from, unsign
   if (!ranks || ranks >> running->launch.cluster) {
     die("bulk_copy_multicast at %s:%d: to ranks %#x of %u blocks", at.file, at.line, ranks, running->launch.cluster);
   }
+  read_in_bulk("bulk_copy_multicast", from, bytes, at);
   issue("bulk_copy_multicast", at, to, from, nullptr, bytes, mbarrier, ranks);
 }
 

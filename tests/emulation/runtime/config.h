@@ -50,7 +50,7 @@ struct Stats {
   std::map<std::string, unsigned> launches_by_name;  // of the kernels, as LAUNCH has them
   unsigned driver_questions = 0;                     // about the device or a kernel, and what is asked for a kernel
   uint64_t ldmatrix_wavefronts = 0;    // of 128 bytes: one a matrix, and one for each row whose banks another has
-  uint64_t bytes_copied_async = 0;     // by cp.async, from global memory
+  uint64_t bytes_copied_async = 0;     // by cp.async and bulk copies, from global memory
   uint64_t bytes_to_other_blocks = 0;  // by st.async
 };
 

@@ -40,6 +40,7 @@ struct View {
   std::unordered_map<uintptr_t, Bytes> stores, stale;  // by address; no byte is in both
   std::vector<uintptr_t> waiting;                      // where there are stores, and where there were
   uint64_t acquired = 0;
+  uint64_t fenced = 0;  // the last fence.proxy.async of global memory
 };
 
 struct Reader {
@@ -276,6 +277,16 @@ inline void load_past_l1(View& view, void* to, const void* from, size_t size) {
       *out++ = own ? bytes_at(granule)[k] : lags && has(line.before.mask, k) ? line.before.data[k] : truth(granule, k);
     }
   });
+}
+
+// Whether what all see there has been changed by a store that no fence.proxy.async of `view` is behind.
+inline bool changed_since_fence(const View& view, const void* from, size_t size) {
+  bool found = false;
+  for_granules(reinterpret_cast<uintptr_t>(from), size, [&](uintptr_t granule, uint16_t) {
+    const auto line = memory.lines.find(granule);
+    found |= line != memory.lines.end() && line->second.changed > view.fenced;
+  });
+  return found;
 }
 
 // Around an atomic of the running block, which acts on what all see: no store of its own to the same place waits, and
