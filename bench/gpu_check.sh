@@ -87,7 +87,7 @@ gpu_tests() {
 # times. The log names each as it passes, so that it says what the time was not enough for.
 repeat() {
   GPU_REPEATS=10000 "$python" -m pytest -m gpu -v --durations=0 -p no:cacheprovider tests/cuda/test_gpu.py \
-    -k same_bits_many_times
+    tests/cuda/test_gpu_plans.py -k same_bits_many_times
 }
 info() {
   nvidia-smi && "$python" -m rnndrop_cuda info

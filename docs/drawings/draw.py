@@ -126,7 +126,7 @@ def cpu() -> Drawing:
 
 
 def engines() -> Drawing:
-    d = Drawing(760, 420, "The four CUDA engines: where W_hh is, and how h reaches the next step")
+    d = Drawing(760, 420, "CUDA engines: where W_hh is, and how h reaches the next step")
     cards = (
         (10, 10, "block", "W_hh in one block's shared memory", "nothing to hand over", 1),
         (385, 10, "cluster (sm_90)", "W_hh split over 2 to 16 blocks", "through distributed shared memory", 3),

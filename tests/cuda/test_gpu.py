@@ -51,7 +51,7 @@ TRIALS = {
     "shared": {"registers": False},
     "pieces": {"registers": False, "pieces": 2, "prefetch": 2},
 }
-TRIED_ENGINES = ("multicast", "block, shared", "cluster, shared", "grid, shared", "grid, pieces")
+TRIED_ENGINES = ("block, shared", "cluster, shared", "grid, shared", "grid, pieces")
 
 
 @pytest.fixture(params=[*ENGINES, *TRIED_ENGINES])
