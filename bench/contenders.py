@@ -6,7 +6,7 @@ Each contender is a layer of bench/layers.py on a problem of bench/problems.py; 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,9 @@ from bench.layers import Layer
 from bench.problems import NO_DROPOUT, NO_MASKS, Dropout, Output, Problem
 from bench.records import FORWARD, FORWARD_BACKWARD, FULL, INFERENCE, MASKS, PADDED
 from rnndrop_cuda import LSTM, LayerMasks
+
+TIMED = "timed"
+"""In place of an engine: the plan that the GPU itself is fastest with."""
 
 
 class Contender(Protocol):
@@ -36,6 +39,17 @@ class Contender(Protocol):
     def running(self) -> contextlib.AbstractContextManager[object]: ...
 
 
+@contextlib.contextmanager
+def plans_are_timed() -> Iterator[None]:
+    """By torch's own switch: the first call of a shape times them."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 @dataclass(frozen=True)
 class LayerContender:
     name: str
@@ -45,9 +59,11 @@ class LayerContender:
     problem: Problem
     sequences: str = FULL
     engine: str = ""
-    """The CUDA engine to run on; "" leaves the choice to the op."""
+    """The CUDA engine to run on, or TIMED; "" leaves the choice to the op."""
 
     def running(self) -> contextlib.AbstractContextManager[object]:
+        if self.engine == TIMED:
+            return plans_are_timed()
         return rnndrop_cuda.cuda_engine(self.engine) if self.engine else contextlib.nullcontext()
 
     def __str__(self) -> str:

@@ -117,7 +117,7 @@ for part in "${parts[@]}"; do
     sanitize)
       sanitize memcheck memcheck "${small_case[@]}"
       # Our own kernels only: cuBLAS' are not ours to check, and racecheck is slow. An engine at a time, since racecheck
-      # itself breaks down over some kernels.
+      # itself breaks down over some kernels. Not multicast: that would be one file too many for a call.
       for engine in stepwise block cluster grid; do
         sanitize "racecheck-$engine" racecheck --kernel-name kns=rnndrop "${small_case[@]}" --engine "$engine"
       done

@@ -1,7 +1,7 @@
 """Who is timed together: the contenders of a case, on a CPU and on a GPU.
 
 nn.LSTM, a Python loop over nn.LSTMCell, rnndrop_cuda's functional layer and its module. On CUDA also each of our
-engines by name, and those of bench/rivals.py that can run.
+engines by name, the plan that the GPU is fastest with, and those of bench/rivals.py that can run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import product
 
 import rnndrop_cuda
 from bench import layers, rivals
-from bench.contenders import LayerContender, ModuleContender
+from bench.contenders import TIMED, LayerContender, ModuleContender
 from bench.grids import ALL, MAIN, RAGGED
 from bench.problems import NO_DROPOUT, Dropout, Problem
 from bench.records import CELL_LOOP, FULL, LENGTHS, MODULE, NN_LSTM, OP, PACKED, PADDED, STACK
@@ -89,8 +89,13 @@ def cuda_ragged_layers(problem: Problem, backends: Iterable[str], kinds: list[Dr
 
 
 def by_engine(problem: Problem, kinds: list[Dropout]) -> list[LayerContender]:
-    """Our op on each engine by name. An engine that leaves both forward and backward to stepwise is left out."""
-    contenders = []
+    """Our op on each engine by name, and with plans that are timed.
+
+    An engine that leaves both forward and backward to stepwise is left out.
+    """
+    contenders = [
+        LayerContender(OP, f"cuda {TIMED}", kind, layers.rnndrop("cuda"), problem, engine=TIMED) for kind in kinds
+    ]
     for engine in ENGINES:
         with rnndrop_cuda.cuda_engine(engine):
             explained = rnndrop_cuda.explain_engine(*problem.size, dtype=problem.dtype)

@@ -1,7 +1,8 @@
 """Times one LSTM layer: ours on every backend beside nn.LSTM, the nn.LSTMCell loop and the GEMMs alone.
 
-On CUDA also ours on every engine, the loop in a CUDA graph and compiled, and Haste and FlashRNN if they are installed;
-whatever cannot run is listed with the reason. The CUDA grid also has a stack of two layers in both directions.
+On CUDA also ours on every engine and with plans that are timed, the loop in a CUDA graph and compiled, and Haste and
+FlashRNN if they are installed; whatever cannot run is listed with the reason. The CUDA grid also has a stack of two
+layers in both directions.
 
 The outputs and gradients of every contender are first compared with the reference in float64; one that is wrong ends
 the run. Then all are warmed up and measured in turn, A B C A B C, in one process, so that what slows the machine down

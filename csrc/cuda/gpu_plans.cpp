@@ -138,12 +138,26 @@ std::string describe(const PlanRequest& request, Steps steps) {
   return text.str();
 }
 
-// Of some plans, the first of which the others have to be clearly faster than.
-Plan fastest_of(std::vector<Plan> plans, Steps steps, const c10::cuda::CUDAStream& stream, const RunSteps& run) {
-  for (Plan& plan : plans) {
-    run(plan, steps);  // what a kernel's first launch takes is nobody's time
-    plan.timed_ns = std::numeric_limits<double>::infinity();
+// Whether a plan runs, for once: what a kernel's first launch takes is nobody's time. A driver may refuse what it said
+// would fit; not for want of memory, which is everybody's.
+bool runs(const Plan& plan, Steps steps, const RunSteps& run) {
+  try {
+    run(plan, steps);
+  } catch (const c10::OutOfMemoryError&) {
+    throw;
+  } catch (const c10::Error& error) {
+    TORCH_WARN("a plan is left out that does not run: ", describe(plan), ": ", error.what_without_backtrace());
+    return false;
   }
+  return true;
+}
+
+// Of some plans, the first of which the others have to be clearly faster than, and which runs.
+Plan fastest_of(std::vector<Plan> plans, Steps steps, const c10::cuda::CUDAStream& stream, const RunSteps& run) {
+  run(plans.front(), steps);
+  plans.erase(std::remove_if(plans.begin() + 1, plans.end(), [&](const Plan& plan) { return !runs(plan, steps, run); }),
+              plans.end());
+  for (Plan& plan : plans) plan.timed_ns = std::numeric_limits<double>::infinity();
   for (int round = 0; round < kRounds; ++round) {
     for (Plan& plan : plans) plan.timed_ns = std::min(plan.timed_ns, measure(plan, steps, stream, run));
   }

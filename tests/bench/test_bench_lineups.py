@@ -60,16 +60,24 @@ def test_engines_are_timed_by_name_and_the_others_named(monkeypatch: pytest.Monk
     kinds = problems.dropouts([0.5], [0.3])
     found = lineups.by_engine(problem, [kinds[0], kinds[-1]])
     assert [(c.name, c.backend, c.dropout.name) for c in found] == [
-        ("rnndrop", f"cuda {engine}", kind) for engine in ("stepwise", "grid") for kind in ("none", "both")
+        ("rnndrop", f"cuda {engine}", kind) for engine in ("timed", "stepwise", "grid") for kind in ("none", "both")
     ]
     assert problem.left_out == [
         f"engine {engine}: forward   stepwise: a reason | backward  stepwise: another"
-        for engine in ("block", "cluster")
+        for engine in ("block", "cluster", "multicast")
     ]
     verification.verify(problem, found)
     monkeypatch.setattr(stopwatch, "SHORTEST_MEASUREMENT_MS", 0.0)
     stopwatch.measure(problem, found, repeats=1)
-    assert set(fake.log) == {("stepwise", "cuda"), ("grid", "cuda")}
+    assert set(fake.log) == {("auto", "cuda"), ("stepwise", "cuda"), ("grid", "cuda")}
+
+
+def test_plans_are_timed_for_one_contender_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeEngines(("stepwise",), monkeypatch)
+    for contender in lineups.by_engine(Problem(SMALL, torch.float32, CPU), problems.dropouts([0.5], [0.3])[:1]):
+        with contender.running():
+            assert torch.backends.cudnn.benchmark == (contender.backend == "cuda timed")
+        assert not torch.backends.cudnn.benchmark
 
 
 def test_what_cuda_is_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +86,7 @@ def test_what_cuda_is_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = problems.dropouts([0.5], [0.3])
     found = lineups.cuda_layers(Problem(SMALL, torch.float32, CPU), ["python"], kinds)
     assert [c.name for c in found if c.dropout.name == "none"] == [
-        "nn.LSTM", "nn.LSTMCell loop", "rnndrop", "LSTM module",
+        "nn.LSTM", "nn.LSTMCell loop", "rnndrop", "rnndrop", "LSTM module",
     ]  # fmt: skip
     ragged = Problem(SMALL, torch.float32, CPU, ragged=True)
     *_, loop = found = lineups.cuda_ragged_layers(ragged, ["python"], kinds)

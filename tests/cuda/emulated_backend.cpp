@@ -71,8 +71,8 @@ std::vector<std::string> recurrences;
 
 // From now on each launch of a recurrence takes between one and two milliseconds, always the same for the same
 // configuration; which are fast depends on the seed. What is measured does nothing, since the emulation is slow. Not so
-// below 0.
-void set_times(int64_t seed) {
+// below 0. `refused`: no launch of that cluster size is accepted.
+void set_times(int64_t seed, int64_t refused) {
   recurrences.clear();
   emu::on_launch = nullptr;
   emu::later = nullptr;
@@ -80,9 +80,10 @@ void set_times(int64_t seed) {
   emu::later = [](cudaStream_t, const std::function<void()>& work) {
     if (!at::cuda::measuring) work();
   };
-  emu::on_launch = [seed](const emu::Launch& launch) {
+  emu::on_launch = [seed, refused](const emu::Launch& launch) {
     const std::string kernel(launch.name);
-    if (kernel.rfind("recurrence_", 0) != 0) return;
+    if (kernel.rfind("recurrence_", 0) != 0) return cudaSuccess;
+    if (launch.cluster == refused) return cudaErrorInvalidConfiguration;
     std::ostringstream configuration;
     configuration << launch.grid.x << 'x' << launch.block.x << ',' << launch.shared_bytes << ',' << launch.cluster
                   << ',' << launch.cooperative;
@@ -91,6 +92,7 @@ void set_times(int64_t seed) {
     const float milliseconds = 1 + static_cast<float>(dice % kPossible) / kPossible;
     at::cuda::milliseconds += milliseconds;
     recurrences.push_back(kernel + ' ' + configuration.str() + ' ' + std::to_string(milliseconds));
+    return cudaSuccess;
   };
 }
 
@@ -217,7 +219,7 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def("gemms() -> int", [] { return fake_cublas::gemms; });
   m.def("driver_questions() -> int", [] { return int64_t{emu::stats.driver_questions}; });
   m.def("launches_of(str name) -> int", launches_of);
-  m.def("set_times(int seed) -> ()", set_times);
+  m.def("set_times(int seed, int refused=0) -> ()", set_times);
   m.def("recurrences() -> str[]", [] { return std::exchange(recurrences, {}); });
   m.def("timed_plans() -> str[]", cuda::timed_plans);
   m.def("launches() -> int", [] { return int64_t{emu::stats.launches}; });

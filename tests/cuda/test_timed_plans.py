@@ -105,6 +105,18 @@ def test_an_engine_that_is_asked_for_is_the_only_one(timed, emulated):
         assert clusters == {True}, "cooperative launches, of no clusters"
 
 
+def test_a_plan_that_a_driver_refuses_is_left_out_and_said_so(timed, emulated):
+    """What the driver says about what fits is not all that it may have against a launch."""
+    problem = make_problem(5, 9, 4, 64, dtype=torch.bfloat16)
+    timed.set_times(1, 2)
+    with pytest.warns(UserWarning, match=r"a plan is left out that does not run: cluster: \d group.* of 2 block"):
+        first = solve(problem, emulated)
+    for of_kernel in launched(timed):
+        assert len({configuration for configuration, _ in of_kernel}) > 2
+        assert {configuration.split(",")[-2] for configuration, _ in of_kernel} >= {"1", "4"}
+    assert_same_bits(solve(problem, emulated), first)
+
+
 def test_says_what_it_has_timed(timed, emulated):
     before = set(timed.timed_plans())
     solve(make_problem(6, 9, 4, 64, lengths=True, dtype=torch.bfloat16), emulated)

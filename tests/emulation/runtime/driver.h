@@ -42,8 +42,8 @@ inline std::mutex functions_mutex;
 inline std::map<const void*, Function> functions;
 // Called once, before the next launch looks at its kernel's attributes: what another host thread does just then.
 inline std::function<void()> before_next_launch;
-// Called at each launch.
-inline std::function<void(const Launch&)> on_launch;
+// Called at each launch, which it may refuse.
+inline std::function<cudaError_t(const Launch&)> on_launch;
 // Where a stream's work comes late: what keeps it, with the stream, until then.
 inline std::function<void(cudaStream_t, std::function<void()>)> later;
 
@@ -159,7 +159,10 @@ cudaError_t launch_kernel(const cudaLaunchConfig_t& config, const char* name, vo
   const cudaError_t error = admit(reinterpret_cast<const void*>(kernel), config.dynamicSmemBytes, cluster);
   if (error != cudaSuccess) return error;
   const Launch what{config.gridDim, config.blockDim, config.dynamicSmemBytes, is_cooperative(config), cluster, name};
-  if (on_launch) on_launch(what);
+  if (on_launch) {
+    const cudaError_t refused = on_launch(what);
+    if (refused != cudaSuccess) return refused;
+  }
   const auto run = [=] { launch(what, [=] { kernel(arguments...); }); };
   later ? later(config.stream, run) : run();
   return cudaSuccess;
