@@ -27,7 +27,7 @@ from bench.records import Size, write
 from rnndrop_cuda import cuda_engine, dropout_mask, explain_engine, functional
 from rnndrop_cuda.engines import timed_plans
 
-SEVERAL_BLOCKS = ("cluster", "grid", "multicast")
+SEVERAL_BLOCKS = ("auto", "cluster", "grid", "multicast")
 CASES = [
     (Size(512, 64, 64, 64), torch.bfloat16, ("block",)),
     (Size(32, 128, 300, 128), torch.bfloat16, SEVERAL_BLOCKS),
@@ -39,7 +39,7 @@ CASES = [
 TIMED = "as timed"  # torch.backends.cudnn.benchmark
 TRIALS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    TIMED: {},
+    TIMED: {"multicast": True},
     "W_hh in shared memory": {"registers": False},
     "in shared memory, prefetch 1": {"registers": False, "prefetch": 1},
     "in shared memory, prefetch 2": {"registers": False, "prefetch": 2},
@@ -52,6 +52,7 @@ ABSENT: dict[str, set[str]] = {
     "block": {"prefetch", "pieces"},
     "cluster": {"pieces"},
     "grid": set(),
+    "auto": {"registers", "prefetch", "pieces"},
     "multicast": {"registers", "prefetch", "pieces"},
 }
 """What makes no difference to an engine."""

@@ -44,7 +44,7 @@ struct Trials {
   int64_t prefetch = 0;
   // In how many pieces a grid's blocks read their input, unless it is too large for as few.
   int64_t pieces = 1;
-  // The engine of this name, where it is not asked for.
+  // The engine of this name, where it is not asked for: not even timed otherwise, since no GPU has run it yet.
   bool multicast = false;
 };
 inline std::atomic<bool> wants_registers{Trials().registers}, wants_multicast{Trials().multicast};
@@ -262,8 +262,8 @@ inline std::vector<Plan> plans_to_time(const RecurrenceShape& shape, const Gpu& 
                                        const GroupsAtOnce& at_once) {
   std::vector<Plan> plans;
   std::map<std::tuple<Engine, bool, int64_t>, int> of_kind;
-  constexpr Trials kAll{/*registers=*/true, /*prefetch=*/0, /*pieces=*/1, /*multicast=*/true};
-  for (Plan& plan : plans_that_fit(shape, gpu, wanted, kAll, kMaxPieces)) {
+  const Trials trials{/*registers=*/true, /*prefetch=*/0, /*pieces=*/1, wanted_trials().multicast};
+  for (Plan& plan : plans_that_fit(shape, gpu, wanted, trials, kMaxPieces)) {
     int& of_this_kind = of_kind[{plan.engine, plan.tiling.in_registers, plan.tiling.share}];
     if (of_this_kind == kMostTimedOfAKind || !is_admitted(plan, shape, gpu, at_once)) continue;
     if (!plans.empty() && plan.step_ns > kWorthTiming * plans.front().step_ns) continue;

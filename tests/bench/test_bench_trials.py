@@ -53,7 +53,7 @@ def test_all_are_measured_in_turn_and_the_switches_are_off_at_the_end(asked: lis
 def test_an_engine_is_timed_with_what_makes_a_difference_to_it() -> None:
     for engine, absent in trials.ABSENT.items():
         tried = [trials.TRIALS[name].keys() for name in trials.trials_of(engine)]
-        assert set().union(*tried) == {"registers", "prefetch", "pieces"} - absent
+        assert set().union(*tried) == {"registers", "prefetch", "pieces", "multicast"} - absent
     assert trials.trials_of("multicast") == ["as it is", trials.TIMED]
 
 

@@ -20,7 +20,9 @@ def timed(op):
     op.set_engine("auto")
     op.set_gpu(9, 12, next(gpus))
     op.set_times(0)
+    op.set_multicast(True)
     yield op
+    op.set_multicast(False)
     op.set_times(-1)
     op.set_gpu(9, 132, 232448)
     op.set_engine("stepwise")
@@ -115,6 +117,18 @@ def test_a_plan_that_a_driver_refuses_is_left_out_and_said_so(timed, emulated):
         assert len({configuration for configuration, _ in of_kernel}) > 2
         assert {configuration.split(",")[-2] for configuration, _ in of_kernel} >= {"1", "4"}
     assert_same_bits(solve(problem, emulated), first)
+
+
+@pytest.mark.parametrize("tried", [False, True])
+def test_multicasts_are_timed_only_where_they_are_tried(timed, emulated, tried):
+    """No GPU has run them yet."""
+    timed.set_multicast(tried)
+    solve(make_problem(5, 9, 4, 64, dtype=torch.bfloat16), emulated)
+    for of_kernel in launched(timed):
+        in_clusters_that_start_together = {
+            configuration.split(",")[-2:] == ["2", "1"] for configuration, _ in of_kernel
+        }
+        assert in_clusters_that_start_together == {False} | {tried}
 
 
 def test_says_what_it_has_timed(timed, emulated):
