@@ -220,11 +220,11 @@ PYBIND11_MODULE(_C, m) {
       "In how many parts long sequences are projected beside the recurrence, in the whole process: 1 until measured.");
   m.def(
       "set_cuda_trials",
-      [](bool registers, int64_t prefetch, int64_t pieces, bool multicast) {
+      [](bool registers, int64_t prefetch, int64_t pieces, int64_t multicast) {
         rnndrop::cuda::wants_registers = registers;
         rnndrop::cuda::wanted_prefetch = std::clamp<int64_t>(prefetch, 0, rnndrop::cuda::kMaxPrefetch);
         rnndrop::cuda::wanted_pieces = std::clamp<int64_t>(pieces, 1, rnndrop::cuda::kMaxPieces);
-        rnndrop::cuda::wants_multicast = multicast;
+        rnndrop::cuda::wanted_multicast = std::clamp<int64_t>(multicast, 0, rnndrop::cuda::kMaxShare);
       },
       pybind11::kw_only(), pybind11::arg("registers") = rnndrop::cuda::Trials().registers,
       pybind11::arg("prefetch") = rnndrop::cuda::Trials().prefetch,

@@ -86,11 +86,14 @@ def test_blocks_copy_for_each_other_where_that_is_tried(trials):
     """Half or a quarter of what they read of the second cache, and as few clusters as GPCs have room for."""
     shape = (512, 32, 1024, 1024)
     assert explained(*shape)[0] == ["grid", "grid"]
-    trials(multicast=True)
+    trials(multicast=4)
     names, text = explained(*shape)
     assert names == ["multicast", "multicast"]
     assert text.count("2 group(s) of 64 block(s)") == text.count("2 blocks copy for each other") == 2
     assert explained(1024, 16, 768, 768)[1].count("4 blocks copy for each other") == 2
+    trials(multicast=1)
+    names, text = explained(*shape, engine="multicast")
+    assert names == ["multicast", "multicast"] and "copy for each other" not in text
     assert explained(*shape, gpu=A100)[0] == ["grid", "grid"]
     assert explained(*shape, dtype=torch.float64)[0] == ["stepwise", "stepwise"]
 
@@ -110,6 +113,23 @@ def test_blocks_copy_for_each_other_where_that_is_tried(trials):
 def test_weights_are_in_registers_where_they_fit(dtype, shape, where):
     _, text = explained(*shape, dtype=dtype)
     assert ["registers" if "W_hh in registers" in line else "shared memory" for line in text.splitlines()] == where
+
+
+@pytest.mark.parametrize("gpu", [A100, H100], ids=["a100", "h100"])
+@pytest.mark.parametrize("H", [512, 704, 768, 1024])
+def test_weights_are_in_registers_only_where_the_model_says_that_it_is_faster(trials, gpu, H):
+    """And not where the input, for which they leave room, would better come in pieces."""
+
+    def step_of(line):
+        return float(re.search(r"about (\d+\.\d+) us", line)[1])
+
+    for B in (16, 48, 64, 96):
+        trials()
+        chosen = explained(512, B, 512, H, gpu=gpu)[1].splitlines()
+        trials(registers=False)
+        for line, other in zip(chosen, explained(512, B, 512, H, gpu=gpu)[1].splitlines(), strict=True):
+            if line.split()[1] != "stepwise:" != other.split()[1]:
+                assert step_of(line) <= step_of(other)
 
 
 def test_weights_in_registers_leave_room_in_shared_memory():
@@ -153,17 +173,14 @@ def test_says_what_a_step_consists_of():
     ids=str,
 )
 def test_the_model_is_near_what_an_h200_took(dtype, shape, measured, in_shared_memory):
-    """Microseconds a step on grid, without dropout, of bench/results/h200/profile-b96fa0b.txt.
-
-    Why the backward of H=1024 takes longer is not known (docs/internals.md).
-    """
+    """Microseconds a step on grid, without dropout, of bench/results/h200/profile-b96fa0b.txt."""
     of_model = []
     for line in explained(*shape, engine="grid", dtype=dtype, gpu=H200)[1].splitlines():
         product, cells, exchange, at_once = map(float, re.findall(r"(\d+\.\d+)", line)[1:])
         of_model.append(product + cells + exchange - at_once)
     forward, backward = of_model
     assert forward == pytest.approx(measured[0], rel=0.15)
-    assert backward == pytest.approx(measured[1], rel=0.25 if shape[-1] == 1024 else 0.15)
+    assert backward == pytest.approx(measured[1], rel=0.15)
 
 
 def test_nothing_comes_in_pieces_where_it_fits_whole():

@@ -19,11 +19,11 @@ namespace {
 
 // Steps that are timed at most; what comes before the first is part of it where sequences are short.
 constexpr int64_t kMostSteps = 64;
-// Of one measurement together, so that the host's way to the first launch is little of it; and how often each plan is
-// measured, in turn.
-constexpr int64_t kStepsOfAMeasurement = 256;
+// Of one measurement together, so that the host's way to the first launch is little of it, in so many launches at most;
+// and how often each plan is measured, in turn.
+constexpr int64_t kStepsOfAMeasurement = 256, kMostLaunches = 16;
 constexpr int kRounds = 3;
-// What differs by less is not told apart: the model's order decides.
+// What differs by less is not told apart: the order decides.
 constexpr double kNotFaster = 0.98;
 
 // A power of two, so that few lengths are timed apart.
@@ -36,7 +36,7 @@ int64_t steps_to_time(int64_t T) {
 // What a kernel may have and how many of its blocks fit is asked of the driver, whose answer may differ between two
 // GPUs of a kind.
 using Key = std::tuple<c10::DeviceIndex, int, int64_t, int64_t, Dtype, bool, bool, int64_t, int64_t, bool, bool, Engine,
-                       bool, int64_t, int64_t, bool>;
+                       bool, int64_t, int64_t, int64_t>;
 Key key_of(const PlanRequest& request) {
   const Gpu gpu = current_gpu();
   const RecurrenceShape& shape = request.shape;
@@ -68,9 +68,10 @@ class Memory {
     const auto known = plans_.find(key);
     return known == plans_.end() ? std::nullopt : std::optional<Plan>(known->second);
   }
-  void remember(const Key& key, const Plan& plan) {
+  // Gives what another thread has remembered meanwhile, if any has: all calls run the same.
+  Plan remember(const Key& key, const Plan& plan) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    plans_.emplace(key, plan);
+    return plans_.emplace(key, plan).first->second;
   }
   template <class Visit>
   void for_each(const Visit& visit) const {
@@ -107,7 +108,7 @@ bool is_capturing() { return c10::cuda::currentStreamCaptureStatusMayInitCtx() !
 
 // Nanoseconds a step.
 double measure(const Plan& plan, Steps steps, const c10::cuda::CUDAStream& stream, const RunSteps& run) {
-  const int64_t launches = std::max<int64_t>(kStepsOfAMeasurement / steps.n, 1);
+  const int64_t launches = std::min(kStepsOfAMeasurement / steps.n, kMostLaunches);
   at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
   begin.record(stream);
   for (int64_t k = 0; k < launches; ++k) run(plan, steps);
@@ -139,7 +140,7 @@ std::string describe(const PlanRequest& request, Steps steps) {
 }
 
 // Whether a plan runs, for once: what a kernel's first launch takes is nobody's time. A driver may refuse what it said
-// would fit; not for want of memory, which is everybody's.
+// would fit. That torch has no memory for what the plan works in is the caller's to know.
 bool runs(const Plan& plan, Steps steps, const RunSteps& run) {
   try {
     run(plan, steps);
@@ -184,8 +185,7 @@ Plan remembered_plan(const PlanRequest& request) {
   if (const std::optional<Plan> known = plans_by_model.find(key)) return *known;
   bool is_lasting = true;
   const Plan plan = plan_on_current_gpu(request.shape, request.general, &is_lasting);
-  if (is_lasting) plans_by_model.remember(key, plan);
-  return plan;
+  return is_lasting ? plans_by_model.remember(key, plan) : plan;
 }
 
 Plan fastest_plan(const Plan& of_model, const PlanRequest& request, const RunSteps& run) {
@@ -198,8 +198,8 @@ Plan fastest_plan(const Plan& of_model, const PlanRequest& request, const RunSte
   if (const std::optional<Plan> known = plans_by_time.find(key)) return *known;
   if (is_capturing()) return of_model;
 
-  bool is_lasting = true;
-  const GroupsAtOnce at_once = groups_by_driver(shape, request.general, &is_lasting);
+  // Where the driver has no memory for a kernel, fewer are timed: once, too.
+  const GroupsAtOnce at_once = groups_by_driver(shape, request.general, nullptr);
   std::vector<Plan> plans{of_model};
   for (const Plan& plan : plans_to_time(shape, current_gpu(), wanted_engine, at_once)) {
     if (!are_alike(plan, of_model)) plans.push_back(plan);
@@ -209,8 +209,7 @@ Plan fastest_plan(const Plan& of_model, const PlanRequest& request, const RunSte
   variants.insert(variants.begin(), fastest);
   if (variants.size() > 1) fastest = fastest_of(variants, steps, request.stream, run);
   fastest.why = describe(request, steps) + ": " + describe(fastest);
-  if (is_lasting) plans_by_time.remember(key, fastest);
-  return fastest;
+  return plans_by_time.remember(key, fastest);
 }
 
 std::vector<std::string> timed_plans() {

@@ -45,8 +45,13 @@ constexpr double kNsCells = 1500;
 constexpr double kNsCluster = 300;
 // Flag up and down through the second cache: 542 for two blocks, 920 for 132 (there, too).
 constexpr double kNsGrid = 800;
-// Stepwise: two launches a step, made by a host that takes 10 to 14 us for them.
-constexpr double kNsLaunches = 12000;
+// Each further piece of the input, which is asked for when the one before is there: a way to the second cache and back.
+// A guess: the one step in pieces that an H200 has run, the backward of H = 1024, wants 650 for each of three (7.95 us in
+// all, docs/internals.md), of which some may be the cache's rate.
+constexpr double kNsPiece = 400;
+// Stepwise: two launches a step, which the host makes. Beside an H200 such steps took 17 to 25 us forward and 20 to 31
+// backward (bench/results/cuda.csv).
+constexpr double kNsLaunches = 20000;
 // An SM in a large GEMM, by Math.
 constexpr double kNsFlop[] = {1 / 500., 1 / 3700., 1 / 7500.};
 
@@ -87,7 +92,7 @@ inline StepEstimate estimate_step(Engine engine, const RecurrenceShape& shape, c
   if (is_through_second_cache(engine)) {
     const double way = traffic.second_cache * kNsL2Byte;
     const int64_t pieces = t.pieces();
-    step.exchange = kNsGrid + way + (pieces - 1) * kNsBarrier;
+    step.exchange = kNsGrid + way + (pieces - 1) * kNsPiece;
     step.together = std::min(way, step.product) * (pieces - 1) / pieces;
   }
   return step;

@@ -44,12 +44,14 @@ struct Trials {
   int64_t prefetch = 0;
   // In how many pieces a grid's blocks read their input, unless it is too large for as few.
   int64_t pieces = 1;
-  // The engine of this name, where it is not asked for: not even timed otherwise, since no GPU has run it yet.
-  bool multicast = false;
+  // How many blocks may copy for each other in the engine of this name. 0: it is neither chosen nor timed unless it is
+  // asked for, since no GPU has run it yet.
+  int64_t multicast = 0;
 };
-inline std::atomic<bool> wants_registers{Trials().registers}, wants_multicast{Trials().multicast};
-inline std::atomic<int64_t> wanted_prefetch{Trials().prefetch}, wanted_pieces{Trials().pieces};
-inline Trials wanted_trials() { return {wants_registers, wanted_prefetch, wanted_pieces, wants_multicast}; }
+inline std::atomic<bool> wants_registers{Trials().registers};
+inline std::atomic<int64_t> wanted_prefetch{Trials().prefetch}, wanted_pieces{Trials().pieces},
+    wanted_multicast{Trials().multicast};
+inline Trials wanted_trials() { return {wants_registers, wanted_prefetch, wanted_pieces, wanted_multicast}; }
 
 // Whether a kernel counts so many steps.
 inline bool is_counted(const RecurrenceShape& shape) { return shape.T <= std::numeric_limits<int>::max(); }
@@ -177,7 +179,8 @@ inline std::vector<Plan> plans_that_fit(const RecurrenceShape& shape, const Gpu&
     const bool in_pieces = engine == Engine::grid;
     add({engine, blocks, batch, false, 1, in_pieces ? trials.pieces : 1, in_pieces ? most_pieces : 1});
   };
-  const bool wants_multicast = gpu.major >= 9 && (trials.multicast || wanted == Engine::multicast);
+  const bool is_asked_for = wanted == Engine::multicast && trials.multicast == 0;
+  const int64_t most_share = gpu.major < 9 ? 0 : is_asked_for ? kMaxShare : trials.multicast;
   const int64_t vector = 16 / size_of(shape.dtype), most_blocks = ceil_div(shape.H, vector);
   for (int64_t batch = warp_tile(math_of(shape), shape.dtype).batch; batch <= kMostSamples; batch *= 2) {
     consider(Engine::block, 1, batch);
@@ -190,8 +193,8 @@ inline std::vector<Plan> plans_that_fit(const RecurrenceShape& shape, const Gpu&
       const int64_t units = round_up(ceil_div(shape.H, most), vector);
       const int64_t blocks = ceil_div(shape.H, units);
       consider(Engine::grid, blocks, batch);
-      for (const int64_t share : kShares) {
-        if (wants_multicast) consider(Engine::multicast, round_up(blocks, share), batch, share);
+      for (int64_t share = 1; share <= most_share; share *= 2) {
+        consider(Engine::multicast, round_up(blocks, share), batch, share);
       }
     }
     if (batch >= shape.B) break;
@@ -220,9 +223,9 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
   if (shape.B == 0) return stepwise("the batch is empty");
   if (!is_counted(shape)) return stepwise("more steps than 32 bits count");
   std::optional<Plan> best;
-  // The input in pieces only where nothing fast can have it whole.
+  // The input in pieces only where nothing fast can have it whole, with W_hh in shared memory as the pieces have it.
   for (const int64_t most_pieces : {int64_t{1}, kMaxPieces}) {
-    if (best && best->step_ns <= stepwise_ns) break;
+    if (best && best->step_ns <= stepwise_ns && !best->tiling.in_registers) break;
     for (Plan& plan : plans_that_fit(shape, gpu, wanted, wanted_trials(), most_pieces)) {
       // With fewer groups at once than there are multiprocessors for, it would only be slower.
       if (best && plan.step_ns >= best->step_ns) break;
@@ -257,12 +260,12 @@ inline bool are_alike(const Plan& a, const Plan& b) {
 constexpr int kMostTimed = 12, kMostTimedOfAKind = 2;
 constexpr double kWorthTiming = 1.5;
 
-// The fastest few by the model, its best first, W_hh in registers and not.
+// The fastest few by the model, its best first, W_hh in registers and not, unless that is not wanted.
 inline std::vector<Plan> plans_to_time(const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
                                        const GroupsAtOnce& at_once) {
   std::vector<Plan> plans;
   std::map<std::tuple<Engine, bool, int64_t>, int> of_kind;
-  const Trials trials{/*registers=*/true, /*prefetch=*/0, /*pieces=*/1, wanted_trials().multicast};
+  const Trials trials{wanted_trials().registers, /*prefetch=*/0, /*pieces=*/1, wanted_trials().multicast};
   for (Plan& plan : plans_that_fit(shape, gpu, wanted, trials, kMaxPieces)) {
     int& of_this_kind = of_kind[{plan.engine, plan.tiling.in_registers, plan.tiling.share}];
     if (of_this_kind == kMostTimedOfAKind || !is_admitted(plan, shape, gpu, at_once)) continue;

@@ -67,13 +67,13 @@ constexpr int kStepsInRegisters = 32, kStepsAtOnce = 4;
 // Tiles of samples that a warp multiplies with what it has read of W_hh; the sums of all of them are in registers.
 constexpr int most_tiles_at_once(Math math) { return math == Math::plain ? 1 : 4; }
 constexpr int kMaxCluster = 16;
-// Blocks that copy for each other (Tiling::share).
-constexpr int64_t kShares[] = {1, 2, 4};
+// Blocks that copy for each other (Tiling::share): 1, 2 or 4.
+constexpr int64_t kMaxShare = 4;
 // Of a group.
 constexpr int64_t kMostSamples = 64;
 // A kernel adds it to a step; what is prefetched earlier has left the second cache again before it is read.
 constexpr int64_t kMaxPrefetch = 64;
-// Each further piece of the input costs one more barrier.
+// Each further piece of the input costs one more way to memory.
 constexpr int64_t kMaxPieces = 32;
 
 // How one block works. Rows of operands lie an odd number of 16-byte vectors apart, so that neighbouring ones start in

@@ -201,7 +201,8 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   m.def("set_ptx_version(int version) -> ()",
         [](int64_t version) { emu::device.ptx_version = static_cast<int>(version); });
   m.def("set_out_of_memory(bool now) -> ()", [](bool now) { emu::device.out_of_memory = now; });
-  m.def("set_multicast(bool now) -> ()", [](bool now) { cuda::wants_multicast = now; });
+  m.def("set_multicast(int most) -> ()", [](int64_t most) { cuda::wanted_multicast = most; });
+  m.def("prefetches() -> int", [] { return static_cast<int64_t>(emu::stats.prefetches); });
   m.def("set_input_parts(int n) -> ()", [](int64_t n) { cuda::wanted_parts = n; });
   m.def("set_generator(int seed, int offset, bool captured) -> ()", [](int64_t seed, int64_t offset, bool captured) {
     at::default_generator().state = {static_cast<uint64_t>(seed), static_cast<uint64_t>(offset), captured};

@@ -9,7 +9,7 @@ import torch
 from layer_checks import ALL_FEATURES, assert_same_bits, make_problem
 from test_late_streams import late_streams
 
-from tests.problems import assert_equals_reference
+from tests.problems import CONSTANTS, INPUTS, assert_equals_reference
 
 gpus = itertools.count(40_000, 16)  # one for each test, known by its shared memory: what is timed is remembered
 
@@ -20,9 +20,9 @@ def timed(op):
     op.set_engine("auto")
     op.set_gpu(9, 12, next(gpus))
     op.set_times(0)
-    op.set_multicast(True)
+    op.set_multicast(4)
     yield op
-    op.set_multicast(False)
+    op.set_multicast(0)
     op.set_times(-1)
     op.set_gpu(9, 132, 232448)
     op.set_engine("stepwise")
@@ -119,7 +119,7 @@ def test_a_plan_that_a_driver_refuses_is_left_out_and_said_so(timed, emulated):
     assert_same_bits(solve(problem, emulated), first)
 
 
-@pytest.mark.parametrize("tried", [False, True])
+@pytest.mark.parametrize("tried", [0, 4])
 def test_multicasts_are_timed_only_where_they_are_tried(timed, emulated, tried):
     """No GPU has run them yet."""
     timed.set_multicast(tried)
@@ -128,7 +128,57 @@ def test_multicasts_are_timed_only_where_they_are_tried(timed, emulated, tried):
         in_clusters_that_start_together = {
             configuration.split(",")[-2:] == ["2", "1"] for configuration, _ in of_kernel
         }
-        assert in_clusters_that_start_together == {False} | {tried}
+        assert in_clusters_that_start_together == {False, tried > 0}
+
+
+def test_prefetching_is_timed(timed, emulated):
+    """Of float64, which has no kernel with W_hh in registers: those prefetch nothing."""
+    timed.set_engine("grid")
+    before = timed.prefetches()
+    solve(make_problem(5, 9, 4, 64, dtype=torch.float64), emulated)
+    assert timed.prefetches() > before
+
+
+def test_inference_is_timed_too(timed):
+    """It saves no gates, and has two slots for c."""
+    problem = make_problem(9, 9, 4, 64, mask_h="BH")
+    given = [problem.inputs[name] for name in INPUTS] + [None] + [problem.options.get(name) for name in CONSTANTS]
+    expected = timed.lstm_layer(*given, False, True)[:3]
+    timed.recurrences()
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+        first = timed.lstm_layer(*given, False, False)[:3]
+        assert len(launched(timed)[0]) > 10
+        second = timed.lstm_layer(*given, False, False)[:3]
+    assert len(launched(timed)[0]) == 1
+    for of_first, of_second, value in zip(first, second, expected, strict=True):
+        assert torch.equal(of_first, of_second)
+        torch.testing.assert_close(of_first, value)
+
+
+def test_both_directions_at_once_run_what_the_first_has_timed(timed):
+    x, W_ih, W_hh = torch.randn(5, 9, 4), torch.randn(256, 4), torch.randn(256, 64) / 8
+    expected = timed.both_ways(x, W_ih, W_hh)
+    timed.recurrences()
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+        found = timed.both_ways(x, W_ih, W_hh)
+    configurations = [configuration for configuration, _ in launched(timed)[0]]
+    assert len(configurations) > 10 and configurations[-1] == configurations[-2], "one for each direction"
+    for actual, value in zip(found, expected, strict=True):
+        torch.testing.assert_close(actual, value)
+
+
+def test_where_the_driver_lacks_memory_it_times_once_all_the_same(timed, emulated):
+    problem = make_problem(5, 9, 4, 64)
+    solve(problem, emulated, benchmark=False)  # by a plan that it knows already
+    timed.recurrences()
+    timed.set_out_of_memory(True)
+    try:
+        solve(problem, emulated)
+        assert len(launched(timed)[0]) > 1
+        solve(problem, emulated)
+    finally:
+        timed.set_out_of_memory(False)
+    assert len(launched(timed)[0]) == 1
 
 
 def test_says_what_it_has_timed(timed, emulated):

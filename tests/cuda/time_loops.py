@@ -105,7 +105,9 @@ class TimeLoop:
     """Instructions that wait for such loads ahead of a barrier behind which these are read first: a thread waits for a
     scoreboard, which counts several loads, and nvcc cannot always see that a register is not one of theirs."""
     fences: int
-    """MEMBAR: each waits until all that the thread has stored is seen."""
+    """MEMBAR of the whole GPU: each waits until all that the thread has stored is seen."""
+    proxy_fences: int
+    """FENCE.VIEW.ASYNC: what others have stored is seen by bulk copies."""
     stores_before_arrival: int
     """Stores to memory ahead of the arrival, which the fence there waits for."""
     divisions: int
@@ -218,7 +220,8 @@ def count(file: str, kernel: str, arch: str, code: Sequence[Instruction]) -> Tim
         fetches=len(fetched),
         fetches_used_before_wait=sum(used_before_wait(loop, k) for k in fetched),
         early_waits=early_waits(loop),
-        fences=sum(instruction.name == "MEMBAR" for instruction in loop),
+        fences=sum(instruction.opcode.startswith("MEMBAR") and "CTA" not in instruction.opcode for instruction in loop),
+        proxy_fences=sum(instruction.opcode.startswith("FENCE.VIEW.ASYNC") for instruction in loop),
         stores_before_arrival=sum(instruction.name == "STG" for instruction in loop[:arrival]),
         divisions=sum(bool(re.match(r"I2F\.(U\d+\.)?RP|I2F\.U64", instruction.opcode)) for instruction in loop),
         calls=sum(i.name == "CALL" and "$__" in i.operands for i in loop),

@@ -63,6 +63,7 @@ inline unsigned ld_acquire(const unsigned* address) {
 
 // It changes nothing. AddressSanitizer sees whether the address is one.
 EMU_UNCHECKED inline void prefetch_to_l2(const void* address) {
+  ++stats.prefetches;
   static_cast<void>(*static_cast<const volatile char*>(address));
 }
 

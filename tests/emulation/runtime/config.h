@@ -52,6 +52,7 @@ struct Stats {
   uint64_t ldmatrix_wavefronts = 0;    // of 128 bytes: one a matrix, and one for each row whose banks another has
   uint64_t bytes_copied_async = 0;     // by cp.async and bulk copies, from global memory
   uint64_t bytes_to_other_blocks = 0;  // by st.async
+  uint64_t prefetches = 0;
 };
 
 inline Config config;
