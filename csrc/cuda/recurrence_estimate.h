@@ -46,8 +46,8 @@ constexpr double kNsCluster = 300;
 // Flag up and down through the second cache: 542 for two blocks, 920 for 132 (there, too).
 constexpr double kNsGrid = 800;
 // Each further piece of the input, which is asked for when the one before is there: a way to the second cache and back.
-// A guess: the one step in pieces that an H200 has run, the backward of H = 1024, wants 650 for each of three (7.95 us in
-// all, docs/internals.md), of which some may be the cache's rate.
+// A guess: the one step in pieces that an H200 has run, the backward of H = 1024, wants 650 for each of three (7.95 us
+// in all, docs/internals.md), of which some may be the cache's rate.
 constexpr double kNsPiece = 400;
 // Stepwise: two launches a step, which the host makes. Beside an H200 such steps took 17 to 25 us forward and 20 to 31
 // backward (bench/results/cuda.csv).
