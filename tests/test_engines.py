@@ -44,8 +44,8 @@ def test_a_large_layer_stays_on_chip_backward_too(shape, dtype, gpu):
 
 @pytest.mark.parametrize(
     ("gpu", "shape"),
-    [(A100, (512, 32, 1024, 1024)), (A100, (512, 128, 768, 768)), (H100, (512, 16, 1536, 1536))],
-    ids=["a100-1024", "a100-768", "h100-1536"],
+    [(A100, (512, 16, 1152, 1152)), (H100, (512, 16, 1536, 1536))],
+    ids=["a100-1152", "h100-1536"],
 )
 def test_what_has_little_room_beside_the_weights_comes_in_many_pieces(gpu, shape):
     backward = explained(*shape, gpu=gpu)[1].splitlines()[1]
@@ -141,8 +141,25 @@ def test_weights_in_registers_leave_room_in_shared_memory():
 def test_a_step_of_a_large_layer_takes_longer_than_two_launches():
     """Both ways: W_hh is read anew at each step where it is not on chip, and what is handed over grows with B."""
     assert explained(512, 64, 1024, 1024)[0] == ["grid", "grid"]
-    names, text = explained(512, 1024, 256, 256, dtype=torch.float32)
-    assert names[1] == "stepwise" and "expects it to be faster than cluster" in text.splitlines()[1]
+    names, text = explained(512, 4096, 256, 256, dtype=torch.float32)
+    assert names[1] == "stepwise" and "expects it to be faster than grid" in text.splitlines()[1]
+
+
+@pytest.mark.parametrize("B", [128, 256, 512])
+def test_a_batch_whose_groups_do_not_fit_at_once_is_launched_in_parts(B):
+    """Rather than step by step: each part takes as long as a smaller batch."""
+    forward = explained(512, B, 768, 768)[1].splitlines()[0]
+    assert forward.startswith("forward   grid: ")
+    groups, blocks = map(int, re.search(r"(\d+) group\(s\) of (\d+) block", forward).groups())
+    waves = re.search(r"times (\d+) waves", forward)
+    assert groups * blocks <= int(waves[1] if waves else 1) * H100.multiprocessors
+    assert (waves is None) == (B == 128)
+
+
+def test_weights_in_registers_in_two_launches_beat_many_pieces():
+    backward = explained(512, 32, 1024, 1024, gpu=A100)[1].splitlines()[1]
+    assert "2 group(s) of 64 block(s)" in backward and "times 2 waves" in backward
+    assert "W_hh in registers" in backward and "pieces" not in backward
 
 
 def test_clusters_that_the_gpcs_have_no_room_for_run_one_after_the_other(in_shared_memory):

@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kMostSteps = 64;
 // Of one measurement together, so that the host's way to the first launch is little of it, in so many launches at most;
 // and how often each plan is measured, in turn.
-constexpr int64_t kStepsOfAMeasurement = 256, kMostLaunches = 16;
+constexpr int64_t kStepsOfAMeasurement = 256, kMostTimedLaunches = 16;
 constexpr int kRounds = 3;
 // What differs by less is not told apart: the order decides.
 constexpr double kNotFaster = 0.98;
@@ -108,7 +108,7 @@ bool is_capturing() { return c10::cuda::currentStreamCaptureStatusMayInitCtx() !
 
 // Nanoseconds a step.
 double measure(const Plan& plan, Steps steps, const c10::cuda::CUDAStream& stream, const RunSteps& run) {
-  const int64_t launches = std::min(kStepsOfAMeasurement / steps.n, kMostLaunches);
+  const int64_t launches = std::min(kStepsOfAMeasurement / steps.n, kMostTimedLaunches);
   at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
   begin.record(stream);
   for (int64_t k = 0; k < launches; ++k) run(plan, steps);

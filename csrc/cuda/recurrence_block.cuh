@@ -12,11 +12,12 @@ constexpr unsigned kAllLanes = 0xffffffff;
 
 // Sizes as a block computes with them: 32 bits are enough for what lies in shared memory.
 struct Sizes {
-  int blocks, units, batch, rows, rows_padded, K, ld, piece, pieces, ld_in, buffers, splits, steps, at_once, ld_partial,
-      padded_units, prefetch, share;
+  int blocks, first_block, units, batch, rows, rows_padded, K, ld, piece, pieces, ld_in, buffers, splits, steps,
+      at_once, ld_partial, padded_units, prefetch, share;
   bool in_registers;
   __device__ Sizes(const Tiling& t, Engine engine)
       : blocks(t.blocks),
+        first_block(t.first_block),
         units(t.units),
         batch(t.batch),
         rows(t.rows),
@@ -47,7 +48,7 @@ struct Tile {
       : B(r.B),
         H(r.H),
         state(B * H),
-        group(blockIdx.x / s.blocks),
+        group((s.first_block + blockIdx.x) / s.blocks),
         b_0(group * s.batch),
         unit_0(blockIdx.x % s.blocks * s.units),
         first(b_0 * H + unit_0),

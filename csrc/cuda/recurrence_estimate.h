@@ -90,7 +90,7 @@ inline StepEstimate estimate_step(Engine engine, const RecurrenceShape& shape, c
     step.exchange = kNsCluster + traffic.to_other_blocks * kNsDistributedByte;
   }
   if (is_through_second_cache(engine)) {
-    const double way = traffic.second_cache * kNsL2Byte;
+    const double way = traffic.second_cache * kNsL2Byte / waves;
     const int64_t pieces = t.pieces();
     step.exchange = kNsGrid + way + (pieces - 1) * kNsPiece;
     step.together = std::min(way, step.product) * (pieces - 1) / pieces;

@@ -84,15 +84,24 @@ inline LaunchCfg config_of(const Plan& plan, cudaStream_t stream) {
   return config;
 }
 
+// Blocks that are launched together have to run together: what does not fit at once is launched behind the rest.
 template <class R>
 cudaError_t launch_recurrence(const char* name, RecurrenceKernel<R> kernel, const R& r,
                               const RecurrenceLaunch& launch) {
   const Plan& plan = launch.plan;
+  cudaError_t error = cudaSuccess;
   if (is_through_second_cache(plan.engine)) {
-    const cudaError_t error = set_to_zero(launch.scratch, plan.tiling.groups * kFlagBytes, launch.stream);
-    if (error != cudaSuccess) return error;
+    error = set_to_zero(launch.scratch, plan.tiling.groups * kFlagBytes, launch.stream);
   }
-  return launch_kernel(config_of(plan, launch.stream), name, kernel, r, plan.tiling, launch.scratch);
+  LaunchCfg config = config_of(plan, launch.stream);
+  Tiling tiling = plan.tiling;
+  const int64_t at_once = groups_a_launch(plan);
+  for (int64_t first = 0; first < tiling.groups && error == cudaSuccess; first += at_once) {
+    tiling.first_block = first * tiling.blocks;
+    config.grid = dim3(std::min(at_once, tiling.groups - first) * tiling.blocks);
+    error = launch_kernel(config, name, kernel, r, tiling, launch.scratch);
+  }
+  return error;
 }
 
 }  // namespace
@@ -119,10 +128,7 @@ int64_t RecurrenceKernels<M>::groups_at_once(const Plan& plan, bool backward, bo
                                ? clusters_at_once(config, kernel_of<RecurrenceBackward, M>(plan, general), for_sm_90)
                                : clusters_at_once(config, kernel_of<RecurrenceForward, M>(plan, general), for_sm_90);
   if (clusters == kNoAnswer) return kNoAnswer;
-  // These blocks are launched together, or not at all.
-  const Tiling& t = plan.tiling;
-  if (is_through_second_cache(plan.engine)) return clusters * t.share >= t.groups * t.blocks ? t.groups : 0;
-  return clusters;
+  return is_through_second_cache(plan.engine) ? clusters * plan.tiling.share / plan.tiling.blocks : clusters;
 }
 
 }  // namespace rnndrop::cuda

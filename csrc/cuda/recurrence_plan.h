@@ -6,7 +6,8 @@
 // next step multiplies (h~ forward, dL/da backward):
 //   block    the group is one block: nothing to hand over
 //   cluster  up to 16 blocks, through distributed shared memory (sm_90)
-//   grid     any number of blocks, through the second cache, with a flag a group; a cooperative launch
+//   grid     any number of blocks, through the second cache, with a flag a group; cooperative launches, one for all
+//            groups or several, each for those that run at once
 //   multicast  as grid, but in bulk copies, each for one block or for two or four at once (sm_90, W_hh in registers)
 // and stepwise is none of them: two launches a step.
 //
@@ -21,6 +22,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <string>
 #include <tuple>
@@ -63,8 +65,15 @@ struct Plan {
   StepEstimate step;
   double step_ns = 0;   // what the model expects of a step
   double timed_ns = 0;  // what the GPU took for one, where it was timed
+  int64_t at_once = 0;  // groups that run at once; 0: all of them
   std::string why;
 };
+
+// The other engines' groups are launched together, and run as they find room.
+inline int64_t groups_a_launch(const Plan& plan) {
+  const bool in_parts = is_through_second_cache(plan.engine) && plan.at_once > 0;
+  return in_parts ? std::min(plan.at_once, plan.tiling.groups) : plan.tiling.groups;
+}
 
 // On the device, for grid and multicast: a flag a group, 128 bytes apart so that no two share a line, and behind them
 // what is handed over, [2, groups * batch, K], in turn.
@@ -107,15 +116,11 @@ inline std::vector<int64_t> gpcs_of(const Gpu& gpu) {
 
 // How many groups of a plan run at once, by what is known without a driver: a block to a multiprocessor.
 inline int64_t groups_at_once(const Plan& plan, const Gpu& gpu) {
-  const Tiling& t = plan.tiling;
-  const auto clusters_of = [&](int64_t blocks) {
-    int64_t clusters = 0;
-    for (const int64_t n : gpcs_of(gpu)) clusters += n / blocks;
-    return clusters;
-  };
-  if (plan.engine == Engine::cluster) return clusters_of(t.blocks);
-  if (t.share > 1) return clusters_of(t.share) * t.share >= t.groups * t.blocks ? t.groups : 0;
-  return gpu.n_sm / t.blocks;
+  const int64_t blocks = plan.tiling.blocks;
+  const int64_t of_cluster = plan.engine == Engine::cluster ? blocks : plan.tiling.share;
+  int64_t clusters = 0;
+  for (const int64_t n : gpcs_of(gpu)) clusters += n / of_cluster;
+  return clusters * of_cluster / blocks;
 }
 
 // How many groups of a plan run at once: 0 where the GPU has no room for any, less where nobody knows.
@@ -125,6 +130,9 @@ inline void estimate(Plan& plan, const RecurrenceShape& shape, int64_t groups) {
   plan.step = estimate_step(plan.engine, shape, plan.tiling, ceil_div(plan.tiling.groups, groups));
   plan.step_ns = plan.step.ns();
 }
+
+// Of a recurrence, each with some of its groups.
+constexpr int64_t kMostLaunches = 8;
 
 // How an engine splits units and batch, and what else there is to choose.
 struct Split {
@@ -140,7 +148,7 @@ inline std::optional<Plan> plan_of(const Split& split, const RecurrenceShape& sh
   const auto [engine, blocks, batch, in_registers, share, fewest_pieces, most_pieces] = split;
   Tiling tiling = make_tiling(shape, blocks, batch, fewest_pieces, in_registers);
   if (batch * tiling.units > max_threads(size_of(shape.dtype), in_registers) * kCellsOfThread) return {};
-  if (blocks > gpu.n_sm || (is_through_second_cache(engine) && tiling.groups * blocks > gpu.n_sm)) return {};
+  if (blocks > gpu.n_sm) return {};
   if (in_registers && !fits_in_registers(tiling, shape)) return {};
   int64_t bytes = shared_memory_of(engine, tiling, shape.dtype);
   while (bytes > gpu.shared_memory && tiling.splits > 1 && !in_registers) {
@@ -163,7 +171,7 @@ inline bool can_prefetch(const Plan& plan) { return plan.engine != Engine::block
 
 // All plans that fit, the fastest by the model first, before a driver is asked.
 inline std::vector<Plan> plans_that_fit(const RecurrenceShape& shape, const Gpu& gpu, Engine wanted,
-                                        const Trials& trials, int64_t most_pieces) {
+                                        const Trials& trials) {
   std::vector<Plan> plans;
   const auto add = [&](const Split& split) {
     std::optional<Plan> plan = plan_of(split, shape, gpu);
@@ -177,7 +185,7 @@ inline std::vector<Plan> plans_that_fit(const RecurrenceShape& shape, const Gpu&
     if (trials.registers || is_multicast) add({engine, blocks, batch, true, share});
     if (is_multicast) return;
     const bool in_pieces = engine == Engine::grid;
-    add({engine, blocks, batch, false, 1, in_pieces ? trials.pieces : 1, in_pieces ? most_pieces : 1});
+    add({engine, blocks, batch, false, 1, in_pieces ? trials.pieces : 1, in_pieces ? kMaxPieces : 1});
   };
   const bool is_asked_for = wanted == Engine::multicast && trials.multicast == 0;
   const int64_t most_share = gpu.major < 9 ? 0 : is_asked_for ? kMaxShare : trials.multicast;
@@ -187,11 +195,18 @@ inline std::vector<Plan> plans_that_fit(const RecurrenceShape& shape, const Gpu&
     for (int64_t blocks = 2; gpu.major >= 9 && blocks <= std::min<int64_t>(kMaxCluster, most_blocks); blocks *= 2) {
       consider(Engine::cluster, blocks, batch);
     }
-    // As many as the GPU has room for, and half of that: fewer blocks to wait for.
-    const int64_t room = std::min(gpu.n_sm / ceil_div(shape.B, batch), most_blocks);
-    for (int64_t most = room; most >= 2 && most > room / 4; most /= 2) {
-      const int64_t units = round_up(ceil_div(shape.H, most), vector);
-      const int64_t blocks = ceil_div(shape.H, units);
+    // As many as the GPU has room for, in one launch for all groups or in several; and half of that: fewer blocks to
+    // wait for.
+    std::set<int64_t, std::greater<>> numbers;
+    for (int64_t launches = 1, groups = ceil_div(shape.B, batch); launches <= std::min(groups, kMostLaunches);
+         ++launches) {
+      const int64_t room = std::min(gpu.n_sm / ceil_div(groups, launches), most_blocks);
+      for (int64_t most = room; most >= 2 && most > room / 4; most /= 2) {
+        const int64_t units = round_up(ceil_div(shape.H, most), vector);
+        numbers.insert(ceil_div(shape.H, units));
+      }
+    }
+    for (const int64_t blocks : numbers) {
       consider(Engine::grid, blocks, batch);
       for (int64_t share = 1; share <= most_share; share *= 2) {
         consider(Engine::multicast, round_up(blocks, share), batch, share);
@@ -207,6 +222,7 @@ inline std::vector<Plan> plans_that_fit(const RecurrenceShape& shape, const Gpu&
 inline bool is_admitted(Plan& plan, const RecurrenceShape& shape, const Gpu& gpu, const GroupsAtOnce& at_once) {
   const int64_t groups = std::min(gpu.n_sm / plan.tiling.blocks, at_once(plan));
   if (groups < 1) return false;
+  plan.at_once = groups;
   estimate(plan, shape, groups);
   return true;
 }
@@ -217,20 +233,16 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
   if (!at_once) at_once = [&](const Plan& plan) { return groups_at_once(plan, gpu); };
   const double stepwise_ns = estimate_stepwise_ns(shape, gpu);
   const auto stepwise = [&](const std::string& why) {
-    return Plan{Engine::stepwise, {}, 0, {}, stepwise_ns, 0, "stepwise: " + why};
+    return Plan{Engine::stepwise, {}, 0, {}, stepwise_ns, 0, 0, "stepwise: " + why};
   };
   if (wanted == Engine::stepwise) return stepwise("asked for");
   if (shape.B == 0) return stepwise("the batch is empty");
   if (!is_counted(shape)) return stepwise("more steps than 32 bits count");
   std::optional<Plan> best;
-  // The input in pieces only where nothing fast can have it whole, with W_hh in shared memory as the pieces have it.
-  for (const int64_t most_pieces : {int64_t{1}, kMaxPieces}) {
-    if (best && best->step_ns <= stepwise_ns && !best->tiling.in_registers) break;
-    for (Plan& plan : plans_that_fit(shape, gpu, wanted, wanted_trials(), most_pieces)) {
-      // With fewer groups at once than there are multiprocessors for, it would only be slower.
-      if (best && plan.step_ns >= best->step_ns) break;
-      if (is_admitted(plan, shape, gpu, at_once) && (!best || plan.step_ns < best->step_ns)) best = plan;
-    }
+  for (Plan& plan : plans_that_fit(shape, gpu, wanted, wanted_trials())) {
+    // With fewer groups at once than there are multiprocessors for, it would only be slower.
+    if (best && plan.step_ns >= best->step_ns) break;
+    if (is_admitted(plan, shape, gpu, at_once) && (!best || plan.step_ns < best->step_ns)) best = plan;
   }
   if (!best && wanted == Engine::multicast) {
     return stepwise("no multicast without clusters of blocks that have W_hh in registers, and all that they copy");
@@ -266,7 +278,7 @@ inline std::vector<Plan> plans_to_time(const RecurrenceShape& shape, const Gpu& 
   std::vector<Plan> plans;
   std::map<std::tuple<Engine, bool, int64_t>, int> of_kind;
   const Trials trials{wanted_trials().registers, /*prefetch=*/0, /*pieces=*/1, wanted_trials().multicast};
-  for (Plan& plan : plans_that_fit(shape, gpu, wanted, trials, kMaxPieces)) {
+  for (Plan& plan : plans_that_fit(shape, gpu, wanted, trials)) {
     int& of_this_kind = of_kind[{plan.engine, plan.tiling.in_registers, plan.tiling.share}];
     if (of_this_kind == kMostTimedOfAKind || !is_admitted(plan, shape, gpu, at_once)) continue;
     if (!plans.empty() && plan.step_ns > kWorthTiming * plans.front().step_ns) continue;
@@ -303,7 +315,7 @@ inline std::atomic<int64_t> wanted_parts{1};
 
 // One, where the recurrence is short or leaves the GEMM no multiprocessors; never more than there are steps.
 inline int64_t overlapped_parts(const Plan& plan, int64_t T, const Gpu& gpu) {
-  const int64_t busy = plan.tiling.groups * plan.tiling.blocks;
+  const int64_t busy = groups_a_launch(plan) * plan.tiling.blocks;
   return T >= 64 && busy * 4 <= gpu.n_sm * 3 ? std::min(wanted_parts.load(), T) : 1;
 }
 

@@ -79,11 +79,12 @@ constexpr int64_t kMaxPieces = 32;
 // How one block works. Rows of operands lie an odd number of 16-byte vectors apart, so that neighbouring ones start in
 // other banks.
 struct Tiling {
-  int64_t blocks = 0;  // of a group
-  int64_t groups = 0;  // ceil(B / batch)
-  int64_t units = 0;   // of a block; blocks * units >= H
-  int64_t batch = 0;   // samples of a group
-  int64_t rows = 0;    // of W_hh in a block: 4 * units forward, units backward
+  int64_t blocks = 0;       // of a group
+  int64_t groups = 0;       // ceil(B / batch)
+  int64_t first_block = 0;  // of a launch, where not all groups run at once
+  int64_t units = 0;        // of a block; blocks * units >= H
+  int64_t batch = 0;        // samples of a group
+  int64_t rows = 0;         // of W_hh in a block: 4 * units forward, units backward
   int64_t rows_padded = 0;
   int64_t K = 0;        // columns: blocks * units forward, 4 * blocks * units backward
   int64_t ld = 0;       // elements from row to row of W_hh

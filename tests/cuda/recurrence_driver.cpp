@@ -260,6 +260,7 @@ class Launch {
       plan.tiling = cuda::make_tiling(sizes, blocks, batch, plan.engine == Engine::grid ? one_of({1, 2, 3, 4, 20}) : 1);
     }
     plan.tiling.prefetch = one_of({0, 1, 2});
+    plan.at_once = one_of({0, 1, 2});
     plan.shared_memory = cuda::shared_memory_of(plan.engine, plan.tiling, kind.dtype);
     scratch_.resize(cuda::scratch_bytes(plan, kind.dtype));
     std::fill(scratch_.begin(), scratch_.end(), char(0xff));

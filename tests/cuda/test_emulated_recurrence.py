@@ -148,6 +148,24 @@ def test_multicast_gives_the_bits_of_a_grid(op, emulated, use, features, dtype):
             assert_same_bits(results, expected)
 
 
+IN_PARTS = [("grid", torch.float32, features) for features in FEATURES]
+IN_PARTS += [("multicast", torch.bfloat16, features) for features in ("plain", "reverse", "Gal a sample", "Semeniuta")]
+
+
+@pytest.mark.parametrize(("name", "dtype", "features"), IN_PARTS)
+def test_a_batch_that_does_not_fit_at_once_is_launched_in_parts(op, emulated, use, name, dtype, features):
+    """On a GPU of four multiprocessors."""
+    use(name, (9, 4, 20000))
+    T = 7
+    problem = make_problem(T, 150, 3, 64 if name == "multicast" else 24, dtype=dtype, **FEATURES[features])
+    _, launches = recurrences_of(op, lambda: problem.solve(emulated))
+    assert 2 < launches < 2 * T, "more than one each way, and not step by step"
+    if dtype == torch.float32:
+        assert_equals_reference(problem, emulated)
+    else:
+        assert_errs_at_most_twice_as_much_as_plain_torch(emulated, [problem])
+
+
 def test_tf32_follows_the_switch_of_nn_lstm(emulated, engine):
     assert_tf32_follows_the_switch_of_nn_lstm(emulated, make_problem(3, 4, 16, 8))
 

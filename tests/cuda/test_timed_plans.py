@@ -18,7 +18,7 @@ gpus = itertools.count(40_000, 16)  # one for each test, known by its shared mem
 def timed(op):
     """Launches take a time of their own, and the engine is not asked for."""
     op.set_engine("auto")
-    op.set_gpu(9, 12, next(gpus))
+    op.set_gpu(9, 48, next(gpus))
     op.set_times(0)
     op.set_multicast(4)
     yield op
@@ -34,7 +34,10 @@ def solve(problem, emulated, **flags):
 
 
 def launched(op):
-    """Configurations of forwards and of backwards that have been launched since the last time, with their times."""
+    """Configurations of forwards and of backwards that have been launched since the last time, with their times.
+
+    The GPU here has room for all groups of a plan at once, of which no more are launched behind the others.
+    """
     lines = [line.split() for line in op.recurrences()]
     return [
         [(configuration, float(milliseconds)) for name, configuration, milliseconds in lines if kernel in name]

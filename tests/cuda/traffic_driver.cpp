@@ -79,7 +79,7 @@ void run(const Case& of, const cuda::Plan& plan, int64_t T, bool backward) {
 
 cuda::Plan plan_of(const Case& of, const cuda::RecurrenceShape& shape) {
   const cuda::Trials trials{of.registers, /*prefetch=*/0, of.pieces};
-  for (const cuda::Plan& plan : plans_that_fit(shape, kH100, of.engine, trials, of.pieces)) {
+  for (const cuda::Plan& plan : plans_that_fit(shape, kH100, of.engine, trials)) {
     const auto& [engine, tiling] = std::tie(plan.engine, plan.tiling);
     const bool is_it = engine == of.engine && tiling.in_registers == of.registers && tiling.pieces() == of.pieces;
     if (is_it && tiling.share == of.share) return plan;
