@@ -6,7 +6,7 @@ Each contender is a layer of bench/layers.py on a problem of bench/problems.py; 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,15 +39,12 @@ class Contender(Protocol):
     def running(self) -> contextlib.AbstractContextManager[object]: ...
 
 
-@contextlib.contextmanager
-def plans_are_timed() -> Iterator[None]:
+def plans_are_timed() -> contextlib.AbstractContextManager[object]:
     """By torch's own switch: the first call of a shape times them."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(
+        enabled=cudnn.enabled, benchmark=True, deterministic=cudnn.deterministic, allow_tf32=cudnn.allow_tf32
+    )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ backward. Before it is timed, each has to give what the kernels give as they are
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import statistics
 import sys
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from bench.arguments import positive
+from bench.contenders import plans_are_timed
 from bench.correctness import relative_error, tolerance
 from bench.machine import check_out, machine_facts, usable
 from bench.records import Size, write
@@ -133,15 +135,17 @@ def measure(
     kernel_times: Callable[[Call], dict[str, float]] | None = None,
 ) -> list[TrialTime]:  # fmt: skip
     """Every trial in turn. One that gives something else than the kernels as they are goes to `wrong`, untimed."""
+    from rnndrop_cuda import _C
+
     of_call = kernel_times or profiled
     samples: dict[str, list[dict[str, float]]] = {}
     plans: dict[str, str] = {}
     expected: list[Tensor] = []
     try:
         for name in trials_of(engine):
-            begin(name)
             timed_before = timed_plans()
-            results = call()
+            with running(name):
+                results = call()
             timed = [plan for plan in timed_plans() if plan not in timed_before]
             plans[name] = " | ".join(timed or explain_engine(*size, dtype).splitlines())
             expected = expected or results
@@ -152,10 +156,10 @@ def measure(
                 wrong.append(f"{size} {dtype} {engine}, {name}: differs by {error:.1e}")
         for _ in range(repeats):
             for name, of_trial in samples.items():
-                begin(name)
-                of_trial.append(of_call(call))
+                with running(name):
+                    of_trial.append(of_call(call))
     finally:
-        begin("as it is")
+        _C.set_cuda_trials()
     times = []
     for name, of_trial in samples.items():
         forward, backward = (statistics.median(sample[kernel] for sample in of_trial) for kernel in KERNELS)
@@ -165,12 +169,12 @@ def measure(
     return times
 
 
-def begin(trial: str) -> None:
-    """What runs from now on runs as the trial says."""
+def running(trial: str) -> contextlib.AbstractContextManager[object]:
+    """What runs within it runs as the trial says; what a plan may have stays so behind it."""
     from rnndrop_cuda import _C
 
     _C.set_cuda_trials(**TRIALS[trial])
-    torch.backends.cudnn.benchmark = trial == TIMED
+    return plans_are_timed() if trial == TIMED else contextlib.nullcontext()
 
 
 def profiled(call: Call) -> dict[str, float]:
