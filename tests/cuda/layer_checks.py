@@ -66,6 +66,21 @@ def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> 
     assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
 
 
+def assert_same_bits_while_the_gpu_is_busy(layer: Layer, problem: Problem) -> None:
+    """What it gives while another stream wants all multiprocessors, too."""
+    expected = problem.solve(layer)
+    matrix = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
+    product = torch.empty_like(matrix)
+    other = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(other):
+        for _ in range(50):
+            torch.mm(matrix, matrix, out=product)
+    results = problem.solve(layer)
+    torch.cuda.synchronize()
+    assert_same_bits(results, expected)
+
+
 def runs_that_differ(layer: Layer, problem: Problem, repeats: int) -> int:
     """How many forwards and backwards of the same call differ in a bit from the first, which has to be finite.
 

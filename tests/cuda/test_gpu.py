@@ -19,6 +19,7 @@ from layer_checks import (
     assert_correct_with_unused_outputs,
     assert_errs_at_most_twice_as_much_as_plain_torch,
     assert_same_bits,
+    assert_same_bits_while_the_gpu_is_busy,
     assert_tf32_follows_the_switch_of_nn_lstm,
     make_problem,
     map_tensors,
@@ -228,17 +229,7 @@ def test_two_streams_at_once(engine):
 def test_runs_while_another_kernel_keeps_the_gpu_busy(engine):
     """Blocks that wait for each other start together: one that never starts would be waited for without end."""
     problem = cuda_problem(LONG, 16, 24, 512, dtype=torch.bfloat16, **ALL_FEATURES)
-    expected = problem.solve(cuda_layer)
-    matrix = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
-    product = torch.empty_like(matrix)
-    other = torch.cuda.Stream()
-    torch.cuda.synchronize()
-    with torch.cuda.stream(other):
-        for _ in range(50):
-            torch.mm(matrix, matrix, out=product)
-    results = problem.solve(cuda_layer)
-    torch.cuda.synchronize()
-    assert_same_bits(results, expected)
+    assert_same_bits_while_the_gpu_is_busy(cuda_layer, problem)
 
 
 def test_runs_on_the_callers_stream(engine):

@@ -11,6 +11,7 @@ from layer_checks import (
     ALL_FEATURES,
     assert_errs_at_most_twice_as_much_as_plain_torch,
     assert_same_bits,
+    assert_same_bits_while_the_gpu_is_busy,
     make_problem,
     runs_that_differ,
 )
@@ -95,14 +96,4 @@ def test_multicast_runs_while_another_kernel_keeps_the_gpu_busy(multicast):
     """Its blocks wait for each other, and a cluster wants several multiprocessors of a GPC at once."""
     multicast(16, 768, torch.bfloat16)
     problem = make_problem(70, 16, 24, 768, dtype=torch.bfloat16, device="cuda", **MASKS)
-    expected = problem.solve(cuda_layer)
-    matrix = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
-    product = torch.empty_like(matrix)
-    other = torch.cuda.Stream()
-    torch.cuda.synchronize()
-    with torch.cuda.stream(other):
-        for _ in range(50):
-            torch.mm(matrix, matrix, out=product)
-    results = problem.solve(cuda_layer)
-    torch.cuda.synchronize()
-    assert_same_bits(results, expected)
+    assert_same_bits_while_the_gpu_is_busy(cuda_layer, problem)
