@@ -34,7 +34,7 @@ void for_each_direction(int64_t n, const at::Tensor& x, const at::Tensor& W_hh, 
       run(1);
       return made(1);
     };
-    return cuda::at_once(x.device(), [&] { run(0); }, second);
+    return cuda::on_two_streams(x.device(), [&] { run(0); }, second);
   }
 #endif
   if (n < 2 || !runs_directions_at_once(x, W_hh)) {

@@ -32,10 +32,10 @@ TORCH_LIBRARY(rnndrop, m) {
 namespace {
 
 rnndrop::Dtype dtype_named(const std::string& name) {
-  if (name == "float64") return rnndrop::Dtype::float64;
-  if (name == "float32") return rnndrop::Dtype::float32;
-  if (name == "bfloat16") return rnndrop::Dtype::bfloat16;
-  if (name == "float16") return rnndrop::Dtype::float16;
+  using rnndrop::Dtype;
+  for (const Dtype dtype : {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16}) {
+    if (name == name_of(dtype)) return dtype;
+  }
   throw std::invalid_argument("dtype: expected float64, float32, bfloat16 or float16, got " + name);
 }
 
@@ -216,15 +216,14 @@ PYBIND11_MODULE(_C, m) {
       [](const std::string& name) { rnndrop::cuda::wanted_engine = rnndrop::cuda::engine_named(name); },
       "Ask for a CUDA engine by name, in the whole process.");
   m.def(
-      "set_cuda_input_parts", [](int64_t n) { rnndrop::cuda::wanted_parts = std::max<int64_t>(n, 1); },
-      "In how many parts long sequences are projected beside the recurrence, in the whole process: 1 until measured.");
-  m.def(
       "set_cuda_trials",
       [](bool registers, int64_t prefetch, int64_t pieces, int64_t multicast) {
-        rnndrop::cuda::wants_registers = registers;
-        rnndrop::cuda::wanted_prefetch = std::clamp<int64_t>(prefetch, 0, rnndrop::cuda::kMaxPrefetch);
-        rnndrop::cuda::wanted_pieces = std::clamp<int64_t>(pieces, 1, rnndrop::cuda::kMaxPieces);
-        rnndrop::cuda::wanted_multicast = std::clamp<int64_t>(multicast, 0, rnndrop::cuda::kMaxShare);
+        const auto within = [](int64_t n, int64_t least, int64_t most) {
+          return static_cast<uint8_t>(std::clamp<int64_t>(n, least, most));
+        };
+        rnndrop::cuda::wanted_trials = rnndrop::cuda::Trials{
+            registers, within(prefetch, 0, rnndrop::cuda::kMaxPrefetch), within(pieces, 1, rnndrop::cuda::kMaxPieces),
+            within(multicast, 0, rnndrop::cuda::kMaxShare)};
       },
       pybind11::kw_only(), pybind11::arg("registers") = rnndrop::cuda::Trials().registers,
       pybind11::arg("prefetch") = rnndrop::cuda::Trials().prefetch,

@@ -20,6 +20,8 @@ namespace rnndrop {
 
 // To add one: the compiler names every switch that lacks it, and cpu/ and cuda/ have a file of kernels for each.
 enum class Dtype { float64, float32, bfloat16, float16 };
+constexpr const char* kDtypeNames[] = {"float64", "float32", "bfloat16", "float16"};
+inline const char* name_of(Dtype dtype) { return kDtypeNames[static_cast<int>(dtype)]; }
 
 enum Gate : int64_t { kInput, kForget, kCandidate, kOutput, kGates };  // PyTorch's order of rows
 
@@ -81,7 +83,7 @@ struct Steps {
   int64_t begin = 0, n = 0;
   bool contains(int64_t t) const { return begin <= t && t < begin + n; }
   // The first of them in an order of time.
-  HOST_DEVICE int64_t first(const TimeOrder& order) const { return order.reverse ? begin + n - 1 : begin; }
+  int64_t first(const TimeOrder& order) const { return order.reverse ? begin + n - 1 : begin; }
 };
 
 // ---------------------------------------------------------------- one step, its pointwise half
@@ -155,7 +157,6 @@ struct Recurrence {
   Dtype dtype = Dtype::float64;
   int64_t B = 0, H = 0;
   TimeOrder order;             // of the forward, in the backward too
-  Steps steps;                 // those to run
   const void* W_hh = nullptr;  // scalar [4H,H]
   RowNoise mask_h;             // on h, at every step
   LayerNoise noise;
@@ -163,18 +164,16 @@ struct Recurrence {
 };
 
 struct RecurrenceForward : Recurrence {
-  const void* b_ih = nullptr;  // scalar [4H] or null
-  const void* b_hh = nullptr;  // scalar [4H] or null
-  // scalar [B,H]: h before the first of the steps. Not h_n, which some blocks may write before others have read this.
-  const void* h_begin = nullptr;  // null: zeros
-  const void* c_begin = nullptr;  // scalar [B,H]: c_0, which goes to its slot of c. null: zeros do
-  bool continues = false;         // the steps follow on others: c has what they begin with, in its slot
-  const void* from_x = nullptr;   // scalar [T,B,4H]: W_ih x~; may be gates
-  void* gates = nullptr;          // scalar [T,B,4H] out, or null where no backward will ask for them
-  void* c = nullptr;              // acc, as in LayerForward
-  void* y = nullptr;              // scalar [T,B,H] out
-  void* h_n = nullptr;            // scalar [B,H] out: h after the last of the steps, or null
-  void* c_n = nullptr;            // scalar [B,H] out: c after them, or null
+  const void* b_ih = nullptr;    // scalar [4H] or null
+  const void* b_hh = nullptr;    // scalar [4H] or null
+  const void* h_0 = nullptr;     // scalar [B,H], null: zeros. Not h_n, which some blocks write before others read this
+  const void* c_0 = nullptr;     // scalar [B,H], null: zeros. The kernel puts it into its slot of c
+  const void* from_x = nullptr;  // scalar [T,B,4H]: W_ih x~; may be gates
+  void* gates = nullptr;         // scalar [T,B,4H] out, or null where no backward will ask for them
+  void* c = nullptr;             // acc, as in LayerForward
+  void* y = nullptr;             // scalar [T,B,H] out
+  void* h_n = nullptr;           // scalar [B,H] out
+  void* c_n = nullptr;           // scalar [B,H] out
   HOST_DEVICE int64_t c_slot(int64_t slot) const { return gates ? slot : slot % 2; }
 };
 

@@ -1,18 +1,16 @@
 #include "cuda/backend.h"
 
 #include <ATen/Context.h>
-#include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/Exceptions.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <limits>
-#include <vector>
+#include <type_traits>
 
 #include "cuda/gemm_arguments.h"
 #include "cuda/masked_rows.h"
 #include "cuda/step_kernels.h"
-#include "cuda/two_streams.h"
 #include "stepwise.h"
 
 namespace rnndrop::cuda {
@@ -54,16 +52,6 @@ cublasHandle_t cublas_of_current_stream() {
   return handle;
 }
 
-// The sequence in n parts, in the order of time.
-std::vector<Steps> parts_of(const TimeOrder& order, int64_t n_parts) {
-  std::vector<Steps> parts;
-  for (int64_t k = 0; k < n_parts; ++k) {
-    const int64_t done = k * order.T / n_parts, n = (k + 1) * order.T / n_parts - done;
-    parts.push_back({order.reverse ? order.T - done - n : done, n});
-  }
-  return parts;
-}
-
 // Dense, and with the mask of a gate that the batch shares.
 Tensor dense_W_hh(const CheckedInputs& in, const Primitives& backend) {
   return masked_columns(backend, in.W_hh, per_gate(in.mask_h) ? in.mask_h : std::nullopt, in.dtype);
@@ -94,7 +82,6 @@ R recurrence_of(const CheckedInputs& in, const Tensor& W_hh) {
   r.B = in.sizes.B;
   r.H = in.sizes.H;
   r.order = in.order;
-  r.steps = {0, in.sizes.T};
   r.W_hh = W_hh.const_data_ptr();
   // One that the batch shares, too, costs nothing on h, which is multiplied anyway: W_hh would be one more launch.
   if (in.mask_h && !per_gate(in.mask_h)) {
@@ -103,16 +90,6 @@ R recurrence_of(const CheckedInputs& in, const Tensor& W_hh) {
   r.noise = in.noise();
   r.lengths = lengths_pointer(in);
   return r;
-}
-
-// Undefined where the engine wants none.
-Tensor scratch_for(const Plan& plan, const CheckedInputs& in) {
-  const int64_t bytes = scratch_bytes(plan, in.dtype);
-  return bytes == 0 ? Tensor() : at::empty({bytes}, in.options().dtype(at::kByte));
-}
-
-RecurrenceLaunch launch_of(const Plan& plan, const Tensor& scratch, cudaStream_t stream) {
-  return {plan, scratch.defined() ? scratch.data_ptr() : nullptr, stream};
 }
 
 }  // namespace
@@ -183,8 +160,8 @@ void CudaBackend::run_recurrence(ForwardCall& call, const Plan& of_model) const 
   auto r = recurrence_of<RecurrenceForward>(in, W_hh);
   r.b_ih = pointer(in.b_ih);
   r.b_hh = pointer(in.b_hh);
-  r.h_begin = pointer(in.h_0);
-  r.c_begin = pointer(c_0);
+  r.h_0 = pointer(in.h_0);
+  r.c_0 = pointer(c_0);
   r.from_x = from_x.const_data_ptr();
   if (call.save) r.gates = call.gates.data_ptr();
   r.c = call.c.data_ptr();
@@ -195,60 +172,9 @@ void CudaBackend::run_recurrence(ForwardCall& call, const Plan& of_model) const 
   r.h_n = call.h_n.data_ptr();
   r.c_n = call.c_n.data_ptr();
 
-  const int64_t n_parts = overlapped_parts(of_model, T, current_gpu());
-  if (n_parts > 1) {
-    const Tensor scratch = scratch_for(of_model, in);
-    return run_overlapped(r, launch_of(of_model, scratch, stream_), n_parts, input, from_x);
-  }
+  const Plan plan = fastest_plan_for(r, of_model, in);  // ahead of the product, which its runs may overwrite
   input.project({0, T}, from_x);
-  const Plan plan = fastest_plan(of_model, plan_request(in, /*backward=*/false), [&](const Plan& timed, Steps steps) {
-    RecurrenceForward first_steps = r;
-    first_steps.steps = steps;
-    // Not those of the call, which are still what comes from x.
-    const Tensor gates = call.save ? at::empty({steps.n, B, 4 * H}, in.options()) : Tensor();
-    if (call.save) first_steps.gates = gates.data_ptr();
-    const Tensor scratch = scratch_for(timed, in);
-    launch_forward(first_steps, launch_of(timed, scratch, stream_));
-  });
-  const Tensor scratch = scratch_for(plan, in);
-  launch_forward(r, launch_of(plan, scratch, stream_));
-}
-
-void CudaBackend::run_overlapped(RecurrenceForward r, const RecurrenceLaunch& launch, int64_t n_parts,
-                                 const InputProjection& input, const Tensor& from_x) const {
-  const std::vector<Steps> parts = parts_of(r.order, n_parts);
-  // h between two parts, in turn: one launch reads what the other wrote.
-  const Tensor between = at::empty({2, r.B, r.H}, from_x.options());
-  // The side stream begins when the caller's has come here, which waits for each part and so in the end for all.
-  const c10::cuda::CUDAStream side = side_stream(stream_.device_index());
-  std::vector<at::cuda::CUDAEvent> projected(n_parts);
-  wait_for(stream_, side);
-  try {
-    {
-      const c10::cuda::CUDAStreamGuard on_side(side);
-      cublas_of_current_stream();
-      for (int64_t k = 0; k < n_parts; ++k) {
-        input.project(parts[k], from_x.narrow(0, parts[k].begin, parts[k].n));
-        projected[k].record(side);
-      }
-    }
-    cublas_of_current_stream();
-    void *const h_n = r.h_n, *const c_n = r.c_n;
-    for (int64_t k = 0; k < n_parts; ++k) {
-      projected[k].block(stream_);
-      r.steps = parts[k];
-      const bool last = k + 1 == n_parts;
-      r.h_n = last ? h_n : between.select(0, k % 2).data_ptr();
-      r.c_n = last ? c_n : nullptr;
-      launch_forward(r, launch);
-      r.h_begin = r.h_n;
-      r.continues = true;
-    }
-  } catch (...) {
-    // What is queued there writes to from_x, which is given back to the caller's stream.
-    wait_for(side, stream_);
-    throw;
-  }
+  launch(r, plan, in);
 }
 
 void CudaBackend::run_recurrence(BackwardCall& call, const Plan& of_model) const {
@@ -275,14 +201,7 @@ void CudaBackend::run_recurrence(BackwardCall& call, const Plan& of_model) const
   call.dh_0 = gradient_of(in.h_0, r.dh_0);
   call.dc_0 = gradient_of(in.c_0, r.dc_0);
   r.da = da.data_ptr();
-  const Plan plan = fastest_plan(of_model, plan_request(in, /*backward=*/true), [&](const Plan& timed, Steps steps) {
-    RecurrenceBackward first_steps = r;
-    first_steps.steps = steps;
-    const Tensor scratch = scratch_for(timed, in);
-    launch_backward(first_steps, launch_of(timed, scratch, stream_));
-  });
-  const Tensor scratch = scratch_for(plan, in);
-  launch_backward(r, launch_of(plan, scratch, stream_));
+  launch(r, fastest_plan_for(r, of_model, in), in);
 
   // One sum over all steps, which is rounded only at its end.
   if (call.need_db()) call.db = at::empty({4 * H}, in.options());
@@ -293,12 +212,22 @@ void CudaBackend::run_recurrence(BackwardCall& call, const Plan& of_model) const
   gradients.finish();
 }
 
-void CudaBackend::launch_forward(const RecurrenceForward& r, const RecurrenceLaunch& launch) const {
-  C10_CUDA_CHECK(with_recurrence_kernels(r.dtype, tf32_, [&](auto kernels) { return kernels.forward(r, launch); }));
+template <class R>
+Plan CudaBackend::fastest_plan_for(R r, const Plan& of_model, const CheckedInputs& in) const {
+  constexpr bool kBackward = std::is_same_v<R, RecurrenceBackward>;
+  return fastest_plan(of_model, plan_request(in, kBackward), [&](const Plan& plan, int64_t steps) {
+    r.order.T = steps;
+    launch(r, plan, in);
+  });
 }
 
-void CudaBackend::launch_backward(const RecurrenceBackward& r, const RecurrenceLaunch& launch) const {
-  C10_CUDA_CHECK(with_recurrence_kernels(r.dtype, tf32_, [&](auto kernels) { return kernels.backward(r, launch); }));
+template <class R>
+void CudaBackend::launch(const R& r, const Plan& plan, const CheckedInputs& in) const {
+  const int64_t bytes = scratch_bytes(plan, in.dtype);
+  Tensor scratch;  // given back with the launch on its way: whoever gets it next on this stream comes behind
+  if (bytes > 0) scratch = at::empty({bytes}, in.options().dtype(at::kByte));
+  const RecurrenceLaunch launch{plan, bytes > 0 ? scratch.data_ptr() : nullptr, stream_};
+  C10_CUDA_CHECK(with_recurrence_kernels(r.dtype, tf32_, [&](auto kernels) { return kernels.run(r, launch); }));
 }
 
 }  // namespace rnndrop::cuda

@@ -39,11 +39,11 @@ class CudaBackend final : public Backend, public Primitives {
   PlanRequest plan_request(const CheckedInputs& in, bool backward) const;
   void run_recurrence(ForwardCall& call, const Plan& of_model) const;
   void run_recurrence(BackwardCall& call, const Plan& of_model) const;
-  // The input is projected on a stream of its own, a part of the sequence ahead of the recurrence on the caller's.
-  void run_overlapped(RecurrenceForward r, const RecurrenceLaunch& launch, int64_t n_parts,
-                      const InputProjection& input, const at::Tensor& from_x) const;
-  void launch_forward(const RecurrenceForward& r, const RecurrenceLaunch& launch) const;
-  void launch_backward(const RecurrenceBackward& r, const RecurrenceLaunch& launch) const;
+  // With torch.backends.cudnn.benchmark; what `r` writes is not yet anything that is needed.
+  template <class R>
+  Plan fastest_plan_for(R r, const Plan& of_model, const CheckedInputs& in) const;
+  template <class R>
+  void launch(const R& r, const Plan& plan, const CheckedInputs& in) const;
 
   c10::cuda::CUDAGuard guard_;  // first: the stream and the handle are the current device's
   c10::cuda::CUDAStream stream_;

@@ -11,7 +11,6 @@
 #include <mutex>
 #include <optional>
 #include <sstream>
-#include <stdexcept>
 #include <tuple>
 
 namespace rnndrop::cuda {
@@ -33,34 +32,37 @@ int64_t steps_to_time(int64_t T) {
   return steps;
 }
 
-// What a kernel may have and how many of its blocks fit is asked of the driver, whose answer may differ between two
-// GPUs of a kind.
-using Key = std::tuple<c10::DeviceIndex, int, int64_t, int64_t, Dtype, bool, bool, int64_t, int64_t, bool, bool, Engine,
-                       bool, int64_t, int64_t, int64_t>;
-Key key_of(const PlanRequest& request) {
-  const Gpu gpu = current_gpu();
-  const RecurrenceShape& shape = request.shape;
-  const Trials trials = wanted_trials();
+// What a plan depends on. Of the device, too: what a kernel may have and how many of its blocks fit is asked of the
+// driver, whose answer may differ between two GPUs of a kind.
+struct Key {
+  c10::DeviceIndex device;
+  Gpu gpu;
+  RecurrenceShape shape;  // of any T
+  bool counted, general;
+  Engine engine;
+  Trials trials;
+  int64_t timed_steps;  // 0: the plan is the model's
+
+  auto tied() const {
+    return std::make_tuple(device, gpu.major, gpu.n_sm, gpu.shared_memory, shape.dtype, shape.tf32, shape.B, shape.H,
+                           shape.backward, counted, general, engine, trials.registers, trials.prefetch, trials.pieces,
+                           trials.multicast, timed_steps);
+  }
+  bool operator<(const Key& other) const { return tied() < other.tied(); }
+};
+
+Key key_of(const PlanRequest& request, int64_t timed_steps = 0) {
   return {request.stream.device_index(),
-          gpu.major,
-          gpu.n_sm,
-          gpu.shared_memory,
-          shape.dtype,
-          shape.tf32,
-          is_counted(shape),
-          shape.B,
-          shape.H,
-          shape.backward,
+          current_gpu(),
+          request.shape,
+          is_counted(request.shape),
           request.general,
           wanted_engine,
-          trials.registers,
-          trials.prefetch,
-          trials.pieces,
-          trials.multicast};
+          wanted_trials,
+          timed_steps};
 }
 
 // Of the whole process: forwards and backwards run on threads of their own, and some users' threads are short-lived.
-template <class Key>
 class Memory {
  public:
   std::optional<Plan> find(const Key& key) const {
@@ -73,10 +75,13 @@ class Memory {
     const std::lock_guard<std::mutex> lock(mutex_);
     return plans_.emplace(key, plan).first->second;
   }
-  template <class Visit>
-  void for_each(const Visit& visit) const {
+  std::vector<std::string> why_of_timed() const {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (const auto& [key, plan] : plans_) visit(plan);
+    std::vector<std::string> lines;
+    for (const auto& [key, plan] : plans_) {
+      if (key.timed_steps > 0) lines.push_back(plan.why);
+    }
+    return lines;
   }
 
  private:
@@ -84,16 +89,7 @@ class Memory {
   std::map<Key, Plan> plans_;
 };
 
-struct TimedKey {
-  Key of_model;
-  int64_t steps;
-  bool operator<(const TimedKey& other) const {
-    return std::tie(of_model, steps) < std::tie(other.of_model, other.steps);
-  }
-};
-
-Memory<Key> plans_by_model;
-Memory<TimedKey> plans_by_time;
+Memory memory;
 
 GroupsAtOnce groups_by_driver(const RecurrenceShape& shape, bool general, bool* is_lasting) {
   return [=](const Plan& plan) {
@@ -107,41 +103,31 @@ GroupsAtOnce groups_by_driver(const RecurrenceShape& shape, bool general, bool* 
 bool is_capturing() { return c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None; }
 
 // Nanoseconds a step.
-double measure(const Plan& plan, Steps steps, const c10::cuda::CUDAStream& stream, const RunSteps& run) {
-  const int64_t launches = std::min(kStepsOfAMeasurement / steps.n, kMostTimedLaunches);
+double measure(const Plan& plan, int64_t steps, const c10::cuda::CUDAStream& stream, const RunSteps& run) {
+  const int64_t launches = std::min(kStepsOfAMeasurement / steps, kMostTimedLaunches);
   at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
   begin.record(stream);
   for (int64_t k = 0; k < launches; ++k) run(plan, steps);
   end.record(stream);
   end.synchronize();
   constexpr double kNsOfAMillisecond = 1e6;
-  return begin.elapsed_time(end) * kNsOfAMillisecond / static_cast<double>(launches * steps.n);
+  return begin.elapsed_time(end) * kNsOfAMillisecond / static_cast<double>(launches * steps);
 }
 
-const char* name_of(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::float64: return "float64";
-    case Dtype::float32: return "float32";
-    case Dtype::bfloat16: return "bfloat16";
-    case Dtype::float16: return "float16";
-  }
-  throw std::logic_error("name_of: no such dtype");
-}
-
-std::string describe(const PlanRequest& request, Steps steps) {
+std::string describe(const PlanRequest& request, int64_t steps) {
   const RecurrenceShape& shape = request.shape;
   std::ostringstream text;
   text << "cuda:" << static_cast<int>(request.stream.device_index()) << ' ' << (shape.backward ? "backward" : "forward")
        << " B=" << shape.B << " H=" << shape.H << ' ' << name_of(shape.dtype);
   if (shape.tf32) text << " (tf32)";
   if (request.general) text << ", lengths or noise on the state";
-  text << ", timed over " << steps.n << " steps";
+  text << ", timed over " << steps << " steps";
   return text.str();
 }
 
 // Whether a plan runs, for once: what a kernel's first launch takes is nobody's time. A driver may refuse what it said
 // would fit. That torch has no memory for what the plan works in is the caller's to know.
-bool runs(const Plan& plan, Steps steps, const RunSteps& run) {
+bool runs(const Plan& plan, int64_t steps, const RunSteps& run) {
   try {
     run(plan, steps);
   } catch (const c10::OutOfMemoryError&) {
@@ -154,7 +140,7 @@ bool runs(const Plan& plan, Steps steps, const RunSteps& run) {
 }
 
 // Of some plans, the first of which the others have to be clearly faster than, and which runs.
-Plan fastest_of(std::vector<Plan> plans, Steps steps, const c10::cuda::CUDAStream& stream, const RunSteps& run) {
+Plan fastest_of(std::vector<Plan> plans, int64_t steps, const c10::cuda::CUDAStream& stream, const RunSteps& run) {
   run(plans.front(), steps);
   plans.erase(std::remove_if(plans.begin() + 1, plans.end(), [&](const Plan& plan) { return !runs(plan, steps, run); }),
               plans.end());
@@ -182,10 +168,10 @@ Plan plan_on_current_gpu(const RecurrenceShape& shape, bool general, bool* is_la
 
 Plan remembered_plan(const PlanRequest& request) {
   const Key key = key_of(request);
-  if (const std::optional<Plan> known = plans_by_model.find(key)) return *known;
+  if (const std::optional<Plan> known = memory.find(key)) return *known;
   bool is_lasting = true;
   const Plan plan = plan_on_current_gpu(request.shape, request.general, &is_lasting);
-  return is_lasting ? plans_by_model.remember(key, plan) : plan;
+  return is_lasting ? memory.remember(key, plan) : plan;
 }
 
 Plan fastest_plan(const Plan& of_model, const PlanRequest& request, const RunSteps& run) {
@@ -193,10 +179,12 @@ Plan fastest_plan(const Plan& of_model, const PlanRequest& request, const RunSte
   if (!context.benchmarkCuDNN() || context.deterministicCuDNN() || context.deterministicAlgorithms()) return of_model;
   const RecurrenceShape& shape = request.shape;
   if (shape.T == 0) return of_model;
-  const Steps steps{0, steps_to_time(shape.T)};
-  const TimedKey key{key_of(request), steps.n};
-  if (const std::optional<Plan> known = plans_by_time.find(key)) return *known;
+  const int64_t steps = steps_to_time(shape.T);
+  const Key key = key_of(request, steps);
+  if (const std::optional<Plan> known = memory.find(key)) return *known;
   if (is_capturing()) return of_model;
+  // Another thread may be capturing, whose graph a wait of this one would spoil.
+  const c10::cuda::CUDAStreamCaptureModeGuard relaxed(cudaStreamCaptureModeRelaxed);
 
   // Where the driver has no memory for a kernel, fewer are timed: once, too.
   const GroupsAtOnce at_once = groups_by_driver(shape, request.general, nullptr);
@@ -209,13 +197,9 @@ Plan fastest_plan(const Plan& of_model, const PlanRequest& request, const RunSte
   variants.insert(variants.begin(), fastest);
   if (variants.size() > 1) fastest = fastest_of(variants, steps, request.stream, run);
   fastest.why = describe(request, steps) + ": " + describe(fastest);
-  return plans_by_time.remember(key, fastest);
+  return memory.remember(key, fastest);
 }
 
-std::vector<std::string> timed_plans() {
-  std::vector<std::string> lines;
-  plans_by_time.for_each([&](const Plan& plan) { lines.push_back(plan.why); });
-  return lines;
-}
+std::vector<std::string> timed_plans() { return memory.why_of_timed(); }
 
 }  // namespace rnndrop::cuda

@@ -16,7 +16,7 @@ namespace rnndrop::cuda {
 Gpu current_gpu();
 
 // The model's plan for the current device. `general`: is_general of the call. `is_lasting` becomes false where the
-// driver had no memory for a kernel that it was asked about: it may have some the next time.
+// driver could not say what fits, for want of memory or after another error: it may the next time.
 Plan plan_on_current_gpu(const RecurrenceShape& shape, bool general, bool* is_lasting = nullptr);
 
 // What plans of the current device depend on.
@@ -29,8 +29,8 @@ struct PlanRequest {
 // The model's, remembered for all other lengths of the sequence that a kernel counts.
 Plan remembered_plan(const PlanRequest& request);
 
-// Queues the first steps of a call as a plan has them, on the request's stream; it may be called any number of times.
-using RunSteps = std::function<void(const Plan& plan, Steps steps)>;
+// Queues the call, cut off after so many steps, as a plan has it, on the request's stream: any number of times.
+using RunSteps = std::function<void(const Plan& plan, int64_t steps)>;
 
 // With torch.backends.cudnn.benchmark, of the plans that the model puts first the one that takes the least time, which
 // the first call finds out: the host waits for the GPU. Otherwise `of_model`; also where torch is asked for what is

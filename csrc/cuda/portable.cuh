@@ -214,29 +214,48 @@ cudaError_t check_compiled_with_clusters(void (*kernel)(P...)) {
   return attributes.ptxVersion >= kFirstWithClusters ? cudaSuccess : cudaErrorNoKernelImageForDevice;
 }
 
-// The driver had no memory for the kernel, which it loads when it is first asked about it: that may pass.
+// The driver could not say: it had no memory for the kernel, which it loads when it is first asked about it, or told of
+// what went wrong before. That may pass.
 constexpr int64_t kNoAnswer = -1;
+inline bool is_refusal(cudaError_t error) {
+  switch (error) {
+    case cudaErrorInvalidValue:
+    case cudaErrorInvalidConfiguration:
+    case cudaErrorInvalidClusterSize:
+    case cudaErrorInvalidDeviceFunction:
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorNotSupported:
+    case cudaErrorLaunchOutOfResources: return true;
+    default: return false;
+  }
+}
 
 // How many clusters of a launch the current device runs at once; without clusters, how many blocks. 0 where it cannot.
 // `for_sm_90`: the kernel needs what HAS_CLUSTERS guards, as it does in clusters.
 template <class... P>
 int64_t clusters_at_once(const LaunchCfg& cfg, void (*kernel)(P...), bool for_sm_90 = false) {
-  int fitting = 0, device = 0, n_sm = 1;
+  int fitting = 0, device = 0, n_sm = 1, together = 1;
   cudaError_t error = allow(cfg, kernel);
+  if (error == cudaSuccess) error = cudaGetDevice(&device);
+  if (error == cudaSuccess && cfg.coop) {
+    error = cudaDeviceGetAttribute(&together, cudaDevAttrCooperativeLaunch, device);
+    if (error == cudaSuccess && !together) return 0;
+  }
   if (error == cudaSuccess && (cfg.cluster > 1 || for_sm_90)) error = check_compiled_with_clusters(kernel);
   if (error == cudaSuccess && cfg.cluster > 1) {
     cudaLaunchAttribute attributes[2];
-    const cudaLaunchConfig_t config = launch_config(cfg, attributes);
+    LaunchCfg question = cfg;
+    question.coop = false;  // nothing says that the driver answers for launches that ask for it
+    const cudaLaunchConfig_t config = launch_config(question, attributes);
     error = cudaOccupancyMaxActiveClusters(&fitting, kernel, &config);
   } else if (error == cudaSuccess) {
     error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fitting, kernel, static_cast<int>(cfg.block.x), cfg.smem);
-    if (error == cudaSuccess) error = cudaGetDevice(&device);
     if (error == cudaSuccess) error = cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, device);
   }
   // Only a question was asked: its error must not surface at the next launch.
   if (error != cudaSuccess) cudaGetLastError();
-  if (error == cudaErrorMemoryAllocation) return kNoAnswer;
-  return error == cudaSuccess ? int64_t(fitting) * n_sm : 0;
+  if (error == cudaSuccess) return int64_t(fitting) * n_sm;
+  return is_refusal(error) ? 0 : kNoAnswer;
 }
 
 inline cudaError_t set_to_zero(void* memory, size_t bytes, cudaStream_t stream) {

@@ -33,8 +33,8 @@ struct Float16;
 template <class M>
 struct RecurrenceKernels {
   // Enqueue; return the launch's error.
-  static cudaError_t forward(const RecurrenceForward& r, const RecurrenceLaunch& launch);
-  static cudaError_t backward(const RecurrenceBackward& r, const RecurrenceLaunch& launch);
+  static cudaError_t run(const RecurrenceForward& r, const RecurrenceLaunch& launch);
+  static cudaError_t run(const RecurrenceBackward& r, const RecurrenceLaunch& launch);
   // How many of the plan's groups the current device runs at once, as its driver says; 0 where it cannot run them,
   // kNoAnswer where the driver cannot say.
   static int64_t groups_at_once(const Plan& plan, bool backward, bool general);

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   const Cells cells(s, tile);
   const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
   ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, tile.group, kGates, unit_0, cells});
-  int64_t t = r.steps.first(backwards);
+  int64_t t = backwards.first();
   acc_t c[kCellsOfThread] = {}, dc[kCellsOfThread], carry[kCellsOfThread], m_h[kCellsOfThread];
   int end[kCellsOfThread];
   const scalar_t *dh_n = offset<scalar_t>(r.dh_n, first), *dc_n = offset<scalar_t>(r.dc_n, first);
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   read_step(Load());
 
   bool has_product = true;  // dh~ of the step after, in shared.partial
-  for (int left = r.steps.n; left > 0; --left) {
+  for (int left = order.T; left > 0; --left) {
     const bool last = left == 1, running = !general || t < longest;
     acc_t da[kCellsOfThread][kGates] = {};
     scalar_t part[kCellsOfThread][kGates];

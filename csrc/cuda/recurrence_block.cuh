@@ -13,7 +13,7 @@ constexpr unsigned kAllLanes = 0xffffffff;
 // Sizes as a block computes with them: 32 bits are enough for what lies in shared memory.
 struct Sizes {
   int blocks, first_block, units, batch, rows, rows_padded, K, ld, piece, pieces, ld_in, buffers, splits, steps,
-      at_once, ld_partial, padded_units, prefetch, share;
+      tiles_at_once, ld_partial, padded_units, prefetch, share;
   bool in_registers;
   __device__ Sizes(const Tiling& t, Engine engine)
       : blocks(t.blocks),
@@ -30,7 +30,7 @@ struct Sizes {
         buffers(t.buffers(engine)),
         splits(t.splits),
         steps(t.steps),
-        at_once(t.at_once),
+        tiles_at_once(t.tiles_at_once),
         ld_partial(t.ld_partial()),
         padded_units(t.padded_units()),
         prefetch(t.prefetch),

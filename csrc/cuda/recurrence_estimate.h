@@ -66,7 +66,7 @@ inline StepTraffic step_traffic(Engine engine, const RecurrenceShape& shape, con
   const WarpTile tile = warp_tile(math_of(shape), shape.dtype);
   const int64_t row_bytes = t.K * size_of(shape.dtype);
   const int64_t tiles_rows = ceil_div(t.rows, tile.rows), tiles_batch = ceil_div(t.batch, tile.batch);
-  const int64_t rows_read = t.in_registers ? 0 : t.rows_padded * ceil_div(tiles_batch, t.at_once);
+  const int64_t rows_read = t.in_registers ? 0 : t.rows_padded * ceil_div(tiles_batch, t.tiles_at_once);
   StepTraffic traffic;
   traffic.shared = (rows_read + t.batch * tiles_rows) * row_bytes;
   if (engine == Engine::cluster) traffic.to_other_blocks = (t.blocks - 1) * t.batch * row_bytes / t.blocks;

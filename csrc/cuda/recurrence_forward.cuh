@@ -36,13 +36,13 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   // Columns beyond the last unit are multiplied too.
   fill_with_zeros(shared.in, s.buffers * s.batch * s.ld_in);
 
-  const scalar_t* h_begin = offset<scalar_t>(r.h_begin, first);
-  const scalar_t* c_begin = offset<scalar_t>(r.c_begin, first);
+  const scalar_t* h_0 = offset<scalar_t>(r.h_0, first);
+  const scalar_t* c_0 = offset<scalar_t>(r.c_0, first);
   const TimeOrder order = r.order;
   const Cells cells(s, tile);
   const int longest = general ? longest_of_tile(r, b_0, s.batch) : order.T;
   ExchangeOf<M, engine> exchange({s, shared, scratch, tiling.groups, tile.group, 1, unit_0, cells});
-  int64_t t = r.steps.first(order);
+  int64_t t = order.first();
   acc_t c[kCellsOfThread] = {}, h[kCellsOfThread], m_h[kCellsOfThread];
   int end[kCellsOfThread];
   acc_t* c_before = offset<acc_t>(r.c, r.c_slot(order.slot_before(t)) * state + first);
@@ -50,17 +50,13 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
 #pragma unroll
   for (int k = 0; k < kCellsOfThread; ++k) {
     if (!cells.inside[k]) continue;
-    h[k] = h_begin ? acc_t(to_acc(h_begin[cells.at[k]])) : acc_t(0);
-    if (r.continues) {
-      c[k] = c_before[cells.at[k]];
-    } else {
-      c[k] = c_begin ? acc_t(to_acc(c_begin[cells.at[k]])) : acc_t(0);
-      // The backward reads it there.
-      if (r.gates) c_before[cells.at[k]] = c[k];
-    }
+    h[k] = h_0 ? acc_t(to_acc(h_0[cells.at[k]])) : acc_t(0);
+    c[k] = c_0 ? acc_t(to_acc(c_0[cells.at[k]])) : acc_t(0);
+    if (r.gates) c_before[cells.at[k]] = c[k];  // the backward reads it there
     if (general) end[k] = end_of(r, b_0 + cells.b[k]);
   }
   settle_loads(c);
+  settle_loads(m_h);
   sync_group_after_set_up<engine>();
 
   scalar_t from_x[kCellsOfThread][kGates];
@@ -96,7 +92,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
     read_noise<general>(noise, r.noise, m_g_t + ahead * m_g_to_next, step, cells, tile, read);
   };
   // The first h~ goes the way of all others, to whichever step is the first to run.
-  const bool starts = !general || r.steps.begin < longest;
+  const bool starts = !general || longest > 0;
   if (starts) {
     scalar_t h_tilde[kCellsOfThread][1];
 #pragma unroll
@@ -108,7 +104,7 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
   read_step(t, Load());
   if (starts) exchange.wait();
 
-  for (int left = r.steps.n; left > 0; --left) {
+  for (int left = order.T; left > 0; --left) {
     const bool last = left == 1, running = !general || t < longest;
     const int64_t t_next = order.next(t);
     // Past the ends h does not change, so that there is nothing to hand over.
@@ -180,8 +176,8 @@ __global__ void __launch_bounds__(max_threads(sizeof(typename M::scalar_t), kSte
 #pragma unroll
   for (int k = 0; k < kCellsOfThread; ++k) {
     if (!cells.inside[k]) continue;
-    if (r.h_n) from_acc(offset<scalar_t>(r.h_n, first)[cells.at[k]], h[k]);
-    if (r.c_n) from_acc(offset<scalar_t>(r.c_n, first)[cells.at[k]], c[k]);
+    from_acc(offset<scalar_t>(r.h_n, first)[cells.at[k]], h[k]);
+    from_acc(offset<scalar_t>(r.c_n, first)[cells.at[k]], c[k]);
   }
 }
 

@@ -29,48 +29,35 @@ namespace {
 template <class R>
 using RecurrenceKernel = void (*)(const R, const Tiling, void*);
 
-template <class R, class M, Engine engine, bool general, int kSteps>
+// Null where there is none: W_hh is in registers where there are tensor cores, and for multicast it has to be, whose
+// kernels have no registers left for lengths and noise on the state.
+template <class R, class M, Engine engine, bool general, bool in_registers>
 RecurrenceKernel<R> kernel_of() {
-  if constexpr (std::is_same_v<R, RecurrenceForward>) {
+  constexpr int kSteps = in_registers ? M::kStepsKept : 0;
+  if constexpr ((in_registers && kSteps == 0) || (engine == Engine::multicast && (general || !in_registers))) {
+    return nullptr;
+  } else if constexpr (std::is_same_v<R, RecurrenceForward>) {
     return recurrence_forward_kernel<M, engine, general, kSteps>;
   } else {
     return recurrence_backward_kernel<M, engine, general, kSteps>;
   }
 }
-template <class R, class M, Engine engine, bool general>
-RecurrenceKernel<R> kernel_of(bool in_registers) {
-  if (!in_registers) return kernel_of<R, M, engine, general, 0>();
-  if constexpr (M::kStepsKept > 0) {
-    return kernel_of<R, M, engine, general, M::kStepsKept>();
-  } else {
-    throw std::logic_error("no kernel of this type keeps W_hh in registers");
-  }
-}
-// With W_hh in registers alone: the other kernels have none left for it.
-template <class M>
-constexpr bool has_multicast(bool general) {
-  return M::kStepsKept > 0 && !general;
-}
-template <class R, class M, bool general>
-RecurrenceKernel<R> kernel_of(Engine engine, bool in_registers) {
-  switch (engine) {
-    case Engine::block: return kernel_of<R, M, Engine::block, general>(in_registers);
-    case Engine::cluster: return kernel_of<R, M, Engine::cluster, general>(in_registers);
-    case Engine::grid: return kernel_of<R, M, Engine::grid, general>(in_registers);
-    case Engine::multicast:
-      if constexpr (has_multicast<M>(general)) {
-        if (in_registers) return kernel_of<R, M, Engine::multicast, general, M::kStepsKept>();
-      }
-      [[fallthrough]];
-    case Engine::automatic:
-    case Engine::stepwise: break;
-  }
-  throw std::logic_error(std::string("no kernel runs a recurrence on the engine ") + name_of(engine));
+template <class R, class M, Engine engine>
+RecurrenceKernel<R> kernel_of(bool general, bool in_registers) {
+  if (in_registers) return general ? kernel_of<R, M, engine, true, true>() : kernel_of<R, M, engine, false, true>();
+  return general ? kernel_of<R, M, engine, true, false>() : kernel_of<R, M, engine, false, false>();
 }
 template <class R, class M>
 RecurrenceKernel<R> kernel_of(const Plan& plan, bool general) {
-  const bool in_registers = plan.tiling.in_registers;
-  return general ? kernel_of<R, M, true>(plan.engine, in_registers) : kernel_of<R, M, false>(plan.engine, in_registers);
+  switch (plan.engine) {
+    case Engine::block: return kernel_of<R, M, Engine::block>(general, plan.tiling.in_registers);
+    case Engine::cluster: return kernel_of<R, M, Engine::cluster>(general, plan.tiling.in_registers);
+    case Engine::grid: return kernel_of<R, M, Engine::grid>(general, plan.tiling.in_registers);
+    case Engine::multicast: return kernel_of<R, M, Engine::multicast>(general, plan.tiling.in_registers);
+    case Engine::automatic:
+    case Engine::stepwise: break;
+  }
+  return nullptr;
 }
 
 inline LaunchCfg config_of(const Plan& plan, cudaStream_t stream) {
@@ -85,10 +72,12 @@ inline LaunchCfg config_of(const Plan& plan, cudaStream_t stream) {
 }
 
 // Blocks that are launched together have to run together: what does not fit at once is launched behind the rest.
-template <class R>
-cudaError_t launch_recurrence(const char* name, RecurrenceKernel<R> kernel, const R& r,
-                              const RecurrenceLaunch& launch) {
+template <class M, class R>
+cudaError_t launch_recurrence(const char* name, const R& r, const RecurrenceLaunch& launch) {
   const Plan& plan = launch.plan;
+  const RecurrenceKernel<R> kernel = kernel_of<R, M>(plan, is_general(r));
+  if (!kernel)
+    throw std::logic_error(std::string("no kernel runs such a recurrence on engine ") + name_of(plan.engine));
   cudaError_t error = cudaSuccess;
   if (is_through_second_cache(plan.engine)) {
     error = set_to_zero(launch.scratch, plan.tiling.groups * kFlagBytes, launch.stream);
@@ -108,25 +97,22 @@ cudaError_t launch_recurrence(const char* name, RecurrenceKernel<R> kernel, cons
 
 // An instantiation's file gives M its tile: struct Bfloat16 : HalfTile<__nv_bfloat16> {};
 template <class M>
-cudaError_t RecurrenceKernels<M>::forward(const RecurrenceForward& r, const RecurrenceLaunch& launch) {
-  return launch_recurrence("recurrence_forward_kernel", kernel_of<RecurrenceForward, M>(launch.plan, is_general(r)), r,
-                           launch);
+cudaError_t RecurrenceKernels<M>::run(const RecurrenceForward& r, const RecurrenceLaunch& launch) {
+  return launch_recurrence<M>("recurrence_forward_kernel", r, launch);
 }
 
 template <class M>
-cudaError_t RecurrenceKernels<M>::backward(const RecurrenceBackward& r, const RecurrenceLaunch& launch) {
-  return launch_recurrence("recurrence_backward_kernel", kernel_of<RecurrenceBackward, M>(launch.plan, is_general(r)),
-                           r, launch);
+cudaError_t RecurrenceKernels<M>::run(const RecurrenceBackward& r, const RecurrenceLaunch& launch) {
+  return launch_recurrence<M>("recurrence_backward_kernel", r, launch);
 }
 
 template <class M>
 int64_t RecurrenceKernels<M>::groups_at_once(const Plan& plan, bool backward, bool general) {
-  if (plan.engine == Engine::multicast && !has_multicast<M>(general)) return 0;
-  const LaunchCfg config = config_of(plan, nullptr);
-  const bool for_sm_90 = plan.engine == Engine::multicast;
-  const int64_t clusters = backward
-                               ? clusters_at_once(config, kernel_of<RecurrenceBackward, M>(plan, general), for_sm_90)
-                               : clusters_at_once(config, kernel_of<RecurrenceForward, M>(plan, general), for_sm_90);
+  const auto clusters_of = [&](auto* kernel) -> int64_t {
+    return kernel ? clusters_at_once(config_of(plan, nullptr), kernel, plan.engine == Engine::multicast) : 0;
+  };
+  const int64_t clusters = backward ? clusters_of(kernel_of<RecurrenceBackward, M>(plan, general))
+                                    : clusters_of(kernel_of<RecurrenceForward, M>(plan, general));
   if (clusters == kNoAnswer) return kNoAnswer;
   return is_through_second_cache(plan.engine) ? clusters * plan.tiling.share / plan.tiling.blocks : clusters;
 }

@@ -35,25 +35,23 @@ namespace rnndrop::cuda {
 // What the user asked for, in the whole process; every call of an op obeys it.
 inline std::atomic<Engine> wanted_engine{Engine::automatic};
 
-// What a plan may have, in the whole process. What is off has been shown by the emulation to be right, and by no GPU
-// yet to be faster; where torch.backends.cudnn.benchmark is set, a GPU says it for itself (gpu_plans.h).
+// What a plan may have. What is off has been shown by the emulation to be right, and by no GPU yet to be faster; where
+// torch.backends.cudnn.benchmark is set, a GPU says it for itself (gpu_plans.h).
 struct Trials {
   // W_hh in registers where the model expects it to be faster: twice as many of them for half as many threads.
   bool registers = true;
   // How many steps ahead of the fetch what a step reads from memory is asked for, into the second cache: the slowest of
   // all blocks' loads is what a step waits for. 0: not at all, as on block, with lengths, with noise on the
   // state, and with W_hh in registers, since those kernels have no registers left for it.
-  int64_t prefetch = 0;
+  uint8_t prefetch = 0;
   // In how many pieces a grid's blocks read their input, unless it is too large for as few.
-  int64_t pieces = 1;
+  uint8_t pieces = 1;
   // How many blocks may copy for each other in the engine of this name. 0: it is neither chosen nor timed unless it is
   // asked for, since no GPU has run it yet.
-  int64_t multicast = 0;
+  uint8_t multicast = 0;
 };
-inline std::atomic<bool> wants_registers{Trials().registers};
-inline std::atomic<int64_t> wanted_prefetch{Trials().prefetch}, wanted_pieces{Trials().pieces},
-    wanted_multicast{Trials().multicast};
-inline Trials wanted_trials() { return {wants_registers, wanted_prefetch, wanted_pieces, wanted_multicast}; }
+// What the user asked for, in the whole process.
+inline std::atomic<Trials> wanted_trials{Trials()};
 
 // Whether a kernel counts so many steps.
 inline bool is_counted(const RecurrenceShape& shape) { return shape.T <= std::numeric_limits<int>::max(); }
@@ -63,16 +61,16 @@ struct Plan {
   Tiling tiling;
   int64_t shared_memory = 0;  // bytes
   StepEstimate step;
-  double step_ns = 0;   // what the model expects of a step
-  double timed_ns = 0;  // what the GPU took for one, where it was timed
-  int64_t at_once = 0;  // groups that run at once; 0: all of them
+  double step_ns = 0;          // what the model expects of a step
+  double timed_ns = 0;         // what the GPU took for one, where it was timed
+  int64_t groups_at_once = 0;  // as a GPU's driver says; 0: all of them
   std::string why;
 };
 
 // The other engines' groups are launched together, and run as they find room.
 inline int64_t groups_a_launch(const Plan& plan) {
-  const bool in_parts = is_through_second_cache(plan.engine) && plan.at_once > 0;
-  return in_parts ? std::min(plan.at_once, plan.tiling.groups) : plan.tiling.groups;
+  const bool in_parts = is_through_second_cache(plan.engine) && plan.groups_at_once > 0;
+  return in_parts ? std::min(plan.groups_at_once, plan.tiling.groups) : plan.tiling.groups;
 }
 
 // On the device, for grid and multicast: a flag a group, 128 bytes apart so that no two share a line, and behind them
@@ -222,7 +220,7 @@ inline std::vector<Plan> plans_that_fit(const RecurrenceShape& shape, const Gpu&
 inline bool is_admitted(Plan& plan, const RecurrenceShape& shape, const Gpu& gpu, const GroupsAtOnce& at_once) {
   const int64_t groups = std::min(gpu.n_sm / plan.tiling.blocks, at_once(plan));
   if (groups < 1) return false;
-  plan.at_once = groups;
+  plan.groups_at_once = groups;
   estimate(plan, shape, groups);
   return true;
 }
@@ -233,13 +231,16 @@ inline Plan choose_plan(const RecurrenceShape& shape, const Gpu& gpu, Engine wan
   if (!at_once) at_once = [&](const Plan& plan) { return groups_at_once(plan, gpu); };
   const double stepwise_ns = estimate_stepwise_ns(shape, gpu);
   const auto stepwise = [&](const std::string& why) {
-    return Plan{Engine::stepwise, {}, 0, {}, stepwise_ns, 0, 0, "stepwise: " + why};
+    Plan plan;
+    plan.step_ns = stepwise_ns;
+    plan.why = "stepwise: " + why;
+    return plan;
   };
   if (wanted == Engine::stepwise) return stepwise("asked for");
   if (shape.B == 0) return stepwise("the batch is empty");
   if (!is_counted(shape)) return stepwise("more steps than 32 bits count");
   std::optional<Plan> best;
-  for (Plan& plan : plans_that_fit(shape, gpu, wanted, wanted_trials())) {
+  for (Plan& plan : plans_that_fit(shape, gpu, wanted, wanted_trials)) {
     // With fewer groups at once than there are multiprocessors for, it would only be slower.
     if (best && plan.step_ns >= best->step_ns) break;
     if (is_admitted(plan, shape, gpu, at_once) && (!best || plan.step_ns < best->step_ns)) best = plan;
@@ -277,7 +278,9 @@ inline std::vector<Plan> plans_to_time(const RecurrenceShape& shape, const Gpu& 
                                        const GroupsAtOnce& at_once) {
   std::vector<Plan> plans;
   std::map<std::tuple<Engine, bool, int64_t>, int> of_kind;
-  const Trials trials{wanted_trials().registers, /*prefetch=*/0, /*pieces=*/1, wanted_trials().multicast};
+  Trials trials = wanted_trials;  // but for what variants_to_time tries
+  trials.prefetch = Trials().prefetch;
+  trials.pieces = Trials().pieces;
   for (Plan& plan : plans_that_fit(shape, gpu, wanted, trials)) {
     int& of_this_kind = of_kind[{plan.engine, plan.tiling.in_registers, plan.tiling.share}];
     if (of_this_kind == kMostTimedOfAKind || !is_admitted(plan, shape, gpu, at_once)) continue;
@@ -304,19 +307,6 @@ inline std::vector<Plan> variants_to_time(const Plan& plan, const RecurrenceShap
     if (halves && is_admitted(*halves, shape, gpu, at_once)) plans.push_back(*halves);
   }
   return plans;
-}
-
-// ---------------------------------------------------------------- the GEMM with x, ahead of the recurrence
-
-// In how many parts of the sequence the input is projected on a stream of its own, while the parts before it run, in
-// the whole process. One until a GPU has shown that more are faster: the GEMMs of later parts are queued ahead of the
-// recurrence, which may have to wait for its multiprocessors, and each part is one more launch.
-inline std::atomic<int64_t> wanted_parts{1};
-
-// One, where the recurrence is short or leaves the GEMM no multiprocessors; never more than there are steps.
-inline int64_t overlapped_parts(const Plan& plan, int64_t T, const Gpu& gpu) {
-  const int64_t busy = groups_a_launch(plan) * plan.tiling.blocks;
-  return T >= 64 && busy * 4 <= gpu.n_sm * 3 ? std::min(wanted_parts.load(), T) : 1;
 }
 
 }  // namespace rnndrop::cuda

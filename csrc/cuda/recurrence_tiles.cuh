@@ -218,15 +218,15 @@ class Product {
   __device__ Product(const Sizes& s, const Shared<M>&)
       : s_(s),
         tiles_rows_((s.rows + M::kRows - 1) / M::kRows),
-        tiles_(tiles_rows_ * (s.batch / (M::kBatch * s.at_once))) {
+        tiles_(tiles_rows_ * (s.batch / (M::kBatch * s.tiles_at_once))) {
     const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
     const int split = warp % s.splits;
     stride_ = warps / s.splits;
     first_ = warp / s.splits < stride_ ? warp / s.splits : tiles_;
     row_ = first_ % tiles_rows_;
-    const int first_sample = first_ / tiles_rows_ * M::kBatch * s.at_once;
+    const int first_sample = first_ / tiles_rows_ * M::kBatch * s.tiles_at_once;
     rows_ = row_ * M::kRows * s.ld + M::lane_in_rows(s.ld);
-    samples_ = first_sample * s.ld_in + M::lane_in_samples(s.ld_in, s.at_once);
+    samples_ = first_sample * s.ld_in + M::lane_in_samples(s.ld_in, s.tiles_at_once);
     partial_ = (split * s.batch + first_sample) * s.ld_partial + row_ * M::kRows + M::lane_in_partial(s.ld_partial);
     const int depth = (s.piece + M::kK - 1) / M::kK;
     const int depth_of_last = (s.K - (s.pieces - 1) * s.piece + M::kK - 1) / M::kK;
@@ -248,7 +248,7 @@ class Product {
       if constexpr (M::kMostTiles == 1) {
         multiply<1>(shared, in, piece, steps, more);
       } else {
-        switch (s_.at_once) {
+        switch (s_.tiles_at_once) {
           case 1: multiply<1>(shared, in, piece, steps, more); break;
           case 2: multiply<2>(shared, in, piece, steps, more); break;
           default: multiply<M::kMostTiles>(shared, in, piece, steps, more);
@@ -325,7 +325,7 @@ class ProductOfRegisters {
   __device__ __forceinline__ void run(const Shared<M>& shared, Exchange& exchange) const {
     const typename M::scalar_t* const in = exchange.piece(0) + begin_ * M::kK;
     if (tiles_ == 0) return;
-    switch (s_.at_once) {
+    switch (s_.tiles_at_once) {
       case 1: multiply<1>(shared, in); break;
       case 2: multiply<2>(shared, in); break;
       default: multiply<M::kMostTiles>(shared, in);

@@ -86,13 +86,13 @@ struct Tiling {
   int64_t batch = 0;        // samples of a group
   int64_t rows = 0;         // of W_hh in a block: 4 * units forward, units backward
   int64_t rows_padded = 0;
-  int64_t K = 0;        // columns: blocks * units forward, 4 * blocks * units backward
-  int64_t ld = 0;       // elements from row to row of W_hh
-  int64_t piece = 0;    // columns of the input that are in shared memory at a time: K, or fewer
-  int64_t ld_in = 0;    // elements from sample to sample of the input
-  int64_t at_once = 0;  // tiles of samples that a warp multiplies with what it has read of W_hh: 1, 2 or 4
-  int64_t splits = 0;   // parts of a piece that are multiplied apart and then added
-  int64_t steps = 0;    // k-steps of a split; one is as many columns as a warp's tile has
+  int64_t K = 0;              // columns: blocks * units forward, 4 * blocks * units backward
+  int64_t ld = 0;             // elements from row to row of W_hh
+  int64_t piece = 0;          // columns of the input that are in shared memory at a time: K, or fewer
+  int64_t ld_in = 0;          // elements from sample to sample of the input
+  int64_t tiles_at_once = 0;  // tiles of samples that a warp multiplies with what it has read of W_hh: 1, 2 or 4
+  int64_t splits = 0;         // parts of a piece that are multiplied apart and then added
+  int64_t steps = 0;          // k-steps of a split; one is as many columns as a warp's tile has
   int64_t threads = 0;
   bool in_registers = false;  // W_hh, of which a warp has one split of some tiles of rows: kStepsInRegisters at most
   int64_t prefetch = 0;       // as Trials
@@ -178,7 +178,7 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
   const auto row_length = [&](int64_t columns) { return (round_up(columns * size, 128) + 16) / size; };
   t.ld = row_length(t.K);
   t.ld_in = row_length(t.piece);
-  t.at_once = std::min<int64_t>(batch / tile.batch, most_tiles_at_once(math));
+  t.tiles_at_once = std::min<int64_t>(batch / tile.batch, most_tiles_at_once(math));
   // Enough threads for the cells, and for a warp to have about eight tiles a step at most.
   const int64_t tiles = ceil_div(t.rows, tile.rows) * ceil_div(batch, tile.batch), depth = ceil_div(t.K, tile.K);
   t.threads = 64;
@@ -188,7 +188,7 @@ inline Tiling make_tiling(const RecurrenceShape& shape, int64_t blocks, int64_t 
   }
   // A long chain of dependent products is cut, but not into pieces too short to be worth adding up.
   const int64_t depth_of_piece = ceil_div(t.piece, tile.K);
-  const int64_t of_warps = in_registers ? ceil_div(t.rows, tile.rows) : tiles / t.at_once;
+  const int64_t of_warps = in_registers ? ceil_div(t.rows, tile.rows) : tiles / t.tiles_at_once;
   set_splits(t, std::clamp<int64_t>(t.threads / 32 / of_warps, 1, std::max<int64_t>(depth_of_piece / 2, 1)), tile);
   return t;
 }

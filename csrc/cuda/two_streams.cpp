@@ -22,8 +22,8 @@ void wait_for(const c10::cuda::CUDAStream& queued_on, const c10::cuda::CUDAStrea
   queued.block(stream);
 }
 
-void at_once(c10::Device device, const std::function<void()>& first,
-             const std::function<std::vector<at::Tensor>()>& second) {
+void on_two_streams(c10::Device device, const std::function<void()>& first,
+                    const std::function<std::vector<at::Tensor>()>& second) {
   const c10::cuda::CUDAGuard guard(device);
   const c10::cuda::CUDAStream here = c10::cuda::getCurrentCUDAStream(), side = side_stream(here.device_index());
   wait_for(here, side);  // before the first is launched, or the second would wait for that as well

@@ -22,7 +22,7 @@ void wait_for(const c10::cuda::CUDAStream& queued_on, const c10::cuda::CUDAStrea
 //
 // What second() reads has to stay until this returns. It gives the tensors that it makes, whose memory is the side
 // stream's: the allocator learns that the caller's uses it.
-void at_once(c10::Device device, const std::function<void()>& first,
-             const std::function<std::vector<at::Tensor>()>& second);
+void on_two_streams(c10::Device device, const std::function<void()>& first,
+                    const std::function<std::vector<at::Tensor>()>& second);
 
 }  // namespace rnndrop::cuda

@@ -146,11 +146,11 @@ void end_late_streams() {
 std::tuple<at::Tensor, at::Tensor> both_ways(const at::Tensor& x, const at::Tensor& W_ih, const at::Tensor& W_hh) {
   const OptionalTensor none;
   const auto y = [&](bool reverse) {
-    return std::get<0>(lstm_layer_forward(make_backend(x), x, none, none, W_ih, W_hh, none, none, none, none, none,
-                                          none, none, none, none, none, reverse, /*save=*/false));
+    const LayerInputs in{x, none, none, W_ih, W_hh, none, none, none, none, none, none, none, none, none, none};
+    return std::get<0>(lstm_layer_forward(make_backend(x), in, reverse, /*save=*/false));
   };
   at::Tensor forwards, backwards;
-  cuda::at_once(
+  cuda::on_two_streams(
       kDevice, [&] { forwards = y(false); },
       [&] {
         backwards = y(true);
@@ -200,10 +200,15 @@ TORCH_LIBRARY(rnndrop_emulated, m) {
   });
   m.def("set_ptx_version(int version) -> ()",
         [](int64_t version) { emu::device.ptx_version = static_cast<int>(version); });
-  m.def("set_out_of_memory(bool now) -> ()", [](bool now) { emu::device.out_of_memory = now; });
-  m.def("set_multicast(int most) -> ()", [](int64_t most) { cuda::wanted_multicast = most; });
+  m.def("set_driver_error(int error) -> ()",
+        [](int64_t error) { emu::device.answer = static_cast<cudaError_t>(error); });
+  m.def("set_cooperative(bool can) -> ()", [](bool can) { emu::device.cooperative = can; });
+  m.def("set_multicast(int most) -> ()", [](int64_t most) {
+    cuda::Trials trials;
+    trials.multicast = most;
+    cuda::wanted_trials = trials;
+  });
   m.def("prefetches() -> int", [] { return static_cast<int64_t>(emu::stats.prefetches); });
-  m.def("set_input_parts(int n) -> ()", [](int64_t n) { cuda::wanted_parts = n; });
   m.def("set_generator(int seed, int offset, bool captured) -> ()", [](int64_t seed, int64_t offset, bool captured) {
     at::default_generator().state = {static_cast<uint64_t>(seed), static_cast<uint64_t>(offset), captured};
   });

@@ -99,7 +99,6 @@ struct Problem {
     r.B = B;
     r.H = H;
     r.order = shape.order();
-    r.steps = {0, T};
     r.W_hh = W_hh.data();
     r.mask_h = {mask_h.data(), mask_h_per_row ? H : 0};
     r.noise = {mask_g.rows(), mask_c.rows(), zone_c.rows(), zone_h.rows()};
@@ -260,7 +259,7 @@ class Launch {
       plan.tiling = cuda::make_tiling(sizes, blocks, batch, plan.engine == Engine::grid ? one_of({1, 2, 3, 4, 20}) : 1);
     }
     plan.tiling.prefetch = one_of({0, 1, 2});
-    plan.at_once = one_of({0, 1, 2});
+    plan.groups_at_once = one_of({0, 1, 2});
     plan.shared_memory = cuda::shared_memory_of(plan.engine, plan.tiling, kind.dtype);
     scratch_.resize(cuda::scratch_bytes(plan, kind.dtype));
     std::fill(scratch_.begin(), scratch_.end(), char(0xff));
@@ -306,32 +305,23 @@ struct ForwardOutputs {
   Array<acc_t> c;
 };
 
-// In one launch, or in two with the state handed on between them.
 template <class scalar_t>
 void run_forward(ForwardOutputs<scalar_t>& out, Problem<scalar_t>& p, const Kind& kind,
-                 const cuda::RecurrenceLaunch& launch, bool save, int64_t n_first) {
+                 const cuda::RecurrenceLaunch& launch, bool save) {
   RecurrenceForward r;
   p.fill(r, kind.dtype);
   r.b_ih = p.b_ih.data();
   r.b_hh = p.b_hh.data();
-  r.h_begin = p.h_0.data();
+  r.h_0 = p.h_0.data();
   if (save) out.gates.elements = p.from_x.elements;  // in place
   r.from_x = save ? out.gates.data() : p.from_x.data();
   r.gates = save ? out.gates.data() : nullptr;
   r.c = out.c.data();
   r.y = out.y.data();
-  r.c_begin = p.c_0.data();
-  Array<scalar_t> h_between(p.B * p.H, 5, 6);
-  for (const Steps& part : {Steps{0, n_first}, Steps{n_first, p.T - n_first}}) {
-    if (part.n == 0) continue;
-    r.steps = p.shape.reverse ? Steps{p.T - part.begin - part.n, part.n} : part;
-    const bool last = part.begin + part.n == p.T;
-    r.h_n = last ? out.h_n.data() : h_between.data();
-    r.c_n = last ? out.c_n.data() : nullptr;
-    expect_launched(with_kernels(kind, [&](auto kernels) { return kernels.forward(r, launch); }));
-    r.h_begin = h_between.data();
-    r.continues = true;
-  }
+  r.c_0 = p.c_0.data();
+  r.h_n = out.h_n.data();
+  r.c_n = out.c_n.data();
+  expect_launched(with_kernels(kind, [&](auto kernels) { return kernels.run(r, launch); }));
 }
 
 template <class scalar_t>
@@ -339,9 +329,8 @@ void check_forward(Problem<scalar_t>& p, const Kind& kind, const Result& expecte
   const auto [T, B, H] = std::tuple(p.T, p.B, p.H);
   const Launch launch(kind, p.shape, false, p.is_general());
   const Context in{launch.get().plan.engine, launch.get().plan.tiling, p.shape};
-  const int64_t n_first = coin() ? T : (T + 1) / 2;
   ForwardOutputs<scalar_t> out(T, B * H, save);
-  run_forward(out, p, kind, launch.get(), save, n_first);
+  run_forward(out, p, kind, launch.get(), save);
   print_bits("forward", in, out.y, out.h_n, out.c_n, out.c, out.gates);
 
   expect_all("y", in, out.y, expected.y, kind.tolerance);
@@ -354,7 +343,7 @@ void check_forward(Problem<scalar_t>& p, const Kind& kind, const Result& expecte
   if (!in.tiling.in_registers) return;
   launch.count_in_registers(kind);
   ForwardOutputs<scalar_t> other(T, B * H, save);
-  run_forward(other, p, kind, launch.in_shared_memory(kind), save, n_first);
+  run_forward(other, p, kind, launch.in_shared_memory(kind), save);
   expect_same_bits("bits of y", in, out.y, other.y);
   expect_same_bits("bits of h_n", in, out.h_n, other.h_n);
   expect_same_bits("bits of c_n", in, out.c_n, other.c_n);
@@ -398,7 +387,7 @@ void check_backward(Problem<scalar_t>& p, const Kind& kind, const Result& forwar
     r.dh_0 = out.dh_0.data();
     r.dc_0 = out.dc_0.data();
     r.da = out.da.data();
-    expect_launched(with_kernels(kind, [&](auto kernels) { return kernels.backward(r, with); }));
+    expect_launched(with_kernels(kind, [&](auto kernels) { return kernels.run(r, with); }));
     return out;
   };
   const BackwardOutputs<scalar_t> out = run(launch.get());

@@ -26,6 +26,7 @@ H100 = (9, 132, 232448)
 SMALL = (9, 132, 20000)
 A100 = (8, 108, 166912)
 DTYPES = [torch.float64, torch.float32]
+DRIVER_ERRORS = {"MemoryAllocation": 2, "StreamCaptureUnsupported": 900, "Unknown": 999}  # cudaError...
 FEATURES = {
     "plain": {},
     "reverse": {"reverse": True, "without": ("b_hh",)},
@@ -203,54 +204,6 @@ def test_one_run_of_many_that_differs_is_found(what):
     assert runs_that_differ(layer, make_problem(2, 3, 4, 5), repeats=6) == 1
 
 
-@pytest.fixture
-def in_parts(op):
-    """Long sequences are projected in four parts, as somebody may ask."""
-    op.set_input_parts(4)
-    yield
-    op.set_input_parts(1)
-
-
-def test_a_long_sequence_is_projected_and_run_at_once_unless_asked_otherwise(op, emulated, use):
-    use("block")
-    problem = make_problem(64, 2, 3, 5)
-    assert recurrences_of(op, lambda: problem.solve(emulated))[1] == 2
-
-
-@pytest.mark.usefixtures("in_parts")
-@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
-@pytest.mark.parametrize("features", ["plain", "Gal a sample", "all"])
-def test_a_long_sequence_is_projected_and_run_in_parts(op, emulated, use, features, reverse):
-    use("block")
-    problem = make_problem(64, 2, 3, 5, **FEATURES[features] | {"reverse": reverse})
-    _, launches = recurrences_of(op, lambda: problem.solve(emulated))
-    assert launches == 4 + 1  # forward in four parts, backward in one
-    assert_equals_reference(problem, emulated)
-    without_a_state = make_problem(64, 2, 3, 5, **FEATURES[features] | {"reverse": reverse, "without": ("h_0", "c_0")})
-    assert_equals_reference(without_a_state, emulated)
-
-
-def test_there_are_no_more_parts_than_steps(op, use, in_parts):
-    """A first part without a step would leave no state for the second, where none is saved."""
-    use("block")
-    problem = make_problem(64, 2, 3, 5)
-    given = [problem.inputs[name] for name in INPUTS] + [None] + [problem.options.get(name) for name in CONSTANTS]
-    in_four = op.lstm_layer(*given, False, False)[0]
-    op.set_input_parts(100)
-    y, launches = recurrences_of(op, lambda: op.lstm_layer(*given, False, False)[0])
-    assert launches == 64
-    assert torch.equal(y, in_four)
-
-
-@pytest.mark.usefixtures("in_parts")
-def test_the_side_stream_is_taken_from_torch_once(op, emulated, use):
-    use("block")
-    make_problem(64, 2, 3, 5).solve(emulated)
-    taken = op.streams_from_pool()
-    make_problem(64, 2, 3, 5).solve(emulated)
-    assert op.streams_from_pool() == taken
-
-
 def test_inference_saves_nothing_and_gives_the_same(op, emulated, engine):
     problem = make_problem(4, 5, 3, 19, **ALL_FEATURES)
     given = [problem.inputs[name] for name in INPUTS] + [None] + [problem.options.get(name) for name in CONSTANTS]
@@ -292,19 +245,29 @@ def test_no_cluster_of_kernels_that_were_compiled_without(op, emulated, use, ptx
     assert found == launches
 
 
-def test_memory_that_the_driver_lacks_for_once_is_not_remembered(op, emulated, engine):
-    """It loads a kernel when it is first asked about it."""
+@pytest.mark.parametrize(("gpu", "error"), [(0, "MemoryAllocation"), (1, "Unknown"), (2, "StreamCaptureUnsupported")])
+def test_what_the_driver_cannot_say_for_once_is_not_remembered(op, emulated, engine, gpu, error):
+    """It has no memory for a kernel, which it loads when it is first asked about it, or tells of an earlier error."""
     problem = make_problem(3, 4, 5, 24)
-
-    def launches(out_of_memory):
-        op.set_out_of_memory(out_of_memory)
+    found = []
+    op.set_gpu(9, 132, 20024 + 16 * gpu)  # a GPU for itself: plans are remembered
+    for answer in (DRIVER_ERRORS[error], 0, DRIVER_ERRORS[error]):
+        op.set_driver_error(answer)
         try:
-            return recurrences_of(op, lambda: problem.solve(emulated))[1]
+            found.append(recurrences_of(op, lambda: problem.solve(emulated))[1])
         finally:
-            op.set_out_of_memory(False)
+            op.set_driver_error(0)
+    assert found == [2 * 3, 2, 2]
 
-    op.set_gpu(9, 132, 20024)  # a GPU for itself: plans are remembered
-    assert [launches(out_of_memory) for out_of_memory in (True, False, True)] == [2 * 3, 2, 2]
+
+def test_no_launch_of_blocks_that_run_together_where_the_gpu_has_none(op, emulated, use):
+    use("grid", (9, 132, 20072))
+    op.set_cooperative(False)
+    try:
+        _, launches = recurrences_of(op, lambda: make_problem(3, 4, 5, 24).solve(emulated))
+    finally:
+        op.set_cooperative(True)
+    assert launches == 2 * 3
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
@@ -318,6 +281,16 @@ def test_more_steps_than_a_kernel_counts_go_step_by_step_whatever_went_before(op
 
     lengths = (5, 2**31, 2**31 - 1, 2**31, 5)
     assert [engine_of(T) for T in lengths] == ["block", "stepwise", "block", "stepwise", "block"]
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+def test_padding_may_be_anything(emulated, engine, reverse):
+    problem = make_problem(4, 5, 3, 19, lengths=True, reverse=reverse)
+    expected = problem.solve(emulated)
+    x = problem.inputs["x"].clone()
+    x[torch.arange(4).unsqueeze(1) >= problem.options["lengths"]] = float("nan")
+    assert x.isnan().any()
+    assert_same_bits(replace(problem, inputs=problem.inputs | {"x": x}).solve(emulated), expected)
 
 
 def test_an_empty_batch_launches_nothing(op, emulated, use):

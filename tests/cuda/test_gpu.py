@@ -50,9 +50,10 @@ cuda_problem = functools.partial(make_problem, device="cuda")
 TRIALS = {
     "": {},
     "shared": {"registers": False},
+    "prefetch": {"registers": False, "prefetch": 2},
     "pieces": {"registers": False, "pieces": 2, "prefetch": 2},
 }
-TRIED_ENGINES = ("block, shared", "cluster, shared", "grid, shared", "grid, pieces")
+TRIED_ENGINES = ("block, shared", "cluster, shared", "cluster, prefetch", "grid, shared", "grid, pieces")
 
 
 @pytest.fixture(params=[*ENGINES, *TRIED_ENGINES])

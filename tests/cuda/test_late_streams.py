@@ -1,8 +1,8 @@
 """The backend on streams whose work comes late, in any order that its events allow, and while a graph is captured.
 
 A GPU runs two streams as it likes; the emulation does everything at once unless fake_torch_cuda/late_streams.h is on.
-The mistakes planted here are waits of the backend that are left out: it makes five where a sequence is projected in
-four parts, the first so that the side stream begins behind the caller's, the others before each part of the recurrence.
+The mistakes planted here are waits that are left out where both directions of a layer run at once: that of the side
+stream for the caller's, and that of the caller's for the side stream.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from layer_checks import assert_same_bits, make_problem
 
 from rnndrop_cuda import reference
 
-NONE, FORK, JOINS = -1, 0, (1, 2, 3, 4)
+NONE = -1
 ORDERS = ["late", *(f"rand{seed}" for seed in range(1, 9))]
 
 
@@ -32,25 +32,6 @@ def late_streams(op, order="late", *, capture=False, forget=NONE):
     op.end_late_streams()
 
 
-@pytest.fixture
-def problem(op):
-    """One whose input is projected in four parts on the side stream."""
-    op.set_engine("block")
-    op.set_input_parts(4)
-    yield make_problem(70, 2, 3, 8, mask_h="BH", mask_x="BI", mask_g="TBH")
-    op.set_input_parts(1)
-    op.set_engine("stepwise")
-
-
-@pytest.mark.parametrize("capture", [False, True], ids=["", "capture"])
-@pytest.mark.parametrize("order", ORDERS)
-def test_any_order_gives_the_same_bits(op, emulated, problem, order, capture):
-    expected = problem.solve(emulated)
-    with late_streams(op, order, capture=capture):
-        results = problem.solve(emulated)
-    assert_same_bits(results, expected)
-
-
 @pytest.mark.parametrize("engine", ["stepwise", "block", "cluster", "grid", "multicast"])
 def test_every_engine_can_be_captured(op, emulated, engine):
     op.set_engine(engine)
@@ -61,40 +42,6 @@ def test_every_engine_can_be_captured(op, emulated, engine):
         results = problem.solve(emulated)
     op.set_engine("stepwise")
     assert_same_bits(results, expected)
-
-
-@pytest.mark.parametrize("forgotten", JOINS)
-def test_a_part_that_does_not_wait_for_its_input_is_found(op, emulated, problem, forgotten):
-    expected = problem.solve(emulated)
-    with late_streams(op, forget=forgotten):
-        y = problem.solve(emulated)["y"].clone()
-    assert not torch.equal(y, expected["y"])
-
-
-def test_a_side_stream_that_does_not_wait_for_the_caller_is_found_in_a_capture(op, emulated, problem):
-    with (
-        pytest.raises(RuntimeError, match="work on a stream that is not part of the capture"),
-        late_streams(op, capture=True, forget=FORK),
-    ):
-        problem.solve(emulated)
-
-
-def test_a_side_stream_that_nobody_waits_for_is_found_in_a_capture(op, emulated, problem):
-    with (
-        pytest.raises(RuntimeError, match="a stream that was forked is not joined"),
-        late_streams(op, capture=True, forget=JOINS[-1]),
-    ):
-        problem.solve(emulated)
-
-
-@pytest.mark.parametrize("part", range(4))
-def test_the_side_stream_is_waited_for_where_a_part_fails(op, emulated, problem, part):
-    """What it has queued still writes to memory that is given back to the caller's stream."""
-    op.begin_late_streams("late", True, NONE)
-    op.fail_gemm(part)
-    with pytest.raises(RuntimeError, match="cuBLAS error"):
-        problem.solve(emulated)
-    op.end_late_streams()  # which finds forks that nobody waits for
 
 
 def test_a_wait_of_the_host_is_found_in_a_capture(op):
@@ -163,6 +110,13 @@ def test_a_direction_that_does_not_wait_or_is_not_waited_for_is_found(op, forgot
     if error:
         with pytest.raises(RuntimeError, match=error):
             outputs(capture=True, forget=forgotten)
+
+
+def test_the_side_stream_is_taken_from_torch_once(op):
+    both_ways(op)
+    taken = op.streams_from_pool()
+    both_ways(op)
+    assert op.streams_from_pool() == taken
 
 
 def test_a_direction_that_fails_is_waited_for(op):

@@ -11,6 +11,7 @@ from test_late_streams import late_streams
 
 from tests.problems import CONSTANTS, INPUTS, assert_equals_reference
 
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 gpus = itertools.count(40_000, 16)  # one for each test, known by its shared memory: what is timed is remembered
 
 
@@ -174,13 +175,30 @@ def test_where_the_driver_lacks_memory_it_times_once_all_the_same(timed, emulate
     problem = make_problem(5, 9, 4, 64)
     solve(problem, emulated, benchmark=False)  # by a plan that it knows already
     timed.recurrences()
-    timed.set_out_of_memory(True)
+    timed.set_driver_error(OUT_OF_MEMORY)
     try:
         solve(problem, emulated)
         assert len(launched(timed)[0]) > 1
         solve(problem, emulated)
     finally:
-        timed.set_out_of_memory(False)
+        timed.set_driver_error(0)
+    assert len(launched(timed)[0]) == 1
+
+
+def test_timing_takes_no_more_memory_than_the_call(timed, emulated):
+    """Of what grows with the sequence."""
+    problem = make_problem(64, 9, 4, 64)
+
+    def large_tensors():
+        with torch.profiler.profile(profile_memory=True) as profile:
+            solve(problem, emulated)
+        return sum(
+            event.self_cpu_memory_usage >= problem.inputs["x"][:, :, :1].nbytes * 64 for event in profile.events()
+        )
+
+    while_timed = large_tensors()
+    assert len(launched(timed)[0]) > 10
+    assert while_timed == large_tensors() > 0
     assert len(launched(timed)[0]) == 1
 
 

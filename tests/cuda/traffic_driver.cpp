@@ -47,7 +47,6 @@ void run(const Case& of, const cuda::Plan& plan, int64_t T, bool backward) {
     r.B = of.B;
     r.H = of.H;
     r.order = {T, false};
-    r.steps = {0, T};
     r.W_hh = W.data();
   };
   const auto with_kernels = [&](const auto& call) {
@@ -63,16 +62,16 @@ void run(const Case& of, const cuda::Plan& plan, int64_t T, bool backward) {
     r.dh_0 = states.data();
     r.dc_0 = more_states.data();
     r.da = da.data();
-    error = with_kernels([&](auto kernels) { return kernels.backward(r, launch); });
+    error = with_kernels([&](auto kernels) { return kernels.run(r, launch); });
   } else {
     RecurrenceForward r;
     fill(r);
-    r.h_begin = states.data();
-    r.c_begin = states.data();
+    r.h_0 = states.data();
+    r.c_0 = states.data();
     r.from_x = wide.data();
     r.c = c.data();
     r.y = y.data();
-    error = with_kernels([&](auto kernels) { return kernels.forward(r, launch); });
+    error = with_kernels([&](auto kernels) { return kernels.run(r, launch); });
   }
   if (error != cudaSuccess) throw std::runtime_error("a launch failed");
 }

@@ -53,6 +53,9 @@ struct CUDAStreamGuard {
   int before;
 };
 inline CUDAStream getCurrentCUDAStream() { return {late::current}; }
+struct CUDAStreamCaptureModeGuard {
+  explicit CUDAStreamCaptureModeGuard(cudaStreamCaptureMode) {}
+};
 enum class CaptureStatus { None, Active };
 inline CaptureStatus currentStreamCaptureStatusMayInitCtx() {
   return late::capturing ? CaptureStatus::Active : CaptureStatus::None;

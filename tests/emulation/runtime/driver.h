@@ -25,10 +25,11 @@ struct Device {
   // Multiprocessors of each GPC; a cluster lies within one.
   std::vector<int> gpcs =
       kHopper ? std::vector<int>{18, 18, 18, 16, 16, 16, 16, 14} : std::vector<int>{16, 16, 16, 16, 16, 14, 14};
-  int ptx_version = EMULATED_SM;  // of the PTX, or source, that its code was compiled from
-  int registers = 128;            // of a thread of any kernel
-  int static_shared_bytes = 0;    // of a block of any kernel
-  bool out_of_memory = false;     // for a kernel that it is asked about
+  int ptx_version = EMULATED_SM;     // of the PTX, or source, that its code was compiled from
+  int registers = 128;               // of a thread of any kernel
+  int static_shared_bytes = 0;       // of a block of any kernel
+  cudaError_t answer = cudaSuccess;  // to a question about a kernel
+  bool cooperative = true;           // it launches blocks that run together
 };
 
 inline Device device;
@@ -68,6 +69,7 @@ inline cudaError_t get_attribute(int* value, cudaDeviceAttr attribute, int /*dev
       *value = 0;
       for (const int n : device.gpcs) *value += n;
       return cudaSuccess;
+    case cudaDevAttrCooperativeLaunch: *value = device.cooperative; return cudaSuccess;
     default: return cudaErrorInvalidValue;
   }
 }
@@ -75,7 +77,7 @@ inline cudaError_t get_attribute(int* value, cudaDeviceAttr attribute, int /*dev
 template <class... P>
 cudaError_t get_function_attributes(cudaFuncAttributes* attributes, void (*kernel)(P...)) {
   count_question();
-  if (device.out_of_memory) return cudaErrorMemoryAllocation;
+  if (device.answer != cudaSuccess) return device.answer;
   *attributes = {};
   attributes->ptxVersion = device.ptx_version;
   attributes->binaryVersion = 10 * device.major;
@@ -87,7 +89,7 @@ cudaError_t get_function_attributes(cudaFuncAttributes* attributes, void (*kerne
 template <class... P>
 cudaError_t set_function_attribute(void (*kernel)(P...), cudaFuncAttribute attribute, int value) {
   count_question();
-  if (device.out_of_memory) return cudaErrorMemoryAllocation;
+  if (device.answer != cudaSuccess) return device.answer;
   std::lock_guard<std::mutex> lock(functions_mutex);
   Function& function = functions[reinterpret_cast<const void*>(kernel)];
   switch (attribute) {
@@ -129,7 +131,7 @@ inline cudaError_t admit(const void* kernel, size_t shared_bytes, unsigned clust
 template <class... P>
 cudaError_t max_active_blocks(int* blocks, void (*kernel)(P...), int threads, size_t shared_bytes) {
   count_question();
-  if (device.out_of_memory) return cudaErrorMemoryAllocation;
+  if (device.answer != cudaSuccess) return device.answer;
   const cudaError_t error = admit(reinterpret_cast<const void*>(kernel), shared_bytes, 1);
   if (error != cudaSuccess) return error;
   const size_t of_block = shared_bytes + device.static_shared_bytes + kReservedSharedBytes;
