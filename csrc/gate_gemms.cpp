@@ -7,6 +7,7 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/SmallVector.h>
 
 namespace rnndrop {
@@ -58,6 +59,12 @@ Tensor masked_input(const Tensor& x, const OptionalTensor& mask) {
   return (x * (per_gate(mask) ? mask->unsqueeze(1) : *mask)).contiguous();
 }
 
+// x~ with zeros where a sample has ended: da is 0 there, but x may be anything.
+Tensor without_ended(const Tensor& x_tilde, const Tensor& lengths) {
+  const Tensor t = at::arange(x_tilde.size(-3), lengths.options());
+  return at::where((t.unsqueeze(1) < lengths).unsqueeze(2), x_tilde, at::zeros({}, x_tilde.options()));
+}
+
 // A dx that is masked behind its product is read and written once more; W_ih before it would be one more launch, which
 // takes as long as some megabytes.
 constexpr size_t kSmallBytes = size_t{8} << 20;
@@ -104,7 +111,10 @@ void InputProjection::project(const Steps& steps, const Tensor& from_x) const {
 SequenceGradients::SequenceGradients(const BackwardCall& call, const Primitives& backend)
     : call_(call), backend_(backend) {
   const CheckedInputs& in = call.in;
-  if (call.need_dW) x_tilde_ = masked_input(in.x, in.mask_x);
+  if (call.need_dW) {
+    x_tilde_ = masked_input(in.x, in.mask_x);
+    if (in.lengths) x_tilde_ = without_ended(x_tilde_, *in.lengths);
+  }
   if (!call.need_dx) return;
   const bool is_small = call.dx.nbytes() <= kSmallBytes;
   masks_dx_ = in.mask_x && !per_gate(in.mask_x) && (per_sample(in.mask_x) || is_small);

@@ -17,25 +17,16 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// An op's C++ type is its layer function's without the backend.
-template <class Function>
-struct WithoutBackend;
-template <class Result, class... Args>
-struct WithoutBackend<Result(const Backend&, Args...)> {
-  using type = Result(Args...);
-};
-
 const auto& forward_op() {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("rnndrop::lstm_layer", "")
-                             .typed<WithoutBackend<decltype(lstm_layer_forward)>::type>();
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("rnndrop::lstm_layer", "").typed<OpType<lstm_layer_forward>>();
   return op;
 }
 
 const auto& backward_op() {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("rnndrop::lstm_layer_backward", "")
-                             .typed<WithoutBackend<decltype(lstm_layer_backward)>::type>();
+                             .typed<OpType<lstm_layer_backward>>();
   return op;
 }
 
@@ -46,7 +37,8 @@ constexpr int kMasks = 6;
 // What is saved of a direction behind them.
 enum Saved { kY = kInputs + kMasks, kGatesSaved, kCSaved, kHFull, kSaved };
 
-constexpr int kResults = std::tuple_size_v<ForwardResult>;
+// Outputs of a direction that have a derivative: y, h_n and c_n.
+constexpr int kOutputs = 3;
 
 OptionalTensor optional(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
 
@@ -68,29 +60,28 @@ std::array<ForwardResult, 2> call_ops(c10::ArrayRef<LayerDirection> directions, 
   return results;
 }
 
-// A layer in one direction or in both. Its edges: x, then the inputs of each direction that are there.
+// A layer in one direction or in both. Its edges: x, then the inputs of each direction that are there. `results` gets
+// what the op gives: the outputs, and beside them what has no derivative and so is none of the node's.
 struct LayerNode : torch::autograd::Function<LayerNode> {
   static variable_list forward(AutogradContext* ctx, at::TensorList /*edges*/,
-                               const c10::ArrayRef<LayerDirection>& directions) {
-    variable_list saved{directions[0].in.x, directions[0].in.lengths.value_or(Tensor())}, outputs, constants;
+                               const c10::ArrayRef<LayerDirection>& directions, std::array<ForwardResult, 2>* results) {
+    variable_list saved{directions[0].in.x, directions[0].in.lengths.value_or(Tensor())}, outputs;
     saved.reserve(saved.size() + directions.size() * kSaved);
-    outputs.reserve(directions.size() * kResults);
-    const std::array<ForwardResult, 2> results = call_ops(directions, /*save=*/true);
+    outputs.reserve(directions.size() * kOutputs);
+    *results = call_ops(directions, /*save=*/true);
     for (size_t k = 0; k < directions.size(); ++k) {
       const LayerInputs& in = directions[k].in;
-      const auto& [y, h_n, c_n, gates, c, h_full] = results[k];
+      const auto& [y, h_n, c_n, gates, c, h_full] = (*results)[k];
       saved.insert(saved.end(), {in.h_0.value_or(Tensor()), in.c_0.value_or(Tensor()), in.W_ih, in.W_hh});
       for (const OptionalTensor* tensor :
            {&in.b_ih, &in.b_hh, &in.W_hr, &in.mask_x, &in.mask_h, &in.mask_g, &in.mask_c, &in.zone_c, &in.zone_h}) {
         saved.push_back(tensor->value_or(Tensor()));
       }
       saved.insert(saved.end(), {y, gates, c, h_full});
-      outputs.insert(outputs.end(), {y, h_n, c_n, gates, c, h_full});
-      constants.insert(constants.end(), {gates, c, h_full});
+      outputs.insert(outputs.end(), {y, h_n, c_n});
       ctx->saved_data[of_direction(k)] = directions[k].reverse;
     }
     ctx->save_for_backward(std::move(saved));
-    ctx->mark_non_differentiable(constants);
     ctx->set_materialize_grads(false);
     return outputs;
   }
@@ -99,7 +90,7 @@ struct LayerNode : torch::autograd::Function<LayerNode> {
     // Read once, since a checkpoint that recomputes saved tensors hands them out only once.
     const variable_list saved = ctx->get_saved_variables();
     const Tensor &x = saved[0], &lengths = saved[1];
-    const size_t n = upstream.size() / kResults;
+    const size_t n = upstream.size() / kOutputs;
     const bool need_dx = ctx->needs_input_grad(0);
     struct Direction {
       const Tensor* saved;
@@ -116,9 +107,9 @@ struct LayerNode : torch::autograd::Function<LayerNode> {
       Direction& of = directions[k];
       of.saved = saved.data() + 2 + k * kSaved;
       of.reverse = ctx->saved_data[of_direction(k)].toBool();
-      of.dy = optional(upstream[k * kResults]);
-      of.dh_n = optional(upstream[k * kResults + 1]);
-      of.dc_n = optional(upstream[k * kResults + 2]);
+      of.dy = optional(upstream[k * kOutputs]);
+      of.dh_n = optional(upstream[k * kOutputs + 1]);
+      of.dc_n = optional(upstream[k * kOutputs + 2]);
       for (const OptionalTensor* gradient : {&of.dy, &of.dh_n, &of.dc_n}) {
         TORCH_CHECK_NOT_IMPLEMENTED(!*gradient || !(*gradient)->_fw_grad(/*level=*/0).defined(),
                                     "forward-mode derivatives, here of a backward, run with backend='python' only");
@@ -153,7 +144,7 @@ struct LayerNode : torch::autograd::Function<LayerNode> {
       });
     }
 
-    variable_list gradients(edge + 1);  // and one for `directions`
+    variable_list gradients(edge + 2);  // and for `directions` and `results`
     for (size_t k = 0; k < n; ++k) {
       Direction& of = directions[k];
       if (need_dx && of.dx.defined()) {
@@ -197,11 +188,12 @@ std::array<ForwardResult, 2> lstm_layer_with_node(c10::ArrayRef<LayerDirection> 
       if (*tensor) edges.push_back(**tensor);
     }
   }
-  const variable_list out = LayerNode::apply(at::TensorList(edges), directions);
   std::array<ForwardResult, 2> results;
+  const variable_list outputs = LayerNode::apply(at::TensorList(edges), directions, &results);
   for (size_t k = 0; k < directions.size(); ++k) {
-    const Tensor* of = out.data() + k * kResults;
-    results[k] = {of[0], of[1], of[2], of[3], of[4], of[5]};
+    auto& [y, h_n, c_n, gates, c, h_full] = results[k];
+    const Tensor* of = outputs.data() + k * kOutputs;
+    y = of[0], h_n = of[1], c_n = of[2];
   }
   return results;
 }

@@ -30,32 +30,37 @@ class Backend {
   virtual void backward(BackwardCall& call) const = 0;
 };
 
-ForwardResult lstm_layer_forward(const Backend& backend, const at::Tensor& x, const OptionalTensor& h_0,
-                                 const OptionalTensor& c_0, const at::Tensor& W_ih, const at::Tensor& W_hh,
-                                 const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& W_hr,
-                                 const OptionalTensor& mask_x, const OptionalTensor& mask_h,
-                                 const OptionalTensor& mask_g, const OptionalTensor& mask_c,
-                                 const OptionalTensor& zone_c, const OptionalTensor& zone_h,
-                                 const OptionalTensor& lengths, bool reverse, bool save);
-
-// c_0 and what b_ih and b_hh hold enter no formula here: the double backward starts from all inputs.
-BackwardResult lstm_layer_backward(const Backend& backend, const at::Tensor& x, const OptionalTensor& h_0,
-                                   const OptionalTensor& c_0, const at::Tensor& W_ih, const at::Tensor& W_hh,
-                                   const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& W_hr,
-                                   const OptionalTensor& mask_x, const OptionalTensor& mask_h,
-                                   const OptionalTensor& mask_g, const OptionalTensor& mask_c,
-                                   const OptionalTensor& zone_c, const OptionalTensor& zone_h,
-                                   const OptionalTensor& lengths, bool reverse, const at::Tensor& y,
+// c_0 and what b_ih and b_hh hold enter no formula of the backward: the double backward starts from all inputs.
+ForwardResult lstm_layer_forward(const Backend& backend, const LayerInputs& in, bool reverse, bool save);
+BackwardResult lstm_layer_backward(const Backend& backend, const LayerInputs& in, bool reverse, const at::Tensor& y,
                                    const at::Tensor& gates, const at::Tensor& c, const at::Tensor& h_full,
                                    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
                                    bool need_dx, bool need_dW);
 
-// One of the two above as an op's kernel, on the backend that make_backend(x) gives; the other arguments pass through.
+// One of the two above as an op: an argument for each tensor.
+template <auto layer>
+struct Op;
+template <class Result, class... Rest, Result (*layer)(const Backend&, const LayerInputs&, Rest...)>
+struct Op<layer> {
+  template <auto make_backend>
+  static Result call(const at::Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, const at::Tensor& W_ih,
+                     const at::Tensor& W_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
+                     const OptionalTensor& W_hr, const OptionalTensor& mask_x, const OptionalTensor& mask_h,
+                     const OptionalTensor& mask_g, const OptionalTensor& mask_c, const OptionalTensor& zone_c,
+                     const OptionalTensor& zone_h, const OptionalTensor& lengths, Rest... rest) {
+    return layer(make_backend(x),
+                 {x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, W_hr, mask_x, mask_h, mask_g, mask_c, zone_c, zone_h, lengths},
+                 rest...);
+  }
+  using Type = decltype(call<nullptr>);
+};
+template <auto layer>
+using OpType = typename Op<layer>::Type;
+
+// Its kernel, on the backend that make_backend(x) gives.
 template <auto layer, auto make_backend>
-struct OpKernel;
-template <class Result, class... Args, Result (*layer)(const Backend&, const at::Tensor&, Args...), auto make_backend>
-struct OpKernel<layer, make_backend> {
-  static Result call(const at::Tensor& x, Args... args) { return layer(make_backend(x), x, args...); }
+struct OpKernel {
+  static constexpr auto* call = &Op<layer>::template call<make_backend>;
 };
 
 }  // namespace rnndrop

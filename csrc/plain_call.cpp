@@ -53,7 +53,7 @@ bool is_float(at::ScalarType dtype) {
 // What x and all that is like it have in common; the type only where nothing is cast.
 struct Kind {
   Kind(const Tensor& x, bool casts) : dtype(x.scalar_type()), device(x.device()), casts(casts) {}
-  bool has(at::ScalarType other) const { return casts ? is_float(other) : other == dtype; }
+  bool has(at::ScalarType other) const { return casts ? is_float(other) && other != at::kDouble : other == dtype; }
   at::ScalarType dtype;
   c10::Device device;
   bool casts;

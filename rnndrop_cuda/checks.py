@@ -101,7 +101,7 @@ def check_orders(order: Tensor | None, back: Tensor | None, B: int) -> None:
     if not (order.is_cpu and back.is_cpu and type(order) is type(back) is Tensor):
         return
     places = order.clamp(0, B - 1)
-    wrong = ((order != places) | (back[places] != torch.arange(B))).nonzero()
+    wrong = ((order != places) | (back[places] != torch.arange(B, device="cpu"))).nonzero()
     if len(wrong):
         b = int(wrong[0])
         got, place = f"sorted_indices[{b}] = {order[b]}", int(places[b])

@@ -182,10 +182,18 @@ class LSTM(LikeTorch):
             nn.init.zeros_(self.h_0)
             nn.init.zeros_(self.c_0)
 
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        """nn.LSTM's, but for its list of weights: functional_call gives others, which may be of another dtype."""
+        expected = self._flat_weights[0]
+        if expected is not None and input.dtype == self.weight_ih_l0.dtype != expected.dtype:
+            input = torch.empty_like(input, dtype=expected.dtype, device="meta")
+        super().check_input(input, batch_sizes)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """As for every module, but a state without h_0 and c_0, such as nn.LSTM's, sets both to zeros."""
-        if self.learn_initial_state and not {prefix + "h_0", prefix + "c_0"} & state_dict.keys():
-            like = state_dict.get(prefix + "weight_hh_l0", self.h_0)  # on the file's device: ours may be meta
+        like = state_dict.get(prefix + "weight_hh_l0")  # on the file's device: ours may be meta
+        without_them = not {prefix + "h_0", prefix + "c_0"} & state_dict.keys()
+        if self.learn_initial_state and like is not None and without_them:
             state_dict.update({prefix + name: like.new_zeros(getattr(self, name).shape) for name in ("h_0", "c_0")})
         super()._load_from_state_dict(state_dict, prefix, *args)
 

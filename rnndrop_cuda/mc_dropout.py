@@ -93,7 +93,9 @@ def _dropout_in_eval(model: nn.Module, layers: list[LSTM], generator: torch.Gene
     def give_generator(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         return args, {"generator": generator} | kwargs
 
-    hooks = [layer.register_forward_pre_hook(give_generator, with_kwargs=True) for layer in layers]
+    # A subclass' forward may have nn.LSTM's arguments alone.
+    given = [] if generator is None else layers
+    hooks = [layer.register_forward_pre_hook(give_generator, with_kwargs=True) for layer in given]
     try:
         model.eval()
         for layer in layers:

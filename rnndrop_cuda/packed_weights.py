@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
+from typing import Any
+
 from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from rnndrop_cuda import ops
 from rnndrop_cuda.checks import check_module
 from rnndrop_cuda.lstm import LSTM
+
+packed_layers: weakref.WeakSet[LSTM] = weakref.WeakSet()
+"""Those that have been packed, of which some may not be any more."""
 
 
 class Packed:
@@ -29,15 +37,16 @@ def pack_weights(model: nn.Module) -> None:
 
     They do until a weight changes, is moved or is replaced, by an optimiser or by ``load_state_dict``, say; a layer
     then runs as it did before, until pack_weights is called again. What torch does not count goes unseen: changes by
-    way of ``.data``, of NumPy, or of another process that shares the memory; call pack_weights again after them. Copies
+    way of ``.data``, of NumPy, of a collective of ``torch.distributed``, or of another process that shares the memory;
+    call pack_weights again after them. Copies
     of the model, and those in files, have nothing packed. The memory is that of the weights once more, twice that of
     16-bit weights where the processor does not multiply these.
 
     Raises:
         TypeError: model is not an nn.Module.
         ValueError: there is no such layer in the model, or one that cannot run like this: its parameters are not on
-            the CPU, of a dtype without kernels, made under inference_mode or parametrized, or it has a projection, a
-            learned initial state or ``backend="python"``. The error names the layer.
+            the CPU, of a dtype without kernels, made under inference_mode or parametrized, or it has a projection,
+            zoneout, a learned initial state or ``backend="python"``. The error names the layer.
         RuntimeError: the kernels were not built.
     """
     if ops.WHY_NOT_LOADED:
@@ -48,8 +57,10 @@ def pack_weights(model: nn.Module) -> None:
     for name, layer in layers:
         if why := _why_not(layer):
             raise ValueError(f"pack_weights: {name or 'the model itself'} {why}")
+    _watch_fused_optimizers()
     for _, layer in layers:
         layer._packed = Packed(layer)
+        packed_layers.add(layer)
 
 
 def unpack_weights(model: nn.Module) -> None:
@@ -60,6 +71,20 @@ def unpack_weights(model: nn.Module) -> None:
     """
     for _, layer in _layers_in(model):
         layer._packed = None
+
+
+@functools.cache
+def _watch_fused_optimizers() -> None:
+    """torch's fused optimisers change weights without counting it."""
+
+    def unpack_changed(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        fused = [group["params"] for group in optimizer.param_groups if group.get("fused")]
+        changed = {id(parameter) for parameters in fused for parameter in parameters}
+        for layer in tuple(packed_layers) if changed else ():
+            if any(id(parameter) in changed for parameter in layer.parameters()):
+                layer._packed = None
+
+    register_optimizer_step_post_hook(unpack_changed)
 
 
 def _layers_in(model: nn.Module) -> list[tuple[str, LSTM]]:
@@ -74,6 +99,8 @@ def _why_not(layer: LSTM) -> str:
             return f"has {why}"
     if layer.proj_size:
         return "has a projection"
+    if layer.hidden_zoneout or layer.cell_zoneout:
+        return "has zoneout, which acts in eval, too"
     if layer.learn_initial_state:
         return "learns its initial state"
     return f"has backend={layer.backend!r}" if layer.backend not in ("auto", "cpu") else ""

@@ -38,7 +38,9 @@ def padded(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
     data, T, B = packed.data, len(packed.batch_sizes), int(packed.batch_sizes[0])
     if ops.runs_as_written():
         checks.check_orders(packed.sorted_indices, packed.unsorted_indices, B)
-    running = torch.arange(B) < packed.batch_sizes.unsqueeze(1)  # [T, B], longest first
+    running = torch.arange(B, device=packed.batch_sizes.device) < packed.batch_sizes.unsqueeze(
+        1
+    )  # [T, B], longest first
     places, lengths = (on_device(t, data.device) for t in (running.flatten().nonzero().squeeze(1), running.sum(0)))
     if packed.sorted_indices is not None and packed.unsorted_indices is not None:
         order = packed.sorted_indices
@@ -77,7 +79,7 @@ def lengths_of(x: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor | No
         return None
     if not isinstance(lengths, Tensor):
         try:
-            lengths = torch.as_tensor(lengths)
+            lengths = torch.as_tensor(lengths, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:  # torch has all three, and none names the argument
             raise TypeError(f"lengths: expected a tensor or a list of integers, got {lengths!r}") from error
         if lengths.numel() == 0:  # torch takes an empty list for floats

@@ -117,11 +117,14 @@ def lstm_steps(
     steps: dict[int, Step] = {}
     for t in reversed(range(T)) if reverse else range(T):
         of_step = {**others, **{name: mask[t] for name, mask in new_each_step.items()}}
-        step = lstm_step(x[t], h, c, W_ih, W_hh, b_ih, b_hh, **of_step)
+        x_t = x[t]
+        if lengths is not None:
+            running = (t < lengths).unsqueeze(-1)
+            x_t = torch.where(running, x_t, torch.zeros_like(x_t))  # padding may be NaN: 0 times it is, too
+        step = lstm_step(x_t, h, c, W_ih, W_hh, b_ih, b_hh, **of_step)
         if lengths is None:
             h, c, steps[t] = step.h, step.c, step
         else:
-            running = (t < lengths).unsqueeze(-1)
             h = torch.where(running, step.h, h)
             c = torch.where(running, step.c, c)
             steps[t] = Step(*(torch.where(running, value, torch.zeros_like(value)) for value in step))

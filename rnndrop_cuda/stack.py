@@ -70,8 +70,8 @@ def run_stack(
         if m.w is not None or m.y is not None:
             checks.check_masks_around(k, m, x, cast=dtype is not None)
         if dtype is not None:
-            tensors = tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
-            m = LayerMasks(*(mask if mask is None else mask.to(dtype) for mask in m))
+            tensors = tuple(_cast(tensor, dtype) for tensor in tensors)
+            m = LayerMasks(*(_cast(mask, dtype) for mask in m))
         x, h_0, c_0, W_ih, W_hh, *others = tensors
         W_hr = others.pop() if projected else None
         b_ih, b_hh = others or (None, None)
@@ -108,7 +108,7 @@ def run_stack(
 
 def _autocast_dtype(x: Tensor, projected: bool, packed: bool) -> torch.dtype | None:
     """None where autocast is off, leaves x as it is, or does not exist, as on the meta device."""
-    if not torch._C._is_any_autocast_enabled() or x.dtype is torch.float64:
+    if not torch._C._is_any_autocast_enabled() or not _is_cast(x):
         return None
     device = x.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
@@ -120,6 +120,15 @@ def _autocast_dtype(x: Tensor, projected: bool, packed: bool) -> torch.dtype | N
     if x.dtype not in (torch.float32, dtype):
         return torch.float32
     return x.dtype if packed else dtype
+
+
+def _is_cast(tensor: Tensor) -> bool:
+    """Whether autocast has a say in it."""
+    return tensor.is_floating_point() and tensor.dtype is not torch.float64
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return tensor.to(dtype) if tensor is not None and _is_cast(tensor) else tensor
 
 
 def _stacked(states: list[Tensor]) -> Tensor:

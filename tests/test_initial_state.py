@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from rnndrop_cuda import LSTM, functional, ops
 from tests.problems import CONSTANTS, INPUTS, OUTPUTS, assert_equals_reference, random_problem, relative_error
@@ -90,3 +91,12 @@ def test_the_second_bias_has_a_gradient_of_its_own(bias):
     assert torch.equal(layer.bias_hh_l0.grad, before)
     layer.bias_hh_l0.grad.mul_(2)
     assert torch.equal(layer.bias_ih_l0.grad, before)
+
+
+def test_a_state_that_has_nothing_of_the_layer_leaves_what_it_has_learned():
+    """A state of nn.LSTM's sets h_0 and c_0 to zeros; this one is of another layer alone."""
+    model = nn.ModuleDict({"encoder": LSTM(5, 6, learn_initial_state=True), "head": nn.Linear(6, 2)})
+    nn.init.ones_(model["encoder"].h_0)
+    found = model.load_state_dict(model["head"].state_dict(prefix="head."), strict=False)
+    assert {"encoder.h_0", "encoder.c_0"} < set(found.missing_keys)
+    assert torch.equal(model["encoder"].h_0, torch.ones_like(model["encoder"].h_0))

@@ -175,6 +175,45 @@ def test_dtypes_under_cpu_autocast_are_nn_lstms(of_weights, of_input, autocast, 
         assert torch.allclose(a.double(), e.double(), atol=1e-12 if of_input is torch.float64 else 2e-2)
 
 
+@pytest.mark.parametrize("options", [{}, {"backend": "python"}, {"hidden_zoneout": 0.1}], ids=str)
+def test_a_call_with_weights_of_another_dtype(options):
+    layer = LSTM(I, H, **options).eval()
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    weights = {name: weight.detach().double() for name, weight in layer.named_parameters()}
+    found = torch.func.functional_call(layer, weights, (x,))
+    with pytest.raises((ValueError, RuntimeError), match="dtype"):
+        torch.func.functional_call(layer, weights, (x.float(),))
+    assert_bit_for_bit(found, layer.double()(x))
+
+
+@pytest.mark.parametrize("wrong", [torch.complex64, torch.int64], ids=str)
+@pytest.mark.parametrize("proj_size", [0, 2])
+def test_what_autocast_does_not_cast_is_refused_under_it_too(proj_size, wrong):
+    for make in (nn.LSTM, LSTM):
+        layer = make(I, H, proj_size=proj_size)
+        x = torch.randn(T, B, I)
+        hx = (torch.zeros(1, B, proj_size or H), torch.zeros(1, B, H))
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(x, hx)
+            with pytest.raises((ValueError, RuntimeError, TypeError)):
+                layer(x.to(wrong))
+            with pytest.raises((ValueError, RuntimeError, TypeError)):
+                layer(x, tuple(state.to(wrong) for state in hx))
+
+
+def test_compiled_autograd_over_an_eager_forward():
+    gradients = []
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        for make in (nn.LSTM, LSTM):
+            torch.manual_seed(0)
+            layer = make(I, H, bidirectional=True, dtype=torch.float64)
+            loss = layer(torch.ones(T, B, I, dtype=torch.float64))[0].square().sum()
+            torch.compile(lambda loss: loss.backward(), backend="eager")(loss)
+            gradients.append([parameter.grad for parameter in layer.parameters()])
+    for theirs, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("device", "shape", "hx_device"),
     [("cpu", (0, B, I), None), ("cpu", (0, I), None), ("meta", (T, B, I), None), ("cpu", (T, B, I), "meta")],

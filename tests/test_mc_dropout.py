@@ -205,6 +205,22 @@ def test_mutual_information_of_passes_that_agree_is_not_below_zero():
     assert information.max() < 1e-6
 
 
+def test_a_subclass_that_takes_nn_lstms_arguments_alone():
+    class Mine(LSTM):
+        def forward(self, x, hx=None):
+            return super().forward(x, hx)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = Mine(5, 6, hidden_dropout=0.5)
+
+        def forward(self, x):
+            return self.lstm(x)[0][-1].softmax(-1)
+
+    assert mc_predict(Net(), torch.randn(7, 4, 5), 3).std.max() > 0
+
+
 def test_is_public():
     assert {"mc_predict", "MCPrediction"} <= set(rnndrop_cuda.__all__)
 

@@ -75,6 +75,12 @@ def by_an_optimizer(layer):
     torch.optim.SGD(layer.parameters(), lr=1.0).step()
 
 
+def by_a_fused_optimizer(layer):
+    """Which torch does not count."""
+    layer(torch.randn(T, B, I))[0].sum().backward()
+    torch.optim.AdamW(layer.parameters(), lr=1.0, fused=True).step()
+
+
 def from_a_state(layer):
     layer.load_state_dict(LSTM(I, H).state_dict())
 
@@ -87,7 +93,10 @@ def by_other_memory(layer):
     layer.weight_ih_l0.data = torch.randn(4 * H, I)
 
 
-@pytest.mark.parametrize("change", [in_place, by_an_optimizer, from_a_state, by_another_parameter, by_other_memory])
+@pytest.mark.parametrize(
+    "change",
+    [in_place, by_an_optimizer, by_a_fused_optimizer, from_a_state, by_another_parameter, by_other_memory],
+)
 def test_a_changed_weight_is_seen(change):
     layer, x, hx = layer_of()
     pack_weights(layer)
@@ -187,6 +196,7 @@ def test_what_cannot_be_packed_is_named():
         inference = LSTM(I, H)
     wrong = {
         r"encoder has a projection": LSTM(I, H, proj_size=2),
+        r"encoder has zoneout, which acts in eval, too": LSTM(I, H, cell_zoneout=0.1),
         r"encoder learns its initial state": LSTM(I, H, learn_initial_state=True),
         r"encoder has backend='python'": LSTM(I, H, backend="python"),
         r"encoder has parametrized weights": parametrizations.weight_norm(LSTM(I, H), "weight_hh_l0"),
@@ -205,6 +215,15 @@ def test_what_cannot_be_packed_is_named():
     for function in (pack_weights, unpack_weights):
         with pytest.raises(TypeError, match=r"model: expected an nn.Module, got Tensor"):
             function(torch.zeros(1))
+
+
+def test_parameters_may_be_swapped(monkeypatch):
+    """torch swaps no tensor that somebody else holds."""
+    layer, x, hx = layer_of()
+    pack_weights(layer)
+    monkeypatch.setattr(torch.__future__, "get_swap_module_params_on_conversion", lambda: True)
+    layer.double()
+    assert run(layer, x.double(), tuple(state.double() for state in hx))[0].dtype == torch.float64
 
 
 def test_a_profiler_sees_the_layer():

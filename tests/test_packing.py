@@ -164,3 +164,43 @@ def test_orders_on_a_device_are_not_read():
     assert run(packed_in([0, 0, 1, 2], BACK))[0].data.shape == (19, H)
     with pytest.raises(ValueError, match=ORDERS_EXPECTED):
         run(packed_in([0, 0, 1], BACK))
+
+
+def test_nothing_is_made_on_a_default_device_that_is_not_the_inputs():
+    """Such as that of ``torch.set_default_device("cuda")``."""
+    layer = LSTM(5, 6)
+    x = torch.randn(3, 2, 5)
+    longest_first = pack_sequence([x[:, 0], x[:2, 1]])
+    in_another_order = pack_sequence([x[:2, 1], x[:, 0]], enforce_sorted=False)
+    cases = (
+        lambda: layer(longest_first),
+        lambda: layer(in_another_order),
+        lambda: layer(x, lengths=[2, 3]),
+    )
+    for call in cases:
+        expected = call()
+        with torch.device("meta"):
+            found = call()
+        torch.testing.assert_close(found[1], expected[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("proj_size", [0, 3])
+@pytest.mark.parametrize("lengths", [[3, 6, 1, 6], [6, 6, 3, 1], [1, 3, 6, 0]], ids=str)
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "both ways"])
+def test_padding_may_be_anything(lengths, proj_size, reverse, backend):
+    """nn.LSTM does not read it where sequences are packed."""
+    layer = LSTM(5, 8, proj_size=proj_size, bidirectional=reverse, dtype=torch.float64, backend=backend)
+    x = torch.randn(6, 4, 5, dtype=torch.float64, device=device_of(backend))
+    layer.to(x.device)
+
+    def gradients(padding):
+        filled = x.clone()
+        for b, n in enumerate(lengths):
+            filled[n:, b] = padding
+        filled.requires_grad_()
+        y, state = layer(filled, lengths=lengths)
+        return torch.autograd.grad((y**2).sum() + state[1].sum(), [filled, *layer.parameters()])
+
+    for found, expected in zip(gradients(float("nan")), gradients(0.0), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

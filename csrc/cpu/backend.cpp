@@ -128,7 +128,7 @@ CpuBackend make_backend(const Tensor& /*x*/) {
 namespace cpu {
 
 PackedLayer::Weight::Weight(const Tensor& W)
-    : weight_(W), storage_(W.storage()), data_(W.const_data_ptr()), version_(W._version()) {
+    : impl_(W.unsafeGetTensorImpl()), storage_(W.storage()), data_(W.const_data_ptr()), version_(W._version()) {
   const Dtype dtype = dtype_of(W);
   const int64_t H = W.size(0) / kGates, K = W.size(1);
   panels_ = at::empty({packed_bytes(dtype, H, K)}, at::kByte);
@@ -143,8 +143,9 @@ ForwardResult PackedLayer::forward(const Tensor& x, const OptionalTensor& h_0, c
   RECORD_FUNCTION("rnndrop::lstm_layer", c10::ArrayRef<const c10::IValue>());
   check_not_forked();
   const CpuBackend backend({ih_.panels(), hh_.panels()});
-  return lstm_layer_forward(backend, x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, {}, {}, {}, {}, {}, {}, {}, {}, reverse,
-                            /*save=*/false);
+  const OptionalTensor none;
+  const LayerInputs in{x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, none, none, none, none, none, none, none, none};
+  return lstm_layer_forward(backend, in, reverse, /*save=*/false);
 }
 
 }  // namespace cpu

@@ -29,12 +29,12 @@ class PackedLayer {
    public:
     explicit Weight(const at::Tensor& W);
     bool is_of(const at::Tensor& W) const {
-      return W.is_same(weight_) && W.const_data_ptr() == data_ && W._version() == version_;
+      return W.unsafeGetTensorImpl() == impl_ && W.const_data_ptr() == data_ && W._version() == version_;
     }
     const void* panels() const { return panels_.const_data_ptr(); }
 
    private:
-    at::Tensor weight_;
+    const c10::TensorImpl* impl_;  // not held: torch swaps no tensor that others hold
     c10::Storage storage_;
     const void* data_;
     int64_t version_;

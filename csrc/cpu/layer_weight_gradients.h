@@ -42,7 +42,9 @@ class LayerWeightGradients {
         gate_rows_(rows.rows_of_gates(0, kGates)),
         rows_packed_(rows_of_piece(steps * layer.B)),
         dW_ih_(x_weight, layer.dW_ih, layer.need_dW, rows_packed_, layer.T * layer.B > rows_packed_),
-        dW_hh_(h_weight, layer.dW_hh, layer.need_dW, rows_packed_, layer.T * layer.B > rows_packed_) {
+        dW_hh_(h_weight, layer.dW_hh, layer.need_dW, rows_packed_, layer.T * layer.B > rows_packed_),
+        no_x_(layer.need_dW && layer.lengths ? layer.I : 0) {
+    if (no_x_.data()) std::fill_n(no_x_.data(), layer.I, S(0));
     if (W_hr && layer.need_dW) dW_hr_.emplace(layer, *W_hr, rows_packed_, layer.T * layer.B > rows_packed_);
   }
 
@@ -192,7 +194,11 @@ class LayerWeightGradients {
   void pack_inputs(const Team& team, int64_t begin, const Places& places, int64_t n, T* scratch) const {
     const int64_t B = layer_.B;
     const auto sample_of = [&](int64_t r) { return places[r] % B; };
-    const auto x = [&](int64_t r) { return x_row(begin, places[r]); };
+    // Where a sample has ended da is 0, but x may be anything.
+    const auto has_ended = [&](int64_t r) {
+      return layer_.lengths && begin + places[r] / B >= layer_.lengths[places[r] % B];
+    };
+    const auto x = [&](int64_t r) { return has_ended(r) ? no_x_.data() : x_row(begin, places[r]); };
     const auto h_before = [&](int64_t r) { return h_row_before(begin, places[r]); };
     if (!is_of_outer_products(dW_ih_)) dW_ih_.pack(team, B, n, x, sample_of, scratch);
     if (!is_of_outer_products(dW_hh_)) dW_hh_.pack(team, B, n, h_before, sample_of, scratch);
@@ -255,6 +261,7 @@ class LayerWeightGradients {
   std::vector<int32_t> gate_rows_;  // of [0, 4H), that are multiplied
   int64_t rows_packed_;             // at once, at most
   WeightGradient<T, S> dW_ih_, dW_hh_;
+  Buffer<S> no_x_;  // a row of zeros, where there are lengths
   std::optional<ProjectionGradient<S, T>> dW_hr_;
 };
 
