@@ -20,10 +20,13 @@ SEMINAR = "rnndrop_cuda.seminar.commands"
 COMMANDS = {
     "info": ("rnndrop_cuda.info", "show what was built, what can be used here, and why the rest cannot"),
     "compare": (SEMINAR + ".compare", "train the review classifier with each layer and compare the layers"),
-    "study": (SEMINAR + ".study", "answer one of the seminar's further questions, with several seeds"),
+    "study": (SEMINAR + ".study", "run one of the seminar's studies, over several seeds"),
     "train": (SEMINAR + ".train", "train one classifier, with checkpoints to resume from"),
-    "language-model": (SEMINAR + ".language_model", "train a language model, tell its perplexity, write text (or: lm)"),
-    "predict": (SEMINAR + ".predict", "tell the sentiment of a text, and how sure the classifier is"),
+    "language-model": (
+        SEMINAR + ".language_model",
+        "train a language model, report its perplexity, generate text (or: lm)",
+    ),
+    "predict": (SEMINAR + ".predict", "predict the sentiment of a text, and how sure the classifier is"),
     "vectors": (SEMINAR + ".vectors", "show which of the reviews' words have a pretrained vector"),
     "visualize": (SEMINAR + ".visualize", "show what a classifier does with one review, word by word"),
     "bench": ("bench.lstm", "time the layer on every backend (needs the source checkout)"),

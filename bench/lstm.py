@@ -101,7 +101,7 @@ def time_case(
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="bench.lstm",
+        prog="rnndrop bench",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
         epilog="examples:\n"

@@ -20,7 +20,7 @@ constexpr int64_t kCopy = 32, kCalls = 1 << 19;
 // The same: what a row that has ended costs the cell, which takes rows together that run.
 constexpr int64_t kEndedRow = 2500;
 // So many rows take as long as one: they wait for the weights.
-constexpr int64_t kFewRows = 4;
+constexpr int64_t kRowsAtTheCostOfOne = 4;
 
 Tensor int64s(int64_t n) { return at::empty({n}, at::kLong); }
 
@@ -69,7 +69,7 @@ OptionalTensor longest_first(const Tensor& lengths, const StackSizes& stack) {
   const int64_t ended = stack.T * B - std::accumulate(of, of + B, int64_t(0));
   const auto of_layer = [&](int64_t inputs) { return kGates * stack.H * (inputs + stack.P) + kEndedRow; };
   const int64_t of_row = stack.directions * (of_layer(stack.I) + (stack.layers - 1) * of_layer(outputs));
-  const int64_t left_out = ended * of_row / std::max<int64_t>(B, 1) * std::max<int64_t>(B - kFewRows, 0);
+  const int64_t left_out = ended * of_row / std::max<int64_t>(B, 1) * std::max<int64_t>(B - kRowsAtTheCostOfOne, 0);
   if (left_out <= kCopy * stack.T * B * (stack.I + outputs) + kCalls) return std::nullopt;
   if (std::is_sorted(of, of + B, std::greater<>())) return std::nullopt;
   const Tensor order = int64s(B);

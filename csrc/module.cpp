@@ -72,6 +72,7 @@ struct GivenTensors {
 
 PyObject* tuple_of(const rnndrop::ForwardResult& outputs) {
   PyObject* const tuple = PyTuple_New(std::tuple_size_v<rnndrop::ForwardResult>);
+  if (!tuple) throw python_error();
   Py_ssize_t k = 0;
   std::apply([&](const auto&... output) { (PyTuple_SET_ITEM(tuple, k++, THPVariable_Wrap(output)), ...); }, outputs);
   return tuple;
@@ -117,6 +118,7 @@ PyObject* longest_first(PyObject* /*module*/, PyObject* const* args, Py_ssize_t 
   TORCH_CHECK_TYPE(n == 7, "longest_first: expected 7 arguments, got ", n);
   const auto size = [&](int k) { return PyLong_AsLongLong(args[k]); };
   const rnndrop::StackSizes sizes{size(1), size(2), size(3), size(4), size(5), size(6)};
+  if (PyErr_Occurred()) return nullptr;
   const auto order = rnndrop::longest_first(rnndrop::tensor_of(args[0]), sizes);
   if (!order) Py_RETURN_NONE;
   return THPVariable_Wrap(*order);

@@ -34,7 +34,8 @@ struct RowNoise {
 };
 
 // lstm_cell.h says what each does. To add one: CellNoise there; StepNoise and LayerNoise here; then what fills them
-// (layer_inputs.*, lstm_layer.*) and what reads them (load_noise and cell_noise in the kernels).
+// (layer_inputs.*, stepwise.cpp, cuda/backend.cpp and the CPU's engine) and what reads them (load_noise and cell_noise
+// in the kernels).
 struct StepNoise {
   RowNoise mask_g, mask_c, zone_c, zone_h;
   bool on_state() const { return mask_c.data || zone_c.data || zone_h.data; }

@@ -12,8 +12,8 @@ namespace rnndrop {
 // each layer and direction. With is_packed input is a PackedSequence, and the output the data of one like it. hx is
 // None for zeros; lengths is None, a tensor or a list. `draw(T, B)` gives a LayerMasks for each, or is None where there
 // is no dropout. `packed` is None, or what pack_layers made of the module's weights, which serves as long as all of
-// them are what they were. `backend` is the module's. `dtype` is
-// None, or the one that autocast has the layer computed in.
+// them are what they were. `backend` is the module's. `dtype` is None, or the one that autocast has the layer computed
+// in.
 //
 // None where the call is not a plain one, and where anything does not fit: the way by rnndrop_cuda.functional then
 // takes it, and has the words for what is wrong.

@@ -2,7 +2,7 @@
 //
 //   x~_t = m_x * x_t    h~ = m_h * h_{t-1}    a_t = W_ih x~_t + W_hh h~ + b_ih + b_hh    then lstm_cell.h
 //
-// Masks that the batch shares are in the weights (layer_inputs.h). One for each sample multiplies x once, and h inside
+// Masks that the batch shares are in the weights (gate_gemms.h). One for each sample multiplies x once, and h inside
 // the step kernel; one for each gate and sample makes four x~ or h~, each with a product of its own.
 #include "stepwise.h"
 

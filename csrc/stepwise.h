@@ -1,4 +1,5 @@
-// The time loop for every call that a backend has no engine for: GEMM + pointwise step, written once for all backends.
+// The time loop for every call that a backend has no engine for: GEMM + pointwise step, of any Primitives. CUDA alone
+// has such calls; the CPU's engine takes all.
 #pragma once
 
 #include "layer_call.h"

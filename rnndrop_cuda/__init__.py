@@ -1,4 +1,4 @@
-"""LSTM layers with dropout inside the recurrence, at the speed of nn.LSTM.
+"""LSTM layers with dropout inside the recurrence, in fused kernels for CPU and CUDA.
 
 ``LSTM``, ``GalLSTM`` and ``SemeniutaLSTM`` are the layers, ``functional.lstm_layer`` is the function under them,
 ``mc_predict`` predicts with dropout left on, ``pack_weights`` prepares a model for single steps; the other names are

@@ -60,14 +60,15 @@ def explain_engine(
 ) -> str:
     """Which CUDA engine would run a layer of this shape, forward and backward, and why: one line for each.
 
-    By the model, which has its way unless ``torch.backends.cudnn.benchmark`` is set.
+    This is the choice by the speed model; with ``torch.backends.cudnn.benchmark`` a GPU may choose otherwise.
 
     Args:
         T, B, I, H: steps, batch, input and hidden features. I makes no difference: its GEMM is cuBLAS'.
         dtype: float64, float32, bfloat16 or float16.
         tf32: whether float32 products may be rounded to TF32, as torch.backends.cudnn.allow_tf32 has it.
-        gpu: the GPU; by default the current one, or an H100 where there is none. Whether all blocks that wait for each
-            other fit on it at once is asked of the driver for the current one, and computed for any other.
+        gpu: one of ``GPUS["h100"]``, ``["h200"]`` and ``["a100"]``; by default the current one, or an H100 where
+            there is none. Whether all blocks that wait for each other fit on it at once is asked of the driver for the
+            current one, and computed for any other.
 
     Raises:
         ValueError: a size is not positive, or there is no kernel for the dtype.

@@ -136,8 +136,8 @@ def lstm_layer(
     Dropout for RNNs in ASR" (ASRU 2015): one mask on the cell for all steps. ``zone_c`` and ``zone_h`` are zoneout,
     Krueger et al., "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations" (arXiv 1606.01305): how much
     of c and h stays as it was. A mask holds 0 or 1/(1-p), or any other multiplicative noise; a mask_c 0 or 1, since it
-    multiplies c anew at every step; zoneout 0 or 1, or in eval its expectation p. All are constants: no gradient flows
-    to them.
+    multiplies c anew at every step; zoneout 0 or 1, or in eval its expectation p. The fused kernels treat all of them
+    as constants; ``backend="python"`` differentiates through them, too.
 
     Args:
         x: ``[T, B, I]``, time first; T >= 1, B may be 0.
@@ -166,8 +166,8 @@ def lstm_layer(
 
     Raises:
         TypeError: an argument is not a tensor where one is expected.
-        ValueError: a dtype differs from x's or has no kernel, a length is out of range, a mask requires a gradient,
-            or the backend's name is unknown.
+        ValueError: a dtype differs from x's or has no kernel, a length is out of range, a mask requires a gradient
+            (unless backend is ``"python"``), or the backend's name is unknown.
         RuntimeError: a shape or a device does not fit, or the named backend cannot run here.
     """
     tensors = (

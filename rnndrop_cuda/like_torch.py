@@ -34,18 +34,26 @@ class LikeTorch(nn.RNNBase):
     learn_initial_state: bool
     mc_dropout: bool
     _drops_between_layers: bool
+    weight_ih_l0: nn.Parameter
+
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        """nn.LSTM's, but for its list of weights: functional_call gives others, which may be of another dtype."""
+        expected = self._flat_weights[0]
+        if expected is not None and input.dtype == self.weight_ih_l0.dtype != expected.dtype:
+            input = torch.empty_like(input, dtype=expected.dtype, device="meta")
+        super().check_input(input, batch_sizes)
 
     @classmethod
     def from_torch(cls, lstm: nn.LSTM, **ours: Unpack[PresetOptions]) -> Self:
         """A layer of this class with the sizes, options, weights, device, dtype and mode of an nn.LSTM.
 
         Args:
-            lstm: is left as it is.
-            ours: further keywords of this class, such as its dropout.
+            lstm: the layer to copy; it is not changed.
+            ours: keywords that nn.LSTM lacks, such as input_dropout.
 
         Raises:
             TypeError: lstm is not an nn.LSTM, or a keyword is unknown.
-            ValueError: lstm has dropout between its layers, and this class has none.
+            ValueError: lstm has dropout between its layers, and this class (GalLSTM, SemeniutaLSTM) has none.
         """
         if not isinstance(lstm, nn.LSTM):
             raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")

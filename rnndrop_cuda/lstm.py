@@ -35,7 +35,7 @@ IN_NN_LSTMS_REPR = ("proj_size", "num_layers", "bias", "batch_first", "dropout",
 
 
 class LSTM(LikeTorch):
-    r"""An LSTM like :class:`torch.nn.LSTM`, with dropout inside the recurrence at no cost in speed.
+    r"""An LSTM like :class:`torch.nn.LSTM`, with dropout inside the recurrence, in fused kernels.
 
     .. math::
         \tilde x_t &= m_x \odot x_t \qquad \tilde h = m_h \odot h_{t-1} \\
@@ -87,7 +87,8 @@ class LSTM(LikeTorch):
         hidden_zoneout, cell_zoneout: probability that a unit of h or of c stays as it was in a step.
         mask_scope: ``"batch"`` draws one :math:`m_x`, :math:`m_h` and :math:`m_c` for the whole batch, as masking the
             weights does; ``"sample"`` draws one for each sample, as Gal's code and Keras do: less variance between
-            steps of training, but a product more to compute.
+            training steps, but on a CPU no column can be left out, so that it is no faster than no dropout. Zoneout is
+            always drawn for each sample, DropConnect always for the batch.
         candidate_mask: ``"step"`` draws a fresh :math:`m_g` for every step and sample; ``"sequence"`` keeps one for
             all steps, of the scope that mask_scope says.
         gate_masks: ``"tied"`` draws one :math:`m_x` and :math:`m_h` for all gates; ``"untied"`` one for each, as
@@ -182,13 +183,6 @@ class LSTM(LikeTorch):
             nn.init.zeros_(self.h_0)
             nn.init.zeros_(self.c_0)
 
-    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
-        """nn.LSTM's, but for its list of weights: functional_call gives others, which may be of another dtype."""
-        expected = self._flat_weights[0]
-        if expected is not None and input.dtype == self.weight_ih_l0.dtype != expected.dtype:
-            input = torch.empty_like(input, dtype=expected.dtype, device="meta")
-        super().check_input(input, batch_sizes)
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """As for every module, but a state without h_0 and c_0, such as nn.LSTM's, sets both to zeros."""
         like = state_dict.get(prefix + "weight_hh_l0")  # on the file's device: ours may be meta
@@ -208,21 +202,19 @@ class LSTM(LikeTorch):
         ]
         return ", ".join([str(self.input_size), str(self.hidden_size), *differing])
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of a pickle from before the names init, h_0 and c_0 were left to subclasses, too."""
-        if "_init" not in state:
-            state["_init"] = state.pop("init", "default")
-            if not state["learn_initial_state"]:
-                parameters = state["_parameters"].items()
-                unused = {name for name, value in parameters if name in ("h_0", "c_0") and value is None}
-                state["_parameters"] = {name: value for name, value in parameters if name not in unused}
-        super().__setstate__(state)
-
     def draw_masks(self, T: int, B: int, generator: torch.Generator | None = None) -> list[LayerMasks]:
         """The masks that a forward with dropout on would draw for T steps and a batch of B.
 
         One entry for each layer and direction, in the order of the parameters; on their device and in their dtype. A
         dropout of 0 draws nothing.
+
+        Args:
+            T, B: steps and batch size; whole numbers, at least 0.
+            generator: on the device of the parameters; torch's default generator when absent.
+
+        Raises:
+            TypeError: T or B is not a whole number, or generator is not a torch.Generator.
+            ValueError: T or B is negative.
         """
         return draw(self, T, B, generator)
 
@@ -287,9 +279,11 @@ class LSTM(LikeTorch):
             lengths: int64 ``[B]`` on any device, or a list; each in [0, T]. Past its length a sample's state is
                 carried unchanged and the output is 0, in both directions, so that h_n and c_n are those of its own
                 end. Not together with a PackedSequence, which has its own.
-            masks: one :class:`~rnndrop_cuda.LayerMasks` for each layer and direction to use, in training and in
-                eval alike, instead of drawing any. None in a field is no dropout there.
-            generator: draws every mask of this call, nn.LSTM's between layers too; torch's own when absent.
+            masks: one :class:`~rnndrop_cuda.LayerMasks` for each layer and direction, in the order of the parameters
+                (layer 0 forward, layer 0 backward, layer 1 forward ...), used in training and in eval alike instead of
+                drawing any. A field that is None means no dropout there, zoneout included.
+            generator: draws every mask of this call, those between layers too; must be on the device of the
+                parameters. torch's default generator when absent.
             return_masks: whether the masks that were used come back, so that the same call with them as ``masks``
                 gives the same output, bit for bit.
             return_states: whether every h_t, c_t and activated gate comes back, for each layer and direction a

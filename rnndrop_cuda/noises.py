@@ -25,7 +25,7 @@ def sizes_by_name(T: int, B: int, I: int, H: int, P: int) -> Sizes:
 
 
 class LayerMasks(NamedTuple):
-    """The masks of one layer in one direction, None where there is none; P, the width of h, is mostly H."""
+    """The masks of one layer in one direction, None where there is none. P, the width of h, is proj_size or else H."""
 
     x: Tensor | None = None
     """``[I]`` or ``[B, I]``, on the input: Gal & Ghahramani. Untied, one for each gate, ``[4, 1, I]`` or

@@ -77,9 +77,17 @@ class _Preset(LSTM):
 class GalLSTM(_Preset):
     """An LSTM with the variational dropout of Gal & Ghahramani (arXiv 1512.05287).
 
-    d(x_t) and d(h_{t-1}): one mask on x and one on h, each with drop probability ``dropout``, the same at every
-    step. The fused counterpart of the seminar's ``RNNLayer`` and ``FastRNNLayer``. The other arguments are those of
-    :class:`LSTM`; there is no dropout between layers.
+    One mask on x and one on h, h_t = LSTM(m_x * x_t, m_h * h_{t-1}), both drawn with probability ``dropout`` and kept
+    for all steps: ``LSTM(..., input_dropout=p, hidden_dropout=p)``. The fused counterpart of the seminar's ``RNNLayer``
+    and ``FastRNNLayer``.
+
+    Args:
+        dropout: probability of dropping; 0, the default, is no dropout. By keyword: the third position is num_layers.
+        The others are :class:`LSTM`'s, but for ``input_dropout``, ``hidden_dropout`` and a dropout between layers.
+
+    Raises:
+        TypeError: ``input_dropout`` or ``hidden_dropout`` is given, or a float where num_layers stands.
+        ValueError: as :class:`LSTM`.
     """
 
     _of_dropout = ("input_dropout", "hidden_dropout")
@@ -88,8 +96,16 @@ class GalLSTM(_Preset):
 class SemeniutaLSTM(_Preset):
     """An LSTM with the recurrent dropout of Semeniuta, Severyn & Barth (COLING 2016, C16-1165).
 
-    c_t = f * c_{t-1} + i * d(g): a fresh mask at every step, with drop probability ``dropout``. The fused counterpart
-    of the seminar's ``MyLSTM``. The other arguments are those of :class:`LSTM`; there is no dropout between layers.
+    c_t = f * c_{t-1} + i * (m_g * g), m_g drawn anew at every step with probability ``dropout``:
+    ``LSTM(..., candidate_dropout=p)``. The fused counterpart of the seminar's ``MyLSTM``.
+
+    Args:
+        dropout: probability of dropping; 0, the default, is no dropout. By keyword: the third position is num_layers.
+        The others are :class:`LSTM`'s, but for ``candidate_dropout`` and a dropout between layers.
+
+    Raises:
+        TypeError: ``candidate_dropout`` is given, or a float where num_layers stands.
+        ValueError: as :class:`LSTM`.
     """
 
     _of_dropout = ("candidate_dropout",)

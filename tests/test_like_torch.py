@@ -1,6 +1,5 @@
 """What code written for nn.LSTM does besides a forward, and how a call goes where nn.LSTM has a rule of its own."""
 
-import pickle
 import warnings
 
 import pytest
@@ -38,20 +37,6 @@ def test_names_that_nn_lstm_has_not_are_left_to_subclasses(make):
     assert plain.init == "normal"
     plain.init = nn.init.xavier_uniform_
     plain.reset_parameters()
-
-
-@CLASSES
-@pytest.mark.parametrize("learned", [True, False])
-def test_pickles_of_before_load(make, learned):
-    """When init was an attribute of the instance, and h_0 and c_0 were there without a learned state, as None."""
-    layer = make(I, H, init="orthogonal", learn_initial_state=learned)
-    layer.__dict__["init"] = layer.__dict__.pop("_init")
-    if not learned:
-        layer.register_parameter("h_0", None), layer.register_parameter("c_0", None)
-    again = pickle.loads(pickle.dumps(layer))
-    assert again.init == "orthogonal" and "init" not in vars(again)
-    assert ("h_0" in again._parameters) == ("c_0" in again._parameters) == learned
-    assert_bit_for_bit(again(x := torch.randn(T, B, I)), make.forward(again, x))
 
 
 @CLASSES

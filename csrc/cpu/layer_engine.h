@@ -12,6 +12,10 @@
 //   packed_gemm, unpacked_gemm, outer_products, kept_columns, step_kernels
 //                    what these are made of: products with panels, with weights as they lie, of very few rows,
 //                    gathering what a mask keeps, and the cell
+//   widening_gemm, bfloat16_gemm, amx_gemm, widened_steps, convert
+//                    the same for 16-bit types, by what the processor has
+//   compact_rows, strided_rows, buffer, threads
+//                    rows and memory of a call, and its team of threads
 #pragma once
 
 #include "params.h"

@@ -489,7 +489,7 @@ class Forward {
   bool takes_x_along_;  // and W_ih x~ is among these sums, not a product of its own
   PanelOrder x_order_;
   PanelMemory<T> x_memory_;
-  Buffer<S> h_tilde_;  // two times [n_h_tilde,B,H]
+  Buffer<S> h_tilde_;  // two times [n_h_tilde,B,P]
   bool widens_steps_;
   bool has_gates_of_chunk_;
   Buffer<Acc> gates_of_chunk_;  // [steps,B,4H]: where none are saved, and of 16 bits' gates what W_ih brings to them

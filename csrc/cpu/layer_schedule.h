@@ -36,7 +36,7 @@ constexpr int64_t kChunkRows = 384;
 // Fewer multiplications than this are not worth waking the other threads for.
 constexpr int64_t kEnoughForSeveral = 1 << 19;
 // Threads with so many rows of the batch each would gain nothing by sharing out the units instead.
-constexpr int64_t kFewRows = 6;
+constexpr int64_t kEnoughRowsOfThread = 6;
 // Multiplications in the time that a barrier takes for each thread that comes to it. Measured with two, on AVX2; AMX
 // makes more of them in that time.
 constexpr int64_t kBarrierOfThread = 1 << 13;
@@ -129,7 +129,7 @@ template <class T>
 bool splits_rows(const LayerProblem& layer, int64_t columns, int64_t n, int64_t at_once) {
   const int64_t barrier = (amx::multiplies<T>() ? 4 : 1) * kBarrierOfThread;
   const int64_t by_units = step_by_units(layer, columns, n, at_once, barrier);
-  return layer.B >= n * kFewRows || step_by_rows(layer, columns, n) <= by_units;
+  return layer.B >= n * kEnoughRowsOfThread || step_by_rows(layer, columns, n) <= by_units;
 }
 
 // Whether the two directions of a layer are better run at once, by a thread each, than one after the other by n: a

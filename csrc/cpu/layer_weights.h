@@ -1,4 +1,4 @@
-// The engine's weights: which rows and columns of W_ih and W_hh are multiplied, and the backward's products with them.
+// The engine's weights: which rows and columns of W_ih and W_hh are multiplied.
 //
 // What a mask drops for the whole batch and sequence is neither packed nor multiplied: columns of x and h, and the rows
 // of i and g of units without a candidate. At p = 0.5 the columns are half of the arithmetic, the rows a quarter.

@@ -96,7 +96,7 @@ inline std::string describe(const Plan& plan) {
   if (t.prefetch > 0) text << ", " << t.prefetch << " steps prefetched";
   text << std::fixed << std::setprecision(1) << "; about " << plan.step_ns / 1000 << " us a step by the model ("
        << std::setprecision(2) << "product " << step.product / 1000 << ", cells " << step.cells / 1000 << ", exchange "
-       << step.exchange / 1000 << ", of which at once " << step.together / 1000;
+       << step.exchange / 1000 << ", of which overlapped " << step.together / 1000;
   if (step.waves > 1) text << ", times " << step.waves << " waves";
   text << ")";
   if (plan.timed_ns > 0) text << ", " << plan.timed_ns / 1000 << " as timed";

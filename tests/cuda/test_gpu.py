@@ -40,7 +40,7 @@ DTYPES = [torch.float64, torch.float32]
 HALVES = (torch.bfloat16, torch.float16)
 SIZES = [(1, 1, 1, 1), (5, 3, 7, 8), (4, 129, 31, 45), (6, 16, 24, 264), (3, 130, 300, 128)]
 
-LONG = 70  # steps: above 64 the input is projected in parts on a stream of its own
+LONG = 70  # steps: more than are timed
 ENGINES = ("stepwise", "block", "cluster", "grid", "auto")
 
 cuda_layer = functools.partial(functional.lstm_layer, backend="cuda")

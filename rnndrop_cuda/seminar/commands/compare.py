@@ -180,7 +180,12 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="passes over the training reviews (default: 5; --quick: 2; --paper: 15)",
     )
-    add("--seed", type=options.seed, metavar="N", help="of weights, dropout and order of batches (default: 0)")
+    add(
+        "--seed",
+        type=options.seed,
+        metavar="N",
+        help="seed for the weights, the dropout and the order of batches (default: 0)",
+    )
     add("--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     add("--out", type=str, metavar="DIR", help="folder of the results (default: results/compare[-quick|-paper])")
     add("--fresh", action="store_true", help="train every layer anew; earlier results are kept under another name")

@@ -151,7 +151,9 @@ def _add_checkpoint(parser: options.Parser) -> None:
         "--checkpoint", type=str, default=OUT, metavar="DIR",
         help=f"the folder of a run, of which the best checkpoint is taken, or of a checkpoint (default: {OUT})",
     )  # fmt: skip
-    parser.add_argument("--seed", type=options.seed, default=0, metavar="N", help="of masks and text (default: 0)")
+    parser.add_argument(
+        "--seed", type=options.seed, default=0, metavar="N", help="seed of the masks and the text (default: 0)"
+    )
     parser.add_argument(
         "--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)"
     )

@@ -98,7 +98,7 @@ def _parser() -> options.Parser:
         "  rnndrop study dropout --quick          short sentences, a minute or two\n"
         "  rnndrop study dropout                  meant for 15 minutes on 2 cores\n"
         "  rnndrop study dropout --seeds 5        the same, with two seeds more\n"
-        "  rnndrop study full-reviews             every review, whole: half an hour\n"
+        "  rnndrop study full-reviews             the first 400 words of every review: half an hour\n"
         "  rnndrop study pretraining --pretrained results/language-model\n\n"
         "Writes study.json, study.png and study.html, and a file for each run under runs/: none is repeated.",
     )

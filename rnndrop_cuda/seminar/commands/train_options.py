@@ -64,7 +64,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     _number(group, "patience", options.positive, "N", "stop after N epochs without a better score")
     add("--monitor", choices=MONITORS, help=f"the score that chooses the best epoch (default: {DEFAULT.monitor})")
     _number(group, "checkpoint_every", options.positive, "N", "write a checkpoint after every N batches, too")
-    _number(group, "seed", options.seed, "N", "of weights, dropout and order of the reviews")
+    _number(group, "seed", options.seed, "N", "seed for the weights, the dropout and the order of the reviews")
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:

@@ -78,7 +78,10 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     device: torch.device | str,
 ) -> Score:
-    """One pass with updates. The score is of each batch as it was met, dropout on."""
+    """One pass over the loader with updates: the mean loss and accuracy of each batch as it was met, dropout on.
+
+    Batches are ``(ids [B, T], labels [B])``, or the same with lengths ``[B]``.
+    """
     model.train()
     return run_batches(train_loader, model, lossfun, device, optimizer).score()
 
