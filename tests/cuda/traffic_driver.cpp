@@ -68,6 +68,8 @@ void run(const Case& of, const cuda::Plan& plan, int64_t T, bool backward) {
     fill(r);
     r.h_0 = states.data();
     r.c_0 = states.data();
+    r.h_n = more_states.data();
+    r.c_n = more_states.data();
     r.from_x = wide.data();
     r.c = c.data();
     r.y = y.data();
