@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from rnndrop_cuda import onnx, ops
-from rnndrop_cuda.checks import check_drawing, check_probability, check_shape
-from rnndrop_cuda.noises import IN_EVAL, NOISES, LayerMasks, MaskOptions, Noise, Shape, sizes_by_name
+from rnndrop_cuda.checks import check_choice, check_drawing, check_probability, check_shape
+from rnndrop_cuda.noises import IN_EVAL, NOISES, OPTIONS, LayerMasks, MaskOptions, Noise, Shape, sizes_by_name
 
 
 def dropout_mask(
@@ -89,7 +89,7 @@ def noises_on(layer: Any) -> list[Drawn]:
     """The noises whose probability is not 0 in an LSTM, in the table's order.
 
     Raises:
-        ValueError: what was set for one after the layer was made is no probability.
+        ValueError: what was set after the layer was made is no probability, or none of an option's names.
     """
     # A loop, since torch.compile cannot trace := inside a comprehension.
     drawn = []
@@ -98,6 +98,8 @@ def noises_on(layer: Any) -> list[Drawn]:
             continue
         if p := getattr(layer, row.keyword):
             drawn.append((row, check_probability(row.keyword, p), row.drawn_shape(layer)))
+    for name, choices in OPTIONS.items() if drawn else ():
+        check_choice(name, getattr(layer, name), choices)
     return drawn
 
 

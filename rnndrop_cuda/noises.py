@@ -13,6 +13,7 @@ from torch import Tensor
 MASK_SCOPES = ("batch", "sample")
 CANDIDATE_MASKS = ("step", "sequence")
 GATE_MASKS = ("tied", "untied")
+OPTIONS = {"mask_scope": MASK_SCOPES, "candidate_mask": CANDIDATE_MASKS, "gate_masks": GATE_MASKS}
 Shape = tuple[str | int, ...]
 """Sizes by their names: T steps, B samples, I input features, H cells, P features of h (H without a projection)."""
 

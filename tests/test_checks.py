@@ -65,6 +65,15 @@ def test_bad_probability_that_is_set_later(name, p):
         layer(torch.zeros(T, B, I))
 
 
+@pytest.mark.parametrize("name", ["mask_scope", "candidate_mask", "gate_masks"])
+def test_bad_name_that_is_set_later(name):
+    layer = LSTM(I, H, candidate_dropout=0.5)
+    layer(torch.zeros(T, B, I))
+    setattr(layer, name, "smaple")
+    with pytest.raises(ValueError, match=f"{name}: expected one of .*, got 'smaple'"):
+        layer(torch.zeros(T, B, I))
+
+
 def test_bad_zoneout_that_is_set_later_acts_in_eval_too():
     layer = LSTM(I, H).eval()
     layer.hidden_zoneout = 1.5
