@@ -31,6 +31,7 @@ namespace rnndrop::cpu {
 #endif
 std::string cpu_capability() { return CAPABILITY; }
 int64_t most_threads() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
+void check_not_forked() {}
 }  // namespace rnndrop::cpu
 
 namespace {

@@ -118,10 +118,7 @@ class CpuBackend final : public Backend {
   cpu::PackedWeights packed_;  // of a forward
 };
 
-CpuBackend make_backend(const Tensor& /*x*/) {
-  cpu::check_not_forked();
-  return CpuBackend();
-}
+CpuBackend make_backend(const Tensor& /*x*/) { return CpuBackend(); }
 
 }  // namespace
 
@@ -141,7 +138,6 @@ ForwardResult PackedLayer::forward(const Tensor& x, const OptionalTensor& h_0, c
                                    const Tensor& W_ih, const Tensor& W_hh, const OptionalTensor& b_ih,
                                    const OptionalTensor& b_hh, bool reverse) const {
   RECORD_FUNCTION("rnndrop::lstm_layer", c10::ArrayRef<const c10::IValue>());
-  check_not_forked();
   const CpuBackend backend({ih_.panels(), hh_.panels()});
   const OptionalTensor none;
   const LayerInputs in{x, h_0, c_0, W_ih, W_hh, b_ih, b_hh, none, none, none, none, none, none, none, none};

@@ -12,7 +12,6 @@ std::string cpu_capability() { return at::get_cpu_capability(); }
 int64_t most_threads() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
 
 void check_not_forked() {
-  if (most_threads() == 1) return;
   static const pid_t owner = getpid();
   TORCH_CHECK(getpid() == owner,
               "rnndrop_cuda has run on several threads before this process was forked, and threads do not survive a "

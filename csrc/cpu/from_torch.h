@@ -13,8 +13,8 @@ std::string cpu_capability();
 // torch.get_num_threads(), or 1 on one of several threads that are at work already.
 int64_t most_threads();
 
-// OpenMP's threads do not survive a fork: a child that inherits the pool would wait for them forever. So the child is
-// told; one that asks for a single thread needs no pool.
+// Before several threads are asked for. OpenMP's do not survive a fork: a child that inherits the pool would wait for
+// them forever. So the child is told; one that asks for a single thread needs no pool.
 void check_not_forked();
 
 }  // namespace rnndrop::cpu

@@ -58,6 +58,7 @@ void with_team(bool enough_for_several, const Prepare& prepare, const Run& run) 
     const auto member = prepare(alone);
     return run(alone, member);
   }
+  check_not_forked();
   std::atomic_flag failed = ATOMIC_FLAG_INIT;
   std::exception_ptr error;
   run_team([&](const Team& team) {

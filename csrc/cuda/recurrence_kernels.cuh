@@ -113,7 +113,7 @@ int64_t RecurrenceKernels<M>::groups_at_once(const Plan& plan, bool backward, bo
   };
   const int64_t clusters = backward ? clusters_of(kernel_of<RecurrenceBackward, M>(plan, general))
                                     : clusters_of(kernel_of<RecurrenceForward, M>(plan, general));
-  if (clusters == kNoAnswer) return kNoAnswer;
+  if (clusters < 1) return clusters;  // 0, or kNoAnswer
   return is_through_second_cache(plan.engine) ? clusters * plan.tiling.share / plan.tiling.blocks : clusters;
 }
 

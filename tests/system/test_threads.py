@@ -1,6 +1,8 @@
 """The module in several threads at once, and in forked processes."""
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -89,6 +91,27 @@ def test_forked_child_on_several_threads_is_told_that_it_cannot(backend):
     model.eval().requires_grad_(False)  # then each direction is a thread's
     model(x)
     assert "set_num_threads(1)" in in_forked_child(lambda: model(x)[0].sum().item(), seconds=10)
+
+
+AFTER_ONE_THREAD = """
+import os, torch
+from rnndrop_cuda import LSTM
+
+torch.set_num_threads(2)
+LSTM(2, 3, backend="cpu")(torch.zeros(1, 1, 2))
+child = os.fork()
+if child:
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+assert LSTM(32, 128, backend="cpu")(torch.ones(10, 64, 32))[0].isfinite().all()
+os._exit(7)
+"""
+
+
+@pytest.mark.parametrize("backend", backends("cpu"))
+def test_a_call_on_one_thread_leaves_forked_children_theirs(backend):
+    """Too small for two, it starts no pool. In a process of its own: this one has run on several."""
+    done = subprocess.run([sys.executable, "-c", AFTER_ONE_THREAD], timeout=60, capture_output=True, check=False)
+    assert done.returncode == 7, done.stderr.decode()
 
 
 @pytest.mark.usefixtures("two_threads")
