@@ -83,7 +83,7 @@ class GalLSTM(_Preset):
 
     Args:
         dropout: probability of dropping; 0, the default, is no dropout. By keyword: the third position is num_layers.
-        The others are :class:`LSTM`'s, but for ``input_dropout``, ``hidden_dropout`` and a dropout between layers.
+        others: :class:`LSTM`'s, but for ``input_dropout``, ``hidden_dropout`` and a dropout between layers.
 
     Raises:
         TypeError: ``input_dropout`` or ``hidden_dropout`` is given, or a float where num_layers stands.
@@ -101,7 +101,7 @@ class SemeniutaLSTM(_Preset):
 
     Args:
         dropout: probability of dropping; 0, the default, is no dropout. By keyword: the third position is num_layers.
-        The others are :class:`LSTM`'s, but for ``candidate_dropout`` and a dropout between layers.
+        others: :class:`LSTM`'s, but for ``candidate_dropout`` and a dropout between layers.
 
     Raises:
         TypeError: ``candidate_dropout`` is given, or a float where num_layers stands.
