@@ -444,12 +444,15 @@ void check_what_has_no_kernel() {
     cuda::Plan plan;
     plan.engine = engine;
     plan.tiling.in_registers = in_registers;
+    bool is_refused = cuda::RecurrenceKernels<cuda::Float32>::groups_at_once(plan, false, false) == 0;
     try {
-      cuda::RecurrenceKernels<cuda::Float32>::groups_at_once(plan, false, false);
-      std::printf("FAIL there are kernels for the engine %s, in registers %d\n", name_of(engine), in_registers);
-      ++failures;
+      cuda::RecurrenceKernels<cuda::Float32>::run(RecurrenceForward(), {plan});
+      is_refused = false;
     } catch (const std::logic_error&) {  // as it should
     }
+    if (is_refused) continue;
+    std::printf("FAIL there are kernels for the engine %s, in registers %d\n", name_of(engine), in_registers);
+    ++failures;
   }
   cuda::Plan multicast;
   multicast.engine = Engine::multicast;
