@@ -196,7 +196,7 @@ class LayerWeightGradients {
     const auto sample_of = [&](int64_t r) { return places[r] % B; };
     // Where a sample has ended da is 0, but x may be anything.
     const auto has_ended = [&](int64_t r) {
-      return layer_.lengths && begin + places[r] / B >= layer_.lengths[places[r] % B];
+      return layer_.lengths && begin + places[r] / B >= layer_.lengths[sample_of(r)];
     };
     const auto x = [&](int64_t r) { return has_ended(r) ? no_x_.data() : x_row(begin, places[r]); };
     const auto h_before = [&](int64_t r) { return h_row_before(begin, places[r]); };

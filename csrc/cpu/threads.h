@@ -44,6 +44,7 @@ inline bool has_threads() { return most_threads() > 1; }
 
 template <class Work>
 void run_team(const Work& work) {
+  check_not_forked();
   run_team([](const void* context, const Team& team) { (*static_cast<const Work*>(context))(team); }, &work);
 }
 
@@ -58,7 +59,6 @@ void with_team(bool enough_for_several, const Prepare& prepare, const Run& run) 
     const auto member = prepare(alone);
     return run(alone, member);
   }
-  check_not_forked();
   std::atomic_flag failed = ATOMIC_FLAG_INIT;
   std::exception_ptr error;
   run_team([&](const Team& team) {
@@ -80,7 +80,6 @@ template <class Work>
 void parallel_for(int64_t n, int64_t grain, const Work& work) {
   if (n <= 0) return;
   if (n <= grain || !has_threads()) return work(int64_t{0}, n);
-  check_not_forked();
   std::atomic_flag failed = ATOMIC_FLAG_INIT;
   std::exception_ptr error;
   run_team([&](const Team& team) {

@@ -3,11 +3,14 @@
 #include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include <map>
 
 namespace rnndrop::cuda {
+namespace {
 
+// One for each device and thread: every further stream would cost cuBLAS a workspace.
 c10::cuda::CUDAStream side_stream(c10::DeviceIndex device) {
   thread_local std::map<c10::DeviceIndex, c10::cuda::CUDAStream> streams;
   const auto known = streams.find(device);
@@ -16,11 +19,14 @@ c10::cuda::CUDAStream side_stream(c10::DeviceIndex device) {
   return streams.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device)).first->second;
 }
 
+// Whatever `stream` gets from here on is behind all that `queued_on` has by now.
 void wait_for(const c10::cuda::CUDAStream& queued_on, const c10::cuda::CUDAStream& stream) {
   at::cuda::CUDAEvent queued;
   queued.record(queued_on);
   queued.block(stream);
 }
+
+}  // namespace
 
 void on_two_streams(c10::Device device, const std::function<void()>& first,
                     const std::function<std::vector<at::Tensor>()>& second) {

@@ -2,18 +2,11 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/cuda/CUDAStream.h>
 
 #include <functional>
 #include <vector>
 
 namespace rnndrop::cuda {
-
-// One for each device and thread: every further stream would cost cuBLAS a workspace.
-c10::cuda::CUDAStream side_stream(c10::DeviceIndex device);
-
-// Whatever `stream` gets from here on is behind all that `queued_on` has by now.
-void wait_for(const c10::cuda::CUDAStream& queued_on, const c10::cuda::CUDAStream& stream);
 
 // first() on the caller's stream, second() on the side stream, both behind all that the caller's has by now, and
 // whatever it gets later behind both. Only events order the two, so that a CUDA graph can capture them, and two
