@@ -3,9 +3,10 @@
 On a CPU every measurement is a process of its own, and the figure is the kernel's count of its resident memory: the
 highest (VmHWM, reset before the call) less the level before the call. So everything counts that the call touches:
 outputs, what is saved for the backward, gradients, packed weights and the libraries' scratch, which torch's own
-profiler does not see. Not counted: x, weights, upstream gradients, and code and threads, which a call at a small size
-has loaded before. The allocator is told to return every block above 64 KiB at once, so that no memory freed earlier is
-reused unnoticed. The count is accurate to about 0.3 MB.
+profiler does not see. Not counted: x, weights, upstream gradients, code (pages of files), and threads, which a call at
+a small size has started before. The allocator is told to return every block above 64 KiB at once, so that no memory
+freed earlier is reused unnoticed, and the kernel not to use huge pages, which would count 2 MB for a byte. The count is
+accurate to about 0.3 MB.
 
 On CUDA it is the most that torch's allocator had handed out, less what it had handed out before.
 """
@@ -39,6 +40,7 @@ from rnndrop_cuda import functional
 
 SMALL = Size(16, 32, 64, 64)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+PR_SET_THP_DISABLE = 41  # of the kernel's prctl.h
 Result = TypeVar("Result")
 
 
@@ -163,24 +165,27 @@ def peak_of(call: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    return_free_memory()
+    count_what_is_touched()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM = VmRSS
-    before = resident("VmRSS")
+    before, files_before = resident("VmRSS", "RssFile")
     call()
-    return max(0, resident("VmHWM") - before)
+    highest, files = resident("VmHWM", "RssFile")
+    return max(0, highest - before - (files - files_before))
 
 
-def return_free_memory() -> None:
-    """Gives free memory back to the system, now and from here on."""
+def count_what_is_touched() -> None:
+    """Gives free memory back to the system, and takes none in huge pages, now and from here on."""
     libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
     libc.mallopt(M_MMAP_THRESHOLD, 64 << 10)
     libc.mallopt(M_TRIM_THRESHOLD, 64 << 10)
     libc.malloc_trim(0)
 
 
-def resident(field: str) -> int:
+def resident(*fields: str) -> list[int]:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
+    sizes = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    return [int(sizes[field].split()[0]) << 10 for field in fields]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,28 @@ def peak_after_a_larger_one(which: str) -> int:
         "together": lambda: [torch.ones(1 << 21) for _ in range(4)],
     }
     return memory.peak_of(calls[which], CPU)
+
+
+def test_code_and_untouched_memory_do_not_count() -> None:
+    """The kernel maps more than a call touches: pages of files around one that is read, and memory 2 MB at a time."""
+    assert memory.in_a_process(peak_of_code_and_untouched_memory) < 1 << 20
+
+
+def peak_of_code_and_untouched_memory() -> int:
+    torch.set_num_threads(1)
+    libraries = Path(torch.__file__).parent / "lib"
+    with (
+        (libraries / "libtorch_python.so").open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code,
+        mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE) as untouched,
+    ):
+        untouched.madvise(mmap.MADV_HUGEPAGE)
+
+        def call() -> None:
+            code.find(b"not in this library, which is read to its end for that")
+            untouched[4 << 20] = 1
+
+        return memory.peak_of(call, CPU)
 
 
 def test_memory_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
