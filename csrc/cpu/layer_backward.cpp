@@ -193,7 +193,7 @@ class Backward {
           input_gradient_of_x_unpacked(team, rows, dx, scratch);
         } else {
           for_each_block(team.share(rows, row_block_), row_block_, [&](int64_t r, int64_t M) {
-            running_.for_each_piece(begin, {r, r + M}, [&](int64_t first, int64_t running, int64_t ended) {
+            running_.for_each_part(begin, {r, r + M}, [&](int64_t first, int64_t running, int64_t ended) {
               if (running > 0) input_gradient_of_x(first, running, dx, scratch);
               std::fill_n(dx + (first + running) * layer_.I, ended * layer_.I, S(0));
             });

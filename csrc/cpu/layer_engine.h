@@ -7,7 +7,7 @@
 //   running_rows     which rows of the batch are multiplied at a step
 //   layer_schedule   chunks of steps, blocks of rows, shares of threads: all measured sizes
 //   packed_weights   panels that many calls multiply
-//   layer_forward    the forward
+//   layer_forward    the forward; forward_plan what it decides before it runs
 //   layer_backward   the backward; layer_weight_gradients, weight_gradient the gradients of the weights
 //   packed_gemm, unpacked_gemm, outer_products, kept_columns, step_kernels
 //                    what these are made of: products with panels, with weights as they lie, of very few rows,

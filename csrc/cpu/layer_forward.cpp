@@ -14,6 +14,7 @@
 #include "cpu/amx_gemm.h"
 #include "cpu/compute_type.h"
 #include "cpu/forward_panels.h"
+#include "cpu/forward_plan.h"
 #include "cpu/from_torch.h"
 #include "cpu/layer_engine.h"
 #include "cpu/layer_schedule.h"
@@ -36,132 +37,39 @@ class Forward {
  public:
   Forward(const LayerForward& layer, const PackedWeights& packed)
       : layer_(layer),
-        row_block_(row_block<T>(layer)),
-        is_packed_(packed.W_hh),
+        plan_(layer, packed),
         running_(layer),
-        // Threads that share out the units could not also skip some of them.
-        rows_(layer.H, splits_rows(layer, most_threads()) ? shared_mask_g<S>(layer) : nullptr),
-        mask_x_(layer.mask_x, layer.B, layer.I, forms_masked_rows(layer.mask_x, layer.I, layer.T * layer.B)),
-        mask_h_(layer.mask_h, layer.B, layer.P, forms_masked_rows(layer.mask_h, layer.P, layer.B)),
-        x_factor_(mask_x_.mask, layer.B, layer.I),
-        h_factor_(mask_h_.mask, layer.B, layer.P),
-        x_weight_(layer.W_ih, x_factor_.mask, rows_, layer.I),
-        h_weight_(layer.W_hh, h_factor_.mask, rows_, layer.P),
-        masks_h_rows_(mask_h_.mask.data && mask_h_.mask.per_sample),
-        // Forward in time y is h wherever a step still runs; backwards h_0 is carried to each sample's own end.
-        keeps_h_tilde_(masks_h_rows_ || (layer.lengths && layer.order.reverse)),
-        n_h_tilde_(mask_h_.mask.inputs_of_sample()),
-        h_memory_(packed.W_hh ? memory_of(packed.W_hh)
-                              : memory_for(h_weight_, packing_of(h_weight_, layer.B, true,
-                                                                 layer.T == 1 && layer.B <= row_block_))),
-        by_units_(packed.W_hh || (rows_.all() && h_weight_.groups.size() == 1 && h_memory_.packing == Packing::before)),
-        takes_x_along_(by_units_ && takes_x_along()),
-        x_order_(takes_x_along_ || packed.W_ih ? PanelOrder::units : PanelOrder::gates),
-        x_memory_(packed.W_ih ? memory_of(packed.W_ih) : memory_for(x_weight_, packing_of_x())),
-        h_tilde_(keeps_h_tilde_ ? 2 * n_h_tilde_ * layer.B * layer.P : 0),
-        // Without gates to save, it is what lengths carry that is better converted once.
-        widens_steps_((layer.gates || layer.lengths) && by_units_ && !keeps_h_tilde_ && widens_steps<S, T>(layer)),
-        // Gates that nobody saves are better not written at all.
-        has_gates_of_chunk_(takes_x_along_ ? widens_steps_ && layer.gates : is_16_bits<S> || !layer.gates),
-        gates_of_chunk_(has_gates_of_chunk_ ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0),
-        h_of_step_(widens_steps_ ? layer.B * layer.H : 0),
-        widens_h_n_(widens_steps_ && layer.h_n && !layer.W_hr),
-        h_n_(widens_h_n_ ? layer.B * layer.H : 0) {
-    if (widens_h_n_) convert(h_n_.data(), static_cast<const S*>(layer.h_n), layer.B * layer.H);
-    if (layer.W_hr) {
-      const void* mask = masks_h_rows_ ? mask_h_.mask.data : nullptr;
-      projection_.emplace(layer, !could_read_unpacked(layer.H, layer.B), static_cast<const S*>(mask), n_h_tilde_);
-    }
+        h_memory_(memory_for(plan_.h_weight, plan_.h_packing, packed.W_hh)),
+        x_memory_(memory_for(plan_.x_weight, plan_.x_packing, packed.W_ih)),
+        h_tilde_(plan_.keeps_h_tilde ? 2 * plan_.n_h_tilde * layer.B * layer.P : 0),
+        gates_of_chunk_(plan_.has_gates_of_chunk ? steps_per_chunk(layer, layer.B) * layer.B * kGates * layer.H : 0),
+        h_of_step_(plan_.widens_steps ? layer.B * layer.H : 0),
+        h_n_(plan_.widens_h_n ? layer.B * layer.H : 0) {
+    if (plan_.widens_h_n) convert(h_n_.data(), static_cast<const S*>(layer.h_n), layer.B * layer.H);
+    if (layer.W_hr) projection_.emplace(layer, plan_.packs_projection(), plan_.mask_of_rows_of_h(), plan_.n_h_tilde);
   }
 
   void run() {
     with_team(
         enough_for_several(layer_), [&](const Team& team) { return prepare(team); },
         [&](const Team& team, const Member& member) { run_member(team, member); });
-    if (widens_h_n_) convert(static_cast<S*>(layer_.h_n), h_n_.data(), layer_.B * layer_.H);
+    if (plan_.widens_h_n) convert(static_cast<S*>(layer_.h_n), h_n_.data(), layer_.B * layer_.H);
   }
 
  private:
-  // Whether the product of a step and its units takes x too.
-  bool takes_x_along() const {
-    if (is_packed_) return layer_.T == 1 || is_narrow(x_weight_, layer_);
-    return x_weight_.groups.size() == 1 && !reads_unpacked(x_weight_, layer_.T * layer_.B) &&
-           !(mask_x_.mask.data && mask_x_.mask.per_sample) && is_narrow(x_weight_, layer_);
-  }
-  // Whether a product of its own with x would cost more, for the gates that it leaves in memory, than to read W_ih
-  // once a step and to multiply as many units as fill its panels: on AMX, where to multiply costs least.
-  static bool is_narrow(const Weight<T, S>& weight, const LayerProblem& layer) {
-    constexpr int64_t kMostRows = 32;
-    const int64_t pays =
-        amx::multiplies<T>() ? 16 * std::min(layer.B, row_block<T>(layer)) : 2 * std::min(layer.B, kMostRows);
-    return weight.groups[0].K() * round_up(layer.H, ForwardPanels<T, S>::units_at_once()) <= pays * layer.H;
-  }
-  bool could_read_unpacked(int64_t columns, int64_t rows_at_once) const {
-    return too_few_to_pack_forward<T>(layer_.T * layer_.B, rows_at_once, columns) && columns >= least_unpacked_K<T>() &&
-           Weight<T, S>::can_read_unpacked();
-  }
-  // Whether x~ or h~ is formed for a mask that the batch shares, so that its weight can be read where it lies.
-  bool forms_masked_rows(const InputMask& mask, int64_t columns, int64_t rows_at_once) const {
-    return rows_.all() && could_read_unpacked(columns, rows_at_once) &&
-           too_little_to_leave_out<S>(mask, columns, layer_.T * layer_.B);
-  }
-  bool reads_unpacked(const Weight<T, S>& weight, int64_t rows_at_once) const {
-    return could_read_unpacked(weight.columns, rows_at_once) && weight.is_whole();
-  }
-  static bool splits_rows(const LayerProblem& layer, int64_t n) {
-    return cpu::splits_rows<T>(layer, layer.I + layer.P, n, ForwardPanels<T, S>::units_at_once());
-  }
-  // Whether n threads share out the batch, else the units.
-  bool splits_batch(int64_t n) const { return !rows_.all() || (splits_rows(layer_, n) && !reads_too_much_each(n)); }
-  // Whether threads that share out the batch would each read all of a large W_hh for little: in a single step, or for
-  // so few rows that the product waits for it. A kernel that takes six rows at once is not faster than the memory for
-  // more than eight, and packs a weight for all threads sooner than each would its own.
-  bool reads_too_much_each(int64_t n) const {
-    constexpr int64_t kRows = 8;
-    const bool takes_few = rows_at_once<T>() < kRows;
-    const bool for_little = layer_.T == 1 ? is_packed_ || !takes_few : layer_.B <= n * (takes_few ? 1 : 4) * kRows;
-    return n > 1 && has_large_W_hh<T>(layer_) && for_little;
-  }
-  // Whether n threads share out the steps of the product with x, since there are too few rows of the batch for all.
-  bool shares_steps_of_x(int64_t n) const {
-    const bool enough = layer_.T * layer_.B * kGates * layer_.H * layer_.I > kEnoughForSeveral;
-    return !takes_x_along_ && enough && layer_.B < n && splits_batch(n);
-  }
-  // Whether each thread multiplies all of the batch: where they share it, each would pack all of a weight by itself.
-  bool takes_whole_batch() const { return most_threads() == 1 || !splits_batch(most_threads()); }
-  // Whether x's rows of a chunk lie together, so that one product takes all of them.
-  bool multiplies_steps_together() const { return layer_.T == 1 || (takes_whole_batch() && !layer_.lengths); }
-  // rows: that are multiplied in one product, where they are together. once: in that product alone. A weight that is
-  // widened takes as long to pack as three times as many rows take where it lies.
-  Packing packing_of(const Weight<T, S>& weight, int64_t rows, bool together, bool once) const {
-    const bool whole_batch = takes_whole_batch();
-    const int64_t of_thread = whole_batch ? rows : rows / most_threads();
-    const bool pays = together && of_thread >= least_rows_packed<T>();
-    if (reads_unpacked(weight, rows)) {
-      const bool enough = std::is_same_v<S, T> || of_thread / 2 >= least_rows_packed<T>();
-      return pays && enough ? Packing::as_multiplied : Packing::never;
-    }
-    return pays && once && whole_batch ? Packing::as_multiplied : Packing::before;
-  }
-  Packing packing_of_x() const {
-    if (takes_x_along_) return Packing::before;
-    const bool once = steps_per_chunk(layer_, layer_.B) == layer_.T;
-    return packing_of(x_weight_, layer_.T * layer_.B, multiplies_steps_together(), once);
-  }
-  static PanelMemory<T> memory_for(const Weight<T, S>& weight, Packing packing) {
-    PanelMemory<T> memory{packing, {}};
+  static PanelMemory<T> memory_for(const Weight<T, S>& weight, Packing packing, const void* packed_earlier) {
+    PanelMemory<T> memory{packing, {}, static_cast<const T*>(packed_earlier)};
     for (const Group<T>& group : weight.groups) {
       if (packing != Packing::before) break;
       memory.before.emplace_back(ForwardPanels<T, S>::storage_for(weight, group, most_threads()));
     }
     return memory;
   }
-  static PanelMemory<T> memory_of(const void* panels) { return {Packing::earlier, {}, static_cast<const T*>(panels)}; }
 
   // With room for a whole panel past the last gate.
   GatesLayout from_h_layout(const Range& units) const {
-    const int64_t width = h_weight_.width;
-    return {round_up(kGates * units.size(), width) + width, units.size(), units.begin, rows_.all()};
+    const int64_t width = plan_.h_weight.width;
+    return {round_up(kGates * units.size(), width) + width, units.size(), units.begin, plan_.rows.all()};
   }
 
   // Portions of a step: their sums, which lie gate by gate, stay in the first cache until the cell takes them.
@@ -185,39 +93,40 @@ class Forward {
 
   // Packs the member's share of the weights too.
   Member prepare(const Team& team) const {
-    const bool rows_split = splits_batch(team.size);
+    const bool rows_split = plan_.splits_batch(team.size);
     const Range rows = rows_split ? running_.share(team) : Range{0, layer_.B};
     // Whole vectors of units, so that no two threads write to one cache line.
-    const Range units = rows_split ? Range{0, layer_.H} : team.share(layer_.H, h_weight_.width / 2);
+    const Range units = rows_split ? Range{0, layer_.H} : team.share(layer_.H, plan_.h_weight.width / 2);
     const int64_t rank = rows_split ? 0 : team.rank;
     const GatesLayout from_h = from_h_layout(units);
     const UnitBlocks blocks = blocks_of(units);
-    const bool steps_of_x_shared = shares_steps_of_x(team.size);
+    const bool steps_of_x_shared = plan_.shares_steps_of_x(team.size);
     const Range x_rows = steps_of_x_shared ? Range{0, layer_.B} : rows;
     // All threads write to one buffer of a chunk's gates, so that its chunks have to be the same for all.
-    const int64_t steps = steps_per_chunk(layer_, has_gates_of_chunk_ ? layer_.B : x_rows.size());
-    Member member{rows_split,
-                  steps_of_x_shared,
-                  rows,
-                  units,
-                  x_rows,
-                  from_h,
-                  {x_weight_, x_memory_, units, rank, {kGates * layer_.H, layer_.H, 0, false}, x_order_},
-                  {h_weight_, h_memory_, units, rank, from_h, by_units_ ? PanelOrder::units : PanelOrder::gates},
-                  blocks,
-                  steps,
-                  Buffer<Acc>(by_units_ ? kGates * blocks.gate_stride : row_block_ * from_h.row_stride),
-                  by_units_ ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
-                  Buffer<T>(x_weight_.room_for_inputs(takes_x_along_ ? row_block_ : steps * x_rows.size())),
-                  Buffer<T>(h_weight_.room_for_inputs(row_block_)),
-                  Buffer<T>(mask_x_.mask.data && mask_x_.mask.per_sample ? steps * x_rows.size() * layer_.I : 0),
-                  {}};
-    if (!rows_.all()) std::fill_n(member.from_h.data(), row_block_ * from_h.row_stride, Acc(0));
+    const int64_t steps = steps_per_chunk(layer_, plan_.has_gates_of_chunk ? layer_.B : x_rows.size());
+    Member member{
+        rows_split,
+        steps_of_x_shared,
+        rows,
+        units,
+        x_rows,
+        from_h,
+        {plan_.x_weight, x_memory_, units, rank, {kGates * layer_.H, layer_.H, 0, false}, plan_.x_order},
+        {plan_.h_weight, h_memory_, units, rank, from_h, plan_.h_order},
+        blocks,
+        steps,
+        Buffer<Acc>(plan_.by_units ? kGates * blocks.gate_stride : plan_.row_block * from_h.row_stride),
+        plan_.by_units ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
+        Buffer<T>(plan_.x_weight.room_for_inputs(plan_.takes_x_along ? plan_.row_block : steps * x_rows.size())),
+        Buffer<T>(plan_.h_weight.room_for_inputs(plan_.row_block)),
+        Buffer<T>(plan_.masks_x_rows ? steps * x_rows.size() * layer_.I : 0),
+        {}};
+    if (!plan_.rows.all()) std::fill_n(member.from_h.data(), plan_.row_block * from_h.row_stride, Acc(0));
     const Team packers = rows_split ? team : Team{0, 1};
     member.x_panels.pack(packers);
     member.h_panels.pack(packers);
     if (projection_) member.projection.emplace(projection_->prepare(team, rows_split));
-    if (keeps_h_tilde_) mask_h_0(team.share(layer_.B));
+    if (plan_.keeps_h_tilde) mask_h_0(team.share(layer_.B));
     return member;
   }
 
@@ -232,22 +141,22 @@ class Forward {
         const Range steps = team.share(n);
         project_input(begin + steps.begin, steps.size(), mine, gates + steps.begin * of_step);
         team.barrier();
-      } else if (!takes_x_along_) {
+      } else if (!plan_.takes_x_along) {
         project_input(begin, n, mine, gates);
       }
-      for_each_piece(layer_.order, begin, n, widens_steps_ ? steps_widened_together(layer_) : n,
+      for_each_piece(layer_.order, begin, n, plan_.widens_steps ? steps_widened_together(layer_) : n,
                      [&](int64_t first, int64_t count) {
                        for_each_step(layer_.order, first, count, [&](int64_t t) {
                          run_step(t, gates ? gates + (t - begin) * of_step : nullptr, mine);
                          if (!mine.rows_split) meet(team, t, mine);
                        });
-                       if (widens_steps_ && layer_.gates) {
+                       if (plan_.widens_steps && layer_.gates) {
                          convert_rows(static_cast<S*>(layer_.gates) + first * of_step,
                                       gates + (first - begin) * of_step, count, layer_.B,
                                       mine.rows_split ? mine.rows : team.share(layer_.B), kGates * layer_.H);
                        }
                      });
-      const bool is_shared = mine.steps_of_x_shared || (widens_steps_ && !mine.rows_split);
+      const bool is_shared = mine.steps_of_x_shared || (plan_.widens_steps && !mine.rows_split);
       if (is_shared) team.barrier();  // the chunk's gates may be overwritten
     });
   }
@@ -256,17 +165,18 @@ class Forward {
   void meet(const Team& team, int64_t t, const Member& mine) const {
     team.barrier();
     if (!projection_) return;
-    for_each_walk(t, mine.rows, row_block_, [&](int64_t b, int64_t M, Walk walk) { project(t, b, M, walk, mine); });
+    for_each_walk(t, mine.rows, plan_.row_block,
+                  [&](int64_t b, int64_t M, Walk walk) { project(t, b, M, walk, mine); });
     team.barrier();
   }
 
   void run_step(int64_t t, Acc* gates, const Member& mine) const {
     const StepForward step = step_at(t, gates);
     const S* h_in = h_in_at(t);
-    const Acc* from_x = becomes_gates() ? nullptr : gates;
-    if (by_units_) return run_by_units(step, from_x, h_in, mine);
+    const Acc* from_x = plan_.becomes_gates() ? nullptr : gates;
+    if (plan_.by_units) return run_by_units(step, from_x, h_in, mine);
     const GatesLayout& layout = mine.from_h_layout;
-    for_each_walk(t, mine.rows, row_block_, [&](int64_t b, int64_t M, Walk walk) {
+    for_each_walk(t, mine.rows, plan_.row_block, [&](int64_t b, int64_t M, Walk walk) {
       if (const int64_t running = running_.of(t, b, M)) multiply_h(h_in, b, running, walk, mine);
       step_forward(step, {b, b + M, mine.units.begin, mine.units.end},
                    {mine.from_h.data(), layout.row_stride, layout.gate_stride, false, from_x});
@@ -278,7 +188,7 @@ class Forward {
     constexpr int64_t kSums = kFirstCache / sizeof(Acc), kUnits = 64;
     const int64_t granule = std::max<int64_t>(kVectorUnits, ForwardPanels<T, S>::units_at_once());
     // Rows of all units without a gap between them, which the step kernel takes as one.
-    for (const int64_t rows : {row_block_, row_block_ / 2}) {
+    for (const int64_t rows : {plan_.row_block, plan_.row_block / 2}) {
       if (units.size() == layer_.H && rows * kGates * layer_.H <= kSums) {
         return {rows, layer_.H, layer_.H, round_up(rows * layer_.H, granule) + granule};
       }
@@ -286,7 +196,7 @@ class Forward {
     const int64_t n = std::max<int64_t>(units.size(), 1);  // a thread may have none
     const int64_t pieces = (n + kUnits - 1) / kUnits;
     const int64_t at_once = round_up((n + pieces - 1) / pieces, granule);
-    return {row_block_, at_once, at_once, row_block_ * at_once};
+    return {plan_.row_block, at_once, at_once, plan_.row_block * at_once};
   }
 
   // A step for these rows and units: sums [4][rows][units] = W_hh h~ + b, + W_ih x~ where that is taken along; the
@@ -296,11 +206,11 @@ class Forward {
     const UnitBlocks& blocks = mine.blocks;
     const Acc* bias = mine.bias.data();
     Acc* sums = mine.from_h.data();
-    const int64_t at_once = ForwardPanels<T, S>::units_at_once(), width = h_weight_.width;
+    const int64_t at_once = ForwardPanels<T, S>::units_at_once(), width = plan_.h_weight.width;
     const S* x = static_cast<const S*>(layer_.x) + step.t * layer_.B * layer_.I;
-    const Group<T>&of_h = h_weight_.groups[0], &of_x = x_weight_.groups[0];
+    const Group<T>&of_h = plan_.h_weight.groups[0], &of_x = plan_.x_weight.groups[0];
     // The kernel reads both by columns, or neither.
-    const bool has_columns = !of_h.all || (takes_x_along_ && !of_x.all);
+    const bool has_columns = !of_h.all || (plan_.takes_x_along && !of_x.all);
     const auto rows_of = [&](const Group<T>& group, const S* in, int64_t K, int64_t M, T* copies) {
       return group.inputs.of(Rows<S>{in, K, has_columns ? group.kept.data() : nullptr}, M, copies);
     };
@@ -310,23 +220,24 @@ class Forward {
       const int64_t running = running_.of(step.t, b, M);
       const Rows<T> h_rows = rows_of(of_h, h_in + b * layer_.P, layer_.P, running, mine.h_copies.data());
       Rows<T> x_rows = h_rows;
-      if (takes_x_along_) x_rows = rows_of(of_x, x + b * layer_.I, layer_.I, running, mine.x_copies.data());
+      if (plan_.takes_x_along) x_rows = rows_of(of_x, x + b * layer_.I, layer_.I, running, mine.x_copies.data());
       walk.for_each((units.size() + blocks.units - 1) / blocks.units, [&](int64_t block) {
         const int64_t u = block * blocks.units, n = std::min(blocks.units, units.size() - u);
         (has_gaps ? walk : Walk{.back = true}).for_each(running ? (n + at_once - 1) / at_once : 0, [&](int64_t v) {
           for (const int64_t half : {0, 1}) {
             const int64_t p = 2 * (u / at_once + v) + half;
             const Product<T> with_x =
-                takes_x_along_ ? mine.x_panels.product(p, x_rows) : Product<T>{h_rows, 0, nullptr};
+                plan_.takes_x_along ? mine.x_panels.product(p, x_rows) : Product<T>{h_rows, 0, nullptr};
             multiply_panel_halves(sums + 2 * half * blocks.gate_stride + v * at_once, blocks.row_stride,
                                   blocks.gate_stride, bias + p * width, mine.h_panels.product(p, h_rows), with_x,
                                   running);
           }
         });
         const int64_t unit = units.begin + u;
-        step_forward(step, {b, b + M, unit, unit + n},
-                     {sums, blocks.row_stride, blocks.gate_stride, takes_x_along_, takes_x_along_ ? nullptr : from_x});
-        if (widens_steps_) round_h(step.t, {b, b + M}, {unit, unit + n});
+        step_forward(
+            step, {b, b + M, unit, unit + n},
+            {sums, blocks.row_stride, blocks.gate_stride, plan_.takes_x_along, plan_.takes_x_along ? nullptr : from_x});
+        if (plan_.widens_steps) round_h(step.t, {b, b + M}, {unit, unit + n});
       });
       if (projection_ && mine.rows_split) project(step.t, b, M, walk, mine);
     });
@@ -355,28 +266,28 @@ class Forward {
     T *x_tilde = mine.x_tilde.data(), *x_copies = mine.x_copies.data();
     const S* x = static_cast<const S*>(layer_.x) + begin * B * I;
     // work(first, M) for rows that lie together: of several steps, where they are all of the batch.
-    const auto for_each_piece = [&](const auto& work) {
+    const auto for_each_part = [&](const auto& work) {
       const auto running = [&](int64_t first, int64_t M, int64_t) {
         if (M > 0) work(first, M);
       };
-      if (rows.size() == B) return running_.for_each_piece(begin, {0, n * B}, running);
+      if (rows.size() == B) return running_.for_each_part(begin, {0, n * B}, running);
       for (int64_t s = 0; s < n; ++s) {
-        running_.for_each_piece(begin, {s * B + rows.begin, s * B + rows.end}, running);
+        running_.for_each_part(begin, {s * B + rows.begin, s * B + rows.end}, running);
       }
     };
-    for (int64_t s = 0; s < n && !rows_.all(); ++s) {
+    for (int64_t s = 0; s < n && !plan_.rows.all(); ++s) {
       for (int64_t b = rows.begin; b < rows.end; ++b) {
         Acc* row = gates + (s * B + b) * kGates * H;
         for (const int64_t gate : {kInput, kCandidate}) std::fill_n(row + gate * H, H, Acc(0));
       }
     }
-    for (int64_t g = 0; g < int64_t(x_weight_.groups.size()); ++g) {
-      const Group<T>& group = x_weight_.groups[g];
-      for_each_piece([&](int64_t first, int64_t M) {
+    for (int64_t g = 0; g < int64_t(plan_.x_weight.groups.size()); ++g) {
+      const Group<T>& group = plan_.x_weight.groups[g];
+      for_each_part([&](int64_t first, int64_t M) {
         const Rows<S> in{x + first * I, I, group.columns()};
         for (int64_t r = 0; x_tilde && r < M; ++r) {
           T* out = x_tilde + r * I;
-          const T* mask = x_weight_.mask_of_sample(g, B, (first + r) % B);
+          const T* mask = plan_.x_weight.mask_of_sample(g, B, (first + r) % B);
           const S* row = in.data + r * I;
           if constexpr (std::is_same_v<S, T>) {
             multiply_elements(out, mask, row, I);
@@ -396,23 +307,23 @@ class Forward {
   // from_h = W_hh h~ of M samples from b on; what belongs to rows left out keeps its value
   void multiply_h(const S* h_in, int64_t b, int64_t M, Walk walk, const Member& mine) const {
     const int64_t B = layer_.B, P = layer_.P;
-    for (int64_t g = 0; g < int64_t(h_weight_.groups.size()); ++g) {
-      const Rows<S> in{h_in + ((n_h_tilde_ > 1 ? g * B : 0) + b) * P, P, h_weight_.groups[g].columns()};
-      mine.h_panels.multiply(g, mine.from_h.data(), h_weight_.groups[g].inputs.of(in, M, mine.h_copies.data()), M,
+    for (int64_t g = 0; g < int64_t(plan_.h_weight.groups.size()); ++g) {
+      const Rows<S> in{h_in + ((plan_.n_h_tilde > 1 ? g * B : 0) + b) * P, P, plan_.h_weight.groups[g].columns()};
+      mine.h_panels.multiply(g, mine.from_h.data(), plan_.h_weight.groups[g].inputs.of(in, M, mine.h_copies.data()), M,
                              walk);
     }
   }
 
   // What the recurrence multiplies at step t: h~ where it is kept, else h as it is.
   const S* h_in_at(int64_t t) const {
-    if (keeps_h_tilde_) return h_tilde_at(t);
+    if (plan_.keeps_h_tilde) return h_tilde_at(t);
     if (t == layer_.order.first()) return static_cast<const S*>(layer_.h_0);
     return static_cast<const S*>(layer_.y) + layer_.order.before(t) * layer_.B * layer_.P;
   }
   // Two buffers in turn: while one is written, others may still read the one before.
-  S* h_tilde_at(int64_t t) const { return h_tilde_.data() + t % 2 * n_h_tilde_ * layer_.B * layer_.P; }
+  S* h_tilde_at(int64_t t) const { return h_tilde_.data() + t % 2 * plan_.n_h_tilde * layer_.B * layer_.P; }
   S* h_tilde_after(int64_t t) const {
-    return keeps_h_tilde_ && t != layer_.order.last() ? h_tilde_at(layer_.order.next(t)) : nullptr;
+    return plan_.keeps_h_tilde && t != layer_.order.last() ? h_tilde_at(layer_.order.next(t)) : nullptr;
   }
   // [B,H] o * tanh(c): y, or what is projected to it.
   S* h_of_cell_at(int64_t t) const {
@@ -423,18 +334,16 @@ class Forward {
 
   void mask_h_0(const Range& rows) const {
     const int64_t B = layer_.B, P = layer_.P;
-    for (int64_t g = 0; g < n_h_tilde_; ++g) {
+    const S* of_rows = plan_.mask_of_rows_of_h();
+    for (int64_t g = 0; g < plan_.n_h_tilde; ++g) {
       for (int64_t b = rows.begin; b < rows.end; ++b) {
         const S* h_0 = static_cast<const S*>(layer_.h_0) + b * P;
-        const S* mask = masks_h_rows_ ? static_cast<const S*>(mask_h_.mask.data) + (g * B + b) * P : nullptr;
+        const S* mask = of_rows ? of_rows + (g * B + b) * P : nullptr;
         S* out = h_tilde_at(layer_.order.first()) + (g * B + b) * P;
         for (int64_t j = 0; j < P; ++j) out[j] = mask ? mask[j] * h_0[j] : h_0[j];
       }
     }
   }
-
-  // Whether what W_ih brings to a step's gates is overwritten with them: where they are saved in its type.
-  bool becomes_gates() const { return layer_.gates && (!is_16_bits<S> || widens_steps_); }
 
   StepForward step_at(int64_t t, Acc* gates) const {
     const int64_t state = layer_.B * layer_.H;
@@ -444,12 +353,12 @@ class Forward {
     step.B = layer_.B;
     step.H = layer_.H;
     step.t = t;
-    if (!by_units_) {
+    if (!plan_.by_units) {
       step.b_ih = layer_.b_ih;
       step.b_hh = layer_.b_hh;
     }
     step.lengths = layer_.lengths;
-    if (becomes_gates()) {
+    if (plan_.becomes_gates()) {
       step.gates = gates;
     } else if (layer_.gates) {
       step.gates = static_cast<S*>(layer_.gates) + t * kGates * state;
@@ -457,7 +366,7 @@ class Forward {
     step.c_prev = static_cast<const Acc*>(layer_.c) + layer_.c_slot(order.slot_before(t)) * state;
     step.c = static_cast<Acc*>(layer_.c) + layer_.c_slot(order.slot(t)) * state;
     step.y = h_of_cell_at(t);
-    if (widens_steps_) {
+    if (plan_.widens_steps) {
       step.dtype = Dtype::float32;
       step.y = h_of_step_.data();
     }
@@ -466,36 +375,22 @@ class Forward {
       step.noise.zone_h = {};
       return step;
     }
-    step.n_h_tilde = n_h_tilde_;
-    step.mask_h = masks_h_rows_ ? mask_h_.mask.data : nullptr;
+    step.n_h_tilde = plan_.n_h_tilde;
+    step.mask_h = plan_.mask_of_rows_of_h();
     step.h_tilde_next = h_tilde_after(t);
     step.h_tilde_stride = state;
-    step.h_state = widens_h_n_ ? h_n_.data() : layer_.h_n;
+    step.h_state = plan_.widens_h_n ? h_n_.data() : layer_.h_n;
     return step;
   }
 
   const LayerForward& layer_;
-  int64_t row_block_;
-  bool is_packed_;  // by an earlier call
+  const ForwardPlan<S, T> plan_;
   RunningRows running_;
-  KeptRows rows_;
-  SpreadMask<S> mask_x_, mask_h_;
-  FactorMask<T, S> x_factor_, h_factor_;
-  Weight<T, S> x_weight_, h_weight_;
-  bool masks_h_rows_, keeps_h_tilde_;
-  int64_t n_h_tilde_;
-  PanelMemory<T> h_memory_;
-  bool by_units_;       // the cell takes the sums of a few rows and units at once
-  bool takes_x_along_;  // and W_ih x~ is among these sums, not a product of its own
-  PanelOrder x_order_;
-  PanelMemory<T> x_memory_;
-  Buffer<S> h_tilde_;  // two times [n_h_tilde,B,P]
-  bool widens_steps_;
-  bool has_gates_of_chunk_;
+  PanelMemory<T> h_memory_, x_memory_;
+  Buffer<S> h_tilde_;           // two times [n_h_tilde,B,P]
   Buffer<Acc> gates_of_chunk_;  // [steps,B,4H]: where none are saved, and of 16 bits' gates what W_ih brings to them
   Buffer<Acc> h_of_step_;       // [B,H] o * tanh(c), where it is widened
-  bool widens_h_n_;
-  Buffer<Acc> h_n_;  // [B,H], where it is widened
+  Buffer<Acc> h_n_;             // [B,H], where it is widened
   std::optional<ForwardProjection<S, T>> projection_;
 };
 

@@ -123,7 +123,7 @@ class LayerWeightGradients {
   // many are packed together; what is added to fill one up has no gradient.
   int64_t list_rows(int64_t begin, int64_t n, int64_t* list) const {
     int64_t listed = 0;
-    running_.for_each_piece(begin, {0, n * layer_.B}, [&](int64_t first, int64_t running, int64_t ended) {
+    running_.for_each_part(begin, {0, n * layer_.B}, [&](int64_t first, int64_t running, int64_t ended) {
       const int64_t taken = std::min(round_up(running, kTogether<T>), running + ended);
       for (int64_t r = 0; r < taken; ++r) list[listed++] = first + r;
     });

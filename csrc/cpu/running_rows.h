@@ -33,10 +33,10 @@ class RunningRows {
     return n;
   }
 
-  // The rows of steps from `begin` on, which lie step after step: work(first, n, ended) for pieces of [first, first +
+  // The rows of steps from `begin` on, which lie step after step: work(first, n, ended) for parts [first, first +
   // n), each with n rows that are multiplied and after them those that are not.
   template <class Work>
-  void for_each_piece(int64_t begin, const Range& rows, const Work& work) const {
+  void for_each_part(int64_t begin, const Range& rows, const Work& work) const {
     if (!lengths_) return work(rows.begin, rows.size(), int64_t{0});
     int64_t first = rows.begin;
     for (int64_t r = rows.begin, n; r < rows.end; r += n) {
