@@ -8,8 +8,12 @@
     stopwatch                           how it is timed
     shapes, sweep_case, sweep_report    shapes drawn at random: the check and the timing of one, and what they show
     onnx_lstm                           an LSTM in ONNX Runtime
-    lstm, sweep, steps, memory,         the commands that measure or check: python -m bench.NAME
-      latency, small_case
+    seminar_tables,                     tables of the seminar's results and of language models
+      language_model_tables
+    lstm, sweep, float16, steps,        the commands that measure or check: python -m bench.NAME
+      memory, latency, trials,
+      small_case, keras_layers,
+      language_model
     bars, curves, tables                the commands that show committed results
 
 Imports go one way: nothing imports a command, and there are no cycles (tests/bench/test_bench_imports.py).

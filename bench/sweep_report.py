@@ -6,12 +6,15 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bench.markdown import figure, markdown, provenance
 from bench.records import FORWARD_BACKWARD, INFERENCE, NN_LSTM, SweepTiming
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MARKERS = {"none": ("#0072B2", "s"), "Gal": ("#009E73", "D"), "Semeniuta": ("#D55E00", "^")}
 
@@ -149,7 +152,7 @@ def two(value: float) -> str:
     return f"{value:.2f}"
 
 
-def draw(png: Path, found: Sequence[Ratio], facts: Mapping[str, str]) -> None:
+def draw(png: Path, found: Sequence[Ratio], facts: Mapping[str, str]) -> Figure:
     """The ratio against the work, a panel for each setting, a marker for each dropout."""
     import matplotlib  # here: it comes with the demo extra only
 
@@ -184,3 +187,4 @@ def draw(png: Path, found: Sequence[Ratio], facts: Mapping[str, str]) -> None:
     figure.supxlabel(provenance(facts), fontsize=6)
     figure.savefig(png, dpi=100)
     plt.close(figure)
+    return figure

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 from ninja import BIN_DIR
-from problems import MASK_KINDS, Problem, assert_rounding_explains, random_problem, relative_error
 from torch import Tensor
 from torch.utils import cpp_extension
 
 from rnndrop_cuda import reference
+from tests.problems import MASK_KINDS, Problem, assert_rounding_explains, random_problem, relative_error
 
 REPO = Path(__file__).resolve().parents[1]
 NEEDS_TORCH = {"backend", "dropout_mask", "from_torch"}

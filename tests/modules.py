@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from problems import relative_error
 from torch.nn.utils.rnn import PackedSequence
 
 from rnndrop_cuda import LSTM, functional
+from tests.problems import relative_error
 
 NOT_USABLE = functional.usable_backends()
 T, B, I, H = 5, 3, 4, 6

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from problems import CONSTANTS, INPUTS, OUTPUTS, random_problem
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnndrop_cuda import LSTM, ops
+from tests.problems import CONSTANTS, INPUTS, OUTPUTS, random_problem
 
 # T, B, I, H: batches to share out; units; and too few rows to pack a weight for.
 SIZES = [(6, 20, 24, 40), (9, 6, 40, 64), (2, 3, 64, 130)]

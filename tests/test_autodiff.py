@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from modules import ANY_BACKEND, FUSED, B, H, I, T, assert_close, build, device_of, flat, loss_of, random_x
-from problems import CONSTANTS
 from torch.autograd import forward_ad
 
 from rnndrop_cuda import functional
+from tests.modules import ANY_BACKEND, FUSED, B, H, I, T, assert_close, build, device_of, flat, loss_of, random_x
+from tests.problems import CONSTANTS
 
 
 def detached(model):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from mask_bits import needs_op
-from problems import random_problem, relative_error
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnndrop_cuda import LSTM, LayerMasks, by_length, functional, reference
+from tests.mask_bits import needs_op
+from tests.problems import random_problem, relative_error
 
 T, B, I, H = 20, 30, 16, 64
 EVERY_NOISE = {

@@ -7,13 +7,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from modules import B, H, I, T
 from torch.nn.utils.rnn import pack_sequence
-from wrong_arguments import BAD, good_arguments, wrong
 
 import rnndrop_cuda
 from rnndrop_cuda import LSTM, LayerMasks, ops
 from rnndrop_cuda.functional import lstm_layer
+from tests.modules import B, H, I, T
+from tests.wrong_arguments import BAD, good_arguments, wrong
 
 BACKENDS = [
     pytest.param("cpu", marks=pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason="no CPU kernels")),

@@ -5,11 +5,11 @@ import warnings
 
 import pytest
 import torch
-from modules import DROPOUT, B, H, I, T, all_equal, assert_same, flat
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from rnndrop_cuda import LSTM, GalLSTM, RNNClassifier, SemeniutaLSTM, to_torch
+from tests.modules import DROPOUT, B, H, I, T, all_equal, assert_same, flat
 
 
 class Tagger(nn.Module):

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from modules import FUSED, NOT_USABLE, B, H, I, T, device_of
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from rnndrop_cuda import LSTM
+from tests.modules import FUSED, NOT_USABLE, B, H, I, T, device_of
 
 FORMS = [{}, {"num_layers": 2, "bidirectional": True}, {"proj_size": 2}, {"bias": False}]
 

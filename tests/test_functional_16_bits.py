@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from problems import INPUTS, MASK_KINDS, OUTPUTS, random_problem, relative_error
 
 from rnndrop_cuda import ops, reference
 from rnndrop_cuda.functional import lstm_layer
+from tests.problems import INPUTS, MASK_KINDS, OUTPUTS, random_problem, relative_error
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
 

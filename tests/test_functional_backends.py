@@ -4,10 +4,10 @@ import re
 
 import pytest
 import torch
-from wrong_arguments import good_arguments, wrong
 
 from rnndrop_cuda import ops
 from rnndrop_cuda.functional import lstm_layer, usable_backends
+from tests.wrong_arguments import good_arguments, wrong
 
 
 @pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason="no CPU kernels")

@@ -86,7 +86,7 @@ def cycle_in(graph: dict[str, set[str]]) -> list[str]:
 
 
 def importers_of_commands(graph: dict[str, set[str]]) -> list[str]:
-    """But for the commands themselves; cli.py names them by string."""
+    """But for the commands themselves; rnndrop_command.py names them by string."""
     return [
         f"{name} imports {', '.join(sorted(of))}"
         for name, used in graph.items()

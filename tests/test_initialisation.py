@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from modules import H, I
-from problems import relative_error
 from torch import nn
 
 from rnndrop_cuda import LSTM
 from rnndrop_cuda.lstm import INITS
+from tests.modules import H, I
+from tests.problems import relative_error
 
 
 @pytest.mark.parametrize("init", INITS)

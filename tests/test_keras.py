@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from problems import relative_error
+
+from tests.problems import relative_error
 
 if importlib.util.find_spec("keras") is None:
     pytest.skip("needs the extra keras", allow_module_level=True)

@@ -4,11 +4,11 @@ import warnings
 
 import pytest
 import torch
-from modules import B, H, I, T, assert_bit_for_bit, assert_same, flat
 from torch import fx, nn
 from torch.nn.utils.rnn import pack_sequence
 
 from rnndrop_cuda import LSTM, GalLSTM, TorchLSTM, to_torch
+from tests.modules import B, H, I, T, assert_bit_for_bit, assert_same, flat
 
 CLASSES = pytest.mark.parametrize("make", [LSTM, TorchLSTM])
 

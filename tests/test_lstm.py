@@ -6,12 +6,12 @@ import warnings
 
 import pytest
 import torch
-from modules import B, H, I, T, assert_bit_for_bit, assert_same, flat, gradients, normal
-from problems import relative_error
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 from rnndrop_cuda import LSTM, GalLSTM, LayerMasks, SemeniutaLSTM, ops, reference
+from tests.modules import B, H, I, T, assert_bit_for_bit, assert_same, flat, gradients, normal
+from tests.problems import relative_error
 
 
 def twins(dtype=torch.float64, **kwargs):

@@ -8,11 +8,11 @@ import re
 
 import pytest
 import torch
-from mask_bits import assert_uncorrelated, needs_op
 
 from rnndrop_cuda import LSTM, GalLSTM, SemeniutaLSTM, dropout_mask, ops
 from rnndrop_cuda.masks import LayerMasks, noise, noises_on
 from rnndrop_cuda.noises import NOISES, sizes_by_name
+from tests.mask_bits import assert_uncorrelated, needs_op
 
 T, B, I, H = 40, 50, 30, 20
 P = 0.3

@@ -5,11 +5,11 @@ import re
 
 import pytest
 import torch
-from problems import relative_error
 from torch import nn
 
 import rnndrop_cuda
 from rnndrop_cuda import LSTM, LayerMasks, mc_predict
+from tests.problems import relative_error
 
 T, B, I, H, K = 5, 3, 4, 6, 3
 DROPOUTS = [

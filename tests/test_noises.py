@@ -5,11 +5,11 @@ import itertools
 
 import pytest
 import torch
-from problems import CONSTANTS, INPUTS
 
 from rnndrop_cuda import LSTM, LayerMasks, functional, mc_dropout, noises, ops, reference
 from rnndrop_cuda.masks import cut
 from rnndrop_cuda.noises import NOISES
+from tests.problems import CONSTANTS, INPUTS
 
 T, B, I, H = 3, 5, 4, 6
 OPTIONS = [

@@ -5,11 +5,11 @@ import warnings
 
 import pytest
 import torch
-from modules import B, H, I, T
 from torch import nn
 
 import rnndrop_cuda.onnx
 from rnndrop_cuda import LSTM, GalLSTM, LayerMasks
+from tests.modules import B, H, I, T
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra bench")

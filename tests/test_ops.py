@@ -6,8 +6,11 @@ import sys
 
 import pytest
 import torch
-from modules import H, T
-from problems import (
+
+from rnndrop_cuda import ops, reference
+from rnndrop_cuda.functional import lstm_layer
+from tests.modules import H, T
+from tests.problems import (
     CONSTANTS,
     INPUTS,
     MASK_KINDS,
@@ -17,10 +20,7 @@ from problems import (
     random_problem,
     relative_error,
 )
-from wrong_arguments import BAD, good_arguments, wrong
-
-from rnndrop_cuda import ops, reference
-from rnndrop_cuda.functional import lstm_layer
+from tests.wrong_arguments import BAD, good_arguments, wrong
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
 
@@ -209,8 +209,7 @@ CAPABILITIES = [
 def test_every_vector_width(capability, amx):
     """The kernel for each width that torch may pick; in a process of its own, since it is picked once."""
     program = (
-        "import sys, torch; sys.path.insert(0, 'tests')\n"
-        "from problems import *; from rnndrop_cuda import functional, _C\n"
+        "import torch; from tests.problems import *; from rnndrop_cuda import functional, _C\n"
         "layer = lambda *inputs, **options: functional.lstm_layer(*inputs, **options, backend='cpu')\n"
         "for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):\n"
         "    for masks in ('both', 'gal-batch', 'untied-batch', 'semeniuta-shared'):\n"

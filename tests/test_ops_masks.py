@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from mask_bits import assert_uncorrelated, expand, needs_op, random_seed
 
 from rnndrop_cuda import ops
+from tests.mask_bits import assert_uncorrelated, expand, needs_op, random_seed
 
 
 @pytest.fixture(autouse=True)
@@ -187,8 +187,7 @@ def digest_of_masks():
 @needs_op
 def test_the_same_bits_with_any_vector_width():
     program = (
-        "import sys; sys.path.insert(0, 'tests')\n"
-        "from test_ops_masks import digest_of_masks; from rnndrop_cuda import _C\n"
+        "from tests.test_ops_masks import digest_of_masks; from rnndrop_cuda import _C; "
         "print(digest_of_masks(), _C.vector_isa())"
     )
     capabilities = ["default", "avx2", "avx512"]  # torch does as it is asked, also where that is an illegal instruction

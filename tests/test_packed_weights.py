@@ -6,12 +6,12 @@ import threading
 
 import pytest
 import torch
-from modules import assert_bit_for_bit, flat, training_step
-from problems import relative_error
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from rnndrop_cuda import LSTM, GalLSTM, ops, pack_weights, unpack_weights
+from tests.modules import assert_bit_for_bit, flat, training_step
+from tests.problems import relative_error
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
 T, B, I, H = 4, 3, 5, 9

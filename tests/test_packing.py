@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from modules import BACKENDS, H, I, assert_same, device_of, flat, gradients
-from problems import relative_error
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from rnndrop_cuda import LSTM, LayerMasks, packing
+from tests.modules import BACKENDS, H, I, assert_same, device_of, flat, gradients
+from tests.problems import relative_error
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -9,7 +9,6 @@ import threading
 
 import pytest
 import torch
-from modules import assert_bit_for_bit, flat, long_way
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -17,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnndrop_cuda import LSTM, GalLSTM, ops, pack_weights
+from tests.modules import assert_bit_for_bit, flat, long_way
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
 T, B, I, H = 4, 3, 5, 6

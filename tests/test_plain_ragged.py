@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from modules import flat, loss_of
-from problems import relative_error
 from test_plain_training import EVERY_DROPOUT
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnndrop_cuda import LSTM, ops, pack_weights
+from tests.modules import flat, loss_of
+from tests.problems import relative_error
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
 I, H = 5, 64

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from modules import assert_bit_for_bit, call, long_way, loss_of, training_step
-from problems import relative_error
 from torch import nn
 
 from rnndrop_cuda import LSTM, ops
+from tests.modules import assert_bit_for_bit, call, long_way, loss_of, training_step
+from tests.problems import relative_error
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
 T, B, I, H = 4, 3, 5, 6

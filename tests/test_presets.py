@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 import torch
-from modules import B, H, I, T, assert_same, normal
 from torch import nn
 
 from rnndrop_cuda import LSTM, GalLSTM, SemeniutaLSTM, to_torch
+from tests.modules import B, H, I, T, assert_same, normal
 
 PRESETS = pytest.mark.parametrize(
     ("preset", "keywords"),

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from problems import MASK_KINDS, assert_equals_reference, random_problem, rounding_bounds
 
 from rnndrop_cuda import reference
+from tests.problems import MASK_KINDS, assert_equals_reference, random_problem, rounding_bounds
 
 DTYPES = [torch.float64, torch.float32]
 

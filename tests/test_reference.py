@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from problems import INPUTS, OUTPUTS, random_problem, relative_error
 from torch import nn
 
 from rnndrop_cuda import reference
+from tests.problems import INPUTS, OUTPUTS, random_problem, relative_error
 
 EXACT = 1e-12
 

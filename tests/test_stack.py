@@ -6,13 +6,13 @@ import sys
 
 import pytest
 import torch
-from modules import BACKENDS, B, H, I, T, assert_bit_for_bit, assert_same, flat, gradients, normal
-from problems import relative_error
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnndrop_cuda import LSTM, LayerMasks, functional, ops, reference
+from tests.modules import BACKENDS, B, H, I, T, assert_bit_for_bit, assert_same, flat, gradients, normal
+from tests.problems import relative_error
 
 EVERYTHING = {
     "dropout": 0.4, "input_dropout": 0.3, "hidden_dropout": 0.3, "candidate_dropout": 0.3, "weight_dropout": 0.3,

@@ -5,11 +5,11 @@ import pickle
 
 import pytest
 import torch
-from modules import B, H, I, T, assert_bit_for_bit
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 from rnndrop_cuda import LSTM, GalLSTM, TorchLSTM, mc_predict, to_torch
+from tests.modules import B, H, I, T, assert_bit_for_bit
 
 
 class TorchGalLSTM(GalLSTM, nn.LSTM):

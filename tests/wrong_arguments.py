@@ -1,8 +1,9 @@
 """Calls of the function that are right, and what makes each wrong."""
 
 import torch
-from modules import B, H, I, T
-from problems import random_problem
+
+from tests.modules import B, H, I, T
+from tests.problems import random_problem
 
 
 def good_arguments():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
 
+import bench
 from tests.bench.samples import PROJECT
 
 
@@ -37,6 +39,11 @@ def test_bench_has_no_import_cycle() -> None:
     graph = imports_within(PROJECT / "bench")
     assert graph["lineups"] >= {"contenders", "rivals", "layers"}, "imports are not seen"
     assert set(in_order(graph)) == set(graph)
+
+
+def test_the_package_says_what_each_module_is_for() -> None:
+    described = set(re.findall(r"\w+", bench.__doc__ or ""))
+    assert set(imports_within(PROJECT / "bench")) - described == set()
 
 
 def test_nothing_imports_a_command() -> None:

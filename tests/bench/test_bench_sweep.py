@@ -189,10 +189,18 @@ def test_bars_are_met_from_their_value_on() -> None:
 
 
 def test_every_setting_has_a_panel(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     settings = [Setting(phase, "float32", n) for phase in (FORWARD_BACKWARD, INFERENCE) for n in (1, 2)]
     found = [Ratio(s, sweep_timing(contender=MODULE, phase=s.phase, threads=s.threads), 6.0) for s in settings[:3]]
-    sweep_report.draw(tmp_path / "s.png", found, {**FACTS, "shapes": "1 shape drawn"})
+    figure = sweep_report.draw(tmp_path / "s.png", found, {**FACTS, "shapes": "1 shape drawn"})
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
+    assert [(panel.get_title(), panel.axison) for panel in figure.axes] == [
+        ("training, float32, 1 thread", True),
+        ("training, float32, 2 threads", True),
+        ("inference, float32, 1 thread", True),
+        ("", False),
+    ]
+    assert all(len(panel.collections) == 1 for panel in figure.axes[:3])
 
 
 # ---------------------------------------------------------------- end to end

@@ -9,11 +9,11 @@ import math
 
 import pytest
 import torch
-from mask_bits import expand, needs_op, random_seed
 
 from rnndrop_cuda import LSTM
 from rnndrop_cuda.masks import plan
 from tests.emulation import toolchain
+from tests.mask_bits import expand, needs_op, random_seed
 
 pytestmark = needs_op
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

@@ -16,7 +16,6 @@ from tests.emulation import toolchain
 
 HERE = Path(__file__).parent
 KERNELS = HERE / "toy_kernels.cu"
-SANITIZERS = (None, "address", "thread")
 WRONG_RESULT = r"FAIL \w+: element \d+ is"
 RACE = r"SUMMARY: ThreadSanitizer: data race \S*toy_kernels\.cu:\d+ in "
 

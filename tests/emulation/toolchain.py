@@ -264,7 +264,7 @@ def _ninja_file(target: str, sources: Sequence[Path], compile_flags: Sequence[st
     ]
     objects = []
     for source in map(Path.resolve, sources):
-        # cpu/step.cpp and cuda/step.cpp need objects of two names
+        # cpu/backend.cpp and cuda/backend.cpp need objects of two names
         objects.append(f"{source.parent.name}-{source.name}.o")
         lines.append(f"build {objects[-1]}: compile {path(source)}")
     lines.append(f"build {target}: link {' '.join(objects)}")

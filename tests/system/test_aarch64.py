@@ -9,9 +9,9 @@ import shutil
 
 import pytest
 import torch
-from layer_program import DTYPES, REPO, Program, build, check
 
 from build_backend.flags import compiler_flags
+from tests.layer_program import DTYPES, REPO, Program, build, check
 
 COMPILER, QEMU = "aarch64-linux-gnu-g++", "qemu-aarch64"
 FLAGS = ["-std=c++17", *compiler_flags(COMPILER), "-Werror=aggressive-loop-optimizations", "-DRNNDROP_LIBGOMP"]

@@ -9,9 +9,9 @@ import shutil
 
 import pytest
 import torch
-from layer_program import REPO, Program, build, check
 
 from build_backend.flags import compiler_flags
+from tests.layer_program import REPO, Program, build, check
 
 COMPILER = "g++"
 SAYS = "AVX512 and AMX, baseline of 16 bytes and 16 registers"

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
-from modules import (
+from torch.utils.checkpoint import checkpoint
+
+from rnndrop_cuda import LSTM
+from tests.modules import (
     ANY_BACKEND,
     DROPOUT,
     all_equal,
@@ -14,9 +17,6 @@ from modules import (
     random_x,
     training_step,
 )
-from torch.utils.checkpoint import checkpoint
-
-from rnndrop_cuda import LSTM
 
 
 @ANY_BACKEND

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from layer_program import DTYPES, REPO, Program, build, check
 
 from build_backend.flags import compiler_flags
+from tests.layer_program import DTYPES, REPO, Program, build, check
 
 COMPILER = "g++"
 SAYS = "AVX512, baseline of 16 bytes and 16 registers"

@@ -4,7 +4,10 @@ import io
 
 import pytest
 import torch
-from modules import (
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from rnndrop_cuda import LSTM
+from tests.modules import (
     ANY_BACKEND,
     FUSED,
     NOT_USABLE,
@@ -22,10 +25,7 @@ from modules import (
     random_x,
     training_step,
 )
-from problems import relative_error
-from torch._dynamo.testing import CompileCounterWithBackend
-
-from rnndrop_cuda import LSTM
+from tests.problems import relative_error
 
 
 @ANY_BACKEND

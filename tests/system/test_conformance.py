@@ -6,14 +6,14 @@ import pickle
 
 import pytest
 import torch
-from modules import BACKENDS, assert_same, device_of, flat, gradients
-from problems import relative_error
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from rnndrop_cuda import LSTM, functional
+from tests.modules import BACKENDS, assert_same, device_of, flat, gradients
+from tests.problems import relative_error
 
 (NN_LSTM,) = [info for info in module_db if info.module_cls is nn.LSTM]
 DTYPES = [torch.float32, torch.float64]

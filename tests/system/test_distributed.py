@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from modules import NOT_USABLE, backends
-from problems import relative_error
 from torch.nn.parallel import DistributedDataParallel
 
 from rnndrop_cuda import LSTM, LayerMasks
+from tests.modules import NOT_USABLE, backends
+from tests.problems import relative_error
 
 pytestmark = [
     pytest.mark.slow,

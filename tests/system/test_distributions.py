@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from installs import PROJECT, build_sdist, copy_sources, make_environment, succeed
 
 from rnndrop_cuda import ops
+from tests.installs import PROJECT, build_sdist, copy_sources, make_environment, succeed
 
 MINOR = ".".join(torch.__version__.split(".")[:2])
 BUILT_HERE = PROJECT / "build" / f"{sys.implementation.cache_tag}-torch-{torch.__version__}"

@@ -7,10 +7,10 @@ import warnings
 
 import pytest
 import torch
-from modules import DROPOUT, NOT_USABLE, B, H, I, T
 from torch import nn
 
 from rnndrop_cuda import LSTM
+from tests.modules import DROPOUT, NOT_USABLE, B, H, I, T
 
 pytestmark = pytest.mark.skipif(bool(NOT_USABLE["cpu"]), reason=NOT_USABLE["cpu"])
 

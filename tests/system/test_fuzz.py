@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from problems import CONSTANTS, INPUTS, OUTPUTS, Problem, assert_equals_reference
 
 from rnndrop_cuda import ops
 from rnndrop_cuda.functional import lstm_layer
+from tests.problems import CONSTANTS, INPUTS, OUTPUTS, Problem, assert_equals_reference
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from modules import NOT_USABLE
 
 from rnndrop_cuda import LSTM
+from tests.modules import NOT_USABLE
 
 pytestmark = [
     pytest.mark.skipif(bool(NOT_USABLE["cpu"]), reason=NOT_USABLE["cpu"]),

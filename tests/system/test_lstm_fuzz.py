@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from problems import relative_error
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnndrop_cuda import LSTM, ops, reference
+from tests.problems import relative_error
 
 BACKENDS = ["python", *(["cpu"] if ops.HAS_CPU_KERNELS else [])]
 DROPOUTS = (

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from modules import NOT_USABLE
+
+from tests.modules import NOT_USABLE
 
 TESTS = Path(__file__).resolve().parents[1]
 REPO = TESTS.parent
@@ -29,11 +30,10 @@ def allocator(tmp_path_factory):
 @pytest.mark.parametrize("threads, dtype", [(1, "float32"), (2, "float32"), (2, "bfloat16"), (1, "float16")])
 def test_every_allocation_may_fail(allocator, threads, dtype):
     """Forward and backward, on the engine and stepwise; the ops that make masks."""
-    paths = os.pathsep.join([str(REPO), str(TESTS)])
     done = subprocess.run(
         [sys.executable, str(TESTS / "out_of_memory.py"), str(threads), dtype],
         # Threads that wait sleep: they may have to share a core.
-        env=os.environ | {"LD_PRELOAD": str(allocator), "PYTHONPATH": paths, "OMP_WAIT_POLICY": "passive"},
+        env=os.environ | {"LD_PRELOAD": str(allocator), "PYTHONPATH": str(REPO), "OMP_WAIT_POLICY": "passive"},
         capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from installs import PROJECT, SITE_PACKAGES, copy_sources, make_environment, run
 
 from build_backend.flags import compiler_flags
+from tests.installs import PROJECT, SITE_PACKAGES, copy_sources, make_environment, run
 
 needs_sources = pytest.mark.skipif(not (PROJECT / "setup.py").exists(), reason="not run from the source folder")
 needs_cpu_torch = pytest.mark.skipif(torch.version.cuda is not None, reason="torch is a CUDA build")

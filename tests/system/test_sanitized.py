@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from installs import PROJECT, build_sdist, copy_sources, run, succeed
 
 from rnndrop_cuda import ops
+from tests.installs import PROJECT, build_sdist, copy_sources, run, succeed
 
 FOLDER = PROJECT / "build" / "sanitized"
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"

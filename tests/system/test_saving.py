@@ -5,7 +5,8 @@ import pickle
 
 import pytest
 import torch
-from modules import (
+
+from tests.modules import (
     ANY_BACKEND,
     all_equal,
     build,

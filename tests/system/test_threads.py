@@ -7,9 +7,9 @@ import threading
 
 import pytest
 import torch
-from modules import ANY_BACKEND, DROPOUT, assert_close, backends, device_of, flat, loss_of, training_step
 
 from rnndrop_cuda import LSTM, dropout_mask
+from tests.modules import ANY_BACKEND, DROPOUT, assert_close, backends, device_of, flat, loss_of, training_step
 
 
 @ANY_BACKEND

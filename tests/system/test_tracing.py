@@ -5,12 +5,12 @@ import warnings
 
 import pytest
 import torch
-from modules import FUSED, B, H, I, T, all_equal, assert_close, build, device_of, flat, random_x
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnndrop_cuda import LSTM, dropout_mask
 from rnndrop_cuda.noises import NOISES
+from tests.modules import FUSED, B, H, I, T, all_equal, assert_close, build, device_of, flat, random_x
 
 
 class Flat(nn.Module):

@@ -33,7 +33,6 @@ INSIDE = {
     "hidden_zoneout": "keeping a unit of h as it was (zoneout, Krueger et al.)",
     "cell_zoneout": "keeping a unit of c as it was (zoneout)",
 }
-probability = options.number(float, "a probability in [0, 1)", lambda value: 0 <= value < 1)
 
 
 def given_options(argv: list[str]) -> dict[str, Any]:
@@ -197,16 +196,16 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     _number(group, "n_hidden", options.positive, "N", "units per layer")
     _choice(group, "head", HEADS, "softmax over all words, the same with the embedding's weights, or adaptive")
     _number(group, "init_range", options.above_0, "X", "draw every weight from U(-X, X)")
-    _number(group, "embedding_dropout", probability, "P", "drop words of the vocabulary")
-    _number(group, "dropout_in", probability, "P", "drop on the way into the first layer")
-    _number(group, "dropout_between", probability, "P", "drop between the layers")
-    _number(group, "dropout_out", probability, "P", "drop on the way into the softmax")
+    _number(group, "embedding_dropout", options.probability, "P", "drop words of the vocabulary")
+    _number(group, "dropout_in", options.probability, "P", "drop on the way into the first layer")
+    _number(group, "dropout_between", options.probability, "P", "drop between the layers")
+    _number(group, "dropout_out", options.probability, "P", "drop on the way into the softmax")
     _choice(group, "dropout_mask", MASKS, "whether the three above draw a mask for each step or one for all")
     for row in NOISES:
         if not row.between_layers:
             what = INSIDE[row.keyword]
             verb = "" if "zoneout" in row.keyword else "dropping "
-            _number(group, row.keyword, probability, "P", f"inside the recurrence, {verb}{what}")
+            _number(group, row.keyword, options.probability, "P", f"inside the recurrence, {verb}{what}")
     for name, choices in MASK_OPTIONS.items():
         _choice(group, name, choices, f"as rnndrop_cuda.LSTM's {name}")
 

@@ -111,7 +111,7 @@ seed = number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2*
 vocab_size = number(int, "a whole number from 4 to 10,000,000", lambda value: 4 <= value <= 10**7)
 num_layers = number(int, "a whole number from 1 to 1,000", lambda value: 1 <= value <= 1000)
 above_0 = number(float, f"a finite number above 0 and at most {LARGEST:g}", lambda value: 0 < value <= LARGEST)
-probability = number(float, "a probability in [0, 1]", lambda value: 0 <= value <= 1)
+probability = number(float, "a probability in [0, 1)", lambda value: 0 <= value < 1)
 
 
 def layer(given: Any) -> Layer:

@@ -100,7 +100,8 @@ def _parser() -> options.Parser:
         "  rnndrop study dropout --seeds 5        the same, with two seeds more\n"
         "  rnndrop study full-reviews             the first 400 words of every review: half an hour\n"
         "  rnndrop study pretraining --pretrained results/language-model\n\n"
-        "Writes study.json, study.png and study.html, and a file for each run under runs/: none is repeated.",
+        "Writes study.json, study.png and, of classifiers, study.html, and a file for each run under runs/: none is "
+        "repeated.",
     )
     parser.add_argument("study", choices=STUDIES, metavar="STUDY", help="one of those below")
     size = parser.add_mutually_exclusive_group()

@@ -150,7 +150,6 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    probability = options.number(float, "a probability in [0, 1)", lambda value: 0 <= value < 1)
     _number(group, "batch_size", options.positive, "N", "reviews per step, of all processes together")
     add("--optimizer", choices=OPTIMIZERS, help=f"what takes the steps (default: {DEFAULT.optimizer})")
     _number(group, "learning_rate", options.above_0, "X", "of the optimizer")
@@ -169,9 +168,9 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         help=f"minimise the sum or the mean of a batch's losses; --clip is for it (default: {DEFAULT.loss_reduction})",
     )
     _number(group, "clip", options.above_0, "X", "scale the gradients down to a joint norm of at most X")
-    _number(group, "word_dropout", probability, "P", "replace each word by <unknown> independently with probability P")
+    _number(group, "word_dropout", options.probability, "P", "replace each word by <unknown> with probability P")
     _number(
-        group, "embedding_dropout", probability, "P",
+        group, "embedding_dropout", options.probability, "P",
         "drop each word of the vocabulary, wherever it occurs in the batch, with probability P",
     )  # fmt: skip
     add(

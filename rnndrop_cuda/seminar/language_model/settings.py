@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -175,8 +174,3 @@ class LanguageModelSettings(TextSettings, ModelSettings):
             raise ValueError(f"{which}: expected none with --text, got {getattr(self, which)}")
         if self.vocab_size is not None and self.vocab_size <= len(SPECIAL_WORDS):
             raise ValueError(f"vocab_size: expected at least {len(SPECIAL_WORDS) + 1}, got {self.vocab_size}")
-
-
-def of_text(settings: LanguageModelSettings) -> dict[str, Any]:
-    """The settings that decide which text is loaded."""
-    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(TextSettings)}

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from rnndrop_cuda.files import write_whole
 from rnndrop_cuda.seminar.language_model.study import NONE, OUTSIDE, QUESTION, USUAL, WORDS, Chosen, TextRun
+from rnndrop_cuda.seminar.reports.terminal import print_report
 
 COLUMNS = ("dropout", "p", "validation", "test", "train", "s/epoch", "seeds")
 BELOW_NONE, BELOW_USUAL = 0.10, 0.03
@@ -104,16 +103,8 @@ def _difference(ours: list[float], theirs: list[float]) -> tuple[float, str, boo
 
 
 def print_results(results: Results) -> None:
-    table = Table(title=f"Study: language-model. {QUESTION}")
-    for i, column in enumerate(COLUMNS):
-        table.add_column(column, justify="right" if i else "left")
-    for kind in results.kinds:
-        table.add_row(*results.cells(kind))
-    console = Console(markup=False, highlight=False)
-    console.width = max(console.width, 110)
-    console.print(table)
-    for sentence in findings(results):
-        console.print(sentence)
+    rows = [results.cells(kind) for kind in results.kinds]
+    print_report(f"Study: language-model. {QUESTION}", COLUMNS, rows, findings(results))
 
 
 def read(file: Path) -> Results:
