@@ -20,16 +20,18 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=name)
 
 @pytest.fixture(scope="module")
 def help_of():
-    """The help of `rnndrop COMMAND`, asked once."""
+    """The help of `rnndrop COMMAND`, or of `python -m bench.COMMAND`, asked once."""
     known: dict[str, str] = {}
 
     def ask(command: str) -> str:
         if command not in known:
+            of_bench = command.startswith("bench.")
+            main = importlib.import_module(command).main if of_bench else cli.main
             with pytest.MonkeyPatch.context() as patch:
                 printed: list[str] = []
                 patch.setattr("sys.stdout.write", printed.append)
                 with pytest.raises(SystemExit) as ended:
-                    cli.main([command, "--help"])
+                    main(["--help"] if of_bench else [command, "--help"])
             assert ended.value.code == 0
             known[command] = "".join(printed)
         return known[command]
@@ -41,14 +43,18 @@ def flags(words: Sequence[str]) -> set[str]:
     return {word.partition("=")[0] for word in words if word.startswith("--")}
 
 
+def check_flags(command: str, arguments: list[str], help_of) -> None:
+    unknown = flags(arguments) - flags(re.findall(r"--[\w-]+", help_of(command)))
+    assert not unknown, f"{command}: {unknown}"
+
+
 def check_rnndrop(arguments: list[str], help_of) -> None:
     """arguments: what follows `rnndrop`."""
     command, *rest = arguments
     if command == "COMMAND" or command.startswith("-"):
         return
     assert command in cli.COMMANDS, command
-    unknown = flags(rest) - flags(re.findall(r"--[\w-]+", help_of(command)))
-    assert not unknown, f"rnndrop {command}: {unknown}"
+    check_flags(command, rest, help_of)
     if command == "study" and rest and rest[0] != "NAME":
         assert re.search(rf"^  {rest[0]} ", help_of("study"), re.MULTILINE), rest[0]
 
@@ -64,6 +70,8 @@ def check(line: str, help_of) -> None:
         assert {word for word in words[1:] if "=" not in word} <= set(targets), line
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]), line
+        if words[2].startswith("bench."):
+            check_flags(words[2], words[3:], help_of)
     elif words[0] in ("auditwheel", "twine"):  # of the dev extra
         assert f'"{words[0]}' in text(PROJECT / "pyproject.toml"), line
     elif words[0] == "python":
