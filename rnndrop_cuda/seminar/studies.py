@@ -15,7 +15,7 @@ import torch
 from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES, Reviews
 from rnndrop_cuda.seminar.data.vectors import GLOVE, load_vectors
 from rnndrop_cuda.seminar.settings import DataSettings
-from rnndrop_cuda.seminar.training.experiment import Cache, Experiment, Run, described, train_and_score
+from rnndrop_cuda.seminar.training.experiment import Cache, Experiment, StudyRun, described, train_and_score
 from rnndrop_cuda.seminar.training.start import sizes_of
 
 Changes = Mapping[str, Any]
@@ -187,7 +187,7 @@ class Done(NamedTuple):
 
     variant: str
     experiment: Experiment
-    run: Run
+    run: StudyRun
     is_new: bool
 
 
@@ -253,7 +253,7 @@ def _check_starts(study: Study, chosen: Sequence[str], given: Mapping[str, objec
 
 def run_all(
     plan: Plan,
-    cache: Cache[Run],
+    cache: Cache[StudyRun],
     device: torch.device,
     started: Callable[[str, Experiment], object] = lambda variant, experiment: None,
     after_epoch: Callable[[], object] = lambda: None,

@@ -19,9 +19,9 @@ from rnndrop_cuda.seminar.training import tensorboard
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, Checkpoint, read_of
 from rnndrop_cuda.seminar.training.loop import Epoch
 from rnndrop_cuda.seminar.training.processes import Processes
-from rnndrop_cuda.seminar.training.run import BEST, LAST, Run, RunSettings
+from rnndrop_cuda.seminar.training.run import BEST, LAST, ResumableSettings, Run
 
-S = TypeVar("S", bound=RunSettings)
+S = TypeVar("S", bound=ResumableSettings)
 
 
 def open_run(

@@ -23,7 +23,7 @@ from rnndrop_cuda.seminar.data.vectors import GLOVE
 from rnndrop_cuda.seminar.language_model.study import QUESTION
 from rnndrop_cuda.seminar.reports import study as study_report
 from rnndrop_cuda.seminar.studies import STUDIES, Plan, planned, run_all
-from rnndrop_cuda.seminar.training.experiment import Cache, Experiment, Run
+from rnndrop_cuda.seminar.training.experiment import Cache, Experiment, StudyRun
 
 GIVEN = ("data", "unverified_data", "reviews", "validation", "epochs")
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             n_emb=args.n_emb,
             pretrained=args.pretrained,
         )
-        runs = _run(plan, Cache(out / "runs", Run), device)
+        runs = _run(plan, Cache(out / "runs", StudyRun), device)
         results = study_report.Results(
             args.study,
             study.question,
@@ -67,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_to_its_end(answer, out, parser)
 
 
-def _run(plan: Plan, cache: Cache, device: torch.device) -> dict[str, list[Run]]:
+def _run(plan: Plan, cache: Cache, device: torch.device) -> dict[str, list[StudyRun]]:
     """The runs of each variant, with a progress bar of epochs."""
-    runs: dict[str, list[Run]] = {variant: [] for variant in plan}
+    runs: dict[str, list[StudyRun]] = {variant: [] for variant in plan}
     left = sum(experiment.epochs for experiments in plan.values() for experiment in experiments)
     with tqdm(total=left, unit="epoch", disable=None) as bar:
 

@@ -24,7 +24,7 @@ from rnndrop_cuda.files import write_whole
 from rnndrop_cuda.seminar.reports.html import COLOURS, as_bytes, document, html_table
 from rnndrop_cuda.seminar.reports.results import reviews_scored
 from rnndrop_cuda.seminar.reports.terminal import print_report
-from rnndrop_cuda.seminar.training.experiment import Run
+from rnndrop_cuda.seminar.training.experiment import StudyRun
 
 COLUMNS = ("variant", "test acc.\nlast", "\nbest", "train acc.\nlast", "gap", "s/epoch", "seeds")
 MARKERS = "osD^v<>Pp*X"
@@ -61,7 +61,7 @@ class Results:
     question: str
     facts: dict[str, Any]
     bars: tuple[str, ...]
-    runs: dict[str, list[Run]]
+    runs: dict[str, list[StudyRun]]
     against: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -88,7 +88,7 @@ class Results:
         return [column.replace("test", self.scored[1]) for column in COLUMNS]
 
     def estimate(self, variant: str, what: str) -> Estimate:
-        """what: an attribute of Run."""
+        """what: an attribute of StudyRun."""
         return Estimate.of([getattr(run, what) for run in self.runs[variant]])
 
     def cells(self, variant: str) -> list[str]:
@@ -200,7 +200,7 @@ def print_results(results: Results) -> None:
 def read(file: Path) -> Results:
     """From a study.json that `write` made."""
     found = json.loads(file.read_text(encoding="utf-8"))
-    runs = {variant: [Run(**run) for run in of_seeds] for variant, of_seeds in found["runs"].items()}
+    runs = {variant: [StudyRun(**run) for run in of_seeds] for variant, of_seeds in found["runs"].items()}
     return Results(
         found["study"], found["question"], found["facts"], tuple(found["bars"]), runs, found.get("against", {})
     )

@@ -86,7 +86,7 @@ class Experiment(FineTuningSettings):
         return model
 
 
-class Run(NamedTuple):
+class StudyRun(NamedTuple):
     """A run's figures. epochs: Epoch.row of each, the training part as met in training, dropout on.
 
     Where the experiment holds reviews out for validation, all that says test is of those.
@@ -184,7 +184,7 @@ def described(experiment: Experiment, reviews: Reviews) -> dict[str, Any]:
 
 def train_and_score(
     experiment: Experiment, reviews: Reviews, device: torch.device, after_epoch: Callable[[], object] = lambda: None
-) -> Run:
+) -> StudyRun:
     """Trains as the experiment says. after_epoch: called after each, those of teachers apart."""
     parts = _parts(experiment, experiment.seed, reviews, device)
     epochs = []
@@ -196,7 +196,7 @@ def train_and_score(
     forward, lossfun = _fitted(experiment, reviews.words, parts, parts.scored, device, after)
     as_trained = evaluate(parts.train_in_order(), forward, lossfun, device)
     data = described(experiment, parts.reviews)
-    return Run(dataclasses.asdict(experiment), data, epochs, as_trained.accuracy)
+    return StudyRun(dataclasses.asdict(experiment), data, epochs, as_trained.accuracy)
 
 
 def _parts(experiment: Experiment, labels_of: int, reviews: Reviews, device: torch.device) -> Parts:

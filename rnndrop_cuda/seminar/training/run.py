@@ -48,7 +48,7 @@ Batch = Any
 """What a part's batches are: tensors, the first dimension of each that of the rows."""
 
 
-class RunSettings(checkpoint.Settings, Protocol):
+class ResumableSettings(checkpoint.Settings, Protocol):
     """What every run's settings have."""
 
     @property
@@ -63,7 +63,7 @@ class RunSettings(checkpoint.Settings, Protocol):
     def seed(self) -> int: ...
 
 
-S = TypeVar("S", bound=RunSettings)
+S = TypeVar("S", bound=ResumableSettings)
 
 
 class Run(Generic[S]):

@@ -4,16 +4,16 @@ import pytest
 from matplotlib.figure import Figure
 
 from rnndrop_cuda.seminar.reports import study as study_report
-from rnndrop_cuda.seminar.training.experiment import Run
+from rnndrop_cuda.seminar.training.experiment import StudyRun
 
 
-def run(test: float, train: float = 0.9, best: float | None = None) -> Run:
+def run(test: float, train: float = 0.9, best: float | None = None) -> StudyRun:
     epoch = {"train_loss": 0.5, "train_accuracy": train, "test_loss": 0.5, "seconds": 1.0}
     epochs = [{**epoch, "test_accuracy": test if best is None else best}, {**epoch, "test_accuracy": test}]
-    return Run({"seed": 0}, {"test reviews": 100}, epochs, train)
+    return StudyRun({"seed": 0}, {"test reviews": 100}, epochs, train)
 
 
-def results(**runs: list[Run]) -> study_report.Results:
+def results(**runs: list[StudyRun]) -> study_report.Results:
     return study_report.Results("made-up", "?", {}, ("other",), runs)
 
 
