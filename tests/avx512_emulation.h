@@ -16,6 +16,7 @@
 #include <string>
 
 #include "amx_emulation.h"
+#define VECTORS_ARE_EMULATED
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
 #define __m512 simde__m512

@@ -34,7 +34,8 @@ RESULTS = ("y", "y_packed", "h_n", "c_n", "dx", "dh_tilde", "dh_carry", "dc_0", 
 # Few rows, whose weights are read where they lie; tiles of 12 rows, and panels of 4 and 8 columns, that are not whole;
 # several threads' worth of work.
 SIZES = [(1, 1, 1, 1), (5, 3, 4, 6), (2, 7, 1, 31), (3, 2, 33, 64), (1, 1, 130, 40), (6, 40, 37, 67), (3, 130, 70, 24)]
-SIZES_OF_16_BITS = [(1, 1, 257, 96), (2, 3, 130, 65), (2, 40, 31, 33)]
+# And, of 16 bits, rows shorter than a vector that take a long x along: more than 16 tiles of it.
+SIZES_OF_16_BITS = [(1, 1, 257, 96), (2, 3, 130, 65), (2, 40, 31, 33), (2, 130, 512, 8)]
 PROJECTED = [((1, 2, 33, 80), 17), ((3, 40, 37, 67), 24)]
 PROJECTED_TO_ONE = [((2, 3, 130, 65), 1)]  # not in 16 bits: how plain torch rounds three numbers is chance
 

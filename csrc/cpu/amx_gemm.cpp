@@ -165,10 +165,12 @@ KERNEL_INLINE Operand take(Operand& x, int64_t n) {
   return taken;
 }
 
-// Many rows take a panel that is larger than the first cache in pieces, which stay there for all of them.
+// Many rows take a panel that is larger than the first cache in pieces, which stay there for all of them. Not where a
+// row's tile reaches into the next row: its sums would be overwritten before they are read again.
 KERNEL void multiply(Halves out, Operand x, Operand y, int64_t M) {
   constexpr int64_t kTilesAtOnce = 16;
-  while (M > kTwoTiles && x.n_tiles + y.n_tiles > kTilesAtOnce) {
+  const bool in_pieces = M > kTwoTiles && out.row_stride >= kLanes;
+  while (in_pieces && x.n_tiles + y.n_tiles > kTilesAtOnce) {
     const Operand of_x = take(x, kTilesAtOnce), of_y = take(y, kTilesAtOnce - of_x.n_tiles);
     multiply_rows(out, of_x, of_y, M);
     out.first = nullptr;
