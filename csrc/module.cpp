@@ -84,7 +84,8 @@ PyObject* lstm_layer(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) 
   constexpr Py_ssize_t kArguments = GivenTensors::kTensors + 2;
   TORCH_CHECK_TYPE(n == kArguments, "lstm_layer: expected ", kArguments, " arguments, got ", n);
   const GivenTensors given(args);
-  const bool reverse = args[kArguments - 2] == Py_True, save = args[kArguments - 1] == Py_True;
+  const bool reverse = PyObject_IsTrue(args[kArguments - 2]) == 1, save = args[kArguments - 1] == Py_True;
+  if (PyErr_Occurred()) return nullptr;
   return tuple_of([&] {
     const pybind11::gil_scoped_release others_run;
     return rnndrop::lstm_layer_with_node(given.in_direction(reverse), save)[0];

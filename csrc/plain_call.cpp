@@ -132,8 +132,8 @@ std::optional<PackedBatch> packed_batch(PyObject* input) {
   return is_consistent(packed) ? std::optional(packed) : std::nullopt;
 }
 
-// Whether `lengths` is None, or B numbers from 0 to T: a tensor or a list. For a GPU a tensor there, in which they are
-// what they are: nobody waits to see them.
+// Whether `lengths` is None, or B numbers from 0 to T: a tensor or a list, of which `out` is a copy, since a backward
+// will read it. For a GPU the tensor there, in which they are what they are: nobody waits to see them.
 bool read_lengths(PyObject* lengths, const c10::Device& device, int64_t T, int64_t B, OptionalTensor& out) {
   if (lengths == Py_None) return true;
   if (PyList_Check(lengths)) {
@@ -151,8 +151,8 @@ bool read_lengths(PyObject* lengths, const c10::Device& device, int64_t T, int64
     return false;
   }
   if (!device.is_cpu()) return true;
-  const Tensor dense = out->contiguous();
-  const int64_t* of = dense.const_data_ptr<int64_t>();
+  if (!PyList_Check(lengths)) out = out->clone(at::MemoryFormat::Contiguous);
+  const int64_t* of = out->const_data_ptr<int64_t>();
   return std::all_of(of, of + B, [&](int64_t length) { return 0 <= length && length <= T; });
 }
 

@@ -39,7 +39,7 @@ def transformable(
     names = [argument.name for argument in op._schema.arguments]
 
     def call(*args: Any) -> tuple[Tensor, ...]:
-        # torch.compile traces through torch.func itself, down to the op.
+        # torch.compile traces through torch.func itself, down to the op: vmap it can compile, grad it cannot.
         if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
             return Function.apply(*args)
         if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
@@ -92,7 +92,8 @@ def _map(
         outputs = call(*map(_join, args, in_dims, batch_dims, [N] * len(args)))
         # An op returns an empty tensor of one dimension for what it leaves out.
         out_dims = tuple(output.dim() - 2 if output.dim() > 1 else None for output in outputs)
-        return tuple(map(_part, outputs, out_dims, [N] * len(outputs))), out_dims
+        B = _batch_size(args, in_dims, batch_dims)
+        return tuple(map(_part, outputs, out_dims, [(N, B)] * len(outputs))), out_dims
     if N == 0:
         raise ValueError("vmap over an LSTM layer's weights or their gradients: expected at least one entry, got 0")
     entries = [
@@ -125,6 +126,14 @@ def _join(arg: Any, mapped: int | None, batch: int | None, N: int) -> Any:
     return arg.flatten(batch, batch + 1)
 
 
-def _part(output: Tensor, dim: int | None, N: int) -> Tensor:
+def _batch_size(args: tuple[Any, ...], in_dims: tuple[int | None, ...], batch_dims: list[int | None]) -> int:
+    """B, without the mapped dimension."""
+    for arg, mapped, batch in zip(args, in_dims, batch_dims, strict=True):
+        if batch is not None:
+            return [size for dim, size in enumerate(arg.shape) if dim != mapped][batch]
+    raise AssertionError("an op without a batch")
+
+
+def _part(output: Tensor, dim: int | None, sizes: tuple[int, int]) -> Tensor:
     """The inverse of _join."""
-    return output if dim is None else output.unflatten(dim, (N, output.shape[dim] // max(N, 1)))
+    return output if dim is None else output.unflatten(dim, sizes)

@@ -237,4 +237,9 @@ def _values_can_be_read(tensor: Tensor) -> bool:
     """Not on a device, which we would have to wait for, nor in a graph or under torch.func, which have no values."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() or tensor.device.type != "cpu":
         return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor) and not has_no_memory(tensor)
+
+
+def has_no_memory(tensor: Tensor) -> bool:
+    """Whether a tensor is none that kernels can read: a DTensor, a fake one, or one of another layout."""
+    return torch._C._dispatch_keys(tensor).has(torch._C.DispatchKey.Python) or tensor.layout != torch.strided

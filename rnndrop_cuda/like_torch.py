@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from rnndrop_cuda.options import PresetOptions
+
+
+Layer = TypeVar("Layer", bound=nn.RNNBase)
 
 
 class Shown:
@@ -47,20 +50,27 @@ class LikeTorch(nn.RNNBase):
     def from_torch(cls, lstm: nn.LSTM, **ours: Unpack[PresetOptions]) -> Self:
         """A layer of this class with the sizes, options, weights, device, dtype and mode of an nn.LSTM.
 
+        Which parameters require a gradient, and which are one, is kept too. A parametrized weight becomes the value
+        that it has now. Nothing is drawn from torch's generators.
+
         Args:
             lstm: the layer to copy; it is not changed.
             ours: keywords that nn.LSTM lacks, such as input_dropout.
 
         Raises:
             TypeError: lstm is not an nn.LSTM, or a keyword is unknown.
-            ValueError: lstm has dropout between its layers, and this class (GalLSTM, SemeniutaLSTM) has none.
+            ValueError: lstm has a forward of its own, as a TorchLSTM has; or dropout between its layers, and this class
+                (GalLSTM, SemeniutaLSTM) has none; or init or forget_bias is given, though the weights are lstm's.
         """
         if not isinstance(lstm, nn.LSTM):
             raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")
+        if type(lstm).forward is not nn.LSTM.forward:
+            raise ValueError(f"lstm: expected torch's own nn.LSTM, got {type(lstm).__name__} with a forward of its own")
+        for name in ("init", "forget_bias"):
+            if name in ours:
+                raise ValueError(f"{name}: expected none, since the weights are the nn.LSTM's, got {ours.get(name)!r}")
         make: Callable[..., Self] = cls
-        copy = make(**cls._options_of(lstm), **ours)
-        copy.load_state_dict(lstm.state_dict())
-        return copy.train(lstm.training)
+        return _with_weights_of(lstm, lambda: make(**cls._options_of(lstm), **ours))
 
     @classmethod
     def _options_of(cls, lstm: nn.LSTM) -> dict[str, Any]:
@@ -70,15 +80,15 @@ class LikeTorch(nn.RNNBase):
     def to_torch(self) -> nn.LSTM:
         """The nn.LSTM that this layer is in eval, with its weights, device, dtype and mode; dropout inside is lost.
 
+        What :meth:`from_torch` keeps is kept here.
+
         Raises:
             ValueError: the layer has what nn.LSTM has not in eval: a learned initial state, zoneout, ``mc_dropout``, or
                 a forward of its own.
         """
         if why := what_torch_lacks(self):
             raise ValueError(f"to_torch: nn.LSTM cannot take this layer's place: {why}")
-        copy = nn.LSTM(**self._as_torch())
-        copy.load_state_dict(self.state_dict())
-        return copy.train(self.training)
+        return _with_weights_of(self, lambda: nn.LSTM(**self._as_torch()))
 
     def _as_torch(self) -> dict[str, Any]:
         """The keywords with which nn.LSTM has this layer's form."""
@@ -90,7 +100,9 @@ class LikeTorch(nn.RNNBase):
     permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
     def __setattr__(self, attr: str, value: Any) -> None:
-        if attr == "qconfig":  # torch.ao.quantization gives one to every module, and swaps those that it knows
+        if (
+            attr == "qconfig" and value is not None
+        ):  # torch.ao.quantization gives one to every module, and swaps those that it knows
             warnings.warn(
                 f"{type(self).__name__} stays in floating point: quantisation knows nn.LSTM only. Quantise "
                 "rnndrop_cuda.to_torch(model)",
@@ -115,6 +127,12 @@ class LikeTorch(nn.RNNBase):
         self.reset_parameters()
         for name, value in read.items():
             parameters[name].copy_(value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and files have no packed weights, which are of the very tensors that this layer has."""
+        state = super().__getstate__()
+        state.pop("_packed", None)
+        return state
 
     def __prepare_scriptable__(self) -> NoReturn:
         """torch.jit.script asks every module for what to compile in its place."""
@@ -156,6 +174,23 @@ def what_torch_lacks(layer: LikeTorch) -> str:
         if keyword in on:
             return f"{keyword}={on[keyword]} acts in eval too, and nn.LSTM has none"
     return ""
+
+
+def _with_weights_of(lstm: nn.RNNBase, make: Callable[[], Layer]) -> Layer:
+    """The layer that is made, with the parameters of nn.LSTM that another one has, and in its mode."""
+    device = torch_options(lstm)["device"]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        made = make()
+    copies: dict[int, nn.Parameter] = {}
+    with torch.no_grad():
+        for name in lstm._flat_weights_names:
+            weight = getattr(lstm, name)
+            if id(weight) in copies:
+                setattr(made, name, copies[id(weight)])
+            else:
+                copies[id(weight)] = copy = getattr(made, name)
+                copy.copy_(weight).requires_grad_(weight.requires_grad)
+    return made.train(lstm.training)
 
 
 def torch_options(lstm: nn.RNNBase) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from rnndrop_cuda import ops
-from rnndrop_cuda.checks import check_module
+from rnndrop_cuda.checks import check_module, has_no_memory
 from rnndrop_cuda.lstm import LSTM
 
 packed_layers: weakref.WeakSet[LSTM] = weakref.WeakSet()
@@ -18,13 +18,10 @@ packed_layers: weakref.WeakSet[LSTM] = weakref.WeakSet()
 
 
 class Packed:
-    """A layer's W_ih and W_hh, packed. They are of the very tensors that the layer has: copies of it have none."""
+    """A layer's W_ih and W_hh, packed. They are of the very tensors that the layer has."""
 
     def __init__(self, layer: LSTM) -> None:
         self.layers = ops.pack_layers([weight for of_run in layer._weights() for weight in of_run[:2]])
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return type(None), ()
 
 
 def pack_weights(model: nn.Module) -> None:
@@ -45,8 +42,9 @@ def pack_weights(model: nn.Module) -> None:
     Raises:
         TypeError: model is not an nn.Module.
         ValueError: there is no such layer in the model, or one that cannot run like this: its parameters are not on
-            the CPU, of a dtype without kernels, made under inference_mode or parametrized, or it has a projection,
-            zoneout, a learned initial state or ``backend="python"``. The error names the layer.
+            the CPU, of a dtype without kernels, made under inference_mode, parametrized or without memory of their own
+            (DTensors, say), or it has a projection, zoneout, a learned initial state or ``backend="python"``. The error
+            names the layer.
         RuntimeError: the kernels were not built.
     """
     if ops.WHY_NOT_LOADED:
@@ -109,6 +107,8 @@ def _why_not(layer: LSTM) -> str:
 def _why_not_weight(weight: Tensor) -> str:
     if not isinstance(weight, nn.Parameter):
         return "parametrized weights, which are made anew at every call"
+    if has_no_memory(weight):
+        return f"parameters of type {type(weight).__name__}; expected dense tensors"
     if weight.device.type != "cpu":
         return f"parameters on {weight.device}; expected them on the CPU"
     if weight.dtype not in ops.KERNEL_DTYPES:

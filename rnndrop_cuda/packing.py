@@ -70,7 +70,7 @@ def packed_like(like: PackedSequence, y: Tensor, places: Tensor) -> PackedSequen
 
 
 def lengths_of(x: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor | None:
-    """lengths as int64 on x's device.
+    """lengths as int64 on x's device; on a CPU a copy, since a backward will read it, whatever the caller writes there.
 
     Raises:
         TypeError: they are not integers.
@@ -86,7 +86,7 @@ def lengths_of(x: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor | No
             lengths = lengths.to(torch.int64)
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
-    return on_device(lengths.to(torch.int64), x.device)
+    return on_device(lengths.to(torch.int64, copy=lengths.is_cpu), x.device)
 
 
 def on_device(values: Tensor, device: torch.device) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from rnndrop_cuda import functional
+from rnndrop_cuda import LSTM, functional
 from tests.modules import ANY_BACKEND, FUSED, B, H, I, T, assert_close, build, device_of, flat, loss_of, random_x
 from tests.problems import CONSTANTS
 
@@ -197,3 +197,10 @@ def test_forward_mode_on_the_python_backend(kind):
     _, expected = torch.autograd.functional.jvp(run, inputs, tuple(map(torch.ones_like, inputs)))
     assert all(tangent.any() for tangent in expected)
     assert_close(FORWARD_MODE[kind](run, inputs), expected)
+
+
+def test_vmap_over_no_entry_keeps_the_shape():
+    layer = LSTM(5, 6)
+    y, (h_n, c_n) = torch.func.vmap(layer)(torch.randn(0, 4, 3, 5))
+    assert y.shape == (0, 4, 3, 6)
+    assert h_n.shape == c_n.shape == (0, 1, 3, 6)

@@ -1,7 +1,9 @@
 """Sequences of different lengths: the order that the CPU's kernels like, and what they leave out in it."""
 
+import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnndrop_cuda import LSTM, LayerMasks, by_length, functional, reference
@@ -124,3 +126,26 @@ def test_what_a_product_leaves_out_keeps_nothing_of_before(dtype, lengths, rever
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
     errors = {name: relative_error(actual[name], expected[name]) for name in expected}
     assert max(errors.values()) <= tolerance, errors
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"bidirectional": True}, {"backend": "python"}])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_lengths_may_be_changed_before_the_backward(kind, dropout, options):
+    """A loader's buffer, say. That of NumPy counts no changes, so that torch could not tell."""
+    layer = LSTM(5, 6, hidden_dropout=dropout, **options)
+    x = torch.randn(4, 3, 5)
+
+    def gradients(change):
+        lengths = kind([4, 1, 2])
+        torch.manual_seed(0)
+        y, _ = layer(x, lengths=lengths)
+        lengths -= change
+        return torch.autograd.grad(y.sum(), list(layer.parameters()))
+
+    assert all(map(torch.equal, gradients(1), gradients(0)))
+
+
+def test_lengths_where_tensors_have_no_values():
+    with FakeTensorMode():
+        assert LSTM(5, 6)(torch.randn(4, 3, 5), lengths=[4, 2, 1])[0].shape == (4, 3, 6)

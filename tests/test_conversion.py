@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from rnndrop_cuda import LSTM, GalLSTM, RNNClassifier, SemeniutaLSTM, to_torch
+from rnndrop_cuda import LSTM, GalLSTM, RNNClassifier, SemeniutaLSTM, TorchLSTM, to_torch
 from tests.modules import DROPOUT, B, H, I, T, all_equal, assert_same, flat
 
 
@@ -156,3 +156,62 @@ def test_quantize_dynamic_finds_the_layers():
     assert type(quantised) is torch.ao.nn.quantized.dynamic.LSTM
     for actual, expected in zip(flat(quantised(x)), flat(lstm(x)), strict=True):
         torch.testing.assert_close(actual, expected, rtol=0, atol=0.05)
+
+
+# ---------------------------------------------------------------- from_torch, and a layer's own to_torch
+
+
+def both_ways(lstm):
+    ours = LSTM.from_torch(lstm)
+    return ours, ours.to_torch()
+
+
+def test_what_is_trained_and_what_is_tied_is_kept():
+    lstm = nn.LSTM(I, H, num_layers=2)
+    lstm.weight_hh_l0.requires_grad_(False)
+    lstm.bias_hh_l1 = lstm.bias_ih_l1
+    for copied in both_ways(lstm):
+        assert [name for name, p in copied.named_parameters() if not p.requires_grad] == ["weight_hh_l0"]
+        assert copied.bias_hh_l1 is copied.bias_ih_l1
+        assert copied.bias_hh_l0 is not copied.bias_ih_l0
+        assert copied.weight_ih_l0.data_ptr() != lstm.weight_ih_l0.data_ptr()
+        x = torch.randn(T, B, I)
+        assert_same(copied(x), lstm(x), torch.float32)
+
+
+def test_a_parametrized_weight_is_copied_as_the_value_that_it_has():
+    lstm = parametrizations.weight_norm(nn.LSTM(I, H), "weight_hh_l0")
+    x = torch.randn(T, B, I)
+    for copied in both_ways(lstm):
+        assert_same(copied(x), lstm(x), torch.float32)
+    ours = parametrizations.weight_norm(LSTM(I, H), "weight_hh_l0")
+    assert_same(ours.to_torch()(x), ours(x), torch.float32)
+
+
+def test_no_random_number_is_drawn():
+    lstm = nn.LSTM(I, H)
+    before = torch.get_rng_state()
+    both_ways(lstm)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class TorchGalLSTM(GalLSTM, nn.LSTM):
+    pass
+
+
+class DoubledTorch(nn.LSTM):
+    def forward(self, input, hx=None):
+        output, state = super().forward(input, hx)
+        return 2 * output, state
+
+
+@pytest.mark.parametrize("make", [TorchLSTM, TorchGalLSTM, DoubledTorch])
+def test_what_has_a_forward_of_its_own_is_not_taken_for_an_nn_lstm(make):
+    with pytest.raises(ValueError, match=rf"lstm: expected torch's own nn.LSTM, got {make.__name__} with a forward"):
+        LSTM.from_torch(make(I, H))
+
+
+@pytest.mark.parametrize("option", [{"init": "orthogonal"}, {"forget_bias": 1.0}])
+def test_copied_weights_are_not_initialised(option):
+    with pytest.raises(ValueError, match=rf"{next(iter(option))}: expected none, since the weights are the nn.LSTM's"):
+        LSTM.from_torch(nn.LSTM(I, H), **option)

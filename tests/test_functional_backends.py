@@ -2,11 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from rnndrop_cuda import ops
 from rnndrop_cuda.functional import lstm_layer, usable_backends
+from tests.problems import random_problem
 from tests.wrong_arguments import good_arguments, wrong
 
 
@@ -40,3 +42,13 @@ def test_dtype_without_a_kernel():
         lstm_layer(**arguments, backend="cpu")
     y, _, _ = lstm_layer(**arguments)  # auto takes the Python path
     assert y.dtype == torch.complex64
+
+
+@pytest.mark.parametrize("backend", ["auto", "python"])
+@pytest.mark.parametrize("reverse", [np.True_, 1, torch.tensor(True)])
+def test_what_is_true_reverses(reverse, backend):
+    problem = random_problem()
+    inputs = problem.inputs.values()
+    expected = lstm_layer(*inputs, reverse=True, backend=backend)
+    actual = lstm_layer(*inputs, reverse=reverse, backend=backend)
+    assert all(map(torch.equal, actual, expected))

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations
 
 from rnndrop_cuda import LSTM, GalLSTM, ops, pack_weights, unpack_weights
@@ -240,3 +241,22 @@ def test_a_compiled_model_runs_on_the_weights():
     changed_unseen(layer)
     found = run(torch.compile(layer, backend="eager"), x, hx)
     assert_bit_for_bit(found, run(copy.deepcopy(layer), x, hx))
+
+
+def test_a_packed_layer_is_read_back_as_any_other(tmp_path):
+    layer = LSTM(4, 5).eval()
+    pack_weights(layer)
+    torch.save(layer, tmp_path / "layer.pt")
+    with torch.serialization.safe_globals([LSTM]):
+        read = torch.load(tmp_path / "layer.pt", weights_only=True)
+    x = torch.randn(3, 2, 4)
+    unpack_weights(layer)
+    assert torch.equal(read(x)[0], layer(x)[0])
+
+
+def test_parameters_without_memory_of_their_own_are_not_packed():
+    """DTensors are the same; kernels would read from null."""
+    with FakeTensorMode():
+        layer = LSTM(4, 5).eval()
+    with pytest.raises(ValueError, match="the model itself has parameters of type FakeTensor; expected dense tensors"):
+        pack_weights(layer)
