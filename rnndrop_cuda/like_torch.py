@@ -100,9 +100,7 @@ class LikeTorch(nn.RNNBase):
     permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
     def __setattr__(self, attr: str, value: Any) -> None:
-        if (
-            attr == "qconfig" and value is not None
-        ):  # torch.ao.quantization gives one to every module, and swaps those that it knows
+        if attr == "qconfig":  # torch.ao.quantization gives one to every module, and swaps those that it knows
             warnings.warn(
                 f"{type(self).__name__} stays in floating point: quantisation knows nn.LSTM only. Quantise "
                 "rnndrop_cuda.to_torch(model)",
