@@ -192,7 +192,7 @@ class Backward {
         if (!packs_x()) {
           input_gradient_of_x_unpacked(team, rows, dx, scratch);
         } else {
-          for_each_block(team.share(rows, row_block_), row_block_, [&](int64_t r, int64_t M) {
+          for_each_block(team.share(rows, rows_at_once<T>()), row_block_, [&](int64_t r, int64_t M) {
             running_.for_each_part(begin, {r, r + M}, [&](int64_t first, int64_t running, int64_t ended) {
               if (running > 0) input_gradient_of_x(first, running, dx, scratch);
               std::fill_n(dx + (first + running) * layer_.I, ended * layer_.I, S(0));
@@ -304,6 +304,12 @@ class Backward {
     if (n_groups == 1 && !of_samples)
       return multiply_all_columns(x_weight_, da, M, {}, dx + r * I, scratch.rows.data(), scratch.da_copies.data());
     Acc* out = before_rounding(dx + r * I, scratch);
+    if (n_groups == 1) {
+      multiply_all_columns(x_weight_, da, M, {}, out, static_cast<Acc*>(nullptr), scratch.da_copies.data());
+      mask_rows(x_weight_, r, M, {0, I}, out);
+      if (is_16_bits<S>) convert(dx + r * I, out, M * I);
+      return;
+    }
     Acc tile[kMostRowBlock * kWidestPanel];
     if (n_groups > 1) std::fill_n(out, M * I, Acc(0));
     for (int64_t g = 0; g < n_groups; ++g) {
@@ -319,6 +325,16 @@ class Backward {
       }
     }
     if (is_16_bits<S>) convert(dx + r * I, out, M * I);
+  }
+  // Some columns of M rows of the chunk from r on, by each sample's mask, if any.
+  void mask_rows(const Weight<T, S>& weight, int64_t r, int64_t M, const Range& columns, Acc* rows) const {
+    if (!weight.mask.data || !weight.mask.per_sample) return;
+    int64_t b = r % layer_.B;
+    for (int64_t m = 0; m < M; ++m, rows += layer_.I) {
+      const T* mask = weight.mask_of_sample(0, layer_.B, b);
+      for (int64_t i = columns.begin; i < columns.end; ++i) rows[i] *= mask[i];
+      if (++b == layer_.B) b = 0;
+    }
   }
   static Acc* before_rounding(S* dx, const Scratch& scratch) {
     if constexpr (is_16_bits<S>) {
@@ -337,11 +353,7 @@ class Backward {
     for_each_block(mine, is_16_bits<S> ? row_block_ : rows, [&](int64_t r, int64_t M) {
       Acc* out = before_rounding(dx + r * I, scratch);
       x_factor().multiply_by_rows(da_.data() + r * kGates * layer_.H, M, columns, out);
-      for (int64_t m = 0; m < M; ++m) {
-        const T* mask = x_factor().mask_of_sample(0, layer_.B, (r + m) % layer_.B);
-        Acc* row = out + m * I;
-        for (int64_t i = columns.begin; mask && i < columns.end; ++i) row[i] *= mask[i];
-      }
+      mask_rows(x_factor(), r, M, columns, out);
       if (is_16_bits<S>) convert(dx + r * I + columns.begin, I, out + columns.begin, I, M, columns.size());
     });
   }
