@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include <cstring>
+#include <limits>
 #include <sstream>
 
 namespace rnndrop {
@@ -38,6 +39,10 @@ Sizes check_inputs(const LayerInputs& in) {
   const int64_t T = x.size(0), B = x.size(1), I = x.size(2), P = in.W_hh.size(1);
   const int64_t H = in.W_hr ? in.W_hh.size(0) / 4 : P;
   TORCH_CHECK(T > 0, "x: expected a sequence of at least one step, got shape ", x.sizes());
+  constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max();  // which the kernels count in 32 bits
+  TORCH_CHECK(I <= kMostRows, "x: expected at most ", kMostRows, " features, got shape ", x.sizes());
+  TORCH_CHECK(in.W_hh.size(0) <= kMostRows && P <= kMostRows, "W_hh: expected at most ", kMostRows,
+              " rows and columns, got shape ", in.W_hh.sizes());
   TORCH_CHECK(H > 0 && P > 0, "W_hh: expected a hidden size of at least 1, got shape ", in.W_hh.sizes());
 
   const auto check = [&](const char* name, const OptionalTensor& tensor,

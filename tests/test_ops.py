@@ -248,6 +248,16 @@ def test_the_op_called_directly_checks_by_itself():
     torch.ops.rnndrop.lstm_layer(*(arguments.get(k) for k in order), False, True)
 
 
+@pytest.mark.parametrize(
+    "I, H, message",
+    [(2**31, 1, "x: expected at most 2147483647 features"), (1, 2**29, "W_hh: expected at most 2147483647 rows")],
+)
+def test_sizes_that_the_kernels_cannot_count_are_refused(I, H, message):
+    one = torch.zeros(1)
+    with pytest.raises(RuntimeError, match=message):
+        lstm_layer(one.expand(1, 1, I), None, None, one.expand(4 * H, I), one.expand(4 * H, H))
+
+
 @pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason="no CPU kernels")
 def test_the_op_is_safe_where_lengths_are_out_of_range():
     """As on CUDA: taken as the nearest of 0 and T."""

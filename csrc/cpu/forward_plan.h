@@ -28,6 +28,7 @@ struct ForwardPlan {
       : layer(layer),
         is_packed(packed.W_hh),
         row_block(cpu::row_block<T>(layer)),
+        most_rows(most_rows_of_walk(row_block)),
         // Threads that share out the units could not also skip some of them.
         rows(layer.H, splits_rows(most_threads()) ? shared_mask_g<S>(layer) : nullptr),
         mask_x(layer.mask_x, layer.B, layer.I, forms_masked_rows(layer.mask_x, layer.I, layer.T * layer.B)),
@@ -42,7 +43,7 @@ struct ForwardPlan {
         keeps_h_tilde(masks_h_rows || (layer.lengths && layer.order.reverse)),
         n_h_tilde(mask_h.mask.inputs_of_sample()),
         h_packing(packed.W_hh ? Packing::earlier
-                              : packing_of(h_weight, layer.B, true, layer.T == 1 && layer.B <= row_block)),
+                              : packing_of(h_weight, layer.B, true, layer.T == 1 && layer.B <= most_rows)),
         by_units(packed.W_hh || (rows.all() && h_weight.groups.size() == 1 && h_packing == Packing::before)),
         takes_x_along(by_units && may_take_x_along()),
         x_packing(packed.W_ih ? Packing::earlier : packing_of_x()),
@@ -74,8 +75,8 @@ struct ForwardPlan {
   bool becomes_gates() const { return layer.gates && (!is_16_bits<S> || widens_steps); }
 
   const LayerForward& layer;
-  const bool is_packed;     // by an earlier call
-  const int64_t row_block;  // rows of the batch that a step takes at once
+  const bool is_packed;                // by an earlier call
+  const int64_t row_block, most_rows;  // of the batch, that a step takes at once
   const KeptRows rows;
   const SpreadMask<S> mask_x, mask_h;
   const FactorMask<T, S> x_factor, h_factor;

@@ -35,6 +35,7 @@ class Backward {
   explicit Backward(const LayerBackward& layer)
       : layer_(layer),
         row_block_(row_block<T>(layer)),
+        most_rows_(most_rows_of_walk(row_block_)),
         running_(layer),
         rows_(layer.H, shared_mask_g<S>(layer)),
         x_factor_mask_(layer.mask_x, layer.B, layer.I),
@@ -134,7 +135,7 @@ class Backward {
   // Packs the member's share of the weights too, and zeroes that of dh~.
   Member prepare(const Team& team) const {
     const int64_t da_room =
-        std::max(x_weight_.room_for_gradients(row_block_), h_weight_.room_for_gradients(row_block_));
+        std::max(x_weight_.room_for_gradients(most_rows_), h_weight_.room_for_gradients(most_rows_));
     Member member{
         cut(team), weight_gradients_.prepare(team), {Buffer<Acc>(room_for_kept_rows()), Buffer<T>(da_room)}, {}};
     if (packs_x()) x_weight_.pack_backward(team);
@@ -247,7 +248,7 @@ class Backward {
         }
       }
     }
-    return room * (row_block_ + 1) + (std::is_same_v<S, Acc> ? 0 : std::max(layer_.I, layer_.P));
+    return room * (most_rows_ + 1) + (std::is_same_v<S, Acc> ? 0 : std::max(layer_.I, layer_.P));
   }
 
   // What dL/dh~ of the first step is where the weight has the mask, in whose place the step kernel had it.
@@ -415,7 +416,7 @@ class Backward {
   }
 
   const LayerBackward& layer_;
-  int64_t row_block_;
+  int64_t row_block_, most_rows_;
   RunningRows running_;
   KeptRows rows_;
   FactorMask<T, S> x_factor_mask_, h_factor_mask_;

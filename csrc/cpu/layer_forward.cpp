@@ -115,13 +115,13 @@ class Forward {
         {plan_.h_weight, h_memory_, units, rank, from_h, plan_.h_order},
         blocks,
         steps,
-        Buffer<Acc>(plan_.by_units ? kGates * blocks.gate_stride : plan_.row_block * from_h.row_stride),
+        Buffer<Acc>(plan_.by_units ? kGates * blocks.gate_stride : plan_.most_rows * from_h.row_stride),
         plan_.by_units ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
-        Buffer<T>(plan_.x_weight.room_for_inputs(plan_.takes_x_along ? plan_.row_block : steps * x_rows.size())),
-        Buffer<T>(plan_.h_weight.room_for_inputs(plan_.row_block)),
+        Buffer<T>(plan_.x_weight.room_for_inputs(plan_.takes_x_along ? plan_.most_rows : steps * x_rows.size())),
+        Buffer<T>(plan_.h_weight.room_for_inputs(plan_.most_rows)),
         Buffer<T>(plan_.masks_x_rows ? steps * x_rows.size() * layer_.I : 0),
         {}};
-    if (!plan_.rows.all()) std::fill_n(member.from_h.data(), plan_.row_block * from_h.row_stride, Acc(0));
+    if (!plan_.rows.all()) std::fill_n(member.from_h.data(), plan_.most_rows * from_h.row_stride, Acc(0));
     const Team packers = rows_split ? team : Team{0, 1};
     member.x_panels.pack(packers);
     member.h_panels.pack(packers);
@@ -190,13 +190,13 @@ class Forward {
     // Rows of all units without a gap between them, which the step kernel takes as one.
     for (const int64_t rows : {plan_.row_block, plan_.row_block / 2}) {
       if (units.size() == layer_.H && rows * kGates * layer_.H <= kSums) {
-        return {rows, layer_.H, layer_.H, round_up(rows * layer_.H, granule) + granule};
+        return {rows, layer_.H, layer_.H, round_up(most_rows_of_walk(rows) * layer_.H, granule) + granule};
       }
     }
     const int64_t n = std::max<int64_t>(units.size(), 1);  // a thread may have none
     const int64_t pieces = (n + kUnits - 1) / kUnits;
     const int64_t at_once = round_up((n + pieces - 1) / pieces, granule);
-    return {plan_.row_block, at_once, at_once, plan_.row_block * at_once};
+    return {plan_.row_block, at_once, at_once, plan_.most_rows * at_once};
   }
 
   // A step for these rows and units: sums [4][rows][units] = W_hh h~ + b, + W_ih x~ where that is taken along; the

@@ -24,12 +24,14 @@ bool has_large_W_hh(const LayerProblem& layer) {
 // Rows that go through GEMM and step kernel together, so that what one leaves is in the first cache for the other. Of a
 // weight that comes more slowly than it is multiplied, each panel has to serve more rows: with AVX-512 a large one, on
 // AMX any.
-constexpr int64_t kMostRowBlock = 128;
 template <class T>
 int64_t row_block(const LayerProblem& layer) {
-  if (amx::multiplies<T>()) return kMostRowBlock;
+  if (amx::multiplies<T>()) return 128;
   return rows_at_once<T>() >= 12 && has_large_W_hh<T>(layer) ? 96 : 24;
 }
+// The last block of a walk has up to a quarter more: a few rows by themselves would cost another reading of W_hh.
+constexpr int64_t most_rows_of_walk(int64_t block) { return block + block / 4; }
+constexpr int64_t kMostRowBlock = most_rows_of_walk(128);
 // Rows of the input GEMM and of the weights' gradients that are taken together: enough to read W_ih seldom, few enough
 // for their gates to stay in the second cache.
 constexpr int64_t kChunkRows = 384;
@@ -86,11 +88,12 @@ struct Walk {
 // Rows in blocks at step t: work(first, n, walk).
 template <class Work>
 void for_each_walk(int64_t t, const Range& rows, int64_t block, const Work& work) {
-  const int64_t walks_a_step = (rows.size() + block - 1) / block;
-  for_each_block(rows, block, [&](int64_t r, int64_t n) {
-    const int64_t walk = t * walks_a_step + (r - rows.begin) / block;
-    work(r, n, Walk{walk % 2 != 0});
-  });
+  const int64_t beyond_most = std::max<int64_t>(rows.size() - most_rows_of_walk(block), 0);
+  const int64_t walks_a_step = 1 + (beyond_most + block - 1) / block;
+  for (int64_t i = 0; i < walks_a_step && rows.size() > 0; ++i) {
+    const int64_t r = rows.begin + i * block;
+    work(r, i + 1 < walks_a_step ? block : rows.end - r, Walk{(t * walks_a_step + i) % 2 != 0});
+  }
 }
 
 // Steps of a sequence of `rows` samples that are taken together.

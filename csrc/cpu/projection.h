@@ -83,12 +83,13 @@ class ForwardProjection {
     const Weight<T, S>& weight = W_hr_.weight;
     const Range columns = rows_split ? Range{0, layer_.P} : team.share(layer_.P, weight.width);
     const int64_t row_stride = round_up(columns.size(), weight.width);
+    const int64_t most_rows = most_rows_of_walk(row_block<T>(layer_));
     Member member{columns,
                   row_stride,
                   {weight, memory_, columns, rows_split ? 0 : team.rank, {row_stride, 0, columns.begin, true}},
-                  Buffer<Acc>(row_block<T>(layer_) * row_stride),
-                  Buffer<Acc>(row_block<T>(layer_) * columns.size()),
-                  Buffer<T>(weight.room_for_inputs(row_block<T>(layer_)))};
+                  Buffer<Acc>(most_rows * row_stride),
+                  Buffer<Acc>(most_rows * columns.size()),
+                  Buffer<T>(weight.room_for_inputs(most_rows))};
     member.panels.pack(rows_split ? team : Team{0, 1});
     return member;
   }
@@ -180,12 +181,13 @@ class BackwardProjection {
     const Range panels = by_rows ? Range{0, n_panels} : team.share(n_panels);
     const Range of_panels{panels.begin * weight.width, std::min(H, panels.end * weight.width)};
     if (packs_) weight.pack_backward(team);
+    const int64_t most_rows = most_rows_of_walk(row_block<T>(layer_));
     return {panels,
             packs_    ? of_panels
             : by_rows ? Range{0, H}
                       : weight.share_of_columns(team),
-            Buffer<Acc>(row_block<T>(layer_) * layer_.P), Buffer<Acc>(row_block<T>(layer_) * layer_.P),
-            Buffer<T>(weight.room_for_gradients(row_block<T>(layer_)))};
+            Buffer<Acc>(most_rows * layer_.P), Buffer<Acc>(most_rows * layer_.P),
+            Buffer<T>(weight.room_for_gradients(most_rows))};
   }
 
   // dL/dh of step t, the `place`th of its chunk, for M samples from b on and some columns. dh_tilde_next:
