@@ -54,16 +54,18 @@ class LikeTorch(nn.RNNBase):
         that it has now. Nothing is drawn from torch's generators.
 
         Args:
-            lstm: the layer to copy; it is not changed.
+            lstm: the layer to copy; it is not changed. A TorchLSTM counts as what its :meth:`to_torch` gives.
             ours: keywords that nn.LSTM lacks, such as input_dropout.
 
         Raises:
             TypeError: lstm is not an nn.LSTM, or a keyword is unknown.
-            ValueError: lstm has a forward of its own, as a TorchLSTM has; or dropout between its layers, and this class
-                (GalLSTM, SemeniutaLSTM) has none; or init or forget_bias is given, though the weights are lstm's.
+            ValueError: lstm has a forward of its own; or dropout between its layers, and this class (GalLSTM,
+                SemeniutaLSTM) has none; or init or forget_bias is given, though the weights are lstm's.
         """
         if not isinstance(lstm, nn.LSTM):
             raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")
+        if isinstance(lstm, LikeTorch):
+            lstm = lstm.to_torch()
         if type(lstm).forward is not nn.LSTM.forward:
             raise ValueError(f"lstm: expected torch's own nn.LSTM, got {type(lstm).__name__} with a forward of its own")
         for name in ("init", "forget_bias"):

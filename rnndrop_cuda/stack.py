@@ -132,9 +132,5 @@ def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def _stacked(states: list[Tensor]) -> Tensor:
-    """[layers and directions, B, ...], of a single plain tensor without a copy; no view, which detach_() refuses.
-
-    A dispatch mode, that of selective checkpointing, say, may keep what an op returns.
-    """
-    changes = len(states) == 1 and type(states[0]) is Tensor and torch._C._len_torch_dispatch_stack() == 0
-    return states[0].unsqueeze_(0) if changes else torch.stack(states)
+    """[layers and directions, B, ...], of a single plain tensor without a copy; no view, which detach_() refuses."""
+    return states[0].unsqueeze_(0) if len(states) == 1 and type(states[0]) is Tensor else torch.stack(states)

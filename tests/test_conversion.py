@@ -205,10 +205,18 @@ class DoubledTorch(nn.LSTM):
         return 2 * output, state
 
 
-@pytest.mark.parametrize("make", [TorchLSTM, TorchGalLSTM, DoubledTorch])
-def test_what_has_a_forward_of_its_own_is_not_taken_for_an_nn_lstm(make):
-    with pytest.raises(ValueError, match=rf"lstm: expected torch's own nn.LSTM, got {make.__name__} with a forward"):
-        LSTM.from_torch(make(I, H))
+def test_what_has_a_forward_of_its_own_is_not_taken_for_an_nn_lstm():
+    with pytest.raises(ValueError, match=r"lstm: expected torch's own nn.LSTM, got DoubledTorch with a forward"):
+        LSTM.from_torch(DoubledTorch(I, H))
+
+
+def test_a_layer_of_ours_counts_as_the_nn_lstm_that_it_is_in_eval():
+    preset = TorchGalLSTM(I, H, num_layers=2, dropout=0.5)
+    for copied in (LSTM.from_torch(preset), GalLSTM.from_torch(preset)):
+        assert copied.dropout == copied.hidden_dropout == 0
+        assert torch.equal(copied.weight_hh_l1, preset.weight_hh_l1)
+    with pytest.raises(ValueError, match=r"to_torch: .* cell_zoneout=0.5 acts in eval too"):
+        LSTM.from_torch(TorchLSTM(I, H, cell_zoneout=0.5))
 
 
 @pytest.mark.parametrize("option", [{"init": "orthogonal"}, {"forget_bias": 1.0}])
