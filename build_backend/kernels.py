@@ -154,6 +154,12 @@ def extension(with_cuda: bool) -> Extension:
     return ext
 
 
+def includes_torch(source: str) -> bool:
+    """Whether a source includes torch's headers: no kernel file does, and of the CPU's engine only a few."""
+    path = Path(source)
+    return path.suffix == ".cpp" and path.parent != Path("csrc/cpu") or source in ENGINE_FOR_TORCH
+
+
 def write_if_new(path: Path, text: str) -> None:
     """Leave a file that has this text already as old as it is, so that nothing is compiled again."""
     if not path.exists() or path.read_text() != text:
@@ -180,7 +186,7 @@ class BuildExt(cpp_extension.BuildExtension):
 
     def torch_side_at_once(self, sources: list[str]) -> list[str]:
         """The sources with those that need torch's headers in one: the headers take longer than all that is in them."""
-        together = [source for source in sources if Path(source).parent == Path("csrc") or source in ENGINE_FOR_TORCH]
+        together = [source for source in sources if includes_torch(source)]
         at_once = Path(self.build_temp, "torch_side.cpp")
         write_if_new(at_once, "".join(f'#include "{Path(source).relative_to("csrc")}"\n' for source in together))
         return [str(at_once), *(source for source in sources if source not in together)]

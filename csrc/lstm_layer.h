@@ -1,7 +1,7 @@
 // The op `rnndrop::lstm_layer` and its backward, one LSTM layer in one direction: schemas and routing.
 //
-// Flow: op -> lstm_layer_forward/_backward (checks and allocates: layer_call.h) -> Backend -> its engine, or
-// stepwise.h, to which it lends its primitives -> lstm_cell.h. Nothing climbs back.
+// Flow: op -> lstm_layer_forward/_backward (checks and allocates: layer_call.h) -> Backend -> its engine ->
+// lstm_cell.h. Nothing climbs back.
 #pragma once
 
 #include "layer_call.h"
@@ -22,7 +22,7 @@ inline constexpr const char* kLayerBackwardSchema =
     "-> (Tensor dx, Tensor dh_0, Tensor dc_0, Tensor dW_ih, Tensor dW_hh, Tensor db_ih, "
     "Tensor db_hh, Tensor dW_hr)";
 
-// A device's way to fill the outputs of a call: on its engine where it has one for the call, else step by step.
+// A device's way to fill the outputs of a call.
 class Backend {
  public:
   virtual ~Backend() = default;

@@ -34,8 +34,8 @@ struct RowNoise {
 };
 
 // lstm_cell.h says what each does. To add one: CellNoise there; StepNoise and LayerNoise here; then what fills them
-// (layer_inputs.*, stepwise.cpp, cuda/backend.cpp and the CPU's engine) and what reads them (load_noise and cell_noise
-// in the kernels).
+// (layer_inputs.*, cuda/stepwise.cpp, cuda/backend.cpp and the CPU's engine) and what reads them (load_noise and
+// cell_noise in the kernels).
 struct StepNoise {
   RowNoise mask_g, mask_c, zone_c, zone_h;
   bool on_state() const { return mask_c.data || zone_c.data || zone_h.data; }
@@ -77,14 +77,6 @@ struct TimeOrder {
   HOST_DEVICE int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
   HOST_DEVICE int64_t slot(int64_t t) const { return reverse ? t : t + 1; }
   HOST_DEVICE int64_t slot_before(int64_t t) const { return reverse ? t + 1 : t; }
-};
-
-// Neighbouring steps, as a range of the time axis.
-struct Steps {
-  int64_t begin = 0, n = 0;
-  bool contains(int64_t t) const { return begin <= t && t < begin + n; }
-  // The first of them in an order of time.
-  int64_t first(const TimeOrder& order) const { return order.reverse ? begin + n - 1 : begin; }
 };
 
 // ---------------------------------------------------------------- one step, its pointwise half
@@ -134,20 +126,6 @@ struct StepBackward {
                                  // zoneout and steps past the end hand on); out: the same for h_{t-1}
   void* dc = nullptr;            // acc [B,H] in: dL/dc_t, out: dL/dc_{t-1}
   void* da = nullptr;            // scalar [B,4H] out: dL/d(pre-activations), 0 past the end
-};
-
-// ---------------------------------------------------------------- rows times masks
-
-// out = in times a mask, row by row; scalar, dense, and out may be in. Neighbouring rows share a row of the mask, and
-// behind its last the first one follows: of [4H,K] all have a mask [K], those of a gate a mask [4,1,K], and of [T,B,K]
-// those of a sample a mask [B,K].
-struct MaskedRows {
-  const void* in = nullptr;
-  void* out = nullptr;
-  int64_t rows = 0, columns = 0;
-  const void* mask = nullptr;  // [masks, columns] or null, which copies
-  int64_t rows_of_mask = 1;    // neighbouring rows with the same row of it
-  int64_t masks = 1;
 };
 
 // ---------------------------------------------------------------- the recurrence alone

@@ -1,6 +1,5 @@
 #include "cuda/backend.h"
 
-#include <ATen/Context.h>
 #include <ATen/cuda/Exceptions.h>
 #include <ATen/ops/empty.h>
 
@@ -8,53 +7,17 @@
 #include <limits>
 #include <type_traits>
 
-#include "cuda/gemm_arguments.h"
-#include "cuda/masked_rows.h"
-#include "cuda/step_kernels.h"
-#include "stepwise.h"
+#include "cuda/gate_gemms.h"
+#include "cuda/stepwise.h"
 
 namespace rnndrop::cuda {
 namespace {
 
 using at::Tensor;
 
-bool nn_lstm_uses_tf32() {
-  const at::Context& context = at::globalContext();
-  return context.userEnabledCuDNN() ? context.allowTF32CuDNN(at::Float32Op::RNN) : context.allowTF32CuBLAS();
-}
-
-cudaDataType_t data_type(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kDouble: return CUDA_R_64F;
-    case at::kFloat: return CUDA_R_32F;
-    case at::kBFloat16: return CUDA_R_16BF;
-    case at::kHalf: return CUDA_R_16F;
-    default: TORCH_INTERNAL_ASSERT(false, "dtype ", dtype, " has passed the op's checks");
-  }
-}
-
-cublasComputeType_t compute_type(at::ScalarType dtype, bool tf32) {
-  if (dtype == at::kDouble) return CUBLAS_COMPUTE_64F;
-  return dtype == at::kFloat && tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-}
-
-cublasOperation_t operation(const GemmOperand& operand) { return operand.transpose ? CUBLAS_OP_T : CUBLAS_OP_N; }
-
-MatrixView view(const Tensor& matrix) { return {matrix.size(0), matrix.size(1), matrix.stride(0), matrix.stride(1)}; }
-
-// The handle comes set up for the current stream and after cuda.matmul's switch. With the plain mode the compute type
-// alone decides on TF32, and sums of half-precision products are never rounded on the way. Whoever gets the handle
-// next sets it anew.
-cublasHandle_t cublas_of_current_stream() {
-  const cublasHandle_t handle = at::cuda::getCurrentCUDABlasHandle();
-  const auto mode = static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
-  TORCH_CUDABLAS_CHECK(cublasSetMathMode(handle, mode));
-  return handle;
-}
-
 // Dense, and with the mask of a gate that the batch shares.
-Tensor dense_W_hh(const CheckedInputs& in, const Primitives& backend) {
-  return masked_columns(backend, in.W_hh, per_gate(in.mask_h) ? in.mask_h : std::nullopt, in.dtype);
+Tensor dense_W_hh(const CheckedInputs& in, const Primitives& gpu) {
+  return masked_columns(gpu, in.W_hh, per_gate(in.mask_h) ? in.mask_h : std::nullopt, in.dtype);
 }
 
 // From row to row of a sequence [T,B,H], as is_matrix has it; the stride of one sample alone may be anything.
@@ -94,55 +57,25 @@ R recurrence_of(const CheckedInputs& in, const Tensor& W_hh) {
 
 }  // namespace
 
-CudaBackend::CudaBackend(c10::Device device)
-    : guard_(device),
-      stream_(c10::cuda::getCurrentCUDAStream()),
-      cublas_(cublas_of_current_stream()),
-      tf32_(nn_lstm_uses_tf32()) {}
+CudaBackend::CudaBackend(c10::Device device) : guard_(device) {}
 
 void CudaBackend::forward(ForwardCall& call) const {
   const Plan plan = plan_for(call.in, /*backward=*/false);
   if (plan.engine != Engine::stepwise) return run_recurrence(call, plan);
   call.put_initial_state();
-  stepwise_forward(call, *this, call.in.sizes.T);
+  stepwise_forward(call, gpu_);
 }
 
 void CudaBackend::backward(BackwardCall& call) const {
   const Plan plan = plan_for(call.in, /*backward=*/true);
   if (plan.engine != Engine::stepwise) return run_recurrence(call, plan);
   call.make_accumulators();
-  stepwise_backward(call, *this, call.in.sizes.T);
-}
-
-void CudaBackend::gemm(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) const {
-  if (out.numel() == 0) return;
-  if (a.size(1) == 0) {
-    if (!accumulate) out.zero_();
-    return;
-  }
-  const GemmArguments p = gemm_arguments(view(out), view(a), view(b));
-  const at::ScalarType dtype = out.scalar_type();
-  const cudaDataType_t type = data_type(dtype);
-  const double one_64 = 1, beta_64 = accumulate;
-  const float one_32 = 1, beta_32 = accumulate;
-  const bool is_double = dtype == at::kDouble;  // alpha and beta are of the compute type
-  const void* alpha = is_double ? static_cast<const void*>(&one_64) : &one_32;
-  const void* beta = is_double ? static_cast<const void*>(&beta_64) : &beta_32;
-  TORCH_CUDABLAS_CHECK(cublasGemmEx_64(cublas_, operation(p.first), operation(p.second), p.m, p.n, p.k, alpha,
-                                       b.const_data_ptr(), type, p.first.leading_dimension, a.const_data_ptr(), type,
-                                       p.second.leading_dimension, beta, out.data_ptr(), type, p.ldc,
-                                       compute_type(dtype, tf32_), CUBLAS_GEMM_DEFAULT));
-}
-
-void CudaBackend::step_forward(const StepForward& step) const { C10_CUDA_CHECK(cuda::step_forward(step, stream_)); }
-void CudaBackend::step_backward(const StepBackward& step) const { C10_CUDA_CHECK(cuda::step_backward(step, stream_)); }
-void CudaBackend::mask_rows(c10::ArrayRef<MaskedRows> matrices, Dtype dtype) const {
-  C10_CUDA_CHECK(cuda::mask_rows(matrices.data(), matrices.size(), dtype, stream_));
+  stepwise_backward(call, gpu_);
 }
 
 PlanRequest CudaBackend::plan_request(const CheckedInputs& in, bool backward) const {
   const auto [T, B, I, H, P] = in.sizes;
-  return {stream_, {in.dtype, tf32_, T, B, H, backward}, is_general(in.noise(), lengths_pointer(in))};
+  return {gpu_.stream(), {in.dtype, gpu_.tf32(), T, B, H, backward}, is_general(in.noise(), lengths_pointer(in))};
 }
 
 Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
@@ -153,9 +86,8 @@ Plan CudaBackend::plan_for(const CheckedInputs& in, bool backward) const {
 void CudaBackend::run_recurrence(ForwardCall& call, const Plan& of_model) const {
   const CheckedInputs& in = call.in;
   const auto [T, B, I, H, P] = in.sizes;
-  const Tensor W_hh = dense_W_hh(in, *this);
+  const Tensor W_hh = dense_W_hh(in, gpu_);
   const OptionalTensor c_0 = contiguous(in.c_0);
-  const InputProjection input(in, *this);
   const Tensor from_x = call.save ? call.gates : at::empty({T, B, 4 * H}, in.options());
   auto r = recurrence_of<RecurrenceForward>(in, W_hh);
   r.b_ih = pointer(in.b_ih);
@@ -173,14 +105,14 @@ void CudaBackend::run_recurrence(ForwardCall& call, const Plan& of_model) const 
   r.c_n = call.c_n.data_ptr();
 
   const Plan plan = fastest_plan_for(r, of_model, in);  // ahead of the product, which its runs may overwrite
-  input.project({0, T}, from_x);
+  project_input(gpu_, in, from_x);
   launch(r, plan, in);
 }
 
 void CudaBackend::run_recurrence(BackwardCall& call, const Plan& of_model) const {
   const CheckedInputs& in = call.in;
   const auto [T, B, I, H, P] = in.sizes;
-  const Tensor W_hh = dense_W_hh(in, *this);
+  const Tensor W_hh = dense_W_hh(in, gpu_);
   const Tensor da = at::empty({T, B, 4 * H}, in.options());
   auto r = recurrence_of<RecurrenceBackward>(in, W_hh);
   r.gates = call.gates.const_data_ptr();
@@ -207,9 +139,7 @@ void CudaBackend::run_recurrence(BackwardCall& call, const Plan& of_model) const
   if (call.need_db()) call.db = at::empty({4 * H}, in.options());
   if (call.need_dW && in.b_ih && in.b_hh) call.db_hh = at::empty({4 * H}, in.options());
 
-  SequenceGradients gradients(call, *this);
-  gradients.add({0, T}, da);
-  gradients.finish();
+  sequence_gradients(gpu_, call, da);
 }
 
 template <class R>
@@ -226,8 +156,8 @@ void CudaBackend::launch(const R& r, const Plan& plan, const CheckedInputs& in) 
   const int64_t bytes = scratch_bytes(plan, in.dtype);
   Tensor scratch;  // given back with the launch on its way: whoever gets it next on this stream comes behind
   if (bytes > 0) scratch = at::empty({bytes}, in.options().dtype(at::kByte));
-  const RecurrenceLaunch launch{plan, bytes > 0 ? scratch.data_ptr() : nullptr, stream_};
-  C10_CUDA_CHECK(with_recurrence_kernels(r.dtype, tf32_, [&](auto kernels) { return kernels.run(r, launch); }));
+  const RecurrenceLaunch launch{plan, bytes > 0 ? scratch.data_ptr() : nullptr, gpu_.stream()};
+  C10_CUDA_CHECK(with_recurrence_kernels(r.dtype, gpu_.tf32(), [&](auto kernels) { return kernels.run(r, launch); }));
 }
 
 }  // namespace rnndrop::cuda

@@ -5,18 +5,18 @@
 #include "cuda/mask_ops.h"
 #include "lstm_layer.h"
 
-namespace rnndrop {
+namespace rnndrop::cuda {
 namespace {
 
-cuda::CudaBackend make_backend(const at::Tensor& x) {
+CudaBackend make_backend(const at::Tensor& x) {
   // The dispatcher comes here for any CUDA argument; x's device is the one that the others are held to.
   TORCH_CHECK(x.is_cuda(), "x: expected a CUDA tensor like the other arguments, got one on ", x.device());
-  return cuda::CudaBackend(x.device());
+  return CudaBackend(x.device());
 }
 
 at::Tensor expand(const at::Tensor& seed, at::IntArrayRef shape, int64_t drop, double dropped, double kept,
                   at::ScalarType dtype) {
-  return cuda::expand_dropout_mask(seed.device(), seed, shape, drop, dropped, kept, dtype);
+  return expand_dropout_mask(seed.device(), seed, shape, drop, dropped, kept, dtype);
 }
 
 std::vector<at::Tensor> draw(at::IntArrayRef dims, at::IntArrayRef sizes, at::IntArrayRef drop,
@@ -26,7 +26,7 @@ std::vector<at::Tensor> draw(at::IntArrayRef dims, at::IntArrayRef sizes, at::In
   const bool numbered = device->has_index();
   const c10::Device gpu(c10::kCUDA, numbered ? device->index() : c10::cuda::current_device());
   const at::TensorOptions options = at::TensorOptions(gpu).dtype(dtype);
-  return cuda::draw_dropout_masks(gpu, options, dims, sizes, drop, dropped, kept, generator);
+  return draw_dropout_masks(gpu, options, dims, sizes, drop, dropped, kept, generator);
 }
 
 }  // namespace
@@ -38,4 +38,4 @@ TORCH_LIBRARY_IMPL(rnndrop, CUDA, m) {
   m.impl("lstm_layer_backward", OpKernel<lstm_layer_backward, make_backend>::call);
 }
 
-}  // namespace rnndrop
+}  // namespace rnndrop::cuda

@@ -1,5 +1,5 @@
-// The pointwise step on CUDA. Plain launchers, no torch header: the torch side (backend.cpp), the emulated
-// backend and the sanitizer driver of tests/cuda all call these two.
+// The pointwise step on CUDA. Plain launchers, no torch header: the torch side (primitives.cpp) and the sanitizer
+// driver of tests/cuda call these two.
 #pragma once
 
 #include <cuda_runtime_api.h>

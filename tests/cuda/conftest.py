@@ -15,10 +15,7 @@ NEEDS_PYTHON = ("module", "by_length", "layer_node", "layer_stack", "permute_sam
 UNITS = {
     "host": [
         *sorted(path for path in CSRC.glob("*.cpp") if path.stem not in NEEDS_PYTHON),
-        CSRC / "cuda/backend.cpp",
-        CSRC / "cuda/gpu_plans.cpp",
-        CSRC / "cuda/two_streams.cpp",
-        CSRC / "cuda/mask_ops.cpp",
+        *sorted(path for path in CSRC.glob("cuda/*.cpp") if path.stem != "register_ops"),
         toolchain.REPO / "tests/cuda/emulated_backend.cpp",
     ],
     "recurrences": sorted(CSRC.glob("cuda/recurrence_*.cu")),

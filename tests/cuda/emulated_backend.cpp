@@ -23,19 +23,19 @@ const c10::Device kDevice(c10::kCUDA, 0);
 cuda::CudaBackend make_backend(const at::Tensor& /*x*/) { return cuda::CudaBackend(kDevice); }
 
 void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool accumulate) {
-  make_backend(out).gemm(out, a, b, accumulate);
+  cuda::Primitives().gemm(out, a, b, accumulate);
 }
 
 // Matrix after matrix, in one launch.
 void mask_rows(at::TensorList in, at::TensorList out, const c10::List<OptionalTensor>& masks,
                at::IntArrayRef rows_of_mask) {
-  std::vector<MaskedRows> matrices;
+  std::vector<cuda::MaskedRows> matrices;
   for (size_t k = 0; k < in.size(); ++k) {
     const OptionalTensor mask = masks.get(k);
     matrices.push_back({in[k].const_data_ptr(), out[k].data_ptr(), in[k].size(0), in[k].size(1), pointer(mask),
                         rows_of_mask[k], mask ? mask->size(0) : 1});
   }
-  make_backend(in[0]).mask_rows(matrices, dtype_of(in[0]));
+  cuda::Primitives().mask_rows(matrices, dtype_of(in[0]));
 }
 
 std::string engine_of(const at::Tensor& x, const at::Tensor& state, const at::Tensor& W_ih, const at::Tensor& W_hh,

@@ -31,10 +31,6 @@ SCHEDULES = ("fifo", "lifo", "rand1", "rand2")
 PLANTED = "EMU_PLANTED"
 """The variable that chooses one of the mistakes in a program, by the number that it asks planted.h for."""
 
-_SANITIZED_VARIABLE = "EMU_SANITIZED_PYTHON"
-SANITIZED = _SANITIZED_VARIABLE in os.environ
-"""Whether this process was started by `run_python(..., sanitize=True)`."""
-
 _SANITIZER_FLAGS = {
     None: [],
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
@@ -43,7 +39,7 @@ _SANITIZER_FLAGS = {
     "weak": ["-fsanitize=thread", "-fno-threadsafe-statics", "-DEMU_WEAK_MEMORY"],
 }
 _SANITIZER_OPTIONS = {
-    # Threads of a failed launch never free what they own, and Python leaks anyway.
+    # Threads of a failed launch never free what they own.
     "ASAN_OPTIONS": "detect_leaks=0",
     # One race is enough; a kernel without its barrier has thousands.
     "TSAN_OPTIONS": "halt_on_error=1",
@@ -127,33 +123,21 @@ def build_program(
     return _build(_folder(name, sanitize, coverage) / "program", [main], [*instrument, *flags], link)
 
 
-def build_torch_ext(
-    name: str,
-    units: Mapping[str, Sequence[Path]],
-    *,
-    coverage: bool = False,
-    defines: Mapping[str, str | int] | None = None,
-    include_dirs: Sequence[Path] = (),
-) -> Path:
-    """Like `build_program`, but a shared library for `torch.ops.load_library`, of translation units with a name each.
-
-    It is sanitized where this process is, by `run_python(..., sanitize=True)`: no other could load it.
-    """
+def build_torch_ext(name: str, units: Mapping[str, Sequence[Path]], *, include_dirs: Sequence[Path] = ()) -> Path:
+    """Like `build_program`, but a shared library for `torch.ops.load_library`, of translation units with a name each."""
     import torch  # so that programs can be built where torch is not installed
     from torch.utils import cpp_extension
 
-    sanitize = "address" if SANITIZED else None
-    instrument = _instrument_flags(sanitize, coverage)
-    flags = _compile_flags(defines, "-O0" if instrument else "-O1", include_dirs)
+    flags = _compile_flags(None, "-O1", include_dirs)
     flags += ["-fPIC", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
     flags += [f"-isystem{folder}" for folder in cpp_extension.include_paths()]
     link = ["-shared"]
     for folder in cpp_extension.library_paths():
         link += [f"-L{folder}", f"-Wl,-rpath,{folder}"]
     link += ["-lc10", "-ltorch_cpu", "-ltorch"]
-    folder = _folder(name, sanitize, coverage)
+    folder = _folder(name, None, False)
     together = [_all_of(sources, folder / f"{unit}.cpp") for unit, sources in units.items()]
-    return _build(folder / "lib.so", together, [*instrument, *flags], [*instrument, *link])
+    return _build(folder / "lib.so", together, flags, link)
 
 
 def run(program: Path, *args: str, schedule: str = "fifo", timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -177,16 +161,6 @@ def lines_run(program: Path, sources: Sequence[Path], *args: str) -> dict[Path, 
         for line in file["lines"]:
             runs[REPO / file["file"]][line["line_number"]] += line["count"]
     return {source: dict(lines) for source, lines in runs.items()}
-
-
-def run_python(*args: str, sanitize: bool, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run this Python with `args`, under AddressSanitizer if `sanitize`; the exit status is for the caller to judge."""
-    if not sanitize:
-        return _run([sys.executable, *args], {}, timeout)
-    # Python is not sanitized itself, so the runtime that the library needs must be there before.
-    command = [*compiler(), "-print-file-name=libasan.so"]
-    runtime = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return _run([sys.executable, *args], {"LD_PRELOAD": runtime, _SANITIZED_VARIABLE: "1"}, timeout)
 
 
 def _run(command: Sequence[str], variables: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-#include "stepwise_projection.h"
+#include "cuda/stepwise_projection.h"
 
 #define AT_PER_OPERATOR_HEADERS
 #include <ATen/TensorOperators.h>
@@ -6,7 +6,7 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
-namespace rnndrop {
+namespace rnndrop::cuda {
 
 using at::Tensor;
 
@@ -45,4 +45,4 @@ Tensor ProjectedState::zone_at(int64_t t) const {
 
 Tensor ProjectedState::running(int64_t t) const { return in_.lengths->gt(t).unsqueeze(1); }
 
-}  // namespace rnndrop
+}  // namespace rnndrop::cuda

@@ -4,35 +4,24 @@
 //
 // Masks that the batch shares are in the weights (gate_gemms.h). One for each sample multiplies x once, and h inside
 // the step kernel; one for each gate and sample makes four x~ or h~, each with a product of its own.
-#include "stepwise.h"
+#include "cuda/stepwise.h"
 
 #define AT_PER_OPERATOR_HEADERS
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 
-#include <algorithm>
+#include "cuda/gate_gemms.h"
+#include "cuda/stepwise_projection.h"
 
-#include "gate_gemms.h"
-#include "stepwise_projection.h"
-
-namespace rnndrop {
+namespace rnndrop::cuda {
 namespace {
 
 using at::Tensor;
 
-// work(steps) for every chunk of an order of time
+// work(t) for every step
 template <class Work>
-void for_each_chunk(const TimeOrder& order, int64_t steps_per_chunk, const Work& work) {
-  for (int64_t done = 0; done < order.T; done += steps_per_chunk) {
-    const int64_t n = std::min(steps_per_chunk, order.T - done);
-    work(Steps{order.reverse ? order.T - done - n : done, n});
-  }
-}
-
-// work(t) for every step of a chunk
-template <class Work>
-void for_each_step(const TimeOrder& order, const Steps& chunk, const Work& work) {
-  for (int64_t k = 0, t = chunk.first(order); k < chunk.n; ++k, t = order.next(t)) work(t);
+void for_each_step(const TimeOrder& order, const Work& work) {
+  for (int64_t k = 0, t = order.first(); k < order.T; ++k, t = order.next(t)) work(t);
 }
 
 // The noise that the step kernel applies: with a projection that on h is not its business, but ProjectedState's.
@@ -61,19 +50,16 @@ Step step_of(const CheckedInputs& in, const LayerNoise& noise, int64_t t) {
 
 class ForwardLoop {
  public:
-  ForwardLoop(const ForwardCall& call, const Primitives& backend, int64_t steps_per_chunk)
+  ForwardLoop(const ForwardCall& call, const Primitives& gpu)
       : call_(call),
         in_(call.in),
-        backend_(backend),
-        steps_per_chunk_(steps_per_chunk),
+        gpu_(gpu),
         noise_(noise_of_kernel(call.in)),
         h_0_(in_.initial_h(/*by_host=*/false)),
-        W_hh_(masked_columns(backend, in_.W_hh, in_.mask_h, in_.dtype)),
+        W_hh_(masked_columns(gpu, in_.W_hh, in_.mask_h, in_.dtype)),
         W_hr_t_(in_.W_hr ? in_.W_hr->t() : Tensor()),
-        input_(in_, backend),
-        projected_(in_) {
-    const auto [T, B, I, H, P] = in_.sizes;
-    if (!call.save) gates_of_chunk_ = at::empty({steps_per_chunk, B, 4 * H}, in_.options());
+        projected_(in_),
+        gates_(call.save ? call.gates : at::empty({in_.sizes.T, in_.sizes.B, 4 * in_.sizes.H}, in_.options())) {
     const Tensor* const mask_h = in_.mask_h_of_samples();
     if (mask_h) {
       h_tilde_ = (h_0_ * *mask_h).contiguous();
@@ -83,14 +69,11 @@ class ForwardLoop {
   }
 
   void run() {
-    for_each_chunk(in_.order, steps_per_chunk_, [&](const Steps& chunk) {
-      const Tensor gates = call_.save ? call_.gates.narrow(0, chunk.begin, chunk.n) : gates_of_chunk_;
-      input_.project(chunk, gates);
-      for_each_step(in_.order, chunk, [&](int64_t t) {
-        const Tensor of_step = gates.select(0, t - chunk.begin);
-        multiply_gates(backend_, of_step, h_in(t), W_hh_, true);
-        run_step(t, of_step);
-      });
+    project_input(gpu_, in_, gates_);
+    for_each_step(in_.order, [&](int64_t t) {
+      const Tensor of_step = gates_.select(0, t);
+      multiply_gates(gpu_, of_step, h_in(t), W_hh_, true);
+      run_step(t, of_step);
     });
   }
 
@@ -99,9 +82,9 @@ class ForwardLoop {
   void run_step(int64_t t, const Tensor& gates) {
     const Tensor y = call_.y.select(0, t);
     const Tensor h_full = in_.W_hr ? call_.h_full.select(0, call_.save ? t : 0) : y;
-    backend_.step_forward(step_at(t, gates, h_full));
+    gpu_.step_forward(step_at(t, gates, h_full));
     if (!in_.W_hr) return;
-    backend_.gemm(y, h_full, W_hr_t_, false);
+    gpu_.gemm(y, h_full, W_hr_t_, false);
     projected_.forward(t, y, call_.h_n, h_tilde_);
   }
 
@@ -128,13 +111,11 @@ class ForwardLoop {
 
   const ForwardCall& call_;
   const CheckedInputs& in_;
-  const Primitives& backend_;
-  int64_t steps_per_chunk_;
+  const Primitives& gpu_;
   LayerNoise noise_;
   Tensor h_0_, W_hh_, W_hr_t_;
-  InputProjection input_;
   ProjectedState projected_;
-  Tensor gates_of_chunk_;  // where they are not saved
+  Tensor gates_;  // W_ih x~ of all steps, and then the gates themselves
   // The recurrent GEMM's input, where it is not just h_0 and y: masked, or, where y is 0 though the sample has yet to
   // begin, the h that is carried. Else undefined.
   Tensor h_tilde_;
@@ -144,16 +125,15 @@ class ForwardLoop {
 
 class BackwardLoop {
  public:
-  BackwardLoop(const BackwardCall& call, const Primitives& backend, int64_t steps_per_chunk)
+  BackwardLoop(const BackwardCall& call, const Primitives& gpu)
       : call_(call),
         in_(call.in),
-        backend_(backend),
-        steps_per_chunk_(steps_per_chunk),
+        gpu_(gpu),
         backwards_{in_.order.T, !in_.order.reverse},
         noise_(noise_of_kernel(call.in)),
-        W_hh_(masked_columns(backend, in_.W_hh, in_.mask_h, in_.dtype)),
+        W_hh_(masked_columns(gpu, in_.W_hh, in_.mask_h, in_.dtype)),
         projected_(in_),
-        gradients_(call, backend) {
+        da_(at::empty({in_.sizes.T, in_.sizes.B, 4 * in_.sizes.H}, in_.options())) {
     const auto [T, B, I, H, P] = in_.sizes;
     if (!in_.W_hr) return;
     dh_ = at::empty({T, B, P}, in_.options());
@@ -161,21 +141,14 @@ class BackwardLoop {
   }
 
   void run() {
-    const int64_t B = in_.sizes.B, rows = 4 * in_.sizes.H;
-    const Tensor da_of_chunk = at::empty({steps_per_chunk_, B, rows}, in_.options());
-    for_each_chunk(backwards_, steps_per_chunk_, [&](const Steps& chunk) {
-      const Tensor da = da_of_chunk.narrow(0, 0, chunk.n);
-      for_each_step(backwards_, chunk, [&](int64_t t) {
-        const Tensor of_step = da.select(0, t - chunk.begin);
-        run_step(t, of_step);
-        input_gradient(backend_, call_.dh_tilde, of_step, W_hh_);
-      });
-      gradients_.add(chunk, da);
+    for_each_step(backwards_, [&](int64_t t) {
+      const Tensor of_step = da_.select(0, t);
+      run_step(t, of_step);
+      input_gradient(gpu_, call_.dh_tilde, of_step, W_hh_);
     });
-    gradients_.finish();
+    sequence_gradients(gpu_, call_, da_);
     if (in_.W_hr && call_.need_dW) {
-      const Steps all{0, in_.sizes.T};
-      backend_.gemm(call_.dW_hr, rows_of(dh_, all).t(), rows_of(call_.h_full.contiguous(), all), false);
+      gpu_.gemm(call_.dW_hr, as_rows(dh_).t(), as_rows(call_.h_full.contiguous()), false);
     }
   }
 
@@ -186,9 +159,9 @@ class BackwardLoop {
     if (in_.W_hr) {
       const Tensor dh = dh_.select(0, t);
       dh.copy_(projected_.backward(t, dy, t == backwards_.first() ? Tensor() : call_.dh_tilde, call_.dh_carry));
-      backend_.gemm(dh_full_, dh, *in_.W_hr, false);
+      gpu_.gemm(dh_full_, dh, *in_.W_hr, false);
     }
-    backend_.step_backward(step_at(t, in_.W_hr ? OptionalTensor(dh_full_) : dy, da));
+    gpu_.step_backward(step_at(t, in_.W_hr ? OptionalTensor(dh_full_) : dy, da));
   }
 
   StepBackward step_at(int64_t t, const OptionalTensor& dy, const Tensor& da) const {
@@ -209,25 +182,20 @@ class BackwardLoop {
 
   const BackwardCall& call_;
   const CheckedInputs& in_;
-  const Primitives& backend_;
-  int64_t steps_per_chunk_;
+  const Primitives& gpu_;
   TimeOrder backwards_;
   LayerNoise noise_;
   Tensor W_hh_;
   ProjectedState projected_;
-  SequenceGradients gradients_;
+  Tensor da_;       // scalar [T,B,4H]
   Tensor dh_;       // dL/dh_t of all steps, what W_hr's GEMMs take; undefined without W_hr
   Tensor dh_full_;  // dL/d(o * tanh(c)) of one step; likewise
 };
 
 }  // namespace
 
-void stepwise_forward(const ForwardCall& call, const Primitives& backend, int64_t steps_per_chunk) {
-  ForwardLoop(call, backend, steps_per_chunk).run();
-}
+void stepwise_forward(const ForwardCall& call, const Primitives& gpu) { ForwardLoop(call, gpu).run(); }
 
-void stepwise_backward(const BackwardCall& call, const Primitives& backend, int64_t steps_per_chunk) {
-  BackwardLoop(call, backend, steps_per_chunk).run();
-}
+void stepwise_backward(const BackwardCall& call, const Primitives& gpu) { BackwardLoop(call, gpu).run(); }
 
-}  // namespace rnndrop
+}  // namespace rnndrop::cuda

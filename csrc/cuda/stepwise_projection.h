@@ -4,7 +4,7 @@
 
 #include "layer_inputs.h"
 
-namespace rnndrop {
+namespace rnndrop::cuda {
 
 class ProjectedState {
  public:
@@ -26,4 +26,4 @@ class ProjectedState {
   const CheckedInputs& in_;
 };
 
-}  // namespace rnndrop
+}  // namespace rnndrop::cuda
