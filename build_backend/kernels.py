@@ -157,7 +157,7 @@ def extension(with_cuda: bool) -> Extension:
 def includes_torch(source: str) -> bool:
     """Whether a source includes torch's headers: no kernel file does, and of the CPU's engine only a few."""
     path = Path(source)
-    return path.suffix == ".cpp" and path.parent != Path("csrc/cpu") or source in ENGINE_FOR_TORCH
+    return (path.suffix == ".cpp" and path.parent != Path("csrc/cpu")) or source in ENGINE_FOR_TORCH
 
 
 def write_if_new(path: Path, text: str) -> None:

@@ -124,7 +124,7 @@ def build_program(
 
 
 def build_torch_ext(name: str, units: Mapping[str, Sequence[Path]], *, include_dirs: Sequence[Path] = ()) -> Path:
-    """Like `build_program`, but a shared library for `torch.ops.load_library`, of translation units with a name each."""
+    """Like `build_program`, but a library for `torch.ops.load_library`, of translation units with a name each."""
     import torch  # so that programs can be built where torch is not installed
     from torch.utils import cpp_extension
 
