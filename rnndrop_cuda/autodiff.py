@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
@@ -39,9 +41,13 @@ def transformable(
     names = [argument.name for argument in op._schema.arguments]
 
     def call(*args: Any) -> tuple[Tensor, ...]:
-        # torch.compile traces through torch.func itself, down to the op: vmap it can compile, grad it cannot.
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-            return Function.apply(*args)
+        if torch._C._are_functorch_transforms_active():
+            if not torch.compiler.is_compiling():
+                return Function.apply(*args)
+            # torch.compile traces through torch.func itself, down to the op: vmap it can compile, grad it cannot.
+            innermost = retrieve_current_functorch_interpreter()
+            if innermost.key() != TransformType.Vmap or innermost.level() > 1:
+                torch._dynamo.graph_break()
         if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
             _refuse_forward_mode()
         if torch.compiler.is_compiling() or torch._C._get_tracing_state():

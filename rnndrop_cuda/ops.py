@@ -202,7 +202,12 @@ def _double_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
     saved = ctx.saved_tensors
     differentiable, constants = saved[:N_INPUTS], saved[N_INPUTS:N_TENSORS]
     incoming = saved[N_TENSORS:]
-    wanted = [(k, dd) for k, dd in enumerate(upstream) if differentiable[k] is not None and dd is not None]
+    # The empty tensor in place of what was left out may have a gradient, too.
+    wanted = [
+        (k, dd)
+        for k, (of, dd) in enumerate(zip(differentiable, upstream, strict=True))
+        if of is not None and dd is not None and dd.shape == of.shape
+    ]
     if not wanted:
         return (None,) * len(ctx.needs_input_grad)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.utils._pytree import tree_leaves
 
 from rnndrop_cuda import LSTM, functional
 from tests.modules import ANY_BACKEND, FUSED, B, H, I, T, assert_close, build, device_of, flat, loss_of, random_x
@@ -124,6 +125,47 @@ def test_derivatives_nest_in_torch_func(backend):
         return torch.func.jacrev(torch.func.jacrev(lambda x: loss_of(model(x))))(x)
 
     assert_close([hessian(model)], [torch.autograd.functional.hessian(lambda x: loss_of(plain(x)), x)])
+
+
+@FUSED
+@pytest.mark.parametrize("transform", ["vjp", "per sample", "grad of vmap", "grad of grad"])
+def test_torch_compile_takes_torch_func_over_the_layer(backend, transform):
+    """It leaves what derives to eager PyTorch, as it does with nn.LSTM."""
+    torch._dynamo.reset()
+    x = random_x(backend)
+    model = LSTM(I, H, hidden_zoneout=0.2).to(x).eval()
+    weights, loss = detached(model), loss_of_sample(model)
+
+    def of_batch(weights, x):
+        return loss_of(torch.func.functional_call(model, weights, (x,)))
+
+    def of_samples(weights, x):
+        return torch.func.vmap(loss, (None, 1))(weights, x).sum()
+
+    def squares_of_gradient(weights, x):
+        return sum(g.square().sum() for g in torch.func.grad(of_batch)(weights, x).values())
+
+    def derive(weights, x):
+        if transform == "vjp":
+            value, pull_back = torch.func.vjp(of_batch, weights, x)
+            return pull_back(value)
+        if transform == "per sample":
+            return torch.func.vmap(torch.func.grad(loss), (None, 1))(weights, x)
+        function = of_samples if transform == "grad of vmap" else squares_of_gradient
+        return torch.func.grad(function, argnums=(0, 1))(weights, 2 * x)
+
+    compiled = torch.compile(derive, backend="aot_eager")
+    found, expected = (tree_leaves(run(weights, x)) for run in (compiled, derive))
+    assert_close(found, expected)
+
+
+@FUSED
+def test_torch_compile_takes_vmap_over_the_layer_in_one_graph(backend):
+    torch._dynamo.reset()
+    model, x = build(backend).eval(), random_x(backend)
+    run = torch.func.vmap(lambda x: model(x.unsqueeze(1))[0], 1)
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    assert_close([compiled(x)], [run(x)])
 
 
 def function_of_input_and_weights(backend):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rnndrop_cuda import ops, reference
-from rnndrop_cuda.functional import lstm_layer
+from rnndrop_cuda.functional import NAMES, lstm_layer
 from tests.modules import H, T
 from tests.problems import (
     CONSTANTS,
@@ -61,6 +61,27 @@ def test_double_backward_equals_the_reference(masks):
 
     for ours, theirs in zip(second_derivatives(cpu_layer), second_derivatives(reference.lstm_layer), strict=True):
         assert relative_error(ours, theirs) < 1e-12
+
+
+@pytest.mark.parametrize("need_dx, need_dW", [(False, True), (True, False), (False, False)])
+def test_double_backward_takes_a_gradient_for_what_was_left_out(need_dx, need_dW):
+    """torch.compile gives every output of a graph one, also the empty tensor in place of a dx that nobody wants."""
+    problem = random_problem(3, 2, 2, 3, masks="both")
+    tensors = [problem.inputs.get(name, problem.options.get(name)) for name in NAMES]
+    *outputs, gates, c, h_full = ops.lstm_layer(*tensors, False, True)
+    inputs = [t.detach().requires_grad_() if t is not None and t.is_floating_point() else t for t in tensors]
+    upstream = [problem.upstream[k].requires_grad_() for k in OUTPUTS]
+
+    def second_derivatives(with_empty):
+        first = ops.lstm_layer_backward(
+            *inputs[: ops.N_INPUTS], *tensors[ops.N_INPUTS :], False, outputs[0], gates, c, h_full, *upstream, need_dx,
+            need_dW,
+        )  # fmt: skip
+        total = sum(g.sin().sum() for g in first if with_empty or g.numel())
+        return torch.autograd.grad(total, upstream)
+
+    for ours, theirs in zip(second_derivatives(True), second_derivatives(False), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_third_derivative_equals_the_reference():
