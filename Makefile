@@ -9,6 +9,8 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 VENV := .venv
 VENV_CUDA := .venv-cuda
 OUT ?= build/bench
+# Where this is set, as in a container, every process would compile all of torch's modules once more: 3 seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL = $(1)/bin/python -m pip install --no-compile --disable-pip-version-check --progress-bar off -c constraints.txt
 
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard build_backend/*.py csrc/* csrc/cpu/* csrc/cuda/*)
