@@ -132,5 +132,10 @@ def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def _stacked(states: list[Tensor]) -> Tensor:
-    """[layers and directions, B, ...], of a single plain tensor without a copy; no view, which detach_() refuses."""
-    return states[0].unsqueeze_(0) if len(states) == 1 and type(states[0]) is Tensor else torch.stack(states)
+    """[layers and directions, B, ...]; no view, which detach_() refuses.
+
+    A single plain tensor is not copied, but where a mode listens: a checkpoint's, say, may have kept it.
+    """
+    nobody_listens = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() == 0
+    in_place = len(states) == 1 and type(states[0]) is Tensor and nobody_listens
+    return states[0].unsqueeze_(0) if in_place else torch.stack(states)

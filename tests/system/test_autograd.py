@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from rnndrop_cuda import LSTM
 from tests.modules import (
     ANY_BACKEND,
     DROPOUT,
+    FUSED,
     all_equal,
     assert_close,
     build,
@@ -75,6 +76,26 @@ def test_gradient_checkpointing_draws_the_same_masks_again(backend, use_reentran
         return [*output, leaf.grad, *(p.grad for p in model.parameters())]
 
     assert all_equal(step(recomputed), step(lambda x: flat(model(x))))
+
+
+@FUSED
+@pytest.mark.parametrize("options", [{}, {"num_layers": 1, "bidirectional": False, "dropout": 0.0}])
+def test_a_selective_checkpoint_keeps_what_the_op_returned(backend, options):
+    model, x = build(backend, **options), random_x(backend)
+    calls = []
+
+    def policy(ctx, op, *args, **kwargs):
+        if op is not torch.ops.rnndrop.lstm_layer.default:
+            return CheckpointPolicy.PREFER_RECOMPUTE
+        calls.append(op)
+        return CheckpointPolicy.MUST_SAVE
+
+    def run(x):
+        context = lambda: create_selective_checkpoint_contexts(policy)  # noqa: E731
+        return checkpoint(model, x, use_reentrant=False, context_fn=context)
+
+    assert all_equal(training_step(model, x, run=run), training_step(model, x))
+    assert calls
 
 
 @ANY_BACKEND
