@@ -69,7 +69,8 @@ def test_the_sdist_is_whole(source: Path, sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     generated = re.compile(r"(PKG-INFO|setup\.cfg|[^/]*\.egg-info(/.*)?)?")
-    there = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    files = [path for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    there = {path.relative_to(source).as_posix() for path in files}
     sources = {name for name in there if not generated.fullmatch(name)}
     assert sources - packed == NOT_PACKED
     assert {name for name in packed - there if not generated.fullmatch(name) and "." in Path(name).name[1:]} == set()

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(bool(NOT_USABLE["cpu"]), reason=NOT_USABLE["cpu"
 class Model(nn.Module):
     def __init__(self):
         super().__init__()
-        self.lstm = LSTM(I, H, 2, bidirectional=True, **DROPOUT)
+        self.lstm = LSTM(I, H, bidirectional=True, **{**DROPOUT, "dropout": 0.0})
 
     def forward(self, x, lengths):
         y, (h_n, c_n) = self.lstm(x, lengths=lengths)
@@ -26,62 +26,72 @@ class Model(nn.Module):
 
 
 LOADERS = {
-    "torch.export": "torch.export.load(path).module()",
-    "torch.jit.trace": "torch.jit.load(path)",
-    "aot": "torch._inductor.aoti_load_package(path)",
+    "torch.export": "torch.export.load({path!r}).module()",
+    "torch.jit.trace": "torch.jit.load({path!r})",
+    "aot": "torch._inductor.aoti_load_package({path!r})",
 }
 
 
-def save(how, model, arguments, path):
+def exported(model, arguments):
+    batch = torch.export.Dim("B", min=2, max=64)
+    shapes = {"x": {0: torch.export.Dim("T", min=2, max=64), 1: batch}, "lengths": {0: batch}}
+    return torch.export.export(model, arguments, dynamic_shapes=shapes)
+
+
+def save(how, model, arguments, folder):
+    """Where it was saved."""
+    path = str(folder / ("model.pt" if how == "torch.jit.trace" else f"{how}.pt2"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript is deprecated
         if how == "torch.jit.trace":
             torch.jit.save(torch.jit.trace(model, arguments), path)
-            return
-        batch = torch.export.Dim("B", min=2, max=64)
-        shapes = {"x": {0: torch.export.Dim("T", min=2, max=64), 1: batch}, "lengths": {0: batch}}
-        program = torch.export.export(model, arguments, dynamic_shapes=shapes)
-        if how == "torch.export":
-            torch.export.save(program, path)
+        elif how == "torch.export":
+            torch.export.save(exported(model, arguments), path)
         else:
-            torch._inductor.aoti_compile_and_package(program, package_path=path)
+            torch._inductor.aoti_compile_and_package(exported(model, arguments), package_path=path)
+    return path
 
 
-def run_elsewhere(how, folder, path, statement):
-    """In a process of its own, on what is in inputs.pt, into outputs.pt."""
-    program = (
-        f"import torch\n{statement}\npath = {path!r}\nmodel = {LOADERS[how]}\n"
-        "outputs = model(*torch.load('inputs.pt'))\ntorch.save([output.detach() for output in outputs], 'outputs.pt')\n"
+def run_elsewhere(files, folder, statement):
+    """All of them in one process, on what is in inputs.pt: the outputs of each, or its error; what was said beside."""
+    program = f"import torch\n{statement}\nresults = {{}}\narguments = torch.load('inputs.pt')\n" + "".join(
+        f"try:\n    results[{how!r}] = [output.detach() for output in {LOADERS[how].format(path=path)}(*arguments)]\n"
+        f"except BaseException as error:\n    results[{how!r}] = str(error)\n"
+        for how, path in files.items()
     )
-    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    program += "torch.save(results, 'outputs.pt')\n"
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "outputs.pt"), done.stderr
 
 
 @pytest.mark.parametrize(
-    "how",
+    "hows",
     [
-        "torch.export",
-        "torch.jit.trace",
+        ["torch.export", "torch.jit.trace"],
         pytest.param(
-            "aot",
+            ["aot"],
             marks=[pytest.mark.slow, pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")],
         ),
     ],
+    ids=" and ".join,
 )
-def test_a_file_runs_in_a_process_that_imports_rnndrop_cuda(tmp_path, how):
+def test_a_file_runs_in_a_process_that_imports_rnndrop_cuda(tmp_path, hows):
     """For other values, lengths and sizes than it was made with; without the import it says that the op is missing."""
-    model, path = Model().eval(), str(tmp_path / ("model.pt2" if how != "torch.jit.trace" else "model.pt"))
-    save(how, model, (torch.randn(T, B, I), torch.tensor([T, 0, 2])), path)
+    model = Model().eval()
+    files = {how: save(how, model, (torch.randn(T, B, I), torch.tensor([T, 0, 2])), tmp_path) for how in hows}
     arguments = torch.randn(T + 3, B + 1, I), torch.tensor([1, T + 3, 0, 4])
     torch.save(arguments, tmp_path / "inputs.pt")
-    done = run_elsewhere(how, tmp_path, path, "import rnndrop_cuda")
-    assert done.returncode == 0, done.stderr
     with torch.no_grad():
         expected = model(*arguments)
-    for actual, wanted in zip(torch.load(tmp_path / "outputs.pt"), expected, strict=True):
-        torch.testing.assert_close(actual, wanted)
-    done = run_elsewhere(how, tmp_path, path, "")
-    assert done.returncode != 0
-    assert "rnndrop" in done.stderr
+    results, _ = run_elsewhere(files, tmp_path, "import rnndrop_cuda")
+    for outputs in results.values():
+        assert not isinstance(outputs, str), outputs
+        for actual, wanted in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(actual, wanted)
+    errors, said = run_elsewhere(files, tmp_path, "")
+    for error in errors.values():
+        assert isinstance(error, str) and "rnndrop" in error + said
 
 
 def run(program):
