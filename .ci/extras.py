@@ -1,7 +1,8 @@
 """What the development install takes beside torch, a requirement a line: every extra of pyproject.toml."""
 
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 requirements = {requirement for extra in project["optional-dependencies"].values() for requirement in extra}
