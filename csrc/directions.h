@@ -13,7 +13,7 @@
 
 namespace rnndrop {
 
-// Whether a layer runs its two directions at once. W_hh is of either. What is wrong with a shape the op says afterwards.
+// Whether a layer runs its two directions at once. W_hh is of either. What is wrong with a shape the op says later.
 inline bool runs_directions_at_once(const at::Tensor& x, const at::Tensor& W_hh) {
   LayerProblem layer;
   layer.T = x.size(0);
