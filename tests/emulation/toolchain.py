@@ -135,7 +135,7 @@ def build_torch_ext(name: str, units: Mapping[str, Sequence[Path]], *, include_d
     for folder in cpp_extension.library_paths():
         link += [f"-L{folder}", f"-Wl,-rpath,{folder}"]
     link += ["-lc10", "-ltorch_cpu", "-ltorch"]
-    folder = _folder(name, None, False)
+    folder = BUILD_ROOT / name
     together = [_all_of(sources, folder / f"{unit}.cpp") for unit, sources in units.items()]
     return _build(folder / "lib.so", together, flags, link)
 

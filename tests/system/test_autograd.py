@@ -1,5 +1,7 @@
 """The module under autograd's other uses, and the same numbers again on every run."""
 
+import functools
+
 import pytest
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -91,8 +93,8 @@ def test_a_selective_checkpoint_keeps_what_the_op_returned(backend, options):
         return CheckpointPolicy.MUST_SAVE
 
     def run(x):
-        context = lambda: create_selective_checkpoint_contexts(policy)  # noqa: E731
-        return checkpoint(model, x, use_reentrant=False, context_fn=context)
+        contexts = functools.partial(create_selective_checkpoint_contexts, policy)
+        return checkpoint(model, x, use_reentrant=False, context_fn=contexts)
 
     assert all_equal(training_step(model, x, run=run), training_step(model, x))
     assert calls

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(bool(NOT_USABLE["cpu"]), reason=NOT_USABLE["cpu"
 class Model(nn.Module):
     def __init__(self):
         super().__init__()
-        self.lstm = LSTM(I, H, bidirectional=True, **{**DROPOUT, "dropout": 0.0})
+        self.lstm = LSTM(I, H, 2, bidirectional=True, **DROPOUT)
 
     def forward(self, x, lengths):
         y, (h_n, c_n) = self.lstm(x, lengths=lengths)

@@ -1,4 +1,4 @@
-"""The CPU kernels under AddressSanitizer and part of UBSan: the fuzz tests of the op, in a build of its own.
+"""The CPU kernels under AddressSanitizer and UBSan's arithmetic: the fuzz tests of the op, in a build of its own.
 
 That build is of an sdist's files alone, so that it also shows that nothing is missing from one. It lies in
 build/sanitized, where ninja brings it up to date.
@@ -21,7 +21,7 @@ from rnndrop_cuda import ops
 from tests.installs import PROJECT, build_sdist, copy_sources, run, succeed
 
 FOLDER = PROJECT / "build" / "sanitized"
-# Of UBSan what AddressSanitizer does not see; all of it, and half of the extension takes two minutes to compile.
+# Of UBSan the checks of arithmetic. With those of every pointer the extension takes twice as long to compile.
 UNDEFINED = "signed-integer-overflow,shift,integer-divide-by-zero,float-cast-overflow"
 FLAGS = f"-fsanitize=address,{UNDEFINED} -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 RUNTIMES = ("libasan.so", "libubsan.so")
