@@ -16,7 +16,8 @@ PIP_INSTALL = $(1)/bin/python -m pip install --no-compile --disable-pip-version-
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard build_backend/*.py csrc/* csrc/cpu/* csrc/cuda/*)
 CXX_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
-.PHONY: help demo notebook test test-all lint format docs bench scaling sweep cuda-link cuda-torch clean
+.PHONY: help demo notebook test test-all kernels extras lint format docs bench scaling sweep \
+	cuda-link cuda-torch clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +40,12 @@ test: $(VENV)/dev.stamp ## install into .venv and run the tests, all but the slo
 test-all: $(VENV)/dev.stamp ## run every test: also sanitizers, long schedules, kills, installs
 	@echo "==> pytest: every test"
 	$(PYTEST) $(ARGS)
+
+kernels: $(VENV)/torch.stamp # compile what the install takes then; by its ninja, as another's files are compiled again
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python setup.py -q build_ext
+
+extras: $(VENV)/torch.stamp # install what the development install takes, but for this package
+	$(call PIP_INSTALL,$(VENV)) -q -r <($(VENV)/bin/python .ci/extras.py)
 
 lint: $(VENV)/dev.stamp ## check style and types
 	@echo "==> ruff, mypy, clang-format"
@@ -87,10 +94,12 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 or later was found; name one: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# First and by itself, so that the extension is built against this torch.
+# First and by itself, so that the extension is built against this torch. The pip that came with Python may take twice
+# as long over all that follows.
 $(VENV)/torch.stamp: constraints.txt | $(VENV)/bin/python
 	@echo "==> Installing torch into $(VENV)"
-	$(call PIP_INSTALL,$(VENV)) torch numpy
+	$(call PIP_INSTALL,$(VENV)) --upgrade pip
+	$(call PIP_INSTALL,$(VENV)) torch numpy ninja
 	@touch $@
 
 $(VENV)/demo.stamp: $(VENV)/torch.stamp $(BUILD_INPUTS)
