@@ -42,10 +42,12 @@ def transformable(
 
     def call(*args: Any) -> tuple[Tensor, ...]:
         if torch._C._are_functorch_transforms_active():
-            if not torch.compiler.is_compiling():
-                return Function.apply(*args)
-            # torch.compile traces through torch.func itself, down to the op: vmap it can compile, grad it cannot.
             innermost = retrieve_current_functorch_interpreter()
+            if not torch.compiler.is_compiling():
+                # Of an autograd Function torch cannot functionalize; the op needs no more than its derivative here.
+                is_alone = innermost.key() == TransformType.Functionalize and innermost.level() == 1
+                return op(*args) if is_alone else Function.apply(*args)
+            # torch.compile traces through torch.func itself, down to the op: vmap it can compile, grad it cannot.
             if innermost.key() != TransformType.Vmap or innermost.level() > 1:
                 torch._dynamo.graph_break()
         if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):

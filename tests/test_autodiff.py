@@ -6,7 +6,21 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
 from rnndrop_cuda import LSTM, functional
-from tests.modules import ANY_BACKEND, FUSED, B, H, I, T, assert_close, build, device_of, flat, loss_of, random_x
+from tests.modules import (
+    ANY_BACKEND,
+    FUSED,
+    B,
+    H,
+    I,
+    T,
+    assert_close,
+    build,
+    device_of,
+    flat,
+    loss_of,
+    random_x,
+    training_step,
+)
 from tests.problems import CONSTANTS
 
 
@@ -246,3 +260,19 @@ def test_vmap_over_no_entry_keeps_the_shape():
     y, (h_n, c_n) = torch.func.vmap(layer)(torch.randn(0, 4, 3, 5))
     assert y.shape == (0, 4, 3, 6)
     assert h_n.shape == c_n.shape == (0, 1, 3, 6)
+
+
+@ANY_BACKEND
+def test_functionalize_keeps_outputs_and_gradients(backend):
+    """Masks are drawn inside, and what comes out is changed in place."""
+    model = build(backend)
+
+    def changed(x):
+        y, (h_n, c_n) = model(x)
+        return y.mul(2).add_(1), (h_n, c_n)
+
+    x = random_x(backend)
+    as_called, functionalized = (
+        training_step(model, x, run=run) for run in (changed, torch.func.functionalize(changed))
+    )
+    assert_close(functionalized, as_called)
