@@ -96,8 +96,7 @@ struct StepForward {
   // h~ of the next step, mask_h * h: one for all gates, or one for each (n_h_tilde = 4).
   int64_t n_h_tilde = 1;
   const void* mask_h = nullptr;  // scalar [n_h_tilde,B,H] or null
-  void* h_tilde_next = nullptr;  // scalar, n_h_tilde times [B,H] out; null where that is y itself
-  int64_t h_tilde_stride = 0;    // elements from one gate's h~ to the next one's
+  void* h_tilde_next = nullptr;  // scalar [n_h_tilde,B,H] out; null where that is y itself
 
   void* gates = nullptr;         // scalar [B,4H]; in: W_ih x~ + W_hh h~, out: the activated i, f, g, o (0 past the end)
   const void* c_prev = nullptr;  // acc [B,H] c_{t-1}

@@ -33,8 +33,8 @@ void put_columns(const Group<T>& group, int64_t block, int64_t width, const acc_
 }
 
 // out [M, columns] = in W for a weight of which every column is kept: those in some blocks of `width` of them.
-template <class T, class S>
-void multiply_in_place(const Weight<T, S>& weight, const Rows<T>& in, int64_t M, Walk walk, const Range& blocks,
+template <class S, class T>
+void multiply_in_place(const Weight<S, T>& weight, const Rows<T>& in, int64_t M, Walk walk, const Range& blocks,
                        acc_type<T>* out) {
   const Group<T>& group = weight.groups[0];
   const int64_t width = weight.width;
@@ -52,8 +52,8 @@ void multiply_in_place(const Weight<T, S>& weight, const Rows<T>& in, int64_t M,
 
 // out [M, columns] = da W for a weight whose gates have one mask that the batch shares, or none: 0 in dropped columns.
 // rows: room for M rows before they are spread or rounded; copies: for the rows of da, as Weight says.
-template <class T, class S, class Out>
-void multiply_all_columns(const Weight<T, S>& weight, const T* da, int64_t M, Walk walk, Out* out, acc_type<T>* rows,
+template <class S, class T, class Out>
+void multiply_all_columns(const Weight<S, T>& weight, const T* da, int64_t M, Walk walk, Out* out, acc_type<T>* rows,
                           T* copies) {
   const Group<T>& group = weight.groups[0];
   const Rows<T> in = group.gradients.of(weight.da_rows(group, da), M, copies);

@@ -46,10 +46,10 @@ inline int64_t units_unpacked(int64_t bytes) {
   return bytes < 12 * kSecondCache ? 64 : std::numeric_limits<int64_t>::max();
 }
 
-template <class T, class S = T>
+template <class S, class T = S>
 class ForwardPanels {
  public:
-  ForwardPanels(const Weight<T, S>& weight, const PanelMemory<T>& memory, const Range& units, int64_t rank,
+  ForwardPanels(const Weight<S, T>& weight, const PanelMemory<T>& memory, const Range& units, int64_t rank,
                 const GatesLayout& layout, PanelOrder order = PanelOrder::gates)
       : weight_(weight),
         packing_(memory.packing),
@@ -84,7 +84,7 @@ class ForwardPanels {
     }
   }
 
-  static int64_t storage_for(const Weight<T, S>& weight, const Group<T>& group, int64_t threads) {
+  static int64_t storage_for(const Weight<S, T>& weight, const Group<T>& group, int64_t threads) {
     return (round_up(group.n_gates * weight.H, weight.width) + threads * weight.width) * group.padded_K();
   }
 
@@ -262,7 +262,7 @@ class ForwardPanels {
     }
   }
 
-  const Weight<T, S>& weight_;
+  const Weight<S, T>& weight_;
   Packing packing_;
   PanelOrder order_;
   Range units_;

@@ -79,8 +79,8 @@ struct ForwardPlan {
   const int64_t row_block, most_rows;  // of the batch, that a step takes at once
   const KeptRows rows;
   const SpreadMask<S> mask_x, mask_h;
-  const FactorMask<T, S> x_factor, h_factor;
-  const Weight<T, S> x_weight, h_weight;
+  const FactorMask<S, T> x_factor, h_factor;
+  const Weight<S, T> x_weight, h_weight;
   const bool masks_x_rows, masks_h_rows;  // x~ and h~ are formed, not the weights masked
   const bool keeps_h_tilde;               // as rows of their own beside y
   const int64_t n_h_tilde;
@@ -94,7 +94,7 @@ struct ForwardPlan {
 
  private:
   bool splits_rows(int64_t n) const {
-    return cpu::splits_rows<T>(layer, layer.I + layer.P, n, ForwardPanels<T, S>::units_at_once());
+    return cpu::splits_rows<T>(layer, layer.I + layer.P, n, ForwardPanels<S, T>::units_at_once());
   }
 
   // Whether threads that share out the batch would each read all of a large W_hh for little: in a single step, or for
@@ -109,9 +109,9 @@ struct ForwardPlan {
 
   bool could_read_unpacked(int64_t columns, int64_t rows_at_once) const {
     return too_few_to_pack_forward<T>(layer.T * layer.B, rows_at_once, columns) && columns >= least_unpacked_K<T>() &&
-           Weight<T, S>::can_read_unpacked();
+           Weight<S, T>::can_read_unpacked();
   }
-  bool reads_unpacked(const Weight<T, S>& weight, int64_t rows_at_once) const {
+  bool reads_unpacked(const Weight<S, T>& weight, int64_t rows_at_once) const {
     return could_read_unpacked(weight.columns, rows_at_once) && weight.is_whole();
   }
 
@@ -130,10 +130,10 @@ struct ForwardPlan {
 
   // Whether a product of its own with x would cost more, for the gates that it leaves in memory, than to read W_ih
   // once a step and to multiply as many units as fill its panels: on AMX, where to multiply costs least.
-  bool is_narrow(const Weight<T, S>& weight) const {
+  bool is_narrow(const Weight<S, T>& weight) const {
     constexpr int64_t kMostRows = 32;
     const int64_t pays = amx::multiplies<T>() ? 16 * std::min(layer.B, row_block) : 2 * std::min(layer.B, kMostRows);
-    return weight.groups[0].K() * round_up(layer.H, ForwardPanels<T, S>::units_at_once()) <= pays * layer.H;
+    return weight.groups[0].K() * round_up(layer.H, ForwardPanels<S, T>::units_at_once()) <= pays * layer.H;
   }
 
   // Whether each thread multiplies all of the batch: where they share it, each would pack all of a weight by itself.
@@ -143,7 +143,7 @@ struct ForwardPlan {
 
   // n_rows: that are multiplied in one product, where they are together. once: in that product alone. A weight that is
   // widened takes as long to pack as three times as many rows take where it lies.
-  Packing packing_of(const Weight<T, S>& weight, int64_t n_rows, bool together, bool once) const {
+  Packing packing_of(const Weight<S, T>& weight, int64_t n_rows, bool together, bool once) const {
     const bool whole_batch = takes_whole_batch();
     const int64_t of_thread = whole_batch ? n_rows : n_rows / most_threads();
     const bool pays = together && of_thread >= least_rows_packed<T>();

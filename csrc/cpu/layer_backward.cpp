@@ -87,7 +87,7 @@ class Backward {
 
   bool could_read_unpacked(int64_t columns) const {
     return layer_.T * layer_.B <= most_rows_unpacked<T>(kGates * layer_.H * columns) &&
-           columns >= unpacked_columns<T>() && Weight<T, S>::can_read_unpacked();
+           columns >= unpacked_columns<T>() && Weight<S, T>::can_read_unpacked();
   }
   // Whether dx or dh is masked where the batch shares a mask, so that its weight can be read where it lies.
   bool masks_products(const InputMask& mask, int64_t columns) const {
@@ -95,12 +95,12 @@ class Backward {
            too_little_to_leave_out<S>(mask, columns, layer_.T * layer_.B);
   }
   // The weights as da is multiplied with them.
-  const Weight<T, S>& x_factor() const { return whole_x_weight_ ? *whole_x_weight_ : x_weight_; }
-  const Weight<T, S>& h_factor() const { return whole_h_weight_ ? *whole_h_weight_ : h_weight_; }
+  const Weight<S, T>& x_factor() const { return whole_x_weight_ ? *whole_x_weight_ : x_weight_; }
+  const Weight<S, T>& h_factor() const { return whole_h_weight_ ? *whole_h_weight_ : h_weight_; }
 
   bool packs_x() const { return layer_.need_dx && packs(x_factor()); }
   bool packs_h() const { return packs(h_factor()); }
-  bool packs(const Weight<T, S>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
+  bool packs(const Weight<S, T>& weight) const { return !(could_read_unpacked(weight.columns) && weight.is_whole()); }
 
   Cut cut(const Team& team) const {
     const Group<T>& group = h_weight_.groups[0];
@@ -127,7 +127,7 @@ class Backward {
   };
   struct Member {
     Cut cut;
-    typename LayerWeightGradients<T, S>::Share weight_gradients;
+    typename LayerWeightGradients<S, T>::Share weight_gradients;
     Scratch scratch;
     std::optional<typename BackwardProjection<S, T>::Member> projection;
   };
@@ -240,7 +240,7 @@ class Backward {
 
   int64_t room_for_kept_rows() const {
     int64_t room = 0;
-    for (const Weight<T, S>* weight : {&x_weight_, &h_weight_}) {
+    for (const Weight<S, T>* weight : {&x_weight_, &h_weight_}) {
       for (const Group<T>& group : weight->groups) {
         if (is_16_bits<S> || group.mask || !rows_.all()) {
           const int64_t of_row = std::max(weight->stride_of_sums(group), is_16_bits<S> ? weight->columns : 0);
@@ -328,7 +328,7 @@ class Backward {
     if (is_16_bits<S>) convert(dx + r * I, out, M * I);
   }
   // Some columns of M rows of the chunk from r on, by each sample's mask, if any.
-  void mask_rows(const Weight<T, S>& weight, int64_t r, int64_t M, const Range& columns, Acc* rows) const {
+  void mask_rows(const Weight<S, T>& weight, int64_t r, int64_t M, const Range& columns, Acc* rows) const {
     if (!weight.mask.data || !weight.mask.per_sample) return;
     int64_t b = r % layer_.B;
     for (int64_t m = 0; m < M; ++m, rows += layer_.I) {
@@ -419,11 +419,11 @@ class Backward {
   int64_t row_block_, most_rows_;
   RunningRows running_;
   KeptRows rows_;
-  FactorMask<T, S> x_factor_mask_, h_factor_mask_;
-  Weight<T, S> x_weight_, h_weight_;
+  FactorMask<S, T> x_factor_mask_, h_factor_mask_;
+  Weight<S, T> x_weight_, h_weight_;
   SpreadMask<S> mask_x_, mask_h_;
-  std::optional<FactorMask<T, S>> whole_x_mask_, whole_h_mask_;
-  std::optional<Weight<T, S>> whole_x_weight_, whole_h_weight_;  // for masks that are spread
+  std::optional<FactorMask<S, T>> whole_x_mask_, whole_h_mask_;
+  std::optional<Weight<S, T>> whole_x_weight_, whole_h_weight_;  // for masks that are spread
   bool masks_h_rows_;
   int64_t steps_;         // of a chunk
   Buffer<T> da_;          // [steps,B,4H]
@@ -432,7 +432,7 @@ class Backward {
   int64_t steps_together_;
   Buffer<Acc> gates_, dy_;  // of these steps, where they are widened
   std::optional<BackwardProjection<S, T>> projection_;
-  LayerWeightGradients<T, S> weight_gradients_;
+  LayerWeightGradients<S, T> weight_gradients_;
 };
 
 }  // namespace

@@ -57,11 +57,11 @@ class Forward {
   }
 
  private:
-  static PanelMemory<T> memory_for(const Weight<T, S>& weight, Packing packing, const void* packed_earlier) {
+  static PanelMemory<T> memory_for(const Weight<S, T>& weight, Packing packing, const void* packed_earlier) {
     PanelMemory<T> memory{packing, {}, static_cast<const T*>(packed_earlier)};
     for (const Group<T>& group : weight.groups) {
       if (packing != Packing::before) break;
-      memory.before.emplace_back(ForwardPanels<T, S>::storage_for(weight, group, most_threads()));
+      memory.before.emplace_back(ForwardPanels<S, T>::storage_for(weight, group, most_threads()));
     }
     return memory;
   }
@@ -83,7 +83,7 @@ class Forward {
     Range rows, units;
     Range x_rows;  // in the product with x
     GatesLayout from_h_layout;
-    ForwardPanels<T, S> x_panels, h_panels;
+    ForwardPanels<S, T> x_panels, h_panels;
     UnitBlocks blocks;
     int64_t steps;  // of a chunk
     Buffer<Acc> from_h, bias;
@@ -116,7 +116,7 @@ class Forward {
         blocks,
         steps,
         Buffer<Acc>(plan_.by_units ? kGates * blocks.gate_stride : plan_.most_rows * from_h.row_stride),
-        plan_.by_units ? ForwardPanels<T, S>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
+        plan_.by_units ? ForwardPanels<S, T>::bias_unit_after_unit(layer_, units) : Buffer<Acc>(0),
         Buffer<T>(plan_.x_weight.room_for_inputs(plan_.takes_x_along ? plan_.most_rows : steps * x_rows.size())),
         Buffer<T>(plan_.h_weight.room_for_inputs(plan_.most_rows)),
         Buffer<T>(plan_.masks_x_rows ? steps * x_rows.size() * layer_.I : 0),
@@ -186,7 +186,7 @@ class Forward {
 
   UnitBlocks blocks_of(const Range& units) const {
     constexpr int64_t kSums = kFirstCache / sizeof(Acc), kUnits = 64;
-    const int64_t granule = std::max<int64_t>(kVectorUnits, ForwardPanels<T, S>::units_at_once());
+    const int64_t granule = std::max<int64_t>(kVectorUnits, ForwardPanels<S, T>::units_at_once());
     // Rows of all units without a gap between them, which the step kernel takes as one.
     for (const int64_t rows : {plan_.row_block, plan_.row_block / 2}) {
       if (units.size() == layer_.H && rows * kGates * layer_.H <= kSums) {
@@ -206,7 +206,7 @@ class Forward {
     const UnitBlocks& blocks = mine.blocks;
     const Acc* bias = mine.bias.data();
     Acc* sums = mine.from_h.data();
-    const int64_t at_once = ForwardPanels<T, S>::units_at_once(), width = plan_.h_weight.width;
+    const int64_t at_once = ForwardPanels<S, T>::units_at_once(), width = plan_.h_weight.width;
     const S* x = static_cast<const S*>(layer_.x) + step.t * layer_.B * layer_.I;
     const Group<T>&of_h = plan_.h_weight.groups[0], &of_x = plan_.x_weight.groups[0];
     // The kernel reads both by columns, or neither.
@@ -378,7 +378,6 @@ class Forward {
     step.n_h_tilde = plan_.n_h_tilde;
     step.mask_h = plan_.mask_of_rows_of_h();
     step.h_tilde_next = h_tilde_after(t);
-    step.h_tilde_stride = state;
     step.h_state = plan_.widens_h_n ? h_n_.data() : layer_.h_n;
     return step;
   }

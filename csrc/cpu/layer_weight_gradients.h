@@ -25,14 +25,14 @@
 namespace rnndrop::cpu {
 
 // S is stored, T multiplied.
-template <class T, class S>
+template <class S, class T>
 class LayerWeightGradients {
   using Acc = acc_type<T>;
 
  public:
   // W_hr: or null. steps: that are added at once, at most. running: lives as long as this.
-  LayerWeightGradients(const LayerBackward& layer, const KeptRows& rows, const Weight<T, S>& x_weight,
-                       const Weight<T, S>& h_weight, const Weight<T, S>* W_hr, int64_t steps,
+  LayerWeightGradients(const LayerBackward& layer, const KeptRows& rows, const Weight<S, T>& x_weight,
+                       const Weight<S, T>& h_weight, const Weight<S, T>* W_hr, int64_t steps,
                        const RunningRows& running)
       : layer_(layer),
         running_(running),
@@ -171,7 +171,7 @@ class LayerWeightGradients {
   }
 
   // Whether a gradient is written from so few rows as they lie, which are then all in one piece.
-  bool is_of_outer_products(const WeightGradient<T, S>& gradient) const {
+  bool is_of_outer_products(const WeightGradient<S, T>& gradient) const {
     const bool as_they_lie = gradient.in_place && gradient.weight.groups.size() == 1 && !gradient.weight.mask.data;
     const int64_t rows = layer_.T * layer_.B;
     return as_they_lie && !layer_.lengths && 0 < rows && rows <= kMostOuterProducts;
@@ -206,7 +206,7 @@ class LayerWeightGradients {
 
   void write_outer_products(const std::vector<Range>& shares, int64_t begin, int64_t n, const T* da) const {
     if constexpr (std::is_same_v<S, Acc>) {
-      const auto write = [&](const WeightGradient<T, S>& gradient, const auto& row_of) {
+      const auto write = [&](const WeightGradient<S, T>& gradient, const auto& row_of) {
         if (!is_of_outer_products(gradient)) return;
         for (const Range& share : shares) {
           const T *of_da[kMostOuterProducts], *in[kMostOuterProducts];
@@ -226,7 +226,7 @@ class LayerWeightGradients {
   // Where the last sums are not stored as they are, those of a few gate rows are made for all columns before the next.
   void add_packed(const std::vector<Range>& shares, int64_t rows, const T* da_packed, bool is_first, bool is_last,
                   Acc* kept_tile) const {
-    for (const WeightGradient<T, S>* gradient : {&dW_ih_, &dW_hh_}) {
+    for (const WeightGradient<S, T>* gradient : {&dW_ih_, &dW_hh_}) {
       if (is_of_outer_products(*gradient)) continue;
       const int64_t of_group = gradient->weight.groups[0].n_gates * layer_.H;
       const T* of_share = da_packed;
@@ -260,7 +260,7 @@ class LayerWeightGradients {
   int64_t rows_of_chunk_;           // at most
   std::vector<int32_t> gate_rows_;  // of [0, 4H), that are multiplied
   int64_t rows_packed_;             // at once, at most
-  WeightGradient<T, S> dW_ih_, dW_hh_;
+  WeightGradient<S, T> dW_ih_, dW_hh_;
   Buffer<S> no_x_;  // a row of zeros, where there are lengths
   std::optional<ProjectionGradient<S, T>> dW_hr_;
 };

@@ -160,10 +160,10 @@ struct SpreadMask {
 };
 
 // A mask on S as products of T take it.
-template <class T, class S>
+template <class S, class T>
 struct FactorMask {
   FactorMask(const InputMask& of_call, int64_t B, int64_t columns) : copies(0), mask(of_call) {
-    if (std::is_same_v<T, S> || !mask.data) return;
+    if (std::is_same_v<S, T> || !mask.data) return;
     const int64_t n = (mask.per_gate ? kGates : 1) * (mask.per_sample ? B : 1) * columns;
     copies = Buffer<T>(n);
     convert(copies.data(), static_cast<const S*>(mask.data), n);
@@ -209,7 +209,7 @@ void end_panels(const Range& mine, int64_t rows, int64_t n, int64_t width, T* pa
 
 // W_ih or W_hh [4H, columns] of S with its mask, multiplied as T; packed for the backward here, for the forward in
 // forward_panels.h. A projection's W_hr is the weight of a single gate, of P units (projection.h).
-template <class T, class S = T>
+template <class S, class T = S>
 struct Weight {
   Weight(const void* W, const InputMask& mask, const KeptRows& rows, int64_t columns, int64_t gates = kGates)
       : W(static_cast<const S*>(W)),

@@ -28,12 +28,12 @@
 namespace rnndrop::cpu {
 
 // W_hr: a weight of a single gate, of P units.
-template <class T, class S>
+template <class S, class T>
 struct ProjectionWeight {
   explicit ProjectionWeight(const LayerProblem& layer)
       : rows(layer.P), weight(layer.W_hr, {}, rows, layer.H, /*gates=*/1) {}
   KeptRows rows;
-  Weight<T, S> weight;
+  Weight<S, T> weight;
 };
 
 // Neighbours in memory of [B,P]: work(sample, first element, their number). A row each where samples differ, or where
@@ -64,23 +64,23 @@ class ForwardProjection {
         memory_{packs ? Packing::before : Packing::never, {}},
         mask_h_(mask_h),
         n_h_tilde_(n_h_tilde) {
-    const Weight<T, S>& weight = W_hr_.weight;
+    const Weight<S, T>& weight = W_hr_.weight;
     if (packs) {
-      memory_.before.emplace_back(ForwardPanels<T, S>::storage_for(weight, weight.groups[0], most_threads()));
+      memory_.before.emplace_back(ForwardPanels<S, T>::storage_for(weight, weight.groups[0], most_threads()));
     }
   }
 
   struct Member {
     Range columns;  // of h
     int64_t row_stride;
-    ForwardPanels<T, S> panels;
+    ForwardPanels<S, T> panels;
     Buffer<Acc> sums, noise;
     Buffer<T> copies;
   };
 
   // Packs the member's share of the weight too.
   Member prepare(const Team& team, bool rows_split) const {
-    const Weight<T, S>& weight = W_hr_.weight;
+    const Weight<S, T>& weight = W_hr_.weight;
     const Range columns = rows_split ? Range{0, layer_.P} : team.share(layer_.P, weight.width);
     const int64_t row_stride = round_up(columns.size(), weight.width);
     const int64_t most_rows = most_rows_of_walk(row_block<T>(layer_));
@@ -141,7 +141,7 @@ class ForwardProjection {
   }
 
   const LayerForward& layer_;
-  ProjectionWeight<T, S> W_hr_;
+  ProjectionWeight<S, T> W_hr_;
   PanelMemory<T> memory_;
   const S* mask_h_;
   int64_t n_h_tilde_;
@@ -164,7 +164,7 @@ class BackwardProjection {
     if (packs) W_hr_.weight.allocate_backward();
   }
 
-  const Weight<T, S>& weight() const { return W_hr_.weight; }
+  const Weight<S, T>& weight() const { return W_hr_.weight; }
   const T* dh() const { return dh_.data(); }              // [steps,B,P] dL/dh of a chunk
   const Acc* dh_full() const { return dh_full_.data(); }  // [B,H] dL/d(o * tanh(c)) of a step
 
@@ -176,7 +176,7 @@ class BackwardProjection {
 
   // Packs the member's share of the weight too.
   Member prepare(const Team& team, bool by_rows) const {
-    const Weight<T, S>& weight = W_hr_.weight;
+    const Weight<S, T>& weight = W_hr_.weight;
     const int64_t n_panels = weight.column_blocks(weight.groups[0]), H = layer_.H;
     const Range panels = by_rows ? Range{0, n_panels} : team.share(n_panels);
     const Range of_panels{panels.begin * weight.width, std::min(H, panels.end * weight.width)};
@@ -232,7 +232,7 @@ class BackwardProjection {
 
   // dh_full = dh W_hr at that step: these samples, the member's units.
   void multiply(int64_t place, int64_t b, int64_t M, Walk walk, const Member& mine) const {
-    const Weight<T, S>& weight = W_hr_.weight;
+    const Weight<S, T>& weight = W_hr_.weight;
     const T* dh = dh_.data() + (place * layer_.B + b) * layer_.P;
     Acc* out = dh_full_.data() + b * layer_.H;
     if (!packs_) return weight.multiply_by_rows(dh, M, mine.units, out);
@@ -253,7 +253,7 @@ class BackwardProjection {
   }
 
   const LayerBackward& layer_;
-  ProjectionWeight<T, S> W_hr_;
+  ProjectionWeight<S, T> W_hr_;
   bool packs_;
   const S* mask_h_;
   Buffer<T> dh_;
@@ -267,7 +267,7 @@ class ProjectionGradient {
 
  public:
   // Gets its rows in pieces of max_rows at most, one or several.
-  ProjectionGradient(const LayerBackward& layer, const Weight<T, S>& weight, int64_t max_rows, bool several)
+  ProjectionGradient(const LayerBackward& layer, const Weight<S, T>& weight, int64_t max_rows, bool several)
       : layer_(layer), max_rows_(max_rows), dW_hr_(weight, layer.dW_hr, layer.need_dW, max_rows, several) {}
 
   struct Share {
@@ -277,7 +277,7 @@ class ProjectionGradient {
   };
 
   Share prepare(const Team& team) const {
-    const Weight<T, S>& weight = dW_hr_.weight;
+    const Weight<S, T>& weight = dW_hr_.weight;
     const Range columns = team.share(layer_.P, rows_at_once<T>());
     Share share{columns, Buffer<T>(round_up(columns.size(), rows_at_once<T>()) * padded<T>(max_rows_)),
                 Buffer<T>(dW_hr_.room_to_pack()), Buffer<Acc>(layer_.P),
@@ -321,7 +321,7 @@ class ProjectionGradient {
 
   const LayerBackward& layer_;
   int64_t max_rows_;
-  WeightGradient<T, S> dW_hr_;
+  WeightGradient<S, T> dW_hr_;
 };
 
 }  // namespace rnndrop::cpu

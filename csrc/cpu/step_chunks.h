@@ -201,11 +201,11 @@ template <class scalar_t, class acc_t>
 INLINE void store_h_tilde(const StepForward& step, int64_t at, Chunk<acc_t>& h, int64_t n) {
   if (!step.h_tilde_next) return;
   for (int64_t gate = 0; gate < step.n_h_tilde; ++gate) {
-    scalar_t* h_tilde = static_cast<scalar_t*>(step.h_tilde_next) + gate * step.h_tilde_stride + at;
-    Chunk<acc_t> mask;
-    load_or(mask, offset<scalar_t>(step.mask_h, gate * step.B * step.H + at), acc_t(1), n);
-    for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { mask[k] *= h[k]; });
-    store(h_tilde, mask, n);
+    const int64_t of_gate = gate * step.B * step.H + at;
+    Chunk<acc_t> h_tilde;
+    load_or(h_tilde, offset<scalar_t>(step.mask_h, of_gate), acc_t(1), n);
+    for_each_element(n, [&](int64_t k) __attribute__((always_inline)) { h_tilde[k] *= h[k]; });
+    store(static_cast<scalar_t*>(step.h_tilde_next) + of_gate, h_tilde, n);
   }
 }
 

@@ -15,12 +15,12 @@ namespace rnndrop::cpu {
 
 // Columns of an input of the GEMMs, its rows taken from many steps, packed for the weight's gradient; and that
 // gradient.
-template <class T, class S = T>
+template <class S, class T = S>
 struct WeightGradient {
   using Acc = acc_type<T>;
 
   // Gets its rows in one piece, or in several of max_rows at most.
-  WeightGradient(const Weight<T, S>& weight, void* dW, bool wanted, int64_t max_rows, bool several)
+  WeightGradient(const Weight<S, T>& weight, void* dW, bool wanted, int64_t max_rows, bool several)
       : weight(weight), dW(static_cast<S*>(dW)), in_place(!is_16_bits<S> && weight.is_whole_of_each_group()) {
     for (const Group<T>& group : weight.groups) {
       if (!wanted) break;
@@ -152,7 +152,7 @@ struct WeightGradient {
     return sums[g].data() + (block * weight.groups[g].M() + m) * weight.width;
   }
 
-  const Weight<T, S>& weight;
+  const Weight<S, T>& weight;
   S* dW;
   // Where nothing is dropped, scaled or rounded the sums are dW itself.
   bool in_place;

@@ -74,11 +74,12 @@ __device__ __forceinline__ void store_h_tilde(const StepForward& step, int64_t a
   if (!step.h_tilde_next) return;
 #pragma unroll 1
   for (int64_t gate = 0; gate < step.n_h_tilde; ++gate) {
+    const int64_t of_gate = gate * step.B * step.H + at;
     acc_t h_tilde[V];
-    load_or(h_tilde, offset<scalar_t>(step.mask_h, gate * step.B * step.H + at), acc_t(1));
+    load_or(h_tilde, offset<scalar_t>(step.mask_h, of_gate), acc_t(1));
 #pragma unroll
     for (int k = 0; k < V; ++k) h_tilde[k] *= h[k];
-    store(offset<scalar_t>(step.h_tilde_next, gate * step.h_tilde_stride + at), h_tilde);
+    store(offset<scalar_t>(step.h_tilde_next, of_gate), h_tilde);
   }
 }
 
@@ -268,7 +269,7 @@ bool aligned(const StepNoise& noise) {
 template <class scalar_t, bool noisy_state>
 cudaError_t forward(const StepForward& step, cudaStream_t stream) {
   constexpr int V = kVectorBytes / sizeof(scalar_t);
-  const bool vector = step.H % V == 0 && step.h_tilde_stride % V == 0 && aligned(step.noise) &&
+  const bool vector = step.H % V == 0 && aligned(step.noise) &&
                       aligned({step.b_ih, step.b_hh, step.mask_h, step.gates, step.c_prev, step.c, step.y, step.h_state,
                                step.h_tilde_next});
   return vector ? launch("forward_kernel", forward_kernel<scalar_t, V, noisy_state>, step, V, stream)

@@ -98,7 +98,6 @@ class ForwardLoop {
     StepForward step = step_of<StepForward>(in_, noise_, t);
     step.b_ih = pointer(in_.b_ih);
     step.b_hh = pointer(in_.b_hh);
-    step.h_tilde_stride = in_.sizes.B * in_.sizes.P;
     step.gates = gates.data_ptr();
     step.c_prev = call_.c_at(in_.order.slot_before(t)).const_data_ptr();
     step.c = call_.c_at(in_.order.slot(t)).data_ptr();
