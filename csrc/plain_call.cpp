@@ -67,16 +67,51 @@ std::optional<Tensor> plain_tensor(PyObject* object, const Kind& kind, at::IntAr
   return fits && tensor.sizes() == shape ? std::optional(tensor) : std::nullopt;
 }
 
-// K: features of the layer's input.
-std::optional<StackLayer> layer_of(PyObject* parameters, PyObject* names, const Kind& kind, int64_t K,
+// A module's weights, of every layer and direction one behind another.
+struct Weights {
+  PyObject *layer, *parameters, *names, *flat;  // the module, its _parameters, _all_weights and _flat_weights
+
+  bool are_there() const { return PyDict_Check(parameters) && PyList_Check(names) && PyList_Check(flat); }
+
+  // use(parameter, weight in the list) for each; false where one is no parameter.
+  template <class Use>
+  bool for_each(const Use& use) const {
+    for (Py_ssize_t k = 0, at = 0; k < PyList_GET_SIZE(names); ++k) {
+      PyObject* const of_run = PyList_GET_ITEM(names, k);
+      for (Py_ssize_t i = 0; PyList_Check(of_run) && i < PyList_GET_SIZE(of_run); ++i, ++at) {
+        PyObject* const weight = PyDict_GetItem(parameters, PyList_GET_ITEM(of_run, i));
+        if (!weight || at >= PyList_GET_SIZE(flat)) return false;
+        use(weight, PyList_GET_ITEM(flat, at));
+      }
+    }
+    return true;
+  }
+
+  // Borrowed; empty where not all are parameters. LikeTorch._weights says what counts where the list has others.
+  std::vector<PyObject*> read() const {
+    bool is_list_of_parameters = true, list_counts = false;
+    const auto compare = [&](PyObject* weight, PyObject* in_list) { is_list_of_parameters &= weight == in_list; };
+    if (!for_each(compare)) return {};
+    if (!is_list_of_parameters) {
+      const auto have_changed = pybind11::reinterpret_steal<pybind11::object>(
+          PyObject_CallMethod(layer, "_parameters_have_changed", nullptr));
+      if (!have_changed) throw python_error();
+      list_counts = have_changed.ptr() == Py_False;
+    }
+    std::vector<PyObject*> weights;
+    const auto take = [&](PyObject* weight, PyObject* in_list) { weights.push_back(list_counts ? in_list : weight); };
+    return for_each(take) ? weights : std::vector<PyObject*>();
+  }
+};
+
+// weights: n of them; K: features of the layer's input.
+std::optional<StackLayer> layer_of(PyObject* const* weights, Py_ssize_t n, const Kind& kind, int64_t K,
                                    const Options& of) {
-  const Py_ssize_t n = PyList_Check(names) ? PyList_GET_SIZE(names) : 0, of_projection = of.proj_size ? 1 : 0;
+  const Py_ssize_t of_projection = of.proj_size ? 1 : 0;
   const bool has_bias = n == 4 + of_projection;
   if (!has_bias && n != 2 + of_projection) return std::nullopt;
   const int64_t H = of.hidden_size, P = of.proj_size ? of.proj_size : H;
-  const auto find = [&](Py_ssize_t k, at::IntArrayRef shape) {
-    return plain_tensor(PyDict_GetItem(parameters, PyList_GET_ITEM(names, k)), kind, shape);
-  };
+  const auto find = [&](Py_ssize_t k, at::IntArrayRef shape) { return plain_tensor(weights[k], kind, shape); };
   const OptionalTensor W_ih = find(0, {4 * H, K}), W_hh = find(1, {4 * H, P});
   if (!W_ih || !W_hh) return std::nullopt;
   StackLayer layer{*W_ih, *W_hh};
@@ -169,9 +204,9 @@ struct Call {
   SampleOrder samples;
 };
 
-std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject* lengths, PyObject* parameters,
-                         PyObject* names, PyObject* backend, bool casts, const Options& of) {
-  if (!PyDict_Check(parameters) || !PyList_Check(names)) return std::nullopt;
+std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject* lengths, const Weights& module,
+                         PyObject* backend, bool casts, const Options& of) {
+  if (!module.are_there()) return std::nullopt;
   Call call;
   StackInputs& in = call.in;
   in.directions = of.bidirectional ? 2 : 1;
@@ -195,7 +230,7 @@ std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject
       !read_lengths(lengths, kind.device, T, B, in.lengths)) {
     return std::nullopt;
   }
-  const int64_t runs = PyList_GET_SIZE(names), P = of.proj_size ? of.proj_size : of.hidden_size;
+  const int64_t runs = PyList_GET_SIZE(module.names), P = of.proj_size ? of.proj_size : of.hidden_size;
   if (hx != Py_None) {
     const int64_t H = of.hidden_size;
     in.hx = call.form == Form::unbatched ? state_of(hx, kind, {runs, P}, {runs, H})
@@ -203,10 +238,12 @@ std::optional<Call> read(PyObject* input, bool is_packed, PyObject* hx, PyObject
     if (!in.hx) return std::nullopt;
     if (call.form == Form::unbatched) in.hx = StackState{in.hx->h.unsqueeze(1), in.hx->c.unsqueeze(1)};
   }
+  const std::vector<PyObject*> weights = module.read();
+  const Py_ssize_t of_run = runs > 0 ? weights.size() / runs : 0;
   in.layers.reserve(runs);
-  for (Py_ssize_t k = 0; k < runs; ++k) {
+  for (int64_t k = 0; k < runs; ++k) {
     const int64_t K = k < in.directions ? of.input_size : in.directions * P;
-    auto layer = layer_of(parameters, PyList_GET_ITEM(names, k), kind, K, of);
+    auto layer = layer_of(weights.data() + k * of_run, of_run, kind, K, of);
     if (!layer) return std::nullopt;
     in.layers.push_back(std::move(*layer));
   }
@@ -284,20 +321,21 @@ bool are_of(const PackedLayers& packed, const std::vector<StackLayer>& layers) {
 
 PyObject* plain_call(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) {
   HANDLE_TH_ERRORS
-  constexpr Py_ssize_t kArguments = 15;
+  constexpr Py_ssize_t kArguments = 17;
   TORCH_CHECK_TYPE(n == kArguments, "plain_call: expected ", kArguments, " arguments, got ", n);
-  const Options of{PyLong_AsLongLong(args[6]), PyLong_AsLongLong(args[7]), PyLong_AsLongLong(args[8]),
-                   PyObject_IsTrue(args[9]) == 1, PyObject_IsTrue(args[10]) == 1};
+  const Options of{PyLong_AsLongLong(args[8]), PyLong_AsLongLong(args[9]), PyLong_AsLongLong(args[10]),
+                   PyObject_IsTrue(args[11]) == 1, PyObject_IsTrue(args[12]) == 1};
   if (PyErr_Occurred()) return nullptr;
-  const bool is_packed = args[1] == Py_True, casts = args[14] != Py_None;
-  TORCH_CHECK_TYPE(!casts || THPDtype_Check(args[14]), "plain_call: expected a dtype, got ",
-                   Py_TYPE(args[14])->tp_name);
-  std::optional<Call> call = read(args[0], is_packed, args[2], args[3], args[4], args[5], args[13], casts, of);
+  const bool is_packed = args[1] == Py_True, casts = args[16] != Py_None;
+  TORCH_CHECK_TYPE(!casts || THPDtype_Check(args[16]), "plain_call: expected a dtype, got ",
+                   Py_TYPE(args[16])->tp_name);
+  const Weights module{args[4], args[5], args[6], args[7]};
+  std::optional<Call> call = read(args[0], is_packed, args[2], args[3], module, args[15], casts, of);
   if (!call) Py_RETURN_NONE;
   StackInputs& in = call->in;
-  const bool differentiated = is_differentiated(in), draws = args[11] != Py_None;
-  if (draws && !draw_masks(args[11], in)) Py_RETURN_NONE;
-  const auto held = pybind11::reinterpret_borrow<pybind11::object>(args[12]);  // as the weights are
+  const bool differentiated = is_differentiated(in), draws = args[13] != Py_None;
+  if (draws && !draw_masks(args[13], in)) Py_RETURN_NONE;
+  const auto held = pybind11::reinterpret_borrow<pybind11::object>(args[14]);  // as the weights are
   const PackedLayers* packed = nullptr;
   if (!held.is_none() && !differentiated && !draws && !casts && !in.lengths) {
     packed = static_cast<const PackedLayers*>(PyCapsule_GetPointer(held.ptr(), kPackedLayers));
@@ -306,7 +344,7 @@ PyObject* plain_call(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) 
   }
   const StackResult result = [&] {
     const pybind11::gil_scoped_release others_run;
-    if (casts) cast(in, reinterpret_cast<THPDtype*>(args[14])->scalar_type);
+    if (casts) cast(in, reinterpret_cast<THPDtype*>(args[16])->scalar_type);
     StackResult result = run_stack(in, call->samples, differentiated, packed);
     if (call->form == Form::batch_first) result.y = result.y.transpose(0, 1);
     if (call->form != Form::unbatched) return result;

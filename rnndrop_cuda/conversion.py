@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from rnndrop_cuda.like_torch import what_torch_lacks
+from rnndrop_cuda.like_torch import PlainLSTM, what_torch_lacks
 from rnndrop_cuda.lstm import LSTM
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -48,7 +48,7 @@ def to_torch(model: Model) -> Model | nn.LSTM:
 
 def _plain(layer: LSTM) -> nn.LSTM:
     """The nn.LSTM with a layer's parameters, the very same tensors."""
-    plain = nn.LSTM(**layer._as_torch() | {"device": "meta"})
+    plain = PlainLSTM(**layer._as_torch() | {"device": "meta"})
     for name, _ in list(plain.named_parameters()):
         weight = getattr(layer, name)
         setattr(plain, name, weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight.detach()))

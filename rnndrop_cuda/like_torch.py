@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from rnndrop_cuda import ops
 from rnndrop_cuda.masks import noises_on
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from rnndrop_cuda.options import PresetOptions
 
 
+PlainLSTM = nn.modules.rnn.LSTM  # nn.LSTM may be ours: users put it there
 Layer = TypeVar("Layer", bound=nn.RNNBase)
 
 
@@ -42,9 +45,34 @@ class LikeTorch(nn.RNNBase):
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         """nn.LSTM's, but for its list of weights: functional_call gives others, which may be of another dtype."""
         expected = self._flat_weights[0]
-        if expected is not None and input.dtype == self.weight_ih_l0.dtype != expected.dtype:
+        if expected is not None and input.dtype == getattr(self, "weight_ih_l0", expected).dtype != expected.dtype:
             input = torch.empty_like(input, dtype=expected.dtype, device="meta")
         super().check_input(input, batch_sizes)
+
+    def _weights(self) -> list[list[Any]]:
+        """Those of each layer and direction, as nn.LSTM has them.
+
+        They are its list of weights, in the place of which code that computes weights may put another; or, where a
+        parameter is another than when that was made (swapped, mapped), the parameters. What is no parameter, but
+        parametrized, say, is asked for once: it may be drawn.
+        """
+        own, in_list = self._parameters, dict(zip(self._flat_weights_names, self._flat_weights, strict=True))
+        have_changed = self._parameters_have_changed()
+        if have_changed and ops.runs_as_written() and all(type(own.get(name)) is nn.Parameter for name in in_list):
+            self._init_flat_weights()
+
+        def weight(name: str) -> Any:
+            if name in own:
+                return own[name] if have_changed else in_list[name]
+            return getattr(self, name, in_list[name])
+
+        return [[weight(name) for name in names] for names in self._all_weights]
+
+    def _parameters_have_changed(self) -> bool:
+        """Whether a parameter is another than when nn.LSTM's list of weights was made."""
+        refs = zip(self._flat_weights_names, self._flat_weight_refs, strict=False)  # there are none within _apply
+        own = self._parameters
+        return any(name in own and ref is not None and ref() is not own[name] for name, ref in refs)
 
     @classmethod
     def from_torch(cls, lstm: nn.LSTM, **ours: Unpack[PresetOptions]) -> Self:
@@ -62,11 +90,11 @@ class LikeTorch(nn.RNNBase):
             ValueError: lstm has a forward of its own; or dropout between its layers, and this class (GalLSTM,
                 SemeniutaLSTM) has none; or init or forget_bias is given, though the weights are lstm's.
         """
-        if not isinstance(lstm, nn.LSTM):
+        if not isinstance(lstm, PlainLSTM):
             raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")
         if isinstance(lstm, LikeTorch):
             lstm = lstm.to_torch()
-        if type(lstm).forward is not nn.LSTM.forward:
+        if type(lstm).forward is not PlainLSTM.forward:
             raise ValueError(f"lstm: expected torch's own nn.LSTM, got {type(lstm).__name__} with a forward of its own")
         for name in ("init", "forget_bias"):
             if name in ours:
@@ -90,16 +118,16 @@ class LikeTorch(nn.RNNBase):
         """
         if why := what_torch_lacks(self):
             raise ValueError(f"to_torch: nn.LSTM cannot take this layer's place: {why}")
-        return _with_weights_of(self, lambda: nn.LSTM(**self._as_torch()))
+        return _with_weights_of(self, lambda: PlainLSTM(**self._as_torch()))
 
     def _as_torch(self) -> dict[str, Any]:
         """The keywords with which nn.LSTM has this layer's form."""
         return torch_options(self) | {"dropout": self.dropout if self._drops_between_layers else 0.0}
 
     # nn.LSTM's, not those of nn.RNNBase, which know no c.
-    get_expected_cell_size = nn.LSTM.get_expected_cell_size
-    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
-    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
+    get_expected_cell_size = PlainLSTM.get_expected_cell_size
+    check_forward_args = PlainLSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = PlainLSTM.permute_hidden  # type: ignore[assignment]
 
     def __setattr__(self, attr: str, value: Any) -> None:
         if attr == "qconfig":  # torch.ao.quantization gives one to every module, and swaps those that it knows
@@ -109,6 +137,10 @@ class LikeTorch(nn.RNNBase):
                 stacklevel=2,
             )
         super().__setattr__(attr, value)
+        names = self.__dict__.get("_flat_weights_names", ())
+        if attr in names and isinstance(value, nn.Parameter) and len(self._flat_weight_refs) == len(names):
+            # What nn.LSTM does in its next forward: the list, of which this is a part by now, is as if made anew.
+            self._flat_weight_refs[names.index(attr)] = weakref.ref(value)
         if attr == "_is_hf_initialized" and value:
             self._draw_what_nobody_wrote()
 

@@ -59,7 +59,7 @@ class LSTM(LikeTorch):
     masked.
 
     Parameters, their names, order, shapes and initialisation are nn.LSTM's, so that a ``state_dict`` goes both ways
-    and the same seed gives the same weights. So are the positional arguments, the checks, the errors and the warnings.
+    and the same seed gives the same weights. So are the positional arguments, the checks of sizes, dtypes and devices, and the warnings.
     With ``learn_initial_state`` there are two more parameters, ``h_0`` and ``c_0``, ``[D * num_layers, 1, P or H]``; a
     ``state_dict`` that has neither, such as nn.LSTM's, sets both to the zeros that nn.LSTM starts from.
 
@@ -382,11 +382,6 @@ class LSTM(LikeTorch):
         if hx is None and self.learn_initial_state:
             hx = self.h_0.expand(-1, B, -1), self.c_0.expand(-1, B, -1)
         return ([None] * runs, [None] * runs) if hx is None else (hx[0].unbind(), hx[1].unbind())
-
-    def _weights(self) -> list[list[Any]]:
-        """all_weights, without asking nn.Module for each: what is no parameter, but parametrized, say, it does give."""
-        own = self._parameters
-        return [[own[name] if name in own else getattr(self, name) for name in names] for names in self._all_weights]
 
 
 def __getattr__(name: str) -> Any:

@@ -41,7 +41,7 @@ def plain_call(layer: Any, input: Any, hx: Any, lengths: Any) -> tuple[Any, Stat
         x = input.data if is_packed else input
         dtype = _autocast_dtype(x, layer.proj_size > 0, is_packed) if isinstance(x, Tensor) else None
     result = ops.plain_call(
-        input, is_packed, hx, lengths, layer._parameters, layer._all_weights,
+        input, is_packed, hx, lengths, layer, layer._parameters, layer._all_weights, layer._flat_weights,
         layer.input_size, layer.hidden_size, layer.proj_size, layer.bidirectional, layer.batch_first,
         layer.draw_masks if draws else None,
         layer._packed and layer._packed.layers,

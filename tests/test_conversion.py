@@ -223,3 +223,14 @@ def test_a_layer_of_ours_counts_as_the_nn_lstm_that_it_is_in_eval():
 def test_copied_weights_are_not_initialised(option):
     with pytest.raises(ValueError, match=rf"{next(iter(option))}: expected none, since the weights are the nn.LSTM's"):
         LSTM.from_torch(nn.LSTM(I, H), **option)
+
+
+@pytest.mark.parametrize("put_there", [LSTM, TorchLSTM])
+def test_nn_lstm_is_torchs_own_where_somebody_has_put_ours_into_its_place(put_there, monkeypatch):
+    torchs = nn.LSTM
+    monkeypatch.setattr(nn, "LSTM", put_there)
+    model = nn.Sequential(nn.LSTM(4, 5)).eval()
+    x = torch.randn(3, 2, 4)
+    assert type(to_torch(model)[0]) is type(model[0].to_torch()) is torchs
+    torch.testing.assert_close(torch.jit.script(to_torch(model))(x)[0], model(x)[0])
+    assert type(LSTM.from_torch(torchs(4, 5))) is LSTM

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import fx, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pack_sequence
 
 from rnndrop_cuda import LSTM, GalLSTM, TorchLSTM, to_torch
@@ -37,6 +38,68 @@ def test_names_that_nn_lstm_has_not_are_left_to_subclasses(make):
     assert plain.init == "normal"
     plain.init = nn.init.xavier_uniform_
     plain.reset_parameters()
+
+
+class Generated(nn.Module):
+    """A layer that runs with other weights than its parameters, in each of the ways that code for nn.LSTM has."""
+
+    def __init__(self, way, layer):
+        super().__init__()
+        self.way, self.layer = way, layer
+        self.scale = nn.Parameter(torch.tensor(0.5))
+        self.base = [weight.detach().clone() for weight in layer._flat_weights]
+        if way == "deleted":
+            for name in layer._flat_weights_names:
+                delattr(layer, name)
+
+    def forward(self, x):
+        layer, kept = self.layer, list(self.layer._flat_weights)
+        weights = [self.scale * weight for weight in self.base]
+        if self.way == "item":
+            layer._flat_weights[1] = weights[1]
+        else:
+            layer._flat_weights = weights
+        result = layer(x)
+        layer._flat_weights = kept
+        return result
+
+
+@CLASSES
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("way", ["list", "item", "deleted", "after a load"])
+def test_weights_that_code_puts_into_nn_lstms_list_count(make, way, compiled):
+    torch._dynamo.reset()
+    theirs, ours = nn.LSTM(I, H, 2), make(I, H, 2, hidden_dropout=0.5).eval()
+    ours.load_state_dict(theirs.state_dict())
+    if way == "after a load":
+        for layer in (theirs, ours):
+            layer.load_state_dict({name: p.clone() for name, p in layer.state_dict().items()}, assign=True)
+            layer(torch.randn(T, B, I))
+    theirs, ours = Generated(way, theirs), Generated(way, ours)
+    x = torch.randn(T, B, I)
+    expected = theirs(x)
+    actual = (torch.compile(ours, backend="eager") if compiled else ours)(x)
+    assert_same(actual, expected, torch.float32)
+    gradients = [torch.autograd.grad(y[0].sum(), of.scale)[0] for y, of in ((actual, ours), (expected, theirs))]
+    torch.testing.assert_close(*gradients)
+    ours.layer.train()
+    assert not torch.equal(ours(x)[0], actual[0])
+
+
+@CLASSES
+def test_a_parametrized_weight_is_asked_for_once(make):
+    class Counted(nn.Module):
+        calls = 0
+
+        def forward(self, weight):
+            self.calls += 1
+            return weight
+
+    layer, counted = make(I, H), Counted()
+    parametrize.register_parametrization(layer, "weight_hh_l0", counted)
+    counted.calls = 0
+    layer(torch.randn(T, B, I))
+    assert counted.calls == 1
 
 
 @CLASSES

@@ -236,6 +236,7 @@ def test_a_profiler_sees_the_layer():
 
 
 def test_a_compiled_model_runs_on_the_weights():
+    torch._dynamo.reset()
     layer, x, hx = layer_of()
     pack_weights(layer)
     changed_unseen(layer)
