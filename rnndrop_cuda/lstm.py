@@ -58,8 +58,9 @@ class LSTM(LikeTorch):
     masks, anew in every forward. Dropout acts in training only, or always with ``mc_dropout``. The returned h is not
     masked.
 
-    Parameters, their names, order, shapes and initialisation are nn.LSTM's, so that a ``state_dict`` goes both ways
-    and the same seed gives the same weights. So are the positional arguments, the checks of sizes, dtypes and devices, and the warnings.
+    Parameters, their names, order, shapes and initialisation are nn.LSTM's, so that a ``state_dict`` goes both ways and
+    the same seed gives the same weights. So are the positional arguments, the checks of sizes, dtypes and devices, and
+    the warnings.
     With ``learn_initial_state`` there are two more parameters, ``h_0`` and ``c_0``, ``[D * num_layers, 1, P or H]``; a
     ``state_dict`` that has neither, such as nn.LSTM's, sets both to the zeros that nn.LSTM starts from.
 
