@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -387,10 +386,3 @@ class LSTM(LikeTorch):
         """all_weights, without asking nn.Module for each: what is no parameter, but parametrized, say, it does give."""
         own = self._parameters
         return [[own[name] if name in own else getattr(self, name) for name in names] for names in self._all_weights]
-
-
-def __getattr__(name: str) -> Any:
-    """The presets, which were in this module: pickles name it."""
-    if name not in ("GalLSTM", "SemeniutaLSTM"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("rnndrop_cuda.presets"), name)
