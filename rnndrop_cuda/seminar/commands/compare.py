@@ -204,7 +204,6 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         kind = options.positive if name != "vocab_size" else options.vocab_size
         flag = "--" + name.replace("_", "-")
         group.add_argument(flag, type=kind, metavar="N", help=f"{what} (default: {getattr(default, name)})")
-    group.add_argument("--seq-len", dest="maxlen", type=options.positive, help=argparse.SUPPRESS)  # its former name
     group.add_argument(
         "--learning-rate",
         type=options.above_0,
