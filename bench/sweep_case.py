@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bench.correctness import masks_in, relative_error, tolerance
 from bench.problems import NO_DROPOUT, Dropout, random_lengths
-from bench.records import FORWARD_BACKWARD, INFERENCE, MODULE, NN_LSTM, Shape, SweepTiming
+from bench.records import FORWARD_BACKWARD, INFERENCE, MODULE, NN_LSTM, Shape, SweepTiming, name_of
 from bench.stopwatch import cpu_milliseconds, no_garbage_collection
 from bench.verification import VerificationError
 from rnndrop_cuda import LSTM, LayerMasks
@@ -206,7 +206,7 @@ def summary(
     q1, median, q3 = statistics.quantiles(sample, n=4, method="inclusive")
     return SweepTiming(
         **vars(case.shape),
-        dtype=str(case.dtype).removeprefix("torch."),
+        dtype=name_of(case.dtype),
         threads=torch.get_num_threads(),
         phase=phase,
         contender=who.name,
