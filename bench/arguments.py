@@ -6,11 +6,11 @@ import argparse
 import math
 from collections.abc import Sequence
 
-from bench.records import FORWARD_BACKWARD, INFERENCE, Size
+from bench.records import FORWARD_BACKWARD, INFERENCE, Size, name_of
 from bench.shapes import SMALLEST_BOUND
 from rnndrop_cuda import functional
 
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in functional.KERNEL_DTYPES}
+DTYPES = {name_of(dtype): dtype for dtype in functional.KERNEL_DTYPES}
 SWEPT_PHASES = {"training": FORWARD_BACKWARD, "inference": INFERENCE}
 
 

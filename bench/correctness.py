@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnndrop_cuda import reference
+from rnndrop_cuda import LayerMasks, reference
 
 # Of ||out - ref|| / ||ref||: about five times the worst that a contender reached on a CPU with T up to 100. A mask that
 # is ignored, or used a step too late, is off by 0.1 or more.
@@ -31,15 +31,15 @@ def in_float64(inputs: Sequence[Tensor], upstream: Sequence[Tensor], options: Ma
         options: the reference's masks, lengths and reverse.
     """
     inputs = [t.detach().double().requires_grad_(t.requires_grad) for t in inputs]
-    options = {name: _to_double(value) if name.startswith("mask") else value for name, value in options.items()}
-    output = reference.lstm_layer(*inputs, **options)
+    masks = {name: value.double() for name, value in options.items() if name.startswith("mask") and value is not None}
+    output = reference.lstm_layer(*inputs, **{**options, **masks})
     wanted = [t for t in inputs if t.requires_grad]
     gradients = torch.autograd.grad(output, wanted, [t.double() for t in upstream])
     return [result.detach() for result in (*output, *gradients)]
 
 
-def _to_double(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else mask.double()
+def masks_in(dtype: torch.dtype, masks: LayerMasks) -> LayerMasks:
+    return LayerMasks(*(None if mask is None else mask.to(dtype) for mask in masks))
 
 
 def relative_error(result: Tensor, expected: Tensor) -> float:

@@ -29,6 +29,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from bench.arguments import positive, whole
+from bench.language_model_tables import HEAD, NN_LSTM
 from bench.machine import check_out, machine_facts
 from bench.stopwatch import no_garbage_collection
 from rnndrop_cuda import LSTM
@@ -45,10 +46,9 @@ from rnndrop_cuda.seminar.training.batches import TRAIN, VALIDATION
 from rnndrop_cuda.seminar.training.loop import run_batches
 
 P_GAL, P_WEIGHTS = 0.3, 0.5
-NN_LSTM, WRAPPER, LOOP = "nn.LSTM, no dropout inside", "nn.LSTM, weight-drop wrapper", "loop over nn.LSTMCell, Gal 0.3"
+WRAPPER, LOOP = "nn.LSTM, weight-drop wrapper", "loop over nn.LSTMCell, Gal 0.3"
 OURS_GAL, OURS_GAL_HALF = "LSTM, Gal 0.3", "LSTM, Gal 0.5"
 OURS_SAMPLE, OURS_WEIGHTS = "LSTM, Gal 0.3, a mask a sample", "LSTM, weight_dropout"
-HEAD = "no recurrent layer"
 
 
 class WeightDrop(nn.Module):

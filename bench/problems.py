@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.correctness import in_float64
+from bench.correctness import in_float64, masks_in
 from bench.records import Size
 from rnndrop_cuda import LSTM, LayerMasks, dropout_mask
 
@@ -146,15 +146,11 @@ class Problem:
             return in_float64(inputs, self.upstream, {**by_name(masks), "lengths": lengths})
         module = LSTM.from_torch(self.lstm, backend="python").double()
         x, hx = self.x.detach().double().requires_grad_(), tuple(state.double() for state in self.hx)
-        in_double = None if masks is NO_MASKS else [in_float64_masks(of_layer) for of_layer in masks]
+        in_double = None if masks is NO_MASKS else [masks_in(torch.float64, of_layer) for of_layer in masks]
         y, (h_n, c_n) = module(x, hx, masks=in_double)
         upstream = [gradient.double() for gradient in self.upstream]
         gradients = torch.autograd.grad((y, h_n, c_n), [x, *module.parameters()], upstream)
         return [result.detach() for result in (y, h_n, c_n, *gradients)]
-
-
-def in_float64_masks(masks: LayerMasks) -> LayerMasks:
-    return LayerMasks(*(None if mask is None else mask.double() for mask in masks))
 
 
 def by_name(masks: LayerMasks) -> dict[str, Any]:

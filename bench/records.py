@@ -48,6 +48,11 @@ PADDED = "padded"
 STACK = "2 layers, bidirectional"
 
 
+def name_of(dtype: object) -> str:
+    """torch's dtype as rows have it: "float32", say."""
+    return str(dtype).removeprefix("torch.")
+
+
 class Size(NamedTuple):
     """Steps, batch, input features, hidden features."""
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from bench.contenders import LayerContender
 from bench.layers import CellLoops
 from bench.problems import NO_DROPOUT, Masks, Output, Problem
-from bench.records import COMPILED_LOOP, FLASHRNN, GRAPHED_LOOP, HASTE, INFERENCE
+from bench.records import COMPILED_LOOP, FLASHRNN, GRAPHED_LOOP, HASTE, INFERENCE, name_of
 from bench.verification import verify
 
 MOST_COMPILED_STEPS = 64
@@ -114,7 +114,7 @@ def flashrnn(problem: Problem) -> LayerContender:
 
     T, B, _, H = problem.size
     W_ih, W_hh, b_ih, b_hh = problem.lstm.parameters()
-    dtype = str(problem.dtype).removeprefix("torch.")
+    dtype = name_of(problem.dtype)
 
     def layer(problem: Problem, masks: Masks) -> Output:
         from_x = F.linear(problem.x, W_ih).view(T, B, 4, 1, H).transpose(0, 1)

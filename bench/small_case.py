@@ -18,19 +18,14 @@ import torch
 from torch import Tensor
 
 import rnndrop_cuda
+from bench.arguments import DTYPES
 from bench.correctness import in_float64, relative_error, tolerance
 from bench.lineups import ENGINES
+from bench.records import name_of
 from rnndrop_cuda import dropout_mask, functional
 
 T, B, I = 3, 5, 7
 HIDDEN_SIZES = (16, 13)  # with vector loads, and without
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-DTYPES = [name_of(dtype) for dtype in functional.KERNEL_DTYPES]
 
 
 class Case(NamedTuple):
@@ -48,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda", help="(default: cuda)")
     parser.add_argument("--engine", choices=ENGINES, help="CUDA engine for all cases (default: each in turn)")
     parser.add_argument(
-        "--dtypes", nargs="+", choices=DTYPES, default=DTYPES, metavar="DTYPE", help=f"of {', '.join(DTYPES)}"
+        "--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), metavar="DTYPE", help=f"of {', '.join(DTYPES)}"
     )
     args = parser.parse_args(argv)
     device = torch.device(args.device)

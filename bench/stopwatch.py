@@ -13,7 +13,7 @@ import torch
 
 from bench.contenders import Contender
 from bench.problems import Problem
-from bench.records import CELL_LOOP, INFERENCE, PHASES, Timing
+from bench.records import CELL_LOOP, INFERENCE, PHASES, Timing, name_of
 
 WARM_UP_ROUNDS = 2
 SHORTEST_MEASUREMENT_MS = 5.0
@@ -61,7 +61,7 @@ def is_loop(contender: Contender) -> bool:
 def summarize(problem: Problem, contender: Contender, phase: str, calls: int, sample: list[float]) -> Timing:
     return Timing(
         *problem.size,
-        dtype=str(problem.dtype).removeprefix("torch."),
+        dtype=name_of(problem.dtype),
         threads=torch.get_num_threads(),
         sequences=contender.sequences,
         contender=contender.name,

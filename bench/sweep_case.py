@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from bench.correctness import relative_error, tolerance
+from bench.correctness import masks_in, relative_error, tolerance
 from bench.problems import NO_DROPOUT, Dropout, random_lengths
-from bench.records import FORWARD_BACKWARD, INFERENCE, MODULE, NN_LSTM, Shape, SweepTiming
+from bench.records import FORWARD_BACKWARD, INFERENCE, MODULE, NN_LSTM, Shape, SweepTiming, name_of
 from bench.stopwatch import cpu_milliseconds, no_garbage_collection
 from bench.verification import VerificationError
 from rnndrop_cuda import LSTM, LayerMasks
@@ -132,7 +132,7 @@ def verify(case: SweepCase, phase: str) -> bool:
         gradients = torch.autograd.grad((y, h_n, c_n), [case.x, *case.lstm.parameters()], case.upstream)
         slow = copy.deepcopy(case.ours[kind])
         slow.backend = "python"
-        wanted = expected(case, phase, slow, {"masks": [widened(of_layer) for of_layer in masks]})
+        wanted = expected(case, phase, slow, {"masks": [masks_in(torch.float32, of_layer) for of_layer in masks]})
         compare(case, Contender(MODULE, kind), phase, [y, h_n, c_n, *gradients], wanted)
     return True
 
@@ -151,10 +151,6 @@ def expected(case: SweepCase, phase: str, module: nn.LSTM | LSTM, options: dict[
         return list(output)
     upstream = [gradient.float() for gradient in case.upstream]
     return [*output, *torch.autograd.grad(output, [x, *module.parameters()], upstream)]
-
-
-def widened(masks: LayerMasks) -> LayerMasks:
-    return LayerMasks(*(None if mask is None else mask.float() for mask in masks))
 
 
 def compare(case: SweepCase, who: Contender, phase: str, results: list[Tensor], wanted: list[Tensor]) -> None:
@@ -210,7 +206,7 @@ def summary(
     q1, median, q3 = statistics.quantiles(sample, n=4, method="inclusive")
     return SweepTiming(
         **vars(case.shape),
-        dtype=str(case.dtype).removeprefix("torch."),
+        dtype=name_of(case.dtype),
         threads=torch.get_num_threads(),
         phase=phase,
         contender=who.name,

@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.language_model_tables import beside_table, perplexities_table, text_table
@@ -112,36 +112,15 @@ def changed(text: str, filled: str) -> list[str]:
 def table(name: str, results: Path) -> str:
     """The table of that name and one line of facts."""
     stem, _, what = name.partition(" ")
-    timings, json_file = results / f"{stem}.csv", results / f"{stem}.json"
-    if not what:
-        return comparison_table(json_file)
-    if what == "perplexities":
-        return perplexities_table(json_file)
-    if what == "text":
-        return text_table(json_file)
-    if what == "beside":
-        return beside_table(json_file)
-    if what == "study":
-        return study_table(json_file)
-    if what == "bars":
-        return bars(timings)
-    if what == "peaks":
-        return peaks(timings)
-    if what == "sweep":
-        return swept(timings)
-    if what == "float16":
-        return widened(timings)
-    if what == "steps":
-        return steps(timings)
-    if what == "keras":
-        return keras_layers(timings)
+    if what in OF_JSON:
+        return OF_JSON[what](results / f"{stem}.json")
+    if what in OF_CSV:
+        return OF_CSV[what](results / f"{stem}.csv")
     phase, _, size = what.partition(" ")
-    if phase not in (INFERENCE, FORWARD, FORWARD_BACKWARD, "lengths"):
-        raise ValueError(
-            f"table:{name}: expected 'inference', 'forward', 'forward+backward', 'lengths', 'bars', 'peaks', 'sweep', "
-            f"'float16', 'steps', 'keras' or 'study' after the file, got {phase!r}"
-        )
-    return milliseconds(timings, phase, size)
+    if phase not in OF_PHASES:
+        names = ", ".join(map(repr, (*OF_PHASES, *OF_CSV, *filter(None, OF_JSON))))
+        raise ValueError(f"table:{name}: expected one of {names} after the file, or nothing, got {phase!r}")
+    return milliseconds(results / f"{stem}.csv", phase, size)
 
 
 def bars(file: Path) -> str:
@@ -157,14 +136,9 @@ def peaks(file: Path) -> str:
     )
 
 
-def swept(file: Path) -> str:
+def swept(file: Path, shown: Callable[[list[SweepTiming]], str]) -> str:
     facts, timings = read(file, SweepTiming)
-    return f"{statistics_table(ratios(timings))}\n\n{facts['shapes']}. {provenance(facts)}"
-
-
-def widened(file: Path) -> str:
-    facts, timings = read(file, SweepTiming)
-    return f"{float16_table(timings)}\n\n{facts['shapes']}. {provenance(facts)}"
+    return f"{shown(timings)}\n\n{facts['shapes']}. {provenance(facts)}"
 
 
 def steps(file: Path) -> str:
@@ -207,6 +181,24 @@ def milliseconds(file: Path, phase: str, size: str) -> str:
         f"{grid_table(timings, column)}\n\n{text}, median of {repeats[0]} in turn{loops}; in brackets, how many times "
         f"as fast as {against} without dropout. {threads(timings)}; {provenance(facts)}"
     )
+
+
+OF_JSON: dict[str, Callable[[Path], str]] = {
+    "": comparison_table,
+    "perplexities": perplexities_table,
+    "text": text_table,
+    "beside": beside_table,
+    "study": study_table,
+}
+OF_CSV: dict[str, Callable[[Path], str]] = {
+    "bars": bars,
+    "peaks": peaks,
+    "sweep": lambda file: swept(file, lambda timings: statistics_table(ratios(timings))),
+    "float16": lambda file: swept(file, float16_table),
+    "steps": steps,
+    "keras": keras_layers,
+}
+OF_PHASES = (INFERENCE, FORWARD, FORWARD_BACKWARD, "lengths")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from bench.arguments import positive
 from bench.contenders import plans_are_timed
 from bench.correctness import relative_error, tolerance
 from bench.machine import check_out, machine_facts, usable
-from bench.records import Size, write
+from bench.records import Size, name_of, write
 from rnndrop_cuda import cuda_engine, dropout_mask, explain_engine, functional
 from rnndrop_cuda.engines import timed_plans
 
@@ -163,7 +163,7 @@ def measure(
     times = []
     for name, of_trial in samples.items():
         forward, backward = (statistics.median(sample[kernel] for sample in of_trial) for kernel in KERNELS)
-        kind = str(dtype).removeprefix("torch.")
+        kind = name_of(dtype)
         times.append(TrialTime(*size, kind, engine, name, repeats, round(forward, 1), round(backward, 1), plans[name]))
         print(f"{size} {kind:8} {engine:8} {name:38} {forward:9.1f} {backward:9.1f} us", flush=True)
     return times

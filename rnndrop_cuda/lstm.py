@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -383,10 +382,3 @@ class LSTM(LikeTorch):
         if hx is None and self.learn_initial_state:
             hx = self.h_0.expand(-1, B, -1), self.c_0.expand(-1, B, -1)
         return ([None] * runs, [None] * runs) if hx is None else (hx[0].unbind(), hx[1].unbind())
-
-
-def __getattr__(name: str) -> Any:
-    """The presets, which were in this module: pickles name it."""
-    if name not in ("GalLSTM", "SemeniutaLSTM"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("rnndrop_cuda.presets"), name)

@@ -1,7 +1,8 @@
-"""What the tests of modules share: modules with every dropout, steps of training, comparisons of outputs."""
+"""What the tests of modules share: modules with every dropout, steps of training, comparisons, changes of weights."""
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnndrop_cuda import LSTM, functional
@@ -96,3 +97,23 @@ def assert_same(actual, expected, dtype=torch.float64):
 def assert_bit_for_bit(actual, expected):
     for a, e in zip(flat(actual), flat(expected), strict=True):
         assert torch.equal(a, e)
+
+
+# ---------------------------------------------------------------- changes of a layer's weights
+
+
+def halved(layer):
+    with torch.no_grad():
+        layer.weight_hh_l0 /= 2
+
+
+def another_parameter(layer):
+    layer.weight_hh_l0 = nn.Parameter(torch.randn_like(layer.weight_hh_l0))
+
+
+def loaded(layer):
+    layer.load_state_dict(LSTM(layer.input_size, layer.hidden_size).state_dict())
+
+
+def through_data(layer):
+    layer.weight_hh_l0.data = torch.randn_like(layer.weight_hh_l0)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnndrop_cuda import reference
+from rnndrop_cuda.functional import lstm_layer
 
 INPUTS = ("x", "h_0", "c_0", "W_ih", "W_hh", "b_ih", "b_hh")
 OUTPUTS = ("y", "h_n", "c_n")
@@ -47,10 +48,10 @@ class Problem:
         }
 
 
-def random_mask(shape: tuple[int, ...], p: float = 0.5, dtype: torch.dtype = torch.float64) -> Tensor:
+def random_mask(shape: tuple[int, ...], p: float = 0.5) -> Tensor:
     """A dropout mask; p=1 gives zeros."""
     keep = 1 - p
-    return torch.bernoulli(torch.full(shape, keep, dtype=dtype)) / (keep or 1)
+    return torch.bernoulli(torch.full(shape, keep, dtype=torch.float64)) / (keep or 1)
 
 
 def random_noise(name: str, shape: tuple[int, ...], p: float = 0.5) -> Tensor:
@@ -208,6 +209,10 @@ def rounding_bounds(
     return bounds
 
 
+def cpu_layer(*args: Any, **kwargs: Any) -> Any:
+    return lstm_layer(*args, backend="cpu", **kwargs)
+
+
 def assert_equals_reference(problem: Problem, layer: Any, *, eps: float | None = None) -> None:
     """Every output and every gradient of ``layer`` against the reference in float64, up to what rounding explains.
 
@@ -232,3 +237,12 @@ def assert_rounding_explains(
     bounds = rounding_bounds(problem, expected, eps, errors)
     for name, error in errors.items():
         assert error <= bounds[name], f"{name}: relative error {error:.3g}, rounding explains {bounds[name]:.3g}"
+
+
+def assert_at_most_twice_plain_torchs_error(problem: Problem, layer: Any) -> None:
+    """The same rounded inputs through the layer and through plain torch in this dtype, both against float64."""
+    exact = problem.to(torch.float64).solve(reference.lstm_layer)
+    plain, fused = problem.solve(reference.lstm_layer), problem.solve(layer)
+    for name in exact:
+        ours, theirs = (relative_error(result[name], exact[name]) for result in (fused, plain))
+        assert ours <= 2 * theirs + 1e-7, f"{name}: {ours:.3g} against {theirs:.3g}"

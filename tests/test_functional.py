@@ -14,7 +14,9 @@ from tests.problems import (
     MASK_KINDS,
     OUTPUTS,
     Problem,
+    assert_at_most_twice_plain_torchs_error,
     assert_equals_reference,
+    cpu_layer,
     random_mask,
     random_problem,
     relative_error,
@@ -26,10 +28,6 @@ pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels
 # Ones, odd sizes, and sizes below, at and past the 64 elements that a kernel takes at once.
 SIZES = [(1, 1, 1, 1), (5, 3, 4, 6), (2, 7, 1, 31), (3, 2, 33, 64), (2, 5, 3, 129)]
 DTYPES = [torch.float64, torch.float32]
-
-
-def cpu_layer(*args, **kwargs):
-    return lstm_layer(*args, backend="cpu", **kwargs)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -248,15 +246,10 @@ def test_equals_reference_without_biases(bias):
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "semeniuta-step", "both", "zoneout", "all"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_error_at_most_twice_that_of_plain_torch(dtype, masks):
-    """The same rounded inputs through the kernel and through plain torch in this dtype, both against float64."""
     for seed in range(3):
         torch.manual_seed(seed)
         problem = random_problem(6, 8, 32, 48, masks=masks, dtype=dtype)
-        exact = problem.to(torch.float64).solve(reference.lstm_layer)
-        plain, fused = problem.solve(reference.lstm_layer), problem.solve(cpu_layer)
-        for name in exact:
-            ours, theirs = (relative_error(result[name], exact[name]) for result in (fused, plain))
-            assert ours <= 2 * theirs + 1e-7, f"{name}: {ours:.3g} against {theirs:.3g}"
+        assert_at_most_twice_plain_torchs_error(problem, cpu_layer)
 
 
 @pytest.mark.parametrize("name", [*INPUTS, *CONSTANTS[:-1]])

@@ -5,26 +5,19 @@ import itertools
 import pytest
 import torch
 
-from rnndrop_cuda import ops, reference
-from rnndrop_cuda.functional import lstm_layer
-from tests.problems import INPUTS, MASK_KINDS, OUTPUTS, random_problem, relative_error
+from rnndrop_cuda import ops
+from tests.problems import (
+    INPUTS,
+    MASK_KINDS,
+    OUTPUTS,
+    assert_at_most_twice_plain_torchs_error,
+    cpu_layer,
+    random_problem,
+)
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
 
 DTYPES = [torch.bfloat16, torch.float16]
-
-
-def cpu_layer(*args, **kwargs):
-    return lstm_layer(*args, backend="cpu", **kwargs)
-
-
-def assert_error_at_most_twice_that_of_plain_torch(problem):
-    """The same rounded inputs through the kernel and through plain torch in this dtype, both against float64."""
-    exact = problem.to(torch.float64).solve(reference.lstm_layer)
-    plain, fused = problem.solve(reference.lstm_layer), problem.solve(cpu_layer)
-    for name in exact:
-        ours, theirs = (relative_error(result[name], exact[name]) for result in (fused, plain))
-        assert ours <= 2 * theirs + 1e-7, f"{name}: {ours:.3g} against {theirs:.3g}"
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -35,14 +28,14 @@ def test_error_where_the_steps_come_in_chunks(dtype, masks, lengths, reverse):
     """So many samples that a step makes a chunk, whose rows are more than the gradients of the weights take at once."""
     torch.manual_seed(0)
     options = {"masks": masks, "lengths": lengths, "reverse": reverse, "dtype": dtype}
-    assert_error_at_most_twice_that_of_plain_torch(random_problem(7, 600, 5, 9, **options))
+    assert_at_most_twice_plain_torchs_error(random_problem(7, 600, 5, 9, **options), cpu_layer)
 
 
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "gal-sample", "all"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_error_where_matrices_are_large(dtype, masks):
     torch.manual_seed(0)
-    assert_error_at_most_twice_that_of_plain_torch(random_problem(4, 128, 300, 256, masks=masks, dtype=dtype))
+    assert_at_most_twice_plain_torchs_error(random_problem(4, 128, 300, 256, masks=masks, dtype=dtype), cpu_layer)
 
 
 @pytest.mark.parametrize("masks", ["none", "gal-batch", "all"])
@@ -51,7 +44,7 @@ def test_error_where_rows_are_long(dtype, masks):
     """Those of x and da, which are copied to begin at cache lines: longer than 1365 elements."""
     torch.manual_seed(0)
     problem = random_problem(2, 26, 1371, 350, masks=masks, lengths=True, dtype=dtype)
-    assert_error_at_most_twice_that_of_plain_torch(problem)
+    assert_at_most_twice_plain_torchs_error(problem, cpu_layer)
 
 
 @pytest.mark.parametrize("B", [7, 20])
@@ -59,7 +52,7 @@ def test_error_where_rows_are_long(dtype, masks):
 def test_error_where_rows_of_a_weight_are_too_long_to_widen_several(dtype, B):
     """Longer than 4096 elements."""
     torch.manual_seed(0)
-    assert_error_at_most_twice_that_of_plain_torch(random_problem(1, B, 4107, 70, masks="none", dtype=dtype))
+    assert_at_most_twice_plain_torchs_error(random_problem(1, B, 4107, 70, masks="none", dtype=dtype), cpu_layer)
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -70,7 +63,7 @@ def test_error_where_few_rows_meet_a_weight_from_far_away(dtype, B):
     for threads in (1, 2):
         torch.set_num_threads(threads)
         torch.manual_seed(0)
-        assert_error_at_most_twice_that_of_plain_torch(random_problem(1, B, 3, 1261, masks="none", dtype=dtype))
+        assert_at_most_twice_plain_torchs_error(random_problem(1, B, 3, 1261, masks="none", dtype=dtype), cpu_layer)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +76,7 @@ def test_error_at_awkward_sizes(dtype, masks, sizes):
     for lengths, reverse in itertools.product((False, True), (False, True)):
         torch.manual_seed(1)
         problem = random_problem(*sizes, masks=masks, lengths=lengths, reverse=reverse, dtype=dtype)
-        assert_error_at_most_twice_that_of_plain_torch(problem)
+        assert_at_most_twice_plain_torchs_error(problem, cpu_layer)
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -91,7 +84,7 @@ def test_error_at_awkward_sizes(dtype, masks, sizes):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_error_where_threads_share_out_the_units(dtype, masks):
     torch.manual_seed(0)
-    assert_error_at_most_twice_that_of_plain_torch(random_problem(9, 3, 33, 130, masks=masks, dtype=dtype))
+    assert_at_most_twice_plain_torchs_error(random_problem(9, 3, 33, 130, masks=masks, dtype=dtype), cpu_layer)
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -107,7 +100,7 @@ def test_narrow_steps_converted_together(dtype, masks, sizes, threads):
     for lengths, reverse in itertools.product((False, True), (False, True)):
         torch.manual_seed(0)
         problem = random_problem(*sizes, masks=masks, lengths=lengths, reverse=reverse, dtype=dtype)
-        assert_error_at_most_twice_that_of_plain_torch(problem)
+        assert_at_most_twice_plain_torchs_error(problem, cpu_layer)
         first, again = problem.solve(cpu_layer), problem.solve(cpu_layer)
         assert all(torch.equal(first[name], again[name]) for name in first)
         with torch.no_grad():  # no gates are saved: nothing is converted together
@@ -122,7 +115,7 @@ def test_narrow_steps_converted_together(dtype, masks, sizes, threads):
 def test_error_with_a_projection(dtype, masks, lengths, reverse):
     torch.manual_seed(0)
     options = {"masks": masks, "lengths": lengths, "reverse": reverse, "dtype": dtype}
-    assert_error_at_most_twice_that_of_plain_torch(random_problem(6, 8, 32, 48, proj=20, **options))
+    assert_at_most_twice_plain_torchs_error(random_problem(6, 8, 32, 48, proj=20, **options), cpu_layer)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

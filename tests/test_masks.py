@@ -18,11 +18,6 @@ T, B, I, H = 40, 50, 30, 20
 P = 0.3
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(2026)
-
-
 @pytest.fixture(params=[pytest.param("op", marks=needs_op), "torch"])
 def path(request, monkeypatch):
     """Masks from the op, then as they are drawn where there is no kernel for it."""

@@ -17,16 +17,13 @@ from tests.problems import (
     OUTPUTS,
     Problem,
     assert_equals_reference,
+    cpu_layer,
     random_problem,
     relative_error,
 )
 from tests.wrong_arguments import BAD, good_arguments, wrong
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
-
-
-def cpu_layer(*args, **kwargs):
-    return lstm_layer(*args, backend="cpu", **kwargs)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

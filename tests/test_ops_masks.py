@@ -13,11 +13,6 @@ from rnndrop_cuda import ops
 from tests.mask_bits import assert_uncorrelated, expand, needs_op, random_seed
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(2026)
-
-
 def expected_words(seed, n):
     """The 16 bits that decide each of n entries: sfc32, 32 lanes abreast, anew every 128 steps."""
     steps, lanes = 128, 32

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations
 
 from rnndrop_cuda import LSTM, GalLSTM, ops, pack_weights, unpack_weights
-from tests.modules import assert_bit_for_bit, flat, training_step
+from tests.modules import another_parameter, assert_bit_for_bit, flat, halved, loaded, through_data, training_step
 from tests.problems import relative_error
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
@@ -66,11 +66,6 @@ def test_what_was_packed_is_what_runs():
     assert not torch.equal(run(layer, x, hx)[0], expected[0])
 
 
-def in_place(layer):
-    with torch.no_grad():
-        layer.weight_hh_l0.mul_(2)
-
-
 def by_an_optimizer(layer):
     layer(torch.randn(T, B, I))[0].sum().backward()
     torch.optim.SGD(layer.parameters(), lr=1.0).step()
@@ -82,21 +77,8 @@ def by_a_fused_optimizer(layer):
     torch.optim.AdamW(layer.parameters(), lr=1.0, fused=True).step()
 
 
-def from_a_state(layer):
-    layer.load_state_dict(LSTM(I, H).state_dict())
-
-
-def by_another_parameter(layer):
-    layer.weight_ih_l0 = nn.Parameter(torch.randn(4 * H, I))
-
-
-def by_other_memory(layer):
-    layer.weight_ih_l0.data = torch.randn(4 * H, I)
-
-
 @pytest.mark.parametrize(
-    "change",
-    [in_place, by_an_optimizer, by_a_fused_optimizer, from_a_state, by_another_parameter, by_other_memory],
+    "change", [halved, by_an_optimizer, by_a_fused_optimizer, loaded, another_parameter, through_data]
 )
 def test_a_changed_weight_is_seen(change):
     layer, x, hx = layer_of()
@@ -157,7 +139,7 @@ def test_a_copy_runs_on_its_own_weights(copied):
     pack_weights(layer)
     expected = run(layer, x, hx)
     twin = copied(layer)
-    in_place(twin)
+    halved(twin)
     assert not torch.equal(run(twin, x, hx)[0], expected[0])
     unpack_weights(layer)
     assert "_packed" not in layer.state_dict()

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnndrop_cuda import LSTM, GalLSTM, ops, pack_weights
-from tests.modules import assert_bit_for_bit, flat, long_way
+from tests.modules import another_parameter, assert_bit_for_bit, flat, halved, loaded, long_way, through_data
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
 T, B, I, H = 4, 3, 5, 6
@@ -212,29 +212,12 @@ def layer_without_noise(layer):
     return lstm
 
 
-def halved(layer):
-    with torch.no_grad():
-        layer.weight_hh_l0 /= 2
-
-
-def another_parameter(layer):
-    layer.weight_hh_l0 = nn.Parameter(torch.randn(4 * H, H))
-
-
 def registered(layer):
     layer.register_parameter("weight_hh_l0", nn.Parameter(torch.randn(4 * H, H)))
 
 
-def loaded(layer):
-    layer.load_state_dict(LSTM(I, H).state_dict())
-
-
 def loaded_by_assignment(layer):
     layer.load_state_dict(LSTM(I, H).state_dict(), assign=True)
-
-
-def through_data(layer):
-    layer.weight_hh_l0.data = torch.randn(4 * H, H)
 
 
 def a_buffer(layer):

@@ -54,16 +54,6 @@ def test_dropout_reads_and_sets_the_dropout_inside(preset, keywords):
 
 
 @PRESETS
-def test_layers_pickled_when_dropout_was_no_property_load(preset, keywords):
-    layer = preset(I, H, dropout=0.5)
-    layer.__dict__["dropout"] = 0.0
-    pickled = pickle.dumps(layer, protocol=0)
-    again = pickle.loads(pickled.replace(b"rnndrop_cuda.presets", b"rnndrop_cuda.lstm"))
-    assert again.dropout == 0.5
-    assert [getattr(again, keyword) for keyword in keywords] == [0.5] * len(keywords)
-
-
-@PRESETS
 def test_from_torch_keeps_the_class_and_its_dropout(preset, keywords):
     theirs = nn.LSTM(I, H, 2, bidirectional=True, dtype=torch.float64).eval()
     ours = preset.from_torch(theirs, dropout=0.5)

@@ -3,9 +3,15 @@
 import pytest
 import torch
 
-from rnndrop_cuda import ops, reference
-from rnndrop_cuda.functional import lstm_layer
-from tests.problems import INPUTS, OUTPUTS, assert_equals_reference, random_problem, relative_error
+from rnndrop_cuda import ops
+from tests.problems import (
+    INPUTS,
+    OUTPUTS,
+    assert_at_most_twice_plain_torchs_error,
+    assert_equals_reference,
+    cpu_layer,
+    random_problem,
+)
 
 pytestmark = pytest.mark.skipif(not ops.HAS_CPU_KERNELS, reason=f"no CPU kernels: {ops.WHY_NOT_LOADED}")
 
@@ -18,20 +24,11 @@ FEW_ROWS = [((1, 1, 33, 90), 70), ((2, 3, 30, 160), 64), ((1, 4, 9, 290), 33), (
 KINDS = ["none", "gal-batch", "gal-sample", "semeniuta-shared", "untied-batch", "all"]
 
 
-def cpu_layer(*args, **kwargs):
-    return lstm_layer(*args, backend="cpu", **kwargs)
-
-
 def assert_is_right(problem):
     """As near to the reference as rounding explains; in 16 bits at most twice as far from it as plain torch is."""
-    dtype = problem.inputs["x"].dtype
-    if dtype.itemsize > 2:
-        return assert_equals_reference(problem, cpu_layer)
-    exact = problem.to(torch.float64).solve(reference.lstm_layer)
-    plain, ours = problem.solve(reference.lstm_layer), problem.solve(cpu_layer)
-    for name, value in exact.items():
-        error, allowed = relative_error(ours[name], value), 2 * relative_error(plain[name], value) + 1e-7
-        assert error <= allowed, f"{name}: {error:.3g} against {allowed:.3g}"
+    in_16_bits = problem.inputs["x"].dtype.itemsize == 2
+    check = assert_at_most_twice_plain_torchs_error if in_16_bits else assert_equals_reference
+    check(problem, cpu_layer)
 
 
 @pytest.mark.usefixtures("threads")

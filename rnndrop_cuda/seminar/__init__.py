@@ -5,7 +5,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from rnndrop_cuda.seminar import _moved
 from rnndrop_cuda.seminar.data.reviews import Reviews, load_matrix_imdb, load_reviews
 from rnndrop_cuda.seminar.data.vectors import Vectors, embedding_of, load_vectors
 from rnndrop_cuda.seminar.layers import FastRNNLayer, MyLSTM, RNNLayer, gen_dropout_mask, init_h0_c0
@@ -16,8 +15,6 @@ from rnndrop_cuda.seminar.training.rmsprop import LazyRMSprop
 
 if TYPE_CHECKING:
     from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint as load_checkpoint
-
-_moved.install()
 
 __all__ = [
     "FastRNNLayer",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -251,14 +251,8 @@ class ModelSettings:
             raise ValueError(f"pretrained: expected no vectors beside a language model, got {self.vectors}")
         if self.gradual_unfreezing and self.pretrained is None:
             raise ValueError("gradual_unfreezing: expected a pretrained language model to unfreeze, got none")
-        _check_choices(
-            self,
-            {
-                "embedding_init": EMBEDDING_INITS,
-                "embedding_dropout_scope": DROPOUT_SCOPES,
-                "pooling": tuple(POOLINGS),
-            },
-        )
+        scopes = {"embedding_init": EMBEDDING_INITS, "embedding_dropout_scope": DROPOUT_SCOPES}
+        check_choices(self, {**scopes, "pooling": POOLINGS})
 
     def _layer_options(self, layer: Layer) -> dict[str, Any]:
         options = {} if self.num_layers == 1 else {"num_layers": self.num_layers}
@@ -319,7 +313,7 @@ class FineTuningSettings(RunSettings):
     def check(self) -> None:
         """As RunSettings.check."""
         super().check()
-        _check_choices(self, {"optimizer": OPTIMIZERS, "loss_reduction": LOSS_REDUCTIONS})
+        check_choices(self, {"optimizer": OPTIMIZERS, "loss_reduction": LOSS_REDUCTIONS})
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay: expected a number in (0, 1], got {self.layer_decay}")
 
@@ -349,7 +343,8 @@ class TrainSettings(FineTuningSettings):
             raise ValueError(f"compile: expected a backend of torch.compile, got {self.compile!r}")
 
 
-def _check_choices(settings: ModelSettings, choices: Mapping[str, Sequence[str]]) -> None:
+def check_choices(settings: object, choices: Mapping[str, Collection[str]]) -> None:
+    """ValueError, naming the field, where one is none of its choices."""
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
             raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(settings, name)}")

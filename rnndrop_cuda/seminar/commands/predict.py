@@ -129,13 +129,7 @@ def _parser() -> options.Parser:
             "  cat reviews.txt | rnndrop predict --checkpoint results/train/last --samples 200"
         ),
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=str,
-        default=OUT,
-        metavar="DIR",
-        help=f"the folder of a run (uses its best checkpoint) or of a checkpoint (default: {OUT})",
-    )
+    options.add_checkpoint(parser, OUT)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", type=str, help="the text")
     source.add_argument(
@@ -145,8 +139,6 @@ def _parser() -> options.Parser:
         "--samples", type=options.positive, default=50, metavar="N", help="passes with dropout (default: 50)"
     )
     parser.add_argument("--seed", type=options.seed, default=0, metavar="N", help="seed of the masks (default: 0)")
-    parser.add_argument(
-        "--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)"
-    )
+    options.add_device(parser)
     parser.add_argument("--json", action="store_true", help="print a list of JSON objects; entropies in nats")
     return parser

@@ -128,12 +128,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="SOURCE",
         help="as for rnndrop compare; all of its reviews, unless --quick or --reviews",
     )
-    add(
-        "--unverified-data",
-        action="store_true",
-        default=None,
-        help="accept an npz whose hash is not that of Keras' file",
-    )
+    options.add_unverified_data(group)
     options.add_parts(group)
     add(
         "--vectors",
@@ -148,5 +143,5 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="DIR",
         help="the language model that `pretraining` needs, the folder of `rnndrop language-model train`",
     )
-    add("--device", type=str, default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    options.add_device(group)
     add("--out", type=str, metavar="DIR", help="folder of the results (default: results/study-STUDY[-quick|-paper])")

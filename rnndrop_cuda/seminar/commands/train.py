@@ -10,7 +10,7 @@ from typing import Any
 from rnndrop_cuda.provenance import facts
 from rnndrop_cuda.seminar.commands import options, runs
 from rnndrop_cuda.seminar.commands.errors import flags_of, one_line
-from rnndrop_cuda.seminar.commands.train_options import OUT, given_options, make_parser
+from rnndrop_cuda.seminar.commands.train_options import OUT, make_parser
 from rnndrop_cuda.seminar.settings import Layer, TrainSettings
 from rnndrop_cuda.seminar.training import tensorboard
 from rnndrop_cuda.seminar.training.processes import Processes
@@ -26,11 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     processes = Processes()
     try:
-        given = given_options(argv)
+        given = options.given(make_parser(), argv)
         trainer = _prepared(argv, given, processes)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         processes.stop()
-        return runs.fail_once(processes, "train", one_line(error, flags_of(make_parser("rnndrop train"))))
+        return runs.fail_once(processes, "train", one_line(error, flags_of(make_parser())))
     return runs.train_to_the_end(trainer, given.get("tensorboard", False), "accuracy, loss")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import functools
 
 import torch
 
 from rnndrop_cuda.lstm import MASK_SCOPES
 from rnndrop_cuda.seminar.commands import options
 from rnndrop_cuda.seminar.data.reviews import CSV_SOURCES
+from rnndrop_cuda.seminar.data.text import CONTRACTIONS
 from rnndrop_cuda.seminar.data.vectors import GLOVE
 from rnndrop_cuda.seminar.embedding import DROPOUT_SCOPES
 from rnndrop_cuda.seminar.pooling import POOLINGS
@@ -17,18 +18,14 @@ from rnndrop_cuda.seminar.settings import LAYERS, LOSS_REDUCTIONS, MONITORS, OPT
 
 OUT = "results/train"
 DEFAULT = TrainSettings()
+_number = functools.partial(options.add_number, DEFAULT)
+_choice = functools.partial(options.add_choice, DEFAULT)
 
 
-def given_options(argv: list[str]) -> dict[str, Any]:
-    """The options that were given, by flags or in the file that --config names; flags win, and null is not given."""
-    options_given = make_parser("rnndrop train").parse_args(argv, defaults=False)
-    return {name: value for name, value in vars(options_given).items() if value is not None}
-
-
-def make_parser(prog: str) -> options.Parser:
+def make_parser() -> options.Parser:
     """Every option; to be parsed without defaults, so that what was given can be told from what was not."""
     parser = options.Parser(
-        prog=prog,
+        prog="rnndrop train",
         description=(
             "Trains a sentiment classifier (embedding, recurrent layer, sigmoid) on movie reviews. Writes a\n"
             "checkpoint after every epoch. A run that was killed is resumed from it and ends with the same weights,\n"
@@ -57,12 +54,11 @@ def make_parser(prog: str) -> options.Parser:
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
     options.add_config(group)
     options.add_run_folder(group, OUT)
     _number(group, "epochs", options.positive, "N", "passes over the training reviews")
     _number(group, "patience", options.positive, "N", "stop after N epochs without a better score")
-    add("--monitor", choices=MONITORS, help=f"the score that chooses the best epoch (default: {DEFAULT.monitor})")
+    _choice(group, "monitor", MONITORS, "the score that chooses the best epoch")
     _number(group, "checkpoint_every", options.positive, "N", "write a checkpoint after every N batches, too")
     _number(group, "seed", options.seed, "N", "seed for the weights, the dropout and the order of the reviews")
 
@@ -75,11 +71,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         metavar="SOURCE",
         help=f"{', '.join(CSV_SOURCES)}, imdb, or the path of an npz like Keras' imdb.npz (default: {DEFAULT.data})",
     )
-    add(
-        "--unverified-data",
-        action=options.Switch,
-        help="accept an npz whose hash is not that of Keras' file; its pickles are not executed either way",
-    )
+    options.add_unverified_data(group, options.Switch)
     add("--reviews", type=options.positive, metavar="N", help="train on the first N reviews, test on N/4")
     _number(
         group, "validation", options.positive, "N",
@@ -97,11 +89,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         help="do not pad reviews to one length: train on batches of similar length; --maxlen crops them if given",
     )
     _number(group, "vocab_size", options.vocab_size, "N", "number of ids: the most frequent words and four more")
-    add(
-        "--contractions",
-        choices=("keep", "split"),
-        help=f'read "don\'t" as one word or, as GloVe does, as "do n\'t" (default: {DEFAULT.contractions})',
-    )
+    _choice(group, "contractions", CONTRACTIONS, 'read "don\'t" as one word or, as GloVe does, as "do n\'t"')
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
@@ -113,11 +101,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help=f"recurrent layer, and P, the probability of its dropout: {', '.join(LAYERS)} (default: {DEFAULT.layer})",
     )
     _number(group, "num_layers", options.num_layers, "N", "stacked layers")
-    add(
-        "--mask-scope",
-        choices=MASK_SCOPES,
-        help=f"draw the masks on x and h once for the batch or for each review (default: {DEFAULT.mask_scope})",
-    )
+    _choice(group, "mask_scope", MASK_SCOPES, "draw the masks on x and h once for the batch or for each review")
     _number(group, "n_emb", options.positive, "N", "numbers per word")
     add(
         "--vectors",
@@ -139,19 +123,17 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         action=options.Switch,
         help="train only the output layer in the first epoch, and a layer more of the language model in each later one",
     )
-    add(
-        "--pooling",
-        choices=tuple(POOLINGS),
-        help="let the output layer read the LSTM's last output, or with it the mean and the maximum of all "
-        f"(default: {DEFAULT.pooling})",
-    )
+    _choice(
+        group, "pooling", POOLINGS,
+        "let the output layer read the LSTM's last output, or with it the mean and the maximum of all",
+    )  # fmt: skip
     _number(group, "n_hidden", options.positive, "N", "units per layer")
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     _number(group, "batch_size", options.positive, "N", "reviews per step, of all processes together")
-    add("--optimizer", choices=OPTIMIZERS, help=f"what takes the steps (default: {DEFAULT.optimizer})")
+    _choice(group, "optimizer", OPTIMIZERS, "what takes the steps")
     _number(group, "learning_rate", options.above_0, "X", "of the optimizer")
     add(
         "--one-cycle",
@@ -162,10 +144,8 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         group, "layer_decay", options.number(float, "a number in (0, 1]", lambda value: 0 < value <= 1), "X",
         "multiply the learning rate by X from each layer to the one below it, down to the embedding",
     )  # fmt: skip
-    add(
-        "--loss-reduction",
-        choices=LOSS_REDUCTIONS,
-        help=f"minimise the sum or the mean of a batch's losses; --clip is for it (default: {DEFAULT.loss_reduction})",
+    _choice(
+        group, "loss_reduction", LOSS_REDUCTIONS, "minimise the sum or the mean of a batch's losses; --clip is for it"
     )
     _number(group, "clip", options.above_0, "X", "scale the gradients down to a joint norm of at most X")
     _number(group, "word_dropout", options.probability, "P", "replace each word by <unknown> with probability P")
@@ -173,12 +153,10 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         group, "embedding_dropout", options.probability, "P",
         "drop each word of the vocabulary, wherever it occurs in the batch, with probability P",
     )  # fmt: skip
-    add(
-        "--embedding-dropout-scope",
-        choices=DROPOUT_SCOPES,
-        help="with --embedding-dropout, drop whole words or each number of each of their vectors "
-        f"(default: {DEFAULT.embedding_dropout_scope})",
-    )
+    _choice(
+        group, "embedding_dropout_scope", DROPOUT_SCOPES,
+        "with --embedding-dropout, drop whole words or each number of each of their vectors",
+    )  # fmt: skip
     add("--autocast", action=options.Switch, help="compute in bfloat16 where torch.autocast does")
     add(
         "--compile",
@@ -188,10 +166,6 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         metavar="BACKEND",
         help="compile the model with torch.compile, by this backend (default: inductor)",
     )
-
-
-def _number(group: argparse._ArgumentGroup, name: str, kind: Any, metavar: str, what: str) -> None:
-    options.add_number(group, name, kind, metavar, what, getattr(DEFAULT, name))
 
 
 def _layer(text: str) -> str:

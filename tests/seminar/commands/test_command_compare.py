@@ -263,15 +263,6 @@ def test_reviews_held_out_are_scored_in_place_of_the_test_reviews(command, tmp_p
     assert {*held_out["epochs"][0]} == {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"}
 
 
-def test_the_former_name_of_maxlen_works(command, tmp_path, capsys):
-    at = command.index("--maxlen")
-    assert compare.main([*command[:at], "--seq-len", "5", *command[at + 2 :], "--layers", "nn.LSTM"]) == 0
-    assert read(tmp_path / "out")["settings"]["maxlen"] == 5
-    with pytest.raises(SystemExit):
-        compare.main(["--help"])
-    assert "--seq-len" not in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("held_out", [[], ["--validation", "16"]], ids=["test", "validation"])
 def test_the_table_fits_80_columns_and_loses_no_figure(command, held_out, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")

@@ -6,7 +6,7 @@ import pytest
 from command_line import one_line
 from train_runs import SMALL, train, without_maxlen
 
-from rnndrop_cuda.seminar.commands.train_options import given_options
+from rnndrop_cuda.seminar.commands import options, train_options
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, read
 from rnndrop_cuda.seminar.training.trainer import Trainer
 
@@ -29,9 +29,9 @@ def test_files_give_options_and_flags_win(npz, tmp_path):
     )
     expected = {"data": str(npz), "batch_size": 7, "learning_rate": 0.01, "variable_length": True, "autocast": False}
     for file in (toml, yaml):
-        given = given_options(["--config", str(file)])
+        given = options.given(train_options.make_parser(), ["--config", str(file)])
         assert {key: value for key, value in given.items() if key != "config"} == expected
-        given = given_options(["--config", str(file), "--maxlen", "5", "--autocast"])
+        given = options.given(train_options.make_parser(), ["--config", str(file), "--maxlen", "5", "--autocast"])
         assert (given["maxlen"], given["autocast"], given["batch_size"]) == (5, True, 7)
 
 
