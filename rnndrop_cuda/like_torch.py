@@ -64,7 +64,8 @@ class LikeTorch(nn.RNNBase):
         def weight(name: str) -> Any:
             if name in own:
                 return own[name] if have_changed else in_list[name]
-            return getattr(self, name, in_list[name])
+            is_gone = name not in self.__dict__ and name not in self._buffers and not hasattr(type(self), name)
+            return in_list[name] if is_gone else getattr(self, name)
 
         return [[weight(name) for name in names] for names in self._all_weights]
 

@@ -100,6 +100,9 @@ def test_a_parametrized_weight_is_asked_for_once(make):
     counted.calls = 0
     layer(torch.randn(T, B, I))
     assert counted.calls == 1
+    counted.register_forward_hook(lambda *_: counted.no_such_attribute)
+    with pytest.raises(AttributeError):
+        layer(torch.randn(T, B, I))
 
 
 @CLASSES
