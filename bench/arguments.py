@@ -56,6 +56,12 @@ def gflop(text: str) -> float:
     return value
 
 
+def add_sizes(group: argparse._ActionsContainer, otherwise: str = "") -> None:
+    """otherwise: what --help says of the default."""
+    what = f"may be given several times{otherwise}"
+    group.add_argument("--size", type=size, action="append", default=[], metavar="T,B,I,H", help=what)
+
+
 def add_drawn_shapes(
     parser: argparse.ArgumentParser, *, shapes: int, max_gflop: float, budget: float, threads: Sequence[int]
 ) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.arguments import positive, size
+from bench.arguments import add_sizes, positive
 from bench.correctness import relative_error
 from bench.machine import check_out, machine_facts, usable
 from bench.markdown import sizes_table
@@ -146,9 +146,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench.keras_layers", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )
-    parser.add_argument(
-        "--size", type=size, action="append", default=[], metavar="T,B,I,H", help="may be given several times"
-    )
+    add_sizes(parser)
     parser.add_argument("--threads", type=positive, default=2, metavar="N", help="(default: 2)")
     parser.add_argument(
         "--repeats", type=positive, default=9, metavar="N", help="measurements of each layer (default: 9)"

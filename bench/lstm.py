@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from bench.arguments import DTYPES, positive, probability, size
+from bench.arguments import DTYPES, add_sizes, positive, probability
 from bench.gemms import floors
 from bench.grids import GRIDS, RAGGED, Case
 from bench.lineups import LINEUPS
@@ -114,9 +114,7 @@ def parser() -> argparse.ArgumentParser:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--grid", choices=GRIDS, help="a named set of sizes and dtypes (default: the one of the device)")
-    what.add_argument(
-        "--size", type=size, action="append", default=[], metavar="T,B,I,H", help="may be given several times"
-    )
+    add_sizes(what)
     parser.add_argument("--lengths", action="store_true", help="with --size: sequences of random lengths")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
     parser.add_argument(

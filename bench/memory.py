@@ -27,7 +27,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from bench.arguments import DTYPES, positive, size
+from bench.arguments import DTYPES, add_sizes, positive
 from bench.contenders import LayerContender
 from bench.grids import GRIDS
 from bench.lineups import main_layers
@@ -89,13 +89,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench.memory", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )
-    parser.add_argument(
-        "--size",
-        type=size,
-        action="append",
-        metavar="T,B,I,H",
-        help="may be given several times (default: the sizes of bench.lstm)",
-    )
+    add_sizes(parser, " (default: the sizes of bench.lstm)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="(default: float32)")
     parser.add_argument(

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import onnx_lstm
-from bench.arguments import positive, size
+from bench.arguments import add_sizes, positive
 from bench.correctness import relative_error, tolerance
 from bench.machine import check_out, load_averages, machine_facts, usable
 from bench.markdown import sizes_table
@@ -202,9 +202,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench.steps", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )
-    parser.add_argument(
-        "--size", type=size, action="append", default=[], metavar="T,B,I,H", help="may be given several times"
-    )
+    add_sizes(parser)
     parser.add_argument("--threads", nargs="+", type=positive, default=[2], metavar="N", help="(default: 2)")
     parser.add_argument(
         "--repeats", type=positive, default=15, metavar="N", help="measurements of each contender (default: 15)"

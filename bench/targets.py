@@ -1,9 +1,6 @@
 """Performance targets: ratios of what was measured, and the bound that each should keep.
 
-Ratios of medians of one run. Ours is the module, called as nn.LSTM is, drawing its own masks; the GEMMs alone are the
-fastest of the libraries measured. The largest number of threads counts. A file measured on a GPU has targets of its
-own: ours with both dropouts, on the engine that it chooses itself, against nn.LSTM and the nn.LSTMCell loop without
-dropout.
+bench.bars, which prints them, says of what they are.
 """
 
 from __future__ import annotations

@@ -61,11 +61,11 @@ def nodes(exported):
     return [node.op_type for node in onnx.load_from_string(exported).graph.node]
 
 
-def assert_equal(model, exported, *arguments, given=None):
-    """ONNX Runtime's outputs, of the tensors that are given to it, and the model's."""
+def assert_equal(model, exported, *arguments):
+    """ONNX Runtime's outputs, of the tensors among the arguments, and the model's."""
     with torch.no_grad():
         expected = model(*arguments)
-    outputs = run(exported, *([a for a in arguments if a is not None] if given is None else given))
+    outputs = run(exported, *(a for a in arguments if a is not None))
     for actual, wanted in zip(outputs, expected, strict=True):
         assert actual.shape == wanted.shape
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-5)

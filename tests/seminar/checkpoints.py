@@ -1,4 +1,4 @@
-"""Checkpoints to predict with and to look into, made without training."""
+"""Checkpoints to predict with and to look into, made without training, and one that is damaged."""
 
 from pathlib import Path
 
@@ -18,3 +18,9 @@ def save_checkpoint(folder: Path, data: Path, layer: str = "GalLSTM:0.5", **opti
     vocabulary = load_reviews(str(data), settings.vocab_size, sha256=None).words
     checkpoint.save(folder, checkpoint.Checkpoint(settings, vocabulary, tensors, {}))
     return folder
+
+
+def cut_tensors(folder: Path) -> None:
+    """Damages a checkpoint."""
+    file = next(folder.glob("tensors-*"))
+    file.write_bytes(file.read_bytes()[:100])

@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from object_arrays import object_array
+from ragged_rows import SENTENCES
+
+from rnndrop_cuda.seminar.data.reviews import Reviews, load_reviews
 
 Ranks = list[list[int]]
 
@@ -43,3 +46,23 @@ def npz(tmp_path: Path, write_npz: Callable[[Path], None]) -> Path:
     path = tmp_path / "reviews.npz"
     write_npz(path)
     return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """The folder of a run."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def command(npz: Path, out: Path) -> list[str]:
+    """The arguments of a small run of `rnndrop train`; other commands' tests have others."""
+    from train_runs import SMALL  # here: it needs the demo extra
+
+    return ["--data", str(npz), *SMALL, "--epochs", "2", "--out", str(out)]
+
+
+@pytest.fixture(scope="session")
+def sentences() -> Reviews:
+    """Whole, each of a length of its own."""
+    return load_reviews(SENTENCES, maxlen=None)

@@ -19,8 +19,9 @@ READ = ["A", "script", "alert", "'it's", "bad'", "script", "amp", "Wonderful", "
 MAXLEN = 12
 
 
-def with_words(npz: Path) -> Path:
-    npz.with_name(WORD_INDEX).write_text(json.dumps({word: rank for rank, word in enumerate(WORDS, start=1)}))
+def with_words(npz: Path, words: list[str] = WORDS) -> Path:
+    """The npz, whose first ranks have these words now."""
+    npz.with_name(WORD_INDEX).write_text(json.dumps({word: rank for rank, word in enumerate(words, start=1)}))
     return npz
 
 

@@ -14,7 +14,7 @@ def train(*arguments):
     return status(train_command.main, *arguments)
 
 
-def without_maxlen(command):
-    """The command without --maxlen and its value."""
-    at = command.index("--maxlen")
+def without(command, flag):
+    """The command without the flag and its value."""
+    at = command.index(flag)
     return command[:at] + command[at + 2 :]

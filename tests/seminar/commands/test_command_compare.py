@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import train_runs
 from command_line import one_line, status
 from object_arrays import object_array
 
@@ -19,8 +20,7 @@ from rnndrop_cuda.seminar.settings import Layer
 from rnndrop_cuda.seminar.training import comparison
 from rnndrop_cuda.seminar.training.comparison import CompareSettings, Training
 
-SMALL = ["--unverified-data", "--vocab-size", "20", "--maxlen", "8", "--n-emb", "6", "--n-hidden", "4"]
-SMALL += ["--batch-size", "16", "--epochs", "2", "--learning-rate", "0.01", "--device", "cpu"]
+SMALL = [*train_runs.SMALL, "--epochs", "2"]
 TWO_LAYERS = ["--layers", "nn.LSTM", "GalLSTM:0.5"]
 
 

@@ -22,11 +22,6 @@ def text(tmp_path):
 
 
 @pytest.fixture
-def out(tmp_path):
-    return tmp_path / "run"
-
-
-@pytest.fixture
 def command(text, out):
     return ["train", "--text", text, *SMALL, "--epochs", "1", "--out", out]
 

@@ -4,21 +4,11 @@ import sys
 
 import pytest
 from command_line import one_line
-from train_runs import SMALL, train, without_maxlen
+from train_runs import train, without
 
 from rnndrop_cuda.seminar.commands import options, train_options
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, read
 from rnndrop_cuda.seminar.training.trainer import Trainer
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def command(npz, out):
-    return ["--data", str(npz), *SMALL, "--epochs", "2", "--out", str(out)]
 
 
 def test_files_give_options_and_flags_win(npz, tmp_path):
@@ -89,7 +79,7 @@ def test_wrong_files_are_told_in_one_line(name, text, message, tmp_path, capsys)
 def test_wrong_options_are_told_in_one_line(options, message, command, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     command = command[:-2] if "--resume" in options else command
-    command = without_maxlen(command) if "--variable-length" in options else command
+    command = without(command, "--maxlen") if "--variable-length" in options else command
     assert train(*command, *options) == 2
     assert message in one_line(capsys)
 

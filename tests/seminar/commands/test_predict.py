@@ -8,6 +8,7 @@ import pytest
 import torch
 from checkpoints import save_checkpoint
 from command_line import one_line, status
+from one_review import with_words
 
 from rnndrop_cuda import mc_predict
 from rnndrop_cuda.seminar.commands import predict
@@ -18,9 +19,7 @@ WORDS = ["good", "bad", "film", "<b>", "ein", "über"]
 
 @pytest.fixture
 def data(npz):
-    """The npz of tests, whose ranks 1 to 6 have words."""
-    npz.with_name("imdb_word_index.json").write_text(json.dumps({word: k for k, word in enumerate(WORDS, 1)}))
-    return npz
+    return with_words(npz, WORDS)
 
 
 @pytest.fixture

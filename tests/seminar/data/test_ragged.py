@@ -1,16 +1,9 @@
 """Ragged reviews: cropped as the matrix is, and not padded."""
 
 import numpy as np
-import pytest
+from ragged_rows import SENTENCES
 
 from rnndrop_cuda.seminar.data.reviews import load_reviews
-
-SENTENCES = "rotten-tomatoes"
-
-
-@pytest.fixture(scope="module")
-def sentences():
-    return load_reviews(SENTENCES, maxlen=None)
 
 
 def lengths_of(rows):

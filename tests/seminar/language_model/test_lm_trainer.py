@@ -27,11 +27,6 @@ def text(tmp_path):
 
 
 @pytest.fixture
-def out(tmp_path):
-    return tmp_path / "run"
-
-
-@pytest.fixture
 def command(text, tmp_path, out):
     valid = write_text(tmp_path / "valid", 10, seed=1)
     return ["train", "--text", text, "--valid", valid, *SMALL, "--epochs", "2", "--out", out]

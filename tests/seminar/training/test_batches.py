@@ -7,15 +7,8 @@ import pytest
 import torch
 from ragged_rows import some_rows
 
-from rnndrop_cuda.seminar.data.reviews import Reviews, load_reviews
+from rnndrop_cuda.seminar.data.reviews import Reviews
 from rnndrop_cuda.seminar.training.batches import TEST, VALIDATION, Batches, LengthBatches, Parts
-
-SENTENCES = "rotten-tomatoes"
-
-
-@pytest.fixture(scope="module")
-def sentences():
-    return load_reviews(SENTENCES, maxlen=None)
 
 
 def test_batches_hold_every_example_once_in_a_new_order_each_time():

@@ -10,23 +10,14 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from checkpoints import cut_tensors
 from command_line import one_line, status
 from language_models import save_language_model
-from train_runs import SMALL, train
+from train_runs import train
 
 import rnndrop_command as cli
 from rnndrop_cuda.seminar.language_model.pretrained import load_pretrained
 from rnndrop_cuda.seminar.training.checkpoint import FILE_NAME, FORMAT, load_checkpoint, read
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def command(npz, out):
-    return ["--data", str(npz), *SMALL, "--epochs", "2", "--out", str(out)]
 
 
 def damaged_tensors(folder):
@@ -34,11 +25,6 @@ def damaged_tensors(folder):
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-
-
-def cut_tensors(folder):
-    file = next(folder.glob("tensors-*"))
-    file.write_bytes(file.read_bytes()[:100])
 
 
 def missing_words(folder):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from command_line import one_line, status
 from torch import nn
-from train_runs import SMALL, train, without_maxlen
+from train_runs import train, without
 
 import rnndrop_command as cli
 from rnndrop_cuda.seminar import load_reviews
@@ -17,16 +17,6 @@ from rnndrop_cuda.seminar.settings import TrainSettings
 from rnndrop_cuda.seminar.training.checkpoint import load_checkpoint, read
 from rnndrop_cuda.seminar.training.forward import Forward
 from rnndrop_cuda.seminar.training.trainer import drop_words
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def command(npz, out):
-    return ["--data", str(npz), *SMALL, "--epochs", "2", "--out", str(out)]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +70,7 @@ def test_the_score_of_the_best_is_that_of_its_weights(command, out):
 )
 def test_options_train_and_resume_to_the_same_bits(options, command, out, tmp_path):
     """Three epochs at once, and one and then two more."""
-    command = without_maxlen(command)
+    command = without(command, "--maxlen")
     assert train(*command, *options, "--epochs", "3") == 0
     halves = tmp_path / "halves"
     assert train(*command, *options, "--epochs", "1", "--out", halves) == 0
