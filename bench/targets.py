@@ -1,6 +1,6 @@
 """Performance targets: ratios of what was measured, and the bound that each should keep.
 
-bench.bars, which prints them, says of what they are.
+bench.bars prints them, and says what they are ratios of.
 """
 
 from __future__ import annotations
