@@ -50,7 +50,7 @@ def plain_calls(sizes: tuple[int, ...], dtype: torch.dtype) -> Iterator[Call]:
     x = torch.randn(T, B, I, dtype=dtype)
 
     def call(packed: object, lengths: object = None, sequences: object = x) -> list[Tensor]:
-        weights = layer._parameters, layer._all_weights
+        weights = layer, layer._parameters, layer._all_weights, layer._flat_weights
         is_packed = sequences is not x
         y, hx = ops.plain_call(
             sequences, is_packed, None, lengths, *weights, I, H, 0, True, False, None, packed, "auto", None
