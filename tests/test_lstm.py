@@ -322,3 +322,9 @@ def test_repr_names_what_differs():
 def test_presets_take_the_options(preset):
     layer = preset(I, H, dropout=0.5, weight_dropout=0.25, init="normal", forget_bias=1.0, learn_initial_state=True)
     assert (layer.weight_dropout, layer.init, layer.forget_bias, layer.h_0.shape) == (0.25, "normal", 1.0, (1, 1, H))
+
+
+def test_return_states_by_any_true_value_keeps_the_graph():
+    y, _, states = LSTM(4, 6)(torch.randn(5, 3, 4), return_states=1)
+    assert y.requires_grad
+    assert states[0].c.shape == (5, 3, 6)
