@@ -84,7 +84,7 @@ PyObject* lstm_layer(PyObject* /*module*/, PyObject* const* args, Py_ssize_t n) 
   constexpr Py_ssize_t kArguments = GivenTensors::kTensors + 2;
   TORCH_CHECK_TYPE(n == kArguments, "lstm_layer: expected ", kArguments, " arguments, got ", n);
   const GivenTensors given(args);
-  const bool reverse = PyObject_IsTrue(args[kArguments - 2]) == 1, save = args[kArguments - 1] == Py_True;
+  const bool reverse = PyObject_IsTrue(args[kArguments - 2]) == 1, save = PyObject_IsTrue(args[kArguments - 1]) == 1;
   if (PyErr_Occurred()) return nullptr;
   return tuple_of([&] {
     const pybind11::gil_scoped_release others_run;
@@ -103,7 +103,8 @@ PyObject* lstm_layer_both_ways(PyObject* /*module*/, PyObject* const* args, Py_s
     return GivenTensors(&PyTuple_GET_ITEM(tensors, 0));
   };
   const GivenTensors forwards = given(args[0]), backwards = given(args[1]);
-  const bool save = args[2] == Py_True;
+  const bool save = PyObject_IsTrue(args[2]) == 1;
+  if (PyErr_Occurred()) return nullptr;
   const auto outputs = [&] {
     const pybind11::gil_scoped_release others_run;
     return rnndrop::lstm_layer_with_node({forwards.in_direction(false), backwards.in_direction(true)}, save);

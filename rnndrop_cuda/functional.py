@@ -259,7 +259,7 @@ def _op_checks_all(tensors: tuple[Any, ...], backend: str) -> bool:
 def _fused(inputs: Tensors, constants: Tensors, reverse: bool, keep_states: bool) -> Any:
     if keep_states and is_wanted():
         raise ValueError(f"return_states: ONNX's LSTM gives no gates; {INSTEAD}")
-    save = bool(keep_states) or _may_be_differentiated(inputs)  # C++ knows no other true value
+    save = keep_states or _may_be_differentiated(inputs)
     mask_g = constants["mask_g"]
     if keep_states and mask_g is not None and mask_g.dim() == 1:  # the CPU engine skips i and g where they are dropped
         constants = {**constants, "mask_g": mask_g.expand(inputs["x"].shape[1], -1)}
