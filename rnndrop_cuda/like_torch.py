@@ -45,7 +45,7 @@ class LikeTorch(nn.RNNBase):
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         """nn.LSTM's, but for its list of weights: functional_call gives others, which may be of another dtype."""
         expected = self._flat_weights[0]
-        if expected is not None and input.dtype == getattr(self, "weight_ih_l0", expected).dtype != expected.dtype:
+        if expected is not None and expected.dtype != input.dtype == self._weight("weight_ih_l0").dtype:
             input = torch.empty_like(input, dtype=expected.dtype, device="meta")
         super().check_input(input, batch_sizes)
 
@@ -54,20 +54,24 @@ class LikeTorch(nn.RNNBase):
 
         They are its list of weights, in the place of which code that computes weights may put another; or, where a
         parameter is another than when that was made (swapped, mapped), the parameters. What is no parameter, but
-        parametrized, say, is asked for once: it may be drawn.
+        parametrized, say, may be drawn: it is asked for once.
         """
         own, in_list = self._parameters, dict(zip(self._flat_weights_names, self._flat_weights, strict=True))
         have_changed = self._parameters_have_changed()
         if have_changed and ops.runs_as_written() and all(type(own.get(name)) is nn.Parameter for name in in_list):
             self._init_flat_weights()
+        list_counts = () if have_changed else own
+        return [
+            [in_list[name] if name in list_counts else self._weight(name) for name in names]
+            for names in self._all_weights
+        ]
 
-        def weight(name: str) -> Any:
-            if name in own:
-                return own[name] if have_changed else in_list[name]
-            is_gone = name not in self.__dict__ and name not in self._buffers and not hasattr(type(self), name)
-            return in_list[name] if is_gone else getattr(self, name)
-
-        return [[weight(name) for name in names] for names in self._all_weights]
+    def _weight(self, name: str) -> Any:
+        """What has a weight's name, asked for once; where code has deleted it, the weight in nn.LSTM's list."""
+        if name in self._parameters:
+            return self._parameters[name]
+        is_gone = name not in self.__dict__ and name not in self._buffers and not hasattr(type(self), name)
+        return self._flat_weights[self._flat_weights_names.index(name)] if is_gone else getattr(self, name)
 
     def _parameters_have_changed(self) -> bool:
         """Whether a parameter is another than when nn.LSTM's list of weights was made."""

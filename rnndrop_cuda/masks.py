@@ -162,7 +162,7 @@ def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[
         return [LayerMasks()] * len(what.places)
     if not as_written:
         onnx.refuse_drawing()
-    like = weight_of(layer)
+    like = layer._weight("weight_hh_l0")  # whose device and dtype the masks have
     if as_written and what.at_once and ops.have_kernels("cpu" if like.is_cpu else like.device.type, like.dtype):
         # The bits of one by one, on the CPU; three calls of torch a mask are a sixth of a small layer's training step,
         # and reading the op's arguments by its schema takes as long as a small forward.
@@ -175,11 +175,6 @@ def draw(layer: Any, T: int, B: int, generator: torch.Generator | None) -> list[
     return [LayerMasks(*[None if k is None else masks[k] for k in of_run]) for of_run in what.places]
 
 
-def weight_of(layer: Any) -> Tensor:
-    """W_hh of an LSTM, whose device and dtype its masks have; in nn.LSTM's list where code has deleted parameters."""
-    return layer.weight_hh_l0 if hasattr(layer, "weight_hh_l0") else layer._flat_weights[1]
-
-
 def masks_in_eval(layer: Any) -> LayerMasks:
     """What each layer and direction of an LSTM uses while its dropout is off: the expectation of zoneout."""
     expected = {}
@@ -187,7 +182,7 @@ def masks_in_eval(layer: Any) -> LayerMasks:
         if p := getattr(layer, row.keyword):
             size = layer.hidden_size if row.size == "H" else layer.proj_size or layer.hidden_size
             mean = row.expectation(check_probability(row.keyword, p))
-            expected[row.field] = weight_of(layer).new_full((size,), mean)
+            expected[row.field] = layer._weight("weight_hh_l0").new_full((size,), mean)
     return LayerMasks(**expected)
 
 
